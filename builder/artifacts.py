@@ -1,0 +1,352 @@
+"""The files that builder and server share: persona vectors (`.pt`), cards and trait definitions (`.json`).
+
+A directory of vectors holds, per trait, `<trait>_response_avg_diff.pt` (what is served), its two siblings
+`<trait>_prompt_avg_diff.pt` and `<trait>_prompt_last_diff.pt`, and the card `<trait>.json`. The names and the
+plain tensors inside are those of the Persona Vectors authors' code, so files travel both ways. A vector without
+a card is usable, but uncalibrated: its projections have no z.
+"""
+
+import datetime
+import hashlib
+import io
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from builder.errors import ArtifactError
+
+RESPONSE_AVG = "response_avg_diff"
+PROMPT_AVG = "prompt_avg_diff"
+PROMPT_LAST = "prompt_last_diff"
+KINDS = (PROMPT_AVG, RESPONSE_AVG, PROMPT_LAST)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_TRAIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def check_trait_name(name: str) -> str:
+    """Return `name` if it can serve as a file name and a metric label; raise `ArtifactError` otherwise."""
+    if not _TRAIT_NAME.fullmatch(name):
+        raise ArtifactError(
+            f"{name!r} is not a trait name: use letters, digits, '-', '_' and '.', 64 at most, "
+            "starting with a letter or digit."
+        )
+    return name
+
+
+class InstructionPair(BaseModel):
+    """Two system instructions that differ in the trait alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    pos: str = Field(min_length=1)
+    neg: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _differ(self) -> "InstructionPair":
+        if self.pos.strip() == self.neg.strip():
+            raise ValueError("the positive and the negative instruction are the same text")
+        return self
+
+
+class Example(BaseModel):
+    """One many-shot example: a question with an answer that shows the trait and one that does not."""
+
+    model_config = ConfigDict(extra="forbid")
+    question: str = Field(min_length=1)
+    pos: str = Field(min_length=1)
+    neg: str = Field(min_length=1)
+
+
+class TraitDefinition(BaseModel):
+    """A trait, as the pipeline needs it: one file of `trait_data_extract/` or `trait_data_eval/`."""
+
+    model_config = ConfigDict(extra="forbid")
+    instruction: list[InstructionPair] = Field(min_length=1)
+    questions: list[str] = Field(min_length=1)
+    eval_prompt: str
+    examples: list[Example] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _usable(self) -> "TraitDefinition":
+        for placeholder in ("{question}", "{answer}"):
+            if placeholder not in self.eval_prompt:
+                raise ValueError(f"eval_prompt lacks the placeholder {placeholder}")
+        if len({q.strip() for q in self.questions}) != len(self.questions):
+            raise ValueError("two of the questions are the same")
+        return self
+
+
+class LayerCalibration(BaseModel):
+    """Projections of neutral response tokens on one layer's vector: float, units of the hidden state."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    mean: float
+    std: float = Field(gt=0)
+
+
+class Calibration(BaseModel):
+    """The baseline that turns projections into z: one entry a layer index, 0 to num_layers."""
+
+    model_config = ConfigDict(extra="forbid")
+    layers: list[LayerCalibration]
+    num_prompts: int = Field(ge=1)
+    num_tokens: int = Field(ge=2)
+    engine: str
+    date: datetime.date
+
+
+class LayerScore(BaseModel):
+    """How well one layer's vector separates held-out positive from negative answers."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    layer: int = Field(ge=0)
+    auc: float = Field(ge=0, le=1)
+
+
+class Card(BaseModel):
+    """What a vector is, how it was made, and how far it can be trusted: `<trait>.json` beside the `.pt`."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1] = 1
+    trait: str
+    description: str = ""
+    model: str
+    hidden_size: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    best_layer: int | None = None
+    best_layer_reason: str = ""
+    calibration: Calibration | None = None
+    validation: list[LayerScore] = Field(default_factory=list)
+    validation_note: str = ""
+    counts: dict[str, int] = Field(default_factory=dict)
+    judge: dict[str, Any] = Field(default_factory=dict)
+    elicit: str = ""
+    read_under: str = ""
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    date: datetime.date
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PersonaVector:
+    """A loaded persona vector.
+
+    Attributes:
+        trait: the trait's name.
+        vector: `[num_layers + 1, hidden_size]`, float32; row L belongs to layer index L.
+        card: its card, or None where the directory has none (then it is uncalibrated).
+        path: the `.pt` file it came from.
+    """
+
+    trait: str
+    vector: Float32Array
+    card: Card | None
+    path: Path
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the model it was built on."""
+        return int(self.vector.shape[0]) - 1
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model it was built on."""
+        return int(self.vector.shape[1])
+
+    def direction(self, layer: int) -> Float32Array:
+        """Return `v / ||v||` at `layer`: `[hidden_size]`, float32.
+
+        A projection on it is a scalar in the units of the hidden state (Persona Vectors, arXiv 2507.21509).
+
+        Raises:
+            ArtifactError: the layer is out of range, or the vector is zero there.
+        """
+        if not 0 <= layer <= self.num_layers:
+            raise ArtifactError(
+                f"{self.path}: layer {layer} is out of range; the vector has layers 0 to {self.num_layers}."
+            )
+        row = self.vector[layer]
+        norm = float(np.linalg.norm(row.astype(np.float64)))
+        if norm == 0.0:
+            raise ArtifactError(f"{self.path}: the vector is zero at layer {layer}; choose another layer.")
+        return (row / norm).astype(np.float32)
+
+    def calibration(self, layer: int) -> LayerCalibration | None:
+        """Return the baseline at `layer`, or None where the vector is uncalibrated."""
+        if self.card is None or self.card.calibration is None:
+            return None
+        return self.card.calibration.layers[layer]
+
+
+def vector_sha256(vector: Float32Array) -> str:
+    """Return the SHA-256 of the vector's values (little-endian float32, C order), whatever file holds them."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
+
+
+def _read_model(path: Path, kind: type[ModelT]) -> ModelT:
+    """Read the JSON file `path` as a `kind`, or raise `ArtifactError` with every problem and its place."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        )
+        raise ArtifactError(f"{path} is not a valid {kind.__name__}: {problems}.") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def load_definition(path: Path) -> TraitDefinition:
+    """Read a trait definition; raise `ArtifactError` where it is missing or malformed."""
+    return _read_model(path, TraitDefinition)
+
+
+def load_card(path: Path) -> Card:
+    """Read a card; raise `ArtifactError` where it is missing or malformed."""
+    return _read_model(path, Card)
+
+
+def save_card(card: Card, path: Path) -> None:
+    """Write a card as indented JSON."""
+    write_atomically(path, card.model_dump_json(indent=1).encode() + b"\n")
+
+
+def save_tensor(vector: Float32Array, path: Path) -> None:
+    """Write `vector` as a plain float32 tensor, which `torch.load(..., weights_only=True)` reads."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(torch.from_numpy(np.array(vector, dtype=np.float32)), buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_tensor(path: Path) -> Float32Array:
+    """Read a persona vector's `.pt`.
+
+    Returns:
+        `[num_layers + 1, hidden_size]`, float32.
+
+    Raises:
+        ArtifactError: no such file, not a plain tensor, not two-dimensional, or NaN or infinity in it.
+    """
+    import torch
+
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{path} is not a plain tensor saved with torch.save (anything else in a pickle is refused, "
+            f"since it could run code): {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
+    if not isinstance(tensor, torch.Tensor):
+        raise ArtifactError(
+            f"{path} holds a {type(tensor).__name__}, not a plain tensor; save the tensor itself."
+        )
+    if tensor.dim() != 2 or not tensor.is_floating_point():
+        raise ArtifactError(
+            f"{path} holds a {tensor.dtype} tensor of shape {list(tensor.shape)}; "
+            "a persona vector is floating point, [num_layers + 1, hidden_size]."
+        )
+    vector = tensor.detach().float().numpy()
+    if not np.isfinite(vector).all():
+        rows = np.unique(np.nonzero(~np.isfinite(vector))[0]).tolist()
+        raise ArtifactError(f"{path} has NaN or infinity at layers {rows}; build the vector again.")
+    return vector
+
+
+def load_vector(path: Path, trait: str | None = None) -> PersonaVector:
+    """Load one `.pt` with the card beside it (`<trait>.json`), if there is one.
+
+    Raises:
+        ArtifactError: the tensor or the card is unusable, or the card belongs to another vector.
+    """
+    trait = check_trait_name(trait or _trait_of(path))
+    vector = load_tensor(path)
+    card_path = path.with_name(f"{trait}.json")
+    card = load_card(card_path) if card_path.is_file() else None
+    if card is not None:
+        _check_card(card, card_path, vector, path)
+    return PersonaVector(trait=trait, vector=vector, card=card, path=path)
+
+
+def load_vectors(directories: Iterable[Path]) -> list[PersonaVector]:
+    """Load every servable vector of the directories, in the order of their names.
+
+    `<trait>_response_avg_diff.pt` and `<trait>.pt` are servable; `_prompt_avg_diff` and `_prompt_last_diff` are
+    siblings of the first and are passed over.
+
+    Raises:
+        ArtifactError: a directory is missing or holds no vector, two files claim one trait, or a file is unusable.
+    """
+    found: dict[str, Path] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise ArtifactError(
+                f"{directory}: no such directory; give one that holds persona vectors (.pt files)."
+            )
+        files = [f for f in sorted(directory.glob("*.pt")) if not f.stem.endswith((PROMPT_AVG, PROMPT_LAST))]
+        if not files:
+            raise ArtifactError(
+                f"{directory} holds no persona vector (<trait>_{RESPONSE_AVG}.pt or <trait>.pt)."
+            )
+        for file in files:
+            trait = _trait_of(file)
+            if trait in found:
+                raise ArtifactError(
+                    f"two vectors are named {trait!r}: {found[trait]} and {file}; remove one."
+                )
+            found[trait] = file
+    return [load_vector(file, trait) for trait, file in sorted(found.items())]
+
+
+def _trait_of(path: Path) -> str:
+    return path.stem.removesuffix(f"_{RESPONSE_AVG}")
+
+
+def _check_card(card: Card, card_path: Path, vector: Float32Array, path: Path) -> None:
+    expected = (card.num_layers + 1, card.hidden_size)
+    if vector.shape != expected:
+        raise ArtifactError(
+            f"{path} has shape {list(vector.shape)}, but its card {card_path} says {list(expected)}."
+        )
+    if card.sha256 != vector_sha256(vector):
+        raise ArtifactError(
+            f"{card_path} describes another vector than {path} (sha256 differs); "
+            "bring the two from the same build, or remove the card to serve uncalibrated."
+        )
+    if card.calibration is not None and len(card.calibration.layers) != expected[0]:
+        raise ArtifactError(
+            f"{card_path} has {len(card.calibration.layers)} calibration layers for {expected[0]} vector rows."
+        )

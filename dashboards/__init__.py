@@ -1,0 +1,1 @@
+"""What people look at. Talks to the server over HTTP alone."""

@@ -1,0 +1,30 @@
+"""What can go wrong in the server.
+
+    ServerError
+    ├── ConfigError     an option, a vector or a model that do not go together; raised before anything starts
+    ├── LayoutError     vLLM's worker is not laid out as the tap knows it; raised at start-up
+    ├── CanaryError     the engine came up, but a known prompt was not scored; the server refuses to serve
+    └── RequestError    a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+
+Every message says what was wrong, with which input, and what to do.
+"""
+
+
+class ServerError(Exception):
+    """Base of every error that the server raises on purpose."""
+
+
+class ConfigError(ServerError):
+    """Options, vectors and model do not go together."""
+
+
+class LayoutError(ServerError):
+    """The model or the model runner is not laid out as the tap knows it."""
+
+
+class CanaryError(ServerError):
+    """The start-up check found that projections do not arrive, or are not what they must be."""
+
+
+class RequestError(ServerError):
+    """The `traits` of a request are malformed or name a trait that is not loaded."""

@@ -1,0 +1,61 @@
+"""The `traitwatch` command: one subcommand a job, each imported only when it runs.
+
+torch and vLLM take seconds to import; `--help` must not wait for them. So the group knows its subcommands by name,
+by the place of their code and by one line of help, and imports a module when its command is called.
+"""
+
+import importlib
+from importlib.metadata import version
+
+import click
+
+from builder.errors import BuilderError
+from server.errors import ServerError
+
+# name -> (module:attribute, what `traitwatch --help` says of it)
+COMMANDS = {
+    "build": ("builder.cli:build", "Build the persona vector of a trait for a model."),
+    "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
+    "model": ("builder.cli:model", "Print the path of the embedded model, preparing it on first use."),
+    "serve": ("server.launcher:serve", "Serve a model with vLLM, every generated token scored."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a subcommand's module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all subcommands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand; None where there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a subcommand; an error that we raise on purpose is told in one sentence, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (BuilderError, ServerError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("traitwatch"), prog_name="traitwatch")
+def main() -> None:
+    """Build, serve and watch the traits of a language model while it speaks."""
+
+
+if __name__ == "__main__":
+    main()
