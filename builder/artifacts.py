@@ -204,8 +204,7 @@ def _read_model(path: Path, kind: type[ModelT]) -> ModelT:
         raise ArtifactError(f"{path}: no such file.") from None
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}"
-            for e in error.errors(include_url=False)
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors(include_url=False)
         )
         raise ArtifactError(f"{path} is not a valid {kind.__name__}: {problems}.") from None
 
@@ -271,15 +270,13 @@ def load_tensor(path: Path) -> Float32Array:
             f"since it could run code): {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
     if not isinstance(tensor, torch.Tensor):
-        raise ArtifactError(
-            f"{path} holds a {type(tensor).__name__}, not a plain tensor; save the tensor itself."
-        )
+        raise ArtifactError(f"{path} holds a {type(tensor).__name__}, not a plain tensor; save the tensor itself.")
     if tensor.dim() != 2 or not tensor.is_floating_point():
         raise ArtifactError(
             f"{path} holds a {tensor.dtype} tensor of shape {list(tensor.shape)}; "
             "a persona vector is floating point, [num_layers + 1, hidden_size]."
         )
-    vector = tensor.detach().float().numpy()
+    vector: Float32Array = tensor.detach().float().numpy()
     if not np.isfinite(vector).all():
         rows = np.unique(np.nonzero(~np.isfinite(vector))[0]).tolist()
         raise ArtifactError(f"{path} has NaN or infinity at layers {rows}; build the vector again.")
@@ -313,20 +310,14 @@ def load_vectors(directories: Iterable[Path]) -> list[PersonaVector]:
     found: dict[str, Path] = {}
     for directory in directories:
         if not directory.is_dir():
-            raise ArtifactError(
-                f"{directory}: no such directory; give one that holds persona vectors (.pt files)."
-            )
+            raise ArtifactError(f"{directory}: no such directory; give one that holds persona vectors (.pt files).")
         files = [f for f in sorted(directory.glob("*.pt")) if not f.stem.endswith((PROMPT_AVG, PROMPT_LAST))]
         if not files:
-            raise ArtifactError(
-                f"{directory} holds no persona vector (<trait>_{RESPONSE_AVG}.pt or <trait>.pt)."
-            )
+            raise ArtifactError(f"{directory} holds no persona vector (<trait>_{RESPONSE_AVG}.pt or <trait>.pt).")
         for file in files:
             trait = _trait_of(file)
             if trait in found:
-                raise ArtifactError(
-                    f"two vectors are named {trait!r}: {found[trait]} and {file}; remove one."
-                )
+                raise ArtifactError(f"two vectors are named {trait!r}: {found[trait]} and {file}; remove one.")
             found[trait] = file
     return [load_vector(file, trait) for trait, file in sorted(found.items())]
 
@@ -338,9 +329,7 @@ def _trait_of(path: Path) -> str:
 def _check_card(card: Card, card_path: Path, vector: Float32Array, path: Path) -> None:
     expected = (card.num_layers + 1, card.hidden_size)
     if vector.shape != expected:
-        raise ArtifactError(
-            f"{path} has shape {list(vector.shape)}, but its card {card_path} says {list(expected)}."
-        )
+        raise ArtifactError(f"{path} has shape {list(vector.shape)}, but its card {card_path} says {list(expected)}.")
     if card.sha256 != vector_sha256(vector):
         raise ArtifactError(
             f"{card_path} describes another vector than {path} (sha256 differs); "
