@@ -182,7 +182,8 @@ class PersonaVector:
         norm = float(np.linalg.norm(row.astype(np.float64)))
         if norm == 0.0:
             raise ArtifactError(f"{self.path}: the vector is zero at layer {layer}; choose another layer.")
-        return (row / norm).astype(np.float32)
+        unit: Float32Array = (row / norm).astype(np.float32)
+        return unit
 
     def calibration(self, layer: int) -> LayerCalibration | None:
         """Return the baseline at `layer`, or None where the vector is uncalibrated."""
