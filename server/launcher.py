@@ -1,0 +1,112 @@
+"""`traitwatch serve`: vLLM's own OpenAI server, with the tap in its workers and our plugin in its API process.
+
+Our options are taken out of the command line, all others go to vLLM's own parser. Vectors and model are checked
+against each other before an engine starts.
+"""
+
+import os
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.errors import ConfigError
+
+_PLUGIN = "traitwatch"
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
+@click.option(
+    "--traits",
+    "directories",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="DIR",
+    help="Directory of persona vectors (<trait>_response_avg_diff.pt with their cards); may be given again.",
+)
+@click.option(
+    "--traits-layer",
+    "layers",
+    multiple=True,
+    metavar="[NAME=]LAYER",
+    help="Layer index to read, 1 to the model's number of layers; with a trait's name, for that trait.  [default: 20]",
+)
+@click.option(
+    "--traits-default",
+    "default",
+    type=click.Choice(["tokens", "summary", "off"]),
+    default="tokens",
+    show_default=True,
+    help="What a response carries when its request has no `traits` field.",
+)
+@click.option(
+    "--vllm-help",
+    metavar="GROUP",
+    help="Show vLLM's own serve options and exit; GROUP is `all` or a group such as ModelConfig.",
+    is_flag=False,
+    flag_value="all",
+)
+@click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
+def serve(
+    directories: tuple[Path, ...],
+    layers: tuple[str, ...],
+    default: Any,
+    vllm_help: str | None,
+    vllm_arguments: tuple[str, ...],
+) -> None:
+    """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
+
+    Every option of `vllm serve` is passed through, e.g.
+
+    \b
+        traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/ --port 8000
+        curl localhost:8000/v1/traits
+    """
+    from server.config import DEFAULT_LAYER, Settings, load_served_traits
+
+    overall, layer_of = parse_layers(layers)
+    settings = Settings(
+        directories=tuple(d.resolve() for d in directories),
+        layer=DEFAULT_LAYER if overall is None else overall,
+        layer_of=layer_of,
+        default=default,
+    )
+    traits = load_served_traits(settings)
+    _allow_plugin()
+
+    from server.vllm_serve import parse_vllm_arguments, run
+
+    run(parse_vllm_arguments(list(vllm_arguments)), settings, traits)
+
+
+def parse_layers(values: tuple[str, ...]) -> tuple[int | None, dict[str, int]]:
+    """Split `--traits-layer` values into the layer of all traits and those of some."""
+    overall: int | None = None
+    layer_of: dict[str, int] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        if not number.isdecimal():
+            raise ConfigError(f"--traits-layer {value}: give a layer index, as in 20 or paternalism=20.")
+        if name:
+            layer_of[name] = int(number)
+        else:
+            overall = int(number)
+    return overall, layer_of
+
+
+def _allow_plugin() -> None:
+    """Put our plugin on vLLM's allowlist, without taking off the plugins that load when there is no list."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is None:
+        names = {entry.name for group in _vllm_plugin_groups() for entry in entry_points(group=group)}
+    else:
+        names = set(filter(None, allowed.split(",")))
+    os.environ["VLLM_PLUGINS"] = ",".join(sorted(names | {_PLUGIN}))
+
+
+def _vllm_plugin_groups() -> list[str]:
+    return sorted(
+        group for group in entry_points().groups if group.startswith("vllm.") and group != "vllm.endpoint_plugins"
+    )

@@ -1,0 +1,30 @@
+"""The server's own Prometheus metrics: what was scored, and what could not be.
+
+A monitoring failure never fails a generation, so it has to show here. The registry is a parameter: tests make
+their own.
+"""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
+
+
+class Metrics:
+    """Counters of one API process."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY):
+        self.responses_scored = Counter(
+            "traitwatch_responses_scored", "Choices answered with every token state scored.", registry=registry
+        )
+        self.responses_incomplete = Counter(
+            "traitwatch_responses_incomplete",
+            "Choices answered with traits_complete false, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ("rows_missing", "token_count_unknown", "too_many_requests"):
+            self.responses_incomplete.labels(reason)
+        self.rows_unclaimed = Counter(
+            "traitwatch_rows_unclaimed", "Rows that came after their response was over.", registry=registry
+        )
+        self.frames_unreadable = Counter(
+            "traitwatch_frames_unreadable", "Frames from a worker that could not be read.", registry=registry
+        )

@@ -1,0 +1,183 @@
+"""The ASGI middleware: marks requests to be scored and attaches the scores to their responses.
+
+A request gets a key in `vllm_xargs`, which vLLM carries to the worker, and `return_token_ids`, which tells how many
+tokens each choice and each event has; what the client did not ask for is taken out again. A request that is not to
+be scored passes untouched, byte for byte, and so does every response that is not an answer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.attach import Attacher
+from server.errors import RequestError
+from server.monitor import Monitor
+from server.selection import Selection, select
+from server.sse import EventSplitter
+from server.transport import REQUEST_KEY, new_key
+
+SCORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+_FIELD = "traits"
+
+
+class TraitsMiddleware:
+    """Scores the answers of the paths in `SCORED_PATHS`.
+
+    Args of the constructor:
+        app: the application.
+        monitor: returns the monitor; called a request, since the engine is not there yet when the app is built.
+    """
+
+    def __init__(self, app: ASGIApp, monitor: Callable[[], Monitor]):
+        self._app = app
+        self._monitor = monitor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in SCORED_PATHS:
+            await self._app(scope, receive, send)
+            return
+        monitor = self._monitor()
+        received = await _receive_body(receive)
+        body = b"".join(message.get("body", b"") for message in received)
+        fields = _decode(body)
+        if fields is None:
+            await self._app(scope, _replay(received, receive), send)
+            return
+        try:
+            selection = select(fields.pop(_FIELD, None), monitor.traits, monitor.default)
+        except RequestError as error:
+            await _bad_request(error)(scope, receive, send)
+            return
+        if selection is None:
+            if f'"{_FIELD}"'.encode() in body:
+                scope, received = _with_body(scope, fields)
+            await self._app(scope, _replay(received, receive), send)
+            return
+        await self._scored(scope, fields, selection, monitor, receive, send)
+
+    async def _scored(
+        self,
+        scope: Scope,
+        fields: dict[str, Any],
+        selection: Selection,
+        monitor: Monitor,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        xargs = fields.get("vllm_xargs")
+        keep_token_ids = bool(fields.get("return_token_ids"))
+        choices_per_prompt = fields.get("n")
+        request = monitor.ledger.open(
+            new_key(monitor.api_process), choices_per_prompt if isinstance(choices_per_prompt, int) else 1
+        )
+        if xargs is None or isinstance(xargs, dict):
+            fields["vllm_xargs"] = {**(xargs or {}), REQUEST_KEY: request.key}
+        fields["return_token_ids"] = True
+        attacher = Attacher(request, selection, keep_token_ids=keep_token_ids, metrics=monitor.metrics)
+        try:
+            scope, received = _with_body(scope, fields)
+            await self._app(scope, _replay(received, receive), _AnswerRewriter(attacher, send))
+        finally:
+            monitor.ledger.close(request)
+
+
+class _AnswerRewriter:
+    """A `send` that rewrites answers: a JSON body as a whole, a stream event by event, anything else not at all."""
+
+    def __init__(self, attacher: Attacher, send: Send):
+        self._attacher = attacher
+        self._send = send
+        self._held: Message | None = None
+        self._body = b""
+        self._events: EventSplitter | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._start(message)
+        elif message["type"] != "http.response.body":
+            await self._send(message)
+        elif self._held is not None:
+            await self._json(message, self._held)
+        elif self._events is not None:
+            await self._stream(message, self._events)
+        else:
+            await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        media_type = Headers(raw=message["headers"]).get("content-type", "").partition(";")[0].strip()
+        if message["status"] == 200 and media_type == "application/json":
+            self._held = message
+            return
+        if message["status"] == 200 and media_type == "text/event-stream":
+            self._events = EventSplitter()
+        await self._send(message)
+
+    async def _json(self, message: Message, start: Message) -> None:
+        self._body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        body = await self._attacher.body(self._body)
+        MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, message: Message, events: EventSplitter) -> None:
+        out = [await self._attacher.event(event) for event in events.feed(message.get("body", b""))]
+        more = message.get("more_body", False)
+        if not more:
+            out.append(events.rest())
+        await self._send({"type": "http.response.body", "body": b"".join(out), "more_body": more})
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+async def _receive_body(receive: Receive) -> list[Message]:
+    """Receive the messages of a request body, up to the last or to the client's leaving."""
+    messages = []
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return messages
+
+
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    """Return a `receive` that gives `messages` first."""
+    waiting = iter(messages)
+
+    async def replay() -> Message:
+        for message in waiting:
+            return message
+        return await receive()
+
+    return replay
+
+
+def _with_body(scope: Scope, fields: dict[str, Any]) -> tuple[Scope, list[Message]]:
+    body = msgspec.json.encode(fields)
+    headers = MutableHeaders(raw=list(scope["headers"]))
+    headers["content-length"] = str(len(body))
+    return {**scope, "headers": headers.raw}, [{"type": "http.request", "body": body, "more_body": False}]
+
+
+def _decode(body: bytes) -> dict[str, Any] | None:
+    """Return a JSON object's fields; None for anything else, which vLLM answers with its own error."""
+    try:
+        fields = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _bad_request(error: RequestError) -> JSONResponse:
+    """Return an error in OpenAI's shape."""
+    content = {"message": str(error), "type": "BadRequestError", "param": _FIELD, "code": 400}
+    return JSONResponse({"error": content}, status_code=400)

@@ -1,0 +1,35 @@
+"""Server-sent events as vLLM writes them, whatever way the network cuts them up."""
+
+import re
+
+_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, end marks included, so that joining them gives the stream again."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take bytes; return the events that are whole now."""
+        self._rest += chunk
+        events = []
+        start = 0
+        for mark in _END_OF_EVENT.finditer(self._rest):
+            events.append(self._rest[start : mark.end()])
+            start = mark.end()
+        self._rest = self._rest[start:]
+        return events
+
+    def rest(self) -> bytes:
+        """Return what came after the last whole event."""
+        return self._rest
+
+
+def event_data(event: bytes) -> bytes | None:
+    """Return the data of an event that is one `data:` line and nothing else; None for any other."""
+    line = event.strip()
+    if not line.startswith(b"data:") or b"\n" in line or b"\r" in line:
+        return None
+    return line[5:].lstrip()

@@ -1,0 +1,94 @@
+"""The tap: forward hooks that project the hidden states of chosen layers onto the loaded vectors.
+
+Each tapped layer gets two buffers, registered on its module so that torch.compile treats them as it treats weights:
+`vectors` (one unit column a trait) and `projections` (one row a token of the batch). Loading a trait writes a column;
+nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving never see them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+import server.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
+from server.errors import LayoutError
+
+# Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
+TAP_VERSION = 1
+# Columns of a tapped layer, free ones included. A column costs hidden_size floats and next to no time.
+MAX_TRAITS = 16
+
+_VECTORS = "traitwatch_vectors"
+_PROJECTIONS = "traitwatch_projections"
+
+
+class Tap:
+    """The hooks of one worker, on the layers that this worker holds.
+
+    Attributes:
+        layers: the tapped layer indices, ascending.
+    """
+
+    def __init__(self, modules: Mapping[int, nn.Module], *, final_layer: int, hidden_size: int, max_tokens: int):
+        """Allocate the buffers and register the hooks.
+
+        Args:
+            modules: layer index to the module whose output is that layer's hidden state.
+            final_layer: the index whose module is the final norm (its first output alone is the state).
+            hidden_size: width of the residual stream.
+            max_tokens: the most tokens that one forward pass can carry, padding included.
+        """
+        self.layers = sorted(modules)
+        self._modules = dict(modules)
+        self._columns = dict.fromkeys(self.layers, 0)
+        for layer, module in modules.items():
+            device = next((p.device for p in module.parameters()), torch.device("cpu"))
+            module.register_buffer(_VECTORS, torch.zeros(hidden_size, MAX_TRAITS, device=device), persistent=False)
+            module.register_buffer(_PROJECTIONS, torch.zeros(max_tokens, MAX_TRAITS, device=device), persistent=False)
+            module.register_forward_hook(_final_norm_hook if layer == final_layer else _decoder_layer_hook)
+
+    def load(self, layer: int, directions: torch.Tensor) -> None:
+        """Make `directions` the vectors of `layer`.
+
+        Args:
+            layer: a tapped layer index.
+            directions: `[num_traits, hidden_size]`, float32, unit rows.
+        """
+        vectors = self._modules[layer].get_buffer(_VECTORS)
+        if directions.shape[0] > vectors.shape[1] or directions.shape[1] != vectors.shape[0]:
+            raise LayoutError(
+                f"layer {layer} takes at most {vectors.shape[1]} vectors of {vectors.shape[0]} values, "
+                f"got {list(directions.shape)}."
+            )
+        columns = torch.zeros_like(vectors)
+        columns[:, : directions.shape[0]] = directions.T
+        vectors.copy_(columns)
+        self._columns[layer] = directions.shape[0]
+
+    def read(self, rows: Sequence[int] | slice) -> torch.Tensor:
+        """Return the projections of some rows of the last batch: `[num_rows, num_columns]`, float32, on the device.
+
+        Columns are those of the tapped layers in ascending order. The result is a copy, ordered on the current
+        stream before the next pass overwrites the buffers.
+        """
+        parts = []
+        for layer in self.layers:
+            projections = self._modules[layer].get_buffer(_PROJECTIONS)[:, : self._columns[layer]]
+            if isinstance(rows, slice):
+                parts.append(projections[rows])
+            else:
+                index = torch.tensor(rows, device="cpu", pin_memory=projections.is_cuda)
+                parts.append(projections.index_select(0, index.to(projections.device, non_blocking=True)))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0].clone()
+
+
+def _decoder_layer_hook(module: nn.Module, args: object, output: object) -> None:
+    """Project the residual stream after a decoder layer: the sum of (hidden, residual), or one tensor."""
+    hidden, residual = output if isinstance(output, tuple) else (output, None)
+    torch.ops.traitwatch.project(hidden, residual, module.traitwatch_vectors, module.traitwatch_projections)
+
+
+def _final_norm_hook(module: nn.Module, args: object, output: object) -> None:
+    """Project the normed state; what a fused norm returns beside it is the sum before the norm."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    torch.ops.traitwatch.project(hidden, None, module.traitwatch_vectors, module.traitwatch_projections)

@@ -1,0 +1,107 @@
+"""Everything that reads what vLLM does not promise: the modules of a model and the batch of a model runner.
+
+A contract test holds each of these to the installed vLLM. Whatever does not look as expected is refused at start-up:
+a tap that reads the wrong rows is worse than none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from server.errors import LayoutError
+
+_LAYER_LISTS = ("layers", "h", "blocks")
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Which rows of the last forward pass belong to which request.
+
+    Attributes:
+        req_ids: the requests, in the order of their rows.
+        starts: `[num_reqs + 1]`; request i has the rows from starts[i] to starts[i + 1].
+        num_computed: `[num_reqs]`; the position of request i's first row.
+    """
+
+    req_ids: Sequence[str]
+    starts: npt.NDArray[np.int32]
+    num_computed: npt.NDArray[np.int32]
+
+
+class LayoutReader(Protocol):
+    """Reads the layout of the batch that a model runner has just run."""
+
+    def __call__(self, runner: Any, scheduler_output: Any) -> BatchLayout:
+        """Return the layout."""
+        ...
+
+
+def _read_v1(runner: Any, scheduler_output: Any) -> BatchLayout:
+    batch = runner.input_batch
+    req_ids = batch.req_ids
+    scheduled = scheduler_output.num_scheduled_tokens
+    starts = np.zeros(len(req_ids) + 1, dtype=np.int32)
+    np.cumsum([scheduled[req_id] for req_id in req_ids], out=starts[1:])
+    return BatchLayout(req_ids, starts, batch.num_computed_tokens_cpu[: len(req_ids)])
+
+
+def _read_v2(runner: Any, scheduler_output: Any) -> BatchLayout:
+    batch = runner.execute_model_state.input_batch
+    count = batch.num_reqs
+    return BatchLayout(batch.req_ids, batch.query_start_loc_np[: count + 1], batch.num_computed_tokens_np[:count])
+
+
+def layout_reader(runner: object) -> LayoutReader:
+    """Choose the reader for a model runner; raise `LayoutError` for one whose batch layout is not known."""
+    readers: dict[str, LayoutReader] = {
+        "vllm.v1.worker.gpu_model_runner.GPUModelRunner": _read_v1,
+        "vllm.v1.worker.gpu.model_runner.GPUModelRunner": _read_v2,
+    }
+    for base in type(runner).__mro__:
+        reader = readers.get(f"{base.__module__}.{base.__qualname__}")
+        if reader is not None:
+            return reader
+    raise LayoutError(
+        f"model runner {type(runner).__module__}.{type(runner).__qualname__} is not known to Traitwatch, which could "
+        "credit rows to the wrong request; use a vLLM version and a platform that docs list as supported."
+    )
+
+
+def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.Module]:
+    """Find a model's decoder layers and its final norm.
+
+    Args:
+        model: the model as vLLM loaded it.
+        num_layers: decoder layers of the text model.
+
+    Returns:
+        The layers, `layers[L - 1]` giving layer index L, and the final norm, giving layer index num_layers.
+
+    Raises:
+        LayoutError: no place in the model looks like that, or more than one does.
+    """
+    found: list[tuple[str, nn.ModuleList]] = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers and name.split(".")[-1] in _LAYER_LISTS
+    ]
+    if len(found) != 1:
+        places = ", ".join(name for name, _ in found) or "none"
+        raise LayoutError(
+            f"{type(model).__name__}: expected one list of {num_layers} decoder layers, found {places}; "
+            "this architecture is not supported yet."
+        )
+    name, layers = found[0]
+    parent = model.get_submodule(name.rpartition(".")[0])
+    norms = [module for norm in _FINAL_NORMS if isinstance(module := getattr(parent, norm, None), nn.Module)]
+    if len(norms) != 1:
+        raise LayoutError(
+            f"{type(model).__name__}: expected one final norm beside {name}, found {len(norms)}; "
+            "this architecture is not supported yet."
+        )
+    return layers, norms[0]

@@ -1,0 +1,174 @@
+"""The worker class for `--worker-cls`: the platform's own worker, with the tap in its model.
+
+After each forward pass it asks which rows belong to which request, keeps those from the prompt's last position on of
+the requests that carry a key, and hands them to the sender. Hidden states never leave the device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
+
+from server.config import CONFIG_KEY
+from server.errors import LayoutError
+from server.tap import TAP_VERSION, Tap
+from server.transport import REQUEST_KEY, Rows, Sender, Span
+from server.vllm_private import BatchLayout, LayoutReader, layer_modules, layout_reader
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
+
+
+@dataclass(frozen=True)
+class _ScoredRequest:
+    key: str
+    prompt_len: int
+
+
+class TraitWorker(PlatformWorker):  # type: ignore[misc]
+    """A vLLM worker that scores tokens."""
+
+    _tap: Tap
+    _sender: Sender | None
+    _read_layout: LayoutReader
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        """Load the model, then tap it: before profiling and compilation, so that the hooks are traced."""
+        super().load_model(load_dummy_weights=load_dummy_weights)
+        self._requests: dict[str, _ScoredRequest] = {}
+        self._sender = None
+        self._read_layout = layout_reader(self.model_runner)
+        self._tap = self._make_tap()
+
+    def _make_tap(self) -> Tap:
+        config = self.vllm_config.additional_config[CONFIG_KEY]
+        if config["tap"] != TAP_VERSION:
+            raise LayoutError(f"configuration is of tap {config['tap']}, the worker of {TAP_VERSION}; install one.")
+        _refuse_unsupported(self.vllm_config)
+        model_config = self.vllm_config.model_config
+        num_layers = model_config.get_total_num_hidden_layers()
+        layers, norm = layer_modules(self.model_runner.get_model(), num_layers)
+        modules = {layer: norm if layer == num_layers else layers[layer - 1] for layer in config["layers"]}
+        # Layers of other pipeline stages are placeholders without weights.
+        mine = {layer: m for layer, m in modules.items() if any(True for _ in m.parameters())}
+        return Tap(
+            mine,
+            final_layer=num_layers,
+            hidden_size=model_config.get_hidden_size(),
+            max_tokens=_max_tokens(self.vllm_config),
+        )
+
+    def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
+        """Send the rows of an API process's requests to `endpoint` (called by `collective_rpc`)."""
+        if get_tensor_model_parallel_rank() != 0 or not self._tap.layers:
+            return
+        if self._sender is None:
+            self._sender = Sender(self._tap.layers)
+        self._sender.connect(api_process, endpoint)
+
+    def traitwatch_load(self, layer: int, directions: bytes, num_traits: int) -> None:
+        """Make `directions` the vectors of `layer` (called by `collective_rpc`).
+
+        Args:
+            layer: layer index; ignored on a pipeline stage that does not hold it.
+            directions: float32 `[num_traits, hidden_size]`, C order, unit rows.
+            num_traits: number of rows.
+        """
+        if layer in self._tap.layers:
+            values = torch.frombuffer(bytearray(directions), dtype=torch.float32)
+            self._tap.load(layer, values.reshape(num_traits, -1).to(self.device))
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """Run the pass, then send the projections of the scored requests' rows."""
+        output = super().execute_model(scheduler_output)
+        self._track(scheduler_output)
+        if self._sender is not None and self._requests and scheduler_output.total_num_scheduled_tokens:
+            self._send(self._read_layout(self.model_runner, scheduler_output))
+        return output
+
+    def _track(self, scheduler_output: Any) -> None:
+        """Remember the requests that carry a key, from their first pass until vLLM says they ended."""
+        for req_id in scheduler_output.finished_req_ids:
+            self._requests.pop(req_id, None)
+        for new in scheduler_output.scheduled_new_reqs:
+            extra_args = new.sampling_params.extra_args if new.sampling_params else None
+            key = extra_args.get(REQUEST_KEY) if extra_args else None
+            if isinstance(key, str) and new.req_id not in self._requests:
+                self._requests[new.req_id] = _ScoredRequest(key, _prompt_len(new))
+
+    def _send(self, layout: BatchLayout) -> None:
+        assert self._sender is not None
+        spans, rows = scored_rows(layout, self._requests)
+        if not spans:
+            return
+        projections = self._tap.read(rows)
+        ready = None
+        if projections.is_cuda:
+            host = torch.empty_like(projections, device="cpu", pin_memory=True)
+            host.copy_(projections, non_blocking=True)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+            projections = host
+        self._sender.send(Rows(spans, projections, ready))
+
+    def shutdown(self) -> None:
+        """End the sender, then the worker."""
+        if getattr(self, "_sender", None) is not None:
+            assert self._sender is not None
+            self._sender.close()
+        super().shutdown()
+
+
+def scored_rows(layout: BatchLayout, requests: Mapping[str, _ScoredRequest]) -> tuple[list[Span], slice | list[int]]:
+    """Choose the rows to send: of scored requests, from the prompt's last position on.
+
+    Returns:
+        The spans, and their rows in the same order: a slice where they are one run, else the row numbers.
+    """
+    spans: list[Span] = []
+    runs: list[tuple[int, int]] = []
+    starts = layout.starts.tolist()
+    computed = layout.num_computed.tolist()
+    for i, req_id in enumerate(layout.req_ids):
+        request = requests.get(req_id)
+        if request is None:
+            continue
+        # The state at the prompt's last position has place -1; rows before it are of the prompt.
+        place = computed[i] - request.prompt_len
+        skip = max(0, -1 - place)
+        first, end = starts[i] + skip, starts[i + 1]
+        if first < end:
+            spans.append(Span(request.key, req_id, place + skip, end - first))
+            if runs and runs[-1][1] == first:
+                runs[-1] = (runs[-1][0], end)
+            else:
+                runs.append((first, end))
+    if len(runs) == 1:
+        return spans, slice(*runs[0])
+    return spans, [row for first, end in runs for row in range(first, end)]
+
+
+def _prompt_len(new: Any) -> int:
+    if new.prompt_token_ids is not None:
+        return len(new.prompt_token_ids)
+    return int(new.prompt_embeds.shape[0])
+
+
+def _max_tokens(vllm_config: Any) -> int:
+    """Return the most rows a forward pass can have: the scheduler's budget or the largest padded graph."""
+    captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
+    return max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured))
+
+
+def _refuse_unsupported(vllm_config: Any) -> None:
+    if vllm_config.parallel_config.enable_dbo:
+        raise LayoutError("--enable-dbo splits a batch into two passes, which the tap does not follow; leave it off.")
+    if vllm_config.compilation_config.pass_config.enable_sp:
+        raise LayoutError(
+            "sequence parallelism splits the residual stream, which the tap does not follow; turn it off."
+        )
