@@ -1,0 +1,284 @@
+"""Creates .venv and installs Traitwatch into it; run by setup.sh with the usable Pythons as arguments, best first.
+
+uv does the installing, since it takes seconds where pip takes minutes; pip's own settings are carried over to it. All
+packages are resolved to exact versions before the first one is downloaded, because what may be missing shows there:
+on a machine without a GPU vLLM wants a CPU build of torch, which PyPI does not have. It is looked for in the
+configured indexes and folders first, and in PyTorch's own index second.
+
+The last act is a stamp in .venv: a hash of everything that the set-up depends on. Where it fits, a run ends at once;
+where it is missing, the last run did not finish, and .venv is made anew.
+"""
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "traitwatch-setup.json"
+PINS = VENV / "requirements.txt"
+INPUTS = (ROOT / "pyproject.toml", ROOT / "scripts" / "setup.sh", ROOT / "scripts" / "setup.py")
+
+UV = "uv>=0.9,<1"
+# pip's setting -> the variable in which uv takes the same (a list's separator differs from pip's white space)
+PIP_TO_UV = {
+    "find-links": ("UV_FIND_LINKS", ","),
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "cert": ("SSL_CERT_FILE", " "),
+}
+# vLLM requires them, serving text does not need them, and PyPI's builds of them fail beside a CPU build of torch.
+OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
+TORCH_CPU = re.compile(r"\btorch==([\w.]+\+cpu)")
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the message is one sentence that says what to do."""
+
+
+class TorchMissingError(SetupError):
+    """No CPU build of torch can be had for this Python; another Python may fare better."""
+
+
+def say(text: str) -> None:
+    """Print one line of progress."""
+    sys.stdout.write(f"setup: {text}\n")
+    sys.stdout.flush()
+
+
+def choose_backend(environ: Mapping[str, str]) -> str:
+    """Return the extra to install, `cpu` or `gpu`: what BACKEND says, else `gpu` where an NVIDIA driver answers."""
+    backend = environ.get("BACKEND", "")
+    if backend in ("cpu", "gpu"):
+        return backend
+    if backend:
+        raise SetupError(f"BACKEND is {backend!r}, but must be cpu or gpu; leave it out to have it detected.")
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "cpu"
+    return "gpu" if answer.returncode == 0 else "cpu"
+
+
+def uv_settings(pip_config: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for uv that has it look where pip looks.
+
+    Args:
+        pip_config: what `pip config list` prints; a later layer (global, then install, then environment) wins.
+        environ: the environment; what it sets for uv itself stays.
+    """
+    found: dict[tuple[int, str], str] = {}
+    for line in pip_config.splitlines():
+        match = re.fullmatch(r"(global|install|:env:)\.([\w-]+)=('.*'|\".*\")", line)
+        if match and match[2] in PIP_TO_UV:
+            layer = ("global", "install", ":env:").index(match[1])
+            found[layer, match[2]] = str(ast.literal_eval(match[3]))
+    # pip takes the best version from all indexes together; uv by itself stops at the first that knows the package.
+    settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    for (_, key), value in sorted(found.items()):
+        variable, separator = PIP_TO_UV[key]
+        settings[variable] = separator.join(value.split())
+    return {**settings, **environ}
+
+
+def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project's folder and capture what it prints."""
+    return subprocess.run(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def reason(result: subprocess.CompletedProcess[str]) -> str:
+    """Return why a command failed: the end of what it printed."""
+    return "\n".join((result.stderr or result.stdout).strip().splitlines()[-12:])
+
+
+def create_venv(python: str) -> None:
+    """Make .venv anew."""
+    result = run([python, "-m", "venv", "--clear", VENV])
+    if result.returncode:
+        raise SetupError(
+            f"{python} cannot create a virtual environment (Debian and Ubuntu have that in the package python3-venv):\n"
+            + reason(result)
+        )
+
+
+def install_uv() -> dict[str, str]:
+    """Install uv into .venv by pip; return the environment to run it with."""
+    result = run([VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
+    if result.returncode:
+        raise SetupError(f"pip cannot install {UV}; check the network and pip's settings:\n{reason(result)}")
+    config = run([VENV_PYTHON, "-m", "pip", "config", "list"])
+    return uv_settings(config.stdout, os.environ)
+
+
+def uv(command: str, *arguments: str | Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `uv pip COMMAND` for .venv."""
+    return run([VENV / "bin" / "uv", "pip", command, "--python", VENV_PYTHON, *arguments], env)
+
+
+def torch_index_answers(env: Mapping[str, str]) -> bool:
+    """Tell within seconds whether PyTorch's own index of CPU builds can be reached."""
+    fast = {**env, "UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "10", "UV_FIND_LINKS": ""}
+    return uv("install", "--dry-run", "--no-deps", "--torch-backend", "cpu", "torch", env=fast).returncode == 0
+
+
+def resolve(backend: str, env: Mapping[str, str]) -> list[str | Path]:
+    """Write the exact version of every package to PINS; return the options that installing them needs too."""
+
+    def pin(*options: str | Path) -> subprocess.CompletedProcess[str]:
+        arguments = ("--quiet", "--extra", backend, "--extra", "dev", "--output-file", PINS, "pyproject.toml")
+        PINS.unlink(missing_ok=True)  # otherwise uv takes it for preferences
+        return uv("compile", *arguments, *options, env=env)
+
+    options: list[str | Path] = []
+    result = pin()
+    if backend == "gpu" and not result.returncode and (cpu_build := TORCH_CPU.search(PINS.read_text())):
+        # A folder of wheels may hold a CPU build, which counts as newer than the plain version from PyPI.
+        constraints = VENV / "constraints.txt"
+        constraints.write_text(f"torch!={cpu_build[1]}\n")
+        options = ["--constraints", constraints]
+        result = pin(*options)
+    elif backend == "cpu" and result.returncode and (missing := TORCH_CPU.search(result.stderr)):
+        if not torch_index_answers(env):
+            raise TorchMissingError(
+                f"torch {missing[1]} for this Python is in none of pip's configured indexes and folders, and PyTorch's "
+                "own index of CPU builds does not answer: set up where it does, or download that wheel elsewhere and "
+                "set PIP_FIND_LINKS to the folder it lies in."
+            )
+        say("torch comes from PyTorch's own index of CPU builds")
+        options = ["--torch-backend", "cpu"]
+        result = pin(*options)
+    if result.returncode:
+        raise SetupError(f"the packages that pyproject.toml asks for cannot be found:\n{reason(result)}")
+    return options
+
+
+def install(options: Sequence[str | Path], env: Mapping[str, str]) -> None:
+    """Install the packages in PINS, and Traitwatch itself as editable."""
+    arguments: list[str | Path] = ["--requirements", PINS, "--editable", ".", *options]
+    if sys.dont_write_bytecode:
+        # Python keeps no bytecode here: without this every start of vLLM compiles it all again, for 12 seconds.
+        arguments.append("--compile-bytecode")
+    if sys.stderr.isatty():
+        # For its progress bars: on a GPU gigabytes are coming.
+        command = [VENV / "bin" / "uv", "pip", "install", "--python", VENV_PYTHON, *arguments]
+        if subprocess.run(command, cwd=ROOT, env=env, check=False).returncode:
+            raise SetupError("uv cannot install the packages, for the reason above.")
+    elif (result := uv("install", *arguments, env=env)).returncode:
+        raise SetupError(f"uv cannot install the packages:\n{reason(result)}")
+
+
+def imports(statement: str) -> subprocess.CompletedProcess[str]:
+    """Run an import in .venv's Python."""
+    return run([VENV_PYTHON, "-c", statement])
+
+
+def remove_broken_optional(env: Mapping[str, str]) -> None:
+    """Remove those of the OPTIONAL packages that do not import: transformers would import them, and fail."""
+    broken = [
+        name
+        for name in OPTIONAL
+        if re.search(rf"^{name}==", PINS.read_text(), re.MULTILINE) and imports(f"import {name}").returncode
+    ]
+    if not broken:
+        return
+    result = uv("uninstall", "--quiet", *broken, env=env)
+    if result.returncode:
+        raise SetupError(f"uv cannot remove {', '.join(broken)}:\n{reason(result)}")
+    say(f"removed {', '.join(broken)}: not importable here, and not needed for text")
+
+
+def check(backend: str) -> None:
+    """Import what everything stands on, so that a broken installation shows here and not in the first server."""
+    result = imports("import torch, vllm; from transformers import AutoModelForCausalLM; print(torch.version.cuda)")
+    if result.returncode:
+        raise SetupError(f"vLLM is installed but does not import:\n{reason(result)}")
+    if backend == "gpu" and result.stdout.split()[-1] == "None":
+        raise SetupError(
+            "the torch that pip's settings lead to is a CPU build; take it out of them, or set BACKEND=cpu."
+        )
+
+
+def build(backend: str, python: str, fresh: bool) -> None:
+    """Bring .venv up to date, or make it anew."""
+    if fresh:
+        say(f"creating .venv with {python}")
+        create_venv(python)
+    env = install_uv()
+    say(f"resolving the packages for the {backend} backend")
+    options = resolve(backend, env)
+    say(f"installing {len(re.findall('^[^ #].*==', PINS.read_text(), re.MULTILINE))} packages")
+    install(options, env)
+    say("checking that they import")
+    remove_broken_optional(env)
+    check(backend)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other set-up works on this .venv."""
+    with (ROOT / "pyproject.toml").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up in this folder to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read_stamp() -> dict[str, str]:
+    """Return what the last finished set-up noted; empty where none finished, or its Python is gone."""
+    if not VENV_PYTHON.exists():
+        return {}
+    try:
+        stamp: dict[str, str] = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp
+
+
+def set_up(pythons: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Set up .venv with the first of the Pythons for which all packages can be had, unless it is up to date."""
+    backend = choose_backend(environ)
+    pythons = list(dict.fromkeys(str(Path(python).resolve()) for python in pythons))
+    base = f"{backend}, Python {platform.python_version()} at {pythons[0]}, in {ROOT}"
+    inputs = hashlib.sha256(b"".join(path.read_bytes() for path in INPUTS)).hexdigest()
+    stamp = {"base": base, "inputs": inputs}
+    if read_stamp() == stamp:
+        return
+    with alone():
+        last = read_stamp()
+        if last == stamp:
+            return
+        STAMP.unlink(missing_ok=True)
+        fresh = last.get("base") != base
+        for python in pythons:
+            try:
+                build(backend, python, fresh)
+                break
+            except TorchMissingError:
+                if python == pythons[-1]:
+                    raise
+                fresh = True
+        STAMP.write_text(json.dumps(stamp))
+        say("done")
+
+
+if __name__ == "__main__":
+    try:
+        set_up(sys.argv[1:], os.environ)
+    except SetupError as error:
+        sys.exit(f"setup: {error}")
+    except KeyboardInterrupt:
+        sys.exit("setup: interrupted; the next run starts over")

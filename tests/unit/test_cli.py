@@ -1,0 +1,54 @@
+"""The `traitwatch` command: quick to answer, and every subcommand behind it exists."""
+
+import importlib
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import traitwatch
+
+HEAVY = ("torch", "transformers", "vllm")
+
+
+def test_help_lists_the_subcommands_and_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, traitwatch\n"
+        "try:\n"
+        "    traitwatch.main(['--help'])\n"
+        "finally:\n"
+        f"    print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "heavy: []" in result.stdout
+    for name, (_, line) in traitwatch.COMMANDS.items():
+        assert name in result.stdout
+        assert line.split()[0] in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(traitwatch.COMMANDS))
+def test_every_subcommand_resolves(name: str) -> None:
+    module, attribute = traitwatch.COMMANDS[name][0].split(":")
+    assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
+
+
+@pytest.mark.parametrize("name", sorted(traitwatch.COMMANDS))
+def test_every_subcommand_explains_itself(name: str) -> None:
+    result = CliRunner().invoke(traitwatch.main, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_an_unknown_subcommand_is_a_usage_error() -> None:
+    result = CliRunner().invoke(traitwatch.main, ["sevre"])
+    assert result.exit_code == 2
+    assert "No such command 'sevre'" in result.output
+    assert "--help" in result.output
+
+
+def test_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(traitwatch.main, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == "traitwatch, version 0.1.0\n"
