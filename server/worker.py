@@ -168,7 +168,3 @@ def _max_tokens(vllm_config: Any) -> int:
 def _refuse_unsupported(vllm_config: Any) -> None:
     if vllm_config.parallel_config.enable_dbo:
         raise LayoutError("--enable-dbo splits a batch into two passes, which the tap does not follow; leave it off.")
-    if vllm_config.compilation_config.pass_config.enable_sp:
-        raise LayoutError(
-            "sequence parallelism splits the residual stream, which the tap does not follow; turn it off."
-        )
