@@ -4,11 +4,11 @@ A monitoring failure never fails a generation, so it has to show here. The regis
 their own.
 """
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 
 class Metrics:
-    """Counters of one API process."""
+    """Counters and gauges of one API process."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY):
         self.responses_scored = Counter(
@@ -27,4 +27,7 @@ class Metrics:
         )
         self.frames_unreadable = Counter(
             "traitwatch_frames_unreadable", "Frames from a worker that could not be read.", registry=registry
+        )
+        self.ledger_requests = Gauge(
+            "traitwatch_ledger_requests", "Requests whose projections are held for their response.", registry=registry
         )

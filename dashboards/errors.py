@@ -1,0 +1,8 @@
+"""What can go wrong in front of people.
+
+DashboardError    something that was asked for cannot be shown
+"""
+
+
+class DashboardError(Exception):
+    """Says what was wrong and what to do, in one sentence."""

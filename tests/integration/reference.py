@@ -1,0 +1,32 @@
+"""What the projections must be, by transformers in float32."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from builder.artifacts import Float32Array
+
+
+class Reference:
+    """The served model in float32, eager attention's own arithmetic, no cache."""
+
+    def __init__(self, path: Path):
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def states(self, token_ids: Sequence[int]) -> Float32Array:
+        """Return the hidden states of a text: `[num_layers + 1, num_tokens, hidden_size]`, float32."""
+        output = self._model(torch.tensor([list(token_ids)]), output_hidden_states=True)
+        return np.stack([state[0].numpy() for state in output.hidden_states])
+
+    def projections(
+        self, prompt: Sequence[int], response: Sequence[int], directions: Mapping[str, tuple[int, Float32Array]]
+    ) -> dict[str, Float32Array]:
+        """Return, per name, the projections from the prompt's last position to the last token but one: float32."""
+        states = self.states([*prompt, *response])
+        return {
+            name: states[layer, len(prompt) - 1 : -1] @ direction for name, (layer, direction) in directions.items()
+        }

@@ -1,0 +1,97 @@
+"""Runs a real server as a user would: its own process group, a free port, a log file, ended by its own pid."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+
+START_TIMEOUT = 420.0
+STOP_TIMEOUT = 60.0
+MODEL_NAME = "embedded"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
+
+    def metric(self, name: str) -> float:
+        """Return the value of a metric without labels."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise KeyError(name)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@contextmanager
+def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
+    """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it."""
+    port = free_port()
+    small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *small], stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+        )
+    try:
+        _wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
+        yield Server(f"http://127.0.0.1:{port}", log, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def traitwatch(*arguments: str | Path) -> list[str]:
+    """Return the command line of our command, as installed beside this Python."""
+    return [str(Path(sys.executable).with_name("traitwatch")), *map(str, arguments)]
+
+
+def plain_vllm(model: Path, *arguments: str) -> list[str]:
+    """Return the command line of vLLM's own server, without anything of ours."""
+    return [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *arguments]
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+    raise AssertionError(f"the server did not come up (exit status {process.poll()}):\n{tail}")

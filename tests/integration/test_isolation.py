@@ -1,0 +1,107 @@
+"""Every response gets its own rows, whatever else the engine is doing."""
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builder.artifacts import Float32Array
+from tests.integration.reference import Reference
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+NUM_CHATS = 32
+TOPICS = (
+    "rain on a tin roof", "the price of bread", "a lost key", "trains", "beekeeping", "the moon", "old maps", "tides",
+    "a violin", "snow", "sourdough", "lighthouses", "chess openings", "a garden wall", "ferries", "penguins",
+)  # fmt: skip
+# Batched and solo runs differ by the order of bfloat16 sums alone; a row of another chat differs by about 1.4 spreads.
+MAX_RELATIVE_ERROR = 0.06
+
+
+def _request(number: int) -> dict[str, Any]:
+    """Return chat `number`: each has its own topic, prompt length and response length."""
+    topic = TOPICS[number % len(TOPICS)]
+    padding = "Please take your time and be friendly. " * (number % 7)
+    return {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": f"{padding}Tell me {number + 2} things about {topic}."}],
+        "max_tokens": 6 + 5 * (number % 9),
+        "temperature": 0.0,
+        "extra_body": {"traits": True, "return_token_ids": True},
+    }
+
+
+async def test_32_chats_at_once_score_as_alone(
+    eager: Server, reference: Reference, directions: dict[str, tuple[int, Float32Array]]
+) -> None:
+    client = eager.async_client()
+    alone = [await client.chat.completions.create(**_request(number)) for number in range(NUM_CHATS)]
+    together, _ = await asyncio.gather(
+        asyncio.gather(*(_after(0.02 * n, client.chat.completions.create(**_request(n))) for n in range(NUM_CHATS))),
+        asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 3, 9, 20))),
+    )
+    for number, (single, batched) in enumerate(zip(alone, together, strict=True)):
+        choice: Any = batched.choices[0]
+        assert choice.traits_complete is True, f"chat {number}"
+        expected = reference.projections(batched.prompt_token_ids, choice.token_ids, directions)  # type: ignore[attr-defined]
+        for name in directions:
+            got = _rows(choice, name)
+            _assert_close(got, expected[name], f"chat {number}, {name}: not the projections of its own tokens")
+            # A near tie may send greedy decoding another way in a batch; up to there the two runs are one text.
+            same = 1 + _common_prefix(choice.token_ids, single.choices[0].token_ids)  # type: ignore[attr-defined]
+            solo = _rows(single.choices[0], name)
+            both = min(same, len(got), len(solo))
+            spread = expected[name].std()
+            assert np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) <= MAX_RELATIVE_ERROR * spread, f"chat {number}"
+
+
+async def test_nothing_stays_in_the_ledger(eager: Server) -> None:
+    client = eager.async_client()
+    await asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 2, 5)))
+    await client.chat.completions.create(**_request(0))
+    deadline = time.monotonic() + 20
+    while eager.metric("traitwatch_ledger_requests") != 0:
+        assert time.monotonic() < deadline, "requests are still in the ledger after their responses are over"
+        await asyncio.sleep(0.2)
+
+
+async def _after(delay: float, answer: Any) -> Any:
+    await asyncio.sleep(delay)
+    return await answer
+
+
+async def _abort_after(client: Any, tokens: int) -> None:
+    """Stream a long answer and hang up after some tokens."""
+    stream = await client.chat.completions.create(
+        model=MODEL_NAME,
+        messages=[{"role": "user", "content": f"Count slowly to {tokens} thousand."}],
+        max_tokens=400,
+        stream=True,
+        extra_body={"traits": True, "ignore_eos": True},
+    )
+    seen = 0
+    async for _ in stream:
+        seen += 1
+        if seen > tokens:
+            break
+    await stream.close()
+
+
+def _rows(choice: Any, name: str) -> Float32Array:
+    traits = choice.traits[name]
+    return np.array([traits["prompt_last"], *traits["tokens"][:-1]], dtype=np.float32)
+
+
+def _assert_close(got: Float32Array, expected: Float32Array, what: str) -> None:
+    error = float(np.sqrt(np.mean((got - expected) ** 2)) / expected.std())
+    assert error <= MAX_RELATIVE_ERROR, f"{what} (relative error {error:.3f})"
+
+
+def _common_prefix(one: list[int], other: list[int]) -> int:
+    """Return how many tokens have states that both runs computed from the same text."""
+    differing = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    return differing[0] if differing else min(len(one), len(other))

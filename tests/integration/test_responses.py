@@ -1,0 +1,211 @@
+"""What a client sees: one entry a token, streamed as unstreamed, and vLLM's own answer where nothing was asked."""
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+CHAT = {
+    "model": MODEL_NAME,
+    "messages": [
+        {"role": "system", "content": "You answer in one or two sentences."},
+        {"role": "user", "content": "Why do cats purr? Réponds simplement."},
+    ],
+    "temperature": 0.0,
+    "max_tokens": 40,
+}
+COMPLETION = {"model": MODEL_NAME, "prompt": "The lighthouse keeper said", "temperature": 0.0, "max_tokens": 24}
+PATHS = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)]
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_n_tokens_give_n_entries_of_which_the_last_is_null(eager: Server, path: str, body: dict[str, Any]) -> None:
+    answer = _post(eager, path, {**body, "traits": True}).json()
+    choice = answer["choices"][0]
+    assert choice["traits_complete"] is True
+    for name, scores in choice["traits"].items():
+        assert len(scores["tokens"]) == answer["usage"]["completion_tokens"], name
+        assert scores["tokens"][-1] is None
+        assert all(isinstance(value, float) for value in scores["tokens"][:-1]), name
+        assert isinstance(scores["prompt_last"], float)
+        assert scores["mean"] == pytest.approx(sum(scores["tokens"][:-1]) / (len(scores["tokens"]) - 1), abs=1e-3)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2])
+def test_the_shortest_responses(eager: Server, max_tokens: int) -> None:
+    answer = _post(eager, "/v1/chat/completions", {**CHAT, "max_tokens": max_tokens, "traits": True}).json()
+    scores = answer["choices"][0]["traits"]["paternalism"]
+    assert len(scores["tokens"]) == max_tokens
+    assert scores["tokens"][-1] is None
+    assert (scores["mean"] is None) == (max_tokens == 1)
+    assert answer["choices"][0]["traits_complete"] is True
+
+
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_the_parts_of_a_stream_join_to_the_unstreamed_scores(eager: Server, path: str, body: dict[str, Any]) -> None:
+    whole = _post(eager, path, {**body, "traits": True}).json()["choices"][0]
+    joined, last = _join(_post(eager, path, {**body, "traits": True, "stream": True}).text)
+    assert last["traits_complete"] is True
+    assert last["finish_reason"] is not None
+    for name, expected in whole["traits"].items():
+        last_part = last["traits"][name]
+        assert last_part.keys() - {"start"} == expected.keys()
+        got = {**last_part, "tokens": joined[name]}
+        assert [type(value) for value in got["tokens"]] == [type(value) for value in expected["tokens"]]
+        # Two runs: the second reads the prompt from the prefix cache, so bfloat16 sums may be ordered differently.
+        assert got["tokens"][:-1] == pytest.approx(expected["tokens"][:-1], abs=0.2), name
+        for field in ("mean", "prompt_last"):
+            assert got[field] == pytest.approx(expected[field], abs=0.2), (name, field)
+
+
+def test_a_stream_scores_while_it_runs(eager: Server) -> None:
+    """Most tokens are scored before the last event: the point of a live monitor."""
+    events = _events(_post(eager, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
+    choices = [event["choices"][0] for event in events if event["choices"]]
+    early = sum(len(c["traits"]["paternalism"]["tokens"]) for c in choices[:-1] if "traits" in c)
+    late = len(choices[-1]["traits"]["paternalism"]["tokens"])
+    assert early > late
+
+
+def test_a_summary_carries_no_tokens(eager: Server) -> None:
+    answer = _post(
+        eager, "/v1/chat/completions", {**CHAT, "traits": {"include": ["paternalism"], "tokens": False}}
+    ).json()
+    traits = answer["choices"][0]["traits"]
+    assert list(traits) == ["paternalism"]
+    assert "tokens" not in traits["paternalism"]
+    assert isinstance(traits["paternalism"]["z"], float)
+    assert traits["paternalism"]["layer"] == 20
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_without_traits_the_answer_is_vllms_byte_for_byte(
+    eager: Server, plain: Server, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    ours = _post(eager, path, {**body, "stream": stream})
+    theirs = _post(plain, path, {**body, "stream": stream})
+    assert _masked(ours.content) == _masked(theirs.content)
+    assert _headers(ours) == _headers(theirs)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), PATHS)
+def test_with_traits_the_rest_of_the_answer_is_unchanged(
+    eager: Server, plain: Server, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    ours = _post(eager, path, {**body, **options, "traits": True, "logprobs": 1 if "prompt" in body else True})
+    theirs = _post(plain, path, {**body, **options, "logprobs": 1 if "prompt" in body else True})
+    read = _events if stream else lambda text: [json.loads(text)]
+    for our_part, their_part in zip(read(ours.text), read(theirs.text), strict=True):
+        for choice in our_part["choices"]:
+            choice.pop("traits", None)
+            choice.pop("traits_complete", None)
+        assert _without_identity(our_part) == _without_identity(their_part)
+
+
+def test_the_client_that_asks_for_token_ids_keeps_them(eager: Server) -> None:
+    answer = _post(eager, "/v1/chat/completions", {**CHAT, "traits": True, "return_token_ids": True}).json()
+    assert len(answer["choices"][0]["token_ids"]) == len(answer["choices"][0]["traits"]["paternalism"]["tokens"])
+    assert answer["prompt_token_ids"]
+
+
+def test_several_choices_and_prompts_are_each_scored(eager: Server) -> None:
+    body = {**COMPLETION, "prompt": ["One apple, two", "The sea was"], "n": 2, "temperature": 0.9, "traits": True}
+    answer = _post(eager, "/v1/completions", {**body, "return_token_ids": True}).json()
+    prompt_last = {}
+    for choice in answer["choices"]:
+        scores = choice["traits"]["paternalism"]
+        assert choice["traits_complete"] is True
+        assert len(scores["tokens"]) == len(choice["token_ids"])
+        prompt_last.setdefault(choice["index"] // 2, []).append(scores["prompt_last"])
+    assert [len(values) for values in prompt_last.values()] == [2, 2]
+    # The choices of one prompt share its prompt-last state; the two prompts do not.
+    assert prompt_last[0][0] == pytest.approx(prompt_last[0][1], abs=0.3)
+    assert prompt_last[0][0] != pytest.approx(prompt_last[1][0], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("traits", "says"),
+    [
+        ({"include": ["kindness"]}, "no trait 'kindness' is loaded"),
+        ({"includes": ["paternalism"]}, "includes"),
+        ("yes", "must be true, false or an object"),
+        ({"tokens": "many"}, "tokens"),
+    ],
+)
+def test_a_malformed_request_is_refused_in_openais_shape(eager: Server, traits: object, says: str) -> None:
+    response = _post(eager, "/v1/chat/completions", {**CHAT, "traits": traits})
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert says in error["message"]
+    assert error["param"] == "traits"
+
+
+def test_vllms_own_errors_pass_through(eager: Server, plain: Server) -> None:
+    for body in ({**CHAT, "max_tokens": -3, "traits": True}, {"model": "nobody", "messages": [], "traits": True}):
+        ours = _post(eager, "/v1/chat/completions", body)
+        theirs = _post(plain, "/v1/chat/completions", {k: v for k, v in body.items() if k != "traits"})
+        assert (ours.status_code, ours.json()) == (theirs.status_code, theirs.json())
+    garbage = httpx.post(f"{eager.url}/v1/chat/completions", content=b"{not json")
+    assert garbage.status_code == 400
+
+
+def test_the_loaded_traits_are_listed_with_their_calibration(eager: Server) -> None:
+    listed = {trait["id"]: trait for trait in httpx.get(f"{eager.url}/v1/traits").json()["data"]}
+    assert listed["paternalism"]["layer"] == 20
+    assert listed["paternalism"]["calibration"]["std"] > 0
+    assert listed["probe10"]["layer"] == 10
+    assert listed["probe10"]["calibration"] is None
+
+
+def test_scores_reach_the_openai_client(eager: Server) -> None:
+    answer: Any = eager.client().chat.completions.create(**CHAT, extra_body={"traits": True})  # type: ignore[call-overload]
+    tokens = answer.choices[0].traits["paternalism"]["tokens"]
+    assert len(tokens) == answer.usage.completion_tokens
+
+
+def _post(server: Server, path: str, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", json=body, timeout=300)
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _join(text: str) -> tuple[dict[str, list[float | None]], dict[str, Any]]:
+    """Put the parts of a stream together; return the tokens of each trait and the last choice."""
+    joined: dict[str, list[float | None]] = {}
+    choices = [event["choices"][0] for event in _events(text) if event["choices"]]
+    for choice in choices:
+        for name, part in choice.get("traits", {}).items():
+            assert part["start"] == len(joined.setdefault(name, []))
+            joined[name] += part["tokens"]
+    return joined, choices[-1]
+
+
+_IDENTITY = ("id", "created", "system_fingerprint")
+
+
+def _without_identity(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if key not in _IDENTITY}
+
+
+def _masked(content: bytes) -> bytes:
+    """Mask what differs between any two answers of vLLM, and the fingerprint, which tells their configurations."""
+    content = re.sub(rb'"id":"[^"]*"', b'"id":"-"', content)
+    content = re.sub(rb'"created":\d+', b'"created":0', content)
+    return re.sub(rb'"system_fingerprint":"[^"]*"', b'"system_fingerprint":"-"', content)
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    return {k: v for k, v in response.headers.items() if k not in ("date", "content-length")}
