@@ -4,33 +4,16 @@ A contract test holds each of these to the installed vLLM. Whatever does not loo
 a tap that reads the wrong rows is worse than none.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from server.errors import LayoutError
+from server.rows import BatchLayout
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
-
-
-@dataclass(frozen=True)
-class BatchLayout:
-    """Which rows of the last forward pass belong to which request.
-
-    Attributes:
-        req_ids: the requests, in the order of their rows.
-        starts: `[num_reqs + 1]`; request i has the rows from starts[i] to starts[i + 1].
-        num_computed: `[num_reqs]`; the position of request i's first row.
-    """
-
-    req_ids: Sequence[str]
-    starts: npt.NDArray[np.int32]
-    num_computed: npt.NDArray[np.int32]
 
 
 class LayoutReader(Protocol):

@@ -4,8 +4,6 @@ After each forward pass it asks which rows belong to which request, keeps those 
 the requests that carry a key, and hands them to the sender. Hidden states never leave the device.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +12,15 @@ from vllm.platforms import current_platform
 
 from server.config import CONFIG_KEY
 from server.errors import LayoutError
+from server.rows import BatchLayout, ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
-from server.transport import REQUEST_KEY, Rows, Sender, Span
-from server.vllm_private import BatchLayout, LayoutReader, layer_modules, layout_reader
+from server.transport import REQUEST_KEY, Rows, Sender
+from server.vllm_private import LayoutReader, layer_modules, layout_reader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
-
-
-@dataclass(frozen=True)
-class _ScoredRequest:
-    key: str
-    prompt_len: int
 
 
 class TraitWorker(PlatformWorker):  # type: ignore[misc]
@@ -40,7 +33,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         """Load the model, then tap it: before profiling and compilation, so that the hooks are traced."""
         super().load_model(load_dummy_weights=load_dummy_weights)
-        self._requests: dict[str, _ScoredRequest] = {}
+        self._requests: dict[str, ScoredRequest] = {}
         self._sender = None
         self._read_layout = layout_reader(self.model_runner)
         self._tap = self._make_tap()
@@ -99,7 +92,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             extra_args = new.sampling_params.extra_args if new.sampling_params else None
             key = extra_args.get(REQUEST_KEY) if extra_args else None
             if isinstance(key, str) and new.req_id not in self._requests:
-                self._requests[new.req_id] = _ScoredRequest(key, _prompt_len(new))
+                self._requests[new.req_id] = ScoredRequest(key, _prompt_len(new))
 
     def _send(self, layout: BatchLayout) -> None:
         assert self._sender is not None
@@ -122,35 +115,6 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             assert self._sender is not None
             self._sender.close()
         super().shutdown()
-
-
-def scored_rows(layout: BatchLayout, requests: Mapping[str, _ScoredRequest]) -> tuple[list[Span], slice | list[int]]:
-    """Choose the rows to send: of scored requests, from the prompt's last position on.
-
-    Returns:
-        The spans, and their rows in the same order: a slice where they are one run, else the row numbers.
-    """
-    spans: list[Span] = []
-    runs: list[tuple[int, int]] = []
-    starts = layout.starts.tolist()
-    computed = layout.num_computed.tolist()
-    for i, req_id in enumerate(layout.req_ids):
-        request = requests.get(req_id)
-        if request is None:
-            continue
-        # The state at the prompt's last position has place -1; rows before it are of the prompt.
-        place = computed[i] - request.prompt_len
-        skip = max(0, -1 - place)
-        first, end = starts[i] + skip, starts[i + 1]
-        if first < end:
-            spans.append(Span(request.key, req_id, place + skip, end - first))
-            if runs and runs[-1][1] == first:
-                runs[-1] = (runs[-1][0], end)
-            else:
-                runs.append((first, end))
-    if len(runs) == 1:
-        return spans, slice(*runs[0])
-    return spans, [row for first, end in runs for row in range(first, end)]
 
 
 def _prompt_len(new: Any) -> int:

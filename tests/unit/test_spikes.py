@@ -1,0 +1,34 @@
+"""A spike is a run above the threshold, whatever the length of the response."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.spikes import Spike, find_spikes
+
+Z = st.lists(st.floats(-10, 10), max_size=60)
+
+
+def naive(z: list[float], threshold: float, window: int, min_tokens: int) -> list[tuple[int, int]]:
+    """Smooth by the closed form of the recursion, then look at every run."""
+    a = 2 / (window + 1)
+    smoothed = [sum(a * (1 - a) ** (i - j) * z[j] for j in range(i + 1)) for i in range(len(z))]
+    above = [i for i, s in enumerate(smoothed) if s > threshold]
+    starts = [i for i in above if i - 1 not in above]
+    ends = [i + 1 for i in above if i + 1 not in above]
+    return [(s, e) for s, e in zip(starts, ends, strict=True) if e - s >= min_tokens]
+
+
+@given(Z, st.sampled_from([0.37, 1.13, 2.71]), st.integers(1, 12), st.integers(1, 5))
+def test_spikes_are_those_of_the_definition(z: list[float], threshold: float, window: int, min_tokens: int) -> None:
+    found = find_spikes(z, threshold, window, min_tokens)
+    assert [(s.start, s.end) for s in found] == naive(z, threshold, window, min_tokens)
+    for spike in found:
+        assert spike.peak_z == max(z[spike.start : spike.end])
+
+
+def test_one_loud_token_is_not_a_spike() -> None:
+    assert find_spikes([0, 0, 8, 0, 0, 0]) == []
+
+
+def test_a_spike_that_lasts_to_the_end_is_found() -> None:
+    assert find_spikes([0.0] * 5 + [6.0] * 5, threshold=2, window=3, min_tokens=2) == [Spike(5, 10, 6.0)]

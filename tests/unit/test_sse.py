@@ -1,0 +1,42 @@
+"""Events come out whole and unchanged, however the network cuts the stream."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.sse import EventSplitter, event_data
+
+STREAM = b'data: {"a": "\xc3\xa9\\n"}\n\n: comment\n\ndata: 1\r\n\r\nevent: x\ndata: 2\n\ndata: [DONE]\n\n'
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_any_cut_gives_the_same_events(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    splitter = EventSplitter()
+    events = [e for a, b in itertools.pairwise(edges) for e in splitter.feed(STREAM[a:b])]
+    whole = EventSplitter().feed(STREAM)
+    assert events == whole
+    assert len(whole) == 5
+    assert b"".join(events) == STREAM
+    assert splitter.rest() == b""
+
+
+def test_what_is_not_whole_is_kept() -> None:
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: 1\n\ndata: 2\n") == [b"data: 1\n\n"]
+    assert splitter.rest() == b"data: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        (b'data: {"a": 1}\n\n', b'{"a": 1}'),
+        (b"data:[DONE]\r\n\r\n", b"[DONE]"),
+        (b": keep-alive\n\n", None),
+        (b"event: x\ndata: 2\n\n", None),
+    ],
+)
+def test_only_a_plain_data_event_has_data(event: bytes, data: bytes | None) -> None:
+    assert event_data(event) == data

@@ -1,0 +1,117 @@
+"""The tap computes h . v / ||v|| of the right tensor, eager and compiled, and never lets the op be optimised away."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from server.errors import LayoutError
+from server.tap import MAX_TRAITS, Tap
+
+HIDDEN = 8
+MAX_TOKENS = 16
+
+
+class Layer(nn.Module):
+    """A decoder layer as vLLM's: returns (hidden, residual), whose sum is the residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.linear(hidden), residual + hidden
+
+
+class Norm(nn.Module):
+    """A fused norm as vLLM's: returns the normed state and the sum before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(HIDDEN))
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total = hidden + residual
+        return total / total.norm(dim=-1, keepdim=True) * self.weight, total
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer()])
+        self.norm = Norm()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        residual = torch.zeros_like(hidden)
+        for layer in self.layers:
+            hidden, residual = layer(hidden, residual)
+        return self.norm(hidden, residual)[0]  # type: ignore[no-any-return]
+
+
+def tapped(model: Model) -> Tap:
+    return Tap({1: model.layers[0], 2: model.norm}, final_layer=2, hidden_size=HIDDEN, max_tokens=MAX_TOKENS)
+
+
+def unit_rows(count: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(count, HIDDEN), dim=1)
+
+
+def expected(model: Model, x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    hidden, residual = model.layers[0](x, torch.zeros_like(x))
+    return torch.cat([(hidden + residual) @ first.T, model(x) @ last.T], dim=1)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_projections_are_those_of_the_residual_stream_and_of_the_normed_state(compiled: bool) -> None:
+    torch.manual_seed(0)
+    plain = Model()
+    model = Model()
+    model.load_state_dict(plain.state_dict())
+    tap = tapped(model)
+    run: Any = torch.compile(model, fullgraph=True) if compiled else model
+    first, last = unit_rows(2), unit_rows(1)
+    with torch.inference_mode():
+        run(torch.randn(4, HIDDEN))
+        # Loaded after the graph was compiled: nothing is recompiled, and the new vectors are used.
+        tap.load(1, first)
+        tap.load(2, last)
+        for tokens in (4, 9):
+            x = torch.randn(tokens, HIDDEN)
+            run(x)
+            torch.testing.assert_close(tap.read(slice(0, tokens)), expected(plain, x, first, last))
+            torch.testing.assert_close(tap.read([2, 0]), expected(plain, x, first, last)[[2, 0]])
+
+
+def test_the_sum_is_taken_in_float32() -> None:
+    """bfloat16 keeps 8 bits: 256 + 1 would be 256."""
+    out = torch.zeros(4, 1)
+    hidden, residual = torch.full((1, HIDDEN), 256.0).bfloat16(), torch.ones(1, HIDDEN).bfloat16()
+    torch.ops.traitwatch.project(hidden, residual, torch.eye(HIDDEN)[:, :1].contiguous(), out)
+    assert out[0, 0] == 257.0
+
+
+def test_what_is_read_does_not_change_with_the_next_pass() -> None:
+    model = Model()
+    tap = tapped(model)
+    tap.load(1, unit_rows(1))
+    tap.load(2, unit_rows(1))
+    with torch.inference_mode():
+        model(torch.randn(3, HIDDEN))
+        read = tap.read(slice(0, 3))
+        before = read.clone()
+        model(torch.randn(3, HIDDEN))
+    assert torch.equal(read, before)
+
+
+def test_the_buffers_are_not_part_of_the_model() -> None:
+    model = Model()
+    before = set(model.state_dict())
+    tapped(model)
+    assert set(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("shape", [(1, HIDDEN + 1), (MAX_TRAITS + 1, HIDDEN)])
+def test_vectors_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(LayoutError, match=str(shape[1])):
+        tapped(Model()).load(1, torch.zeros(shape))

@@ -1,0 +1,117 @@
+"""What we read of vLLM beyond its promises is there, in the version that is installed."""
+
+import ast
+import dataclasses
+import inspect
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from server.errors import LayoutError
+from server.vllm_private import layer_modules, layout_reader
+
+
+def source_of(module: str, name: str) -> ast.ClassDef:
+    """Return a class's syntax tree without importing its module, which may need a GPU's libraries."""
+    spec = __import__("importlib.util").util.find_spec(module)
+    tree = ast.parse(inspect.cleandoc(open(spec.origin).read()))  # noqa: SIM115, PTH123
+    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+def fields_of(class_: ast.ClassDef) -> set[str]:
+    return {n.target.id for n in class_.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+
+
+def test_the_v1_runner_has_the_batch_that_we_read() -> None:
+    batch = import_module("vllm.v1.worker.gpu_input_batch").InputBatch
+    assert isinstance(inspect.getattr_static(batch, "req_ids"), property)
+    assert "self.num_computed_tokens_cpu = " in inspect.getsource(batch.__init__)
+    runner = source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner")
+    assert "self.input_batch = InputBatch(" in ast.unparse(runner)
+
+
+def test_the_v2_runner_has_the_batch_that_we_read() -> None:
+    batch = fields_of(source_of("vllm.v1.worker.gpu.input_batch", "InputBatch"))
+    assert {"req_ids", "num_reqs", "query_start_loc_np", "num_computed_tokens_np"} <= batch
+    assert "input_batch" in fields_of(source_of("vllm.v1.worker.gpu.model_runner", "ExecuteModelState"))
+    assert "self.execute_model_state" in ast.unparse(source_of("vllm.v1.worker.gpu.model_runner", "GPUModelRunner"))
+
+
+def test_the_scheduler_says_what_we_track() -> None:
+    output = import_module("vllm.v1.core.sched.output")
+    scheduler_fields = {f.name for f in dataclasses.fields(output.SchedulerOutput)}
+    assert {
+        "scheduled_new_reqs",
+        "num_scheduled_tokens",
+        "total_num_scheduled_tokens",
+        "finished_req_ids",
+    } <= scheduler_fields
+    new_fields = {f.name for f in dataclasses.fields(output.NewRequestData)}
+    assert {"req_id", "prompt_token_ids", "prompt_embeds", "sampling_params"} <= new_fields
+
+
+def named(module: str, qualname: str) -> Any:
+    return type(qualname, (), {"__module__": module})()
+
+
+def test_the_layout_of_a_v1_batch() -> None:
+    runner = named("vllm.v1.worker.gpu_model_runner", "GPUModelRunner")
+    runner.input_batch = SimpleNamespace(req_ids=["a", "b"], num_computed_tokens_cpu=np.array([7, 0, 99]))
+    scheduled = SimpleNamespace(num_scheduled_tokens={"b": 3, "a": 1})
+    layout = layout_reader(runner)(runner, scheduled)
+    assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
+
+
+def test_the_layout_of_a_v2_batch() -> None:
+    runner = named("vllm.v1.worker.gpu.model_runner", "GPUModelRunner")
+    batch = SimpleNamespace(
+        req_ids=["a", "b"],
+        num_reqs=2,
+        query_start_loc_np=np.array([0, 1, 4, 4, 4]),
+        num_computed_tokens_np=np.array([7, 0]),
+    )
+    runner.execute_model_state = SimpleNamespace(input_batch=batch)
+    layout = layout_reader(runner)(runner, None)
+    assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
+
+
+def test_a_runner_derived_from_a_known_one_is_known() -> None:
+    base = type("GPUModelRunner", (), {"__module__": "vllm.v1.worker.gpu_model_runner"})
+    layout_reader(type("CPUModelRunner", (base,), {})())
+
+
+def test_an_unknown_runner_is_refused() -> None:
+    with pytest.raises(LayoutError, match="not known to Traitwatch"):
+        layout_reader(named("vllm.v9", "Runner"))
+
+
+class Decoder(nn.Module):
+    def __init__(self, layers: int, norm: str = "norm") -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(layers))
+        setattr(self, norm, nn.LayerNorm(1))
+
+
+def test_layers_and_final_norm_are_found() -> None:
+    model = nn.ModuleDict({"model": Decoder(3), "lm_head": nn.Linear(1, 1)})
+    layers, norm = layer_modules(model, 3)
+    assert layers is model["model"].layers
+    assert norm is model["model"].norm
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.ModuleDict({"model": Decoder(4)}),
+        nn.ModuleDict({"a": Decoder(3), "b": Decoder(3)}),
+        nn.ModuleDict({"model": Decoder(3, norm="unheard_of")}),
+    ],
+    ids=["another number of layers", "two towers", "no norm"],
+)
+def test_a_model_that_looks_otherwise_is_refused_by_name(model: nn.Module) -> None:
+    with pytest.raises(LayoutError, match="ModuleDict"):
+        layer_modules(model, 3)
