@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
+from vllm.config import ModelConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -41,12 +42,21 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     cli_env_setup()
     configure_logging_from_args(args)
     args.model = args.model_tag or args.model
-    config = AsyncEngineArgs.from_cli_args(args).create_model_config()
+    config = _model_config(args)
     check_fits(traits, args.model, config.get_total_num_hidden_layers(), config.get_hidden_size())
     args.worker_cls = WORKER_CLASS
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits)}
     setattr(args, SETTINGS_ATTRIBUTE, settings)
     ServeSubcommand.cmd(args)
+
+
+def _model_config(args: Namespace) -> ModelConfig:
+    """Read the model's configuration as the engine will, which downloads it where it is not here yet."""
+    try:
+        return AsyncEngineArgs.from_cli_args(args).create_model_config()
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().replace("\n", " ")
+        raise ConfigError(f"vLLM cannot use the model {args.model!r}: {reason}") from error
 
 
 def _check_plugin() -> None:
