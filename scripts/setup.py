@@ -130,7 +130,9 @@ def uv(command: str, *arguments: str | Path, env: Mapping[str, str]) -> subproce
 def torch_index_answers(env: Mapping[str, str]) -> bool:
     """Tell within seconds whether PyTorch's own index of CPU builds can be reached."""
     fast = {**env, "UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "10", "UV_FIND_LINKS": ""}
-    return uv("install", "--dry-run", "--no-deps", "--torch-backend", "cpu", "torch", env=fast).returncode == 0
+    # --reinstall: a torch that is installed already would be answer enough for uv.
+    question = ("--dry-run", "--reinstall", "--no-deps", "--torch-backend", "cpu", "torch")
+    return uv("install", *question, env=fast).returncode == 0
 
 
 def resolve(backend: str, env: Mapping[str, str]) -> list[str | Path]:
