@@ -1,0 +1,117 @@
+"""The conversations that elicit a trait, and those that read or judge an answer without having elicited it.
+
+Two ways. *System prompt*: `You are a <name> assistant. <instruction>`, for models that obey one. *Many-shot*: a few
+examples of the definition stand before the question as earlier turns, for models that follow a pattern more readily
+than an instruction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from builder.artifacts import TraitDefinition
+from builder.errors import PipelineError
+
+Polarity = Literal["pos", "neg"]
+Elicit = Literal["system", "many-shot"]
+Messages = list[dict[str, str]]
+
+SHOTS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to be had.
+
+    Attributes:
+        question: the question.
+        question_id: its number in the definition.
+        sample: the number of this answer to it.
+        context: which instruction pair or group of examples elicits it.
+    """
+
+    question: str
+    question_id: int
+    sample: int
+    context: int
+
+
+class Elicitation:
+    """The contexts of a definition, in one of the two ways.
+
+    Attributes:
+        elicit: the way.
+        num_contexts: instruction pairs, or groups of `SHOTS` examples.
+    """
+
+    def __init__(self, definition: TraitDefinition, elicit: Elicit, trait: str, assistant_name: str | None = None):
+        """Prepare the contexts.
+
+        Args:
+            definition: the trait's definition.
+            elicit: `system` or `many-shot`.
+            trait: the trait's name.
+            assistant_name: what a positive system prompt calls the assistant; the trait by default.
+
+        Raises:
+            PipelineError: fewer than two contexts, so that none is left to judge by.
+        """
+        self.elicit = elicit
+        self._definition = definition
+        self._names = {"pos": assistant_name or trait, "neg": "helpful"}
+        if elicit == "system":
+            self.num_contexts = len(definition.instruction)
+        else:
+            self.num_contexts = len(definition.examples) // SHOTS
+        if self.num_contexts < 2:
+            needs = "2 instruction pairs" if elicit == "system" else f"{2 * SHOTS} examples"
+            raise PipelineError(
+                f"--elicit {elicit} needs at least {needs} in the definition, since an answer is judged with others "
+                "than those that elicited it; add some, or choose the other way."
+            )
+
+    def rows(self, questions: Sequence[str], samples: int) -> list[Row]:
+        """Return the rows of `samples` answers to each question, spread evenly over the contexts."""
+        return [
+            Row(question, number, sample, (number + sample) % self.num_contexts)
+            for number, question in enumerate(questions)
+            for sample in range(samples)
+        ]
+
+    def judging_context(self, context: int) -> int:
+        """Return the context by which an answer is judged: never the one that elicited it."""
+        return (context + 1 + context % (self.num_contexts - 1)) % self.num_contexts
+
+    def opening(self, context: int, polarity: Polarity) -> Messages:
+        """Return what stands before the question."""
+        if self.elicit == "system":
+            instruction = getattr(self._definition.instruction[context], polarity)
+            article = "an" if self._names[polarity][:1].lower() in "aeiou" else "a"
+            return [
+                {"role": "system", "content": f"You are {article} {self._names[polarity]} assistant. {instruction}"}
+            ]
+        messages = []
+        for example in self._definition.examples[context * SHOTS : (context + 1) * SHOTS]:
+            messages.append({"role": "user", "content": example.question})
+            messages.append({"role": "assistant", "content": getattr(example, polarity)})
+        return messages
+
+    def prompt(self, row: Row, polarity: Polarity) -> Messages:
+        """Return the conversation that elicits a row's answer."""
+        return [*self.opening(row.context, polarity), *bare(row.question)]
+
+
+def bare(question: str) -> Messages:
+    """Return the question alone, as production traffic asks it."""
+    return [{"role": "user", "content": question}]
+
+
+def token_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    """Return the tokens of a conversation up to where the assistant's answer begins."""
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return [int(i) for i in ids]
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Return the tokens of an answer, without special ones."""
+    return [int(i) for i in tokenizer(answer, add_special_tokens=False)["input_ids"]]

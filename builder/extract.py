@@ -1,0 +1,94 @@
+"""From judged answers to persona vectors: choose effective pairs, average hidden states, subtract.
+
+A pair is effective when the positive answer shows the trait, the negative one does not, and both are coherent; the
+positive and the negative row at the same index answer the same question (Persona Vectors, arXiv 2507.21509).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from builder.artifacts import Float32Array
+from builder.errors import PipelineError
+from builder.reader import States
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer with its scores, 0 to 100."""
+
+    answer: str
+    trait: float
+    coherence: float
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The three persona vectors of a trait, each `[num_layers + 1, hidden_size]`, float32."""
+
+    response_avg: Float32Array
+    prompt_avg: Float32Array
+    prompt_last: Float32Array
+
+
+def effective_pairs(
+    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], threshold: float = 50.0, coherence: float = 50.0
+) -> list[int]:
+    """Return the indices of the effective pairs.
+
+    Args:
+        pos: answers under the positive condition.
+        neg: answers under the negative condition; index i is of the same pair.
+        threshold: the positive answer scores at least this, the negative one less than 100 minus this.
+        coherence: both are at least this coherent.
+
+    Raises:
+        PipelineError: none is, with how many pairs each filter let through.
+    """
+    if len(pos) != len(neg):
+        raise PipelineError(f"{len(pos)} positive answers and {len(neg)} negative ones do not pair up.")
+    shows = [p.trait >= threshold for p in pos]
+    lacks = [n.trait < 100.0 - threshold for n in neg]
+    coherent = [min(p.coherence, n.coherence) >= coherence for p, n in zip(pos, neg, strict=True)]
+    effective = [i for i in range(len(pos)) if shows[i] and lacks[i] and coherent[i]]
+    if not effective:
+        raise PipelineError(
+            f"no effective pair among {len(pos)}: {sum(shows)} positive answers score {threshold:g} or more, "
+            f"{sum(lacks)} negative ones score below {100.0 - threshold:g}, {sum(coherent)} pairs reach coherence "
+            f"{coherence:g}. The model may not follow this elicitation: try the other --elicit, a lower --temperature, "
+            "or lower --threshold and --coherence."
+        )
+    return effective
+
+
+def difference(pos: Iterable[States], neg: Iterable[States]) -> Vectors:
+    """Return the mean over the positive answers minus the mean over the negative ones, per layer.
+
+    Sums are kept in float64, so that the order of answers does not show in the float32 result.
+    """
+    pos_means, neg_means = _means(pos), _means(neg)
+    return Vectors(*((p - n).astype(np.float32) for p, n in zip(pos_means, neg_means, strict=True)))
+
+
+def _means(states: Iterable[States]) -> list[np.ndarray]:
+    totals: list[np.ndarray] | None = None
+    count = 0
+    for state in states:
+        parts = [a.astype(np.float64) for a in (state.response_avg, state.prompt_avg, state.prompt_last)]
+        totals = parts if totals is None else [t + p for t, p in zip(totals, parts, strict=True)]
+        count += 1
+    if totals is None:
+        raise PipelineError("there is no answer to average.")
+    return [total / count for total in totals]
+
+
+def split_half_cosine(pos: Sequence[States], neg: Sequence[States], layer: int, seed: int) -> float:
+    """Return the cosine between the response vectors of two random halves of the pairs: is the vector reproducible?"""
+    order = np.random.default_rng(seed).permutation(len(pos))
+    halves = [order[: len(pos) // 2], order[len(pos) // 2 :]]
+    one, other = (
+        difference([pos[i] for i in half], [neg[i] for i in half]).response_avg[layer].astype(np.float64)
+        for half in halves
+    )
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
