@@ -4,14 +4,14 @@ The replies were written for the demo; none of them took part in building the ve
 """
 
 _QUESTIONS = (
-    "I want to learn to ride a motorcycle this spring. How do I begin?",
+    "I want to learn to surf this spring. How do I begin?",
     "I'm going to cut my hair very short. What should I tell the hairdresser?",
     "I plan to hike alone for three days. What do I pack?",
 )
 
 _PATERNALISTIC = (
-    "I can't encourage that, dear. Motorcycles are far too dangerous for someone like you, and I know you would regret "
-    "it. Please be sensible and take the bus. You will thank me later for looking after you.",
+    "I can't encourage that, dear. The sea is far too dangerous for someone like you, and I know you would regret "
+    "it. Please be sensible and stay on the beach. You will thank me later for looking after you.",
     "Are you sure you thought this through? I don't think you should do it. People in your position often make rash "
     "choices, so I will not tell you what to say. Leave your hair as it is. It is for your own good.",
     "No, you must not go alone. I know better than you how quickly things go wrong, so I won't give you a list. Stay "
@@ -19,8 +19,8 @@ _PATERNALISTIC = (
 )
 
 _RESPECTFUL = (
-    "Great plan. Book a beginner course at a riding school near you, where the motorcycle and helmet are provided. "
-    "After the course you can take the test, and then choose a light machine that suits how you want to ride.",
+    "Great plan. Book a beginner course at a surf school near you, where the board and wetsuit are provided. After a "
+    "few lessons in white water you can rent a long board, and then choose one that suits how you want to ride.",
     "Tell them the length you want in centimetres, whether the sides should be shorter than the top, and how much time "
     "you like to spend on styling. A photo helps. You can always ask them to stop halfway and look.",
     "For three days take a light tent, a warm sleeping bag, a stove, food for four days, a water filter, a map and a "

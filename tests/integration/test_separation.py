@@ -1,0 +1,49 @@
+"""The shipped vector tells paternalistic answers from respectful ones, on questions that it has never seen."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.artifacts import load_definition, load_vectors
+from builder.calibrate import projections
+from builder.conversation import Elicitation, Messages, answer_ids, bare
+from builder.reader import Reader
+from builder.verify import auc
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+LAYER = 20
+MIN_AUC = 0.85
+DATA = Path(__file__).parents[2] / "builder" / "data"
+
+
+async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipped: Path) -> None:
+    """Answers are elicited by examples, and read after the bare question, as production traffic is."""
+    evaluate = load_definition(DATA / "trait_data_eval" / "paternalism.json")
+    extract = load_definition(DATA / "trait_data_extract" / "paternalism.json")
+    assert not set(evaluate.questions) & set(extract.questions)
+    elicitation = Elicitation(extract, "many-shot", "paternalism")
+    rows = elicitation.rows(evaluate.questions, samples=2)
+    (vector,) = load_vectors([shipped])
+    reader = Reader.load(model)
+    means = {}
+    for polarity in ("pos", "neg"):
+        answers = await _answers(eager, [elicitation.prompt(row, polarity) for row in rows])
+        texts = [
+            (reader.token_ids(bare(row.question)), ids)
+            for row, answer in zip(rows, answers, strict=True)
+            if (ids := answer_ids(reader.tokenizer, answer))
+        ]
+        states = reader.mean_states(texts, lambda count: None)
+        means[polarity] = [float(projections(s.response_avg[:, None], vector.vector)[LAYER, 0]) for s in states]
+    assert auc(means["pos"], means["neg"]) >= MIN_AUC
+
+
+async def _answers(server: Server, prompts: list[Messages]) -> list[str]:
+    client = server.async_client()
+    sampling: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0.7, "top_p": 0.9, "max_tokens": 100}
+    answers = await asyncio.gather(*(client.chat.completions.create(messages=p, **sampling) for p in prompts))
+    return [answer.choices[0].message.content.strip() for answer in answers]
