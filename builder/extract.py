@@ -4,14 +4,18 @@ A pair is effective when the positive answer shows the trait, the negative one d
 positive and the negative row at the same index answer the same question (Persona Vectors, arXiv 2507.21509).
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from builder.artifacts import Float32Array
+from builder.conversation import Elicitation, Polarity, Row, answer_ids, bare
 from builder.errors import PipelineError
-from builder.reader import States
+from builder.reader import Reader, States, Text, shared_prefix
+
+ReadUnder = Literal["prompt", "question"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,11 @@ def effective_pairs(
         raise PipelineError(f"{len(pos)} positive answers and {len(neg)} negative ones do not pair up.")
     shows = [p.trait >= threshold for p in pos]
     lacks = [n.trait < 100.0 - threshold for n in neg]
-    coherent = [min(p.coherence, n.coherence) >= coherence for p, n in zip(pos, neg, strict=True)]
+    # An empty answer has no state to average, whatever coherence is asked for.
+    coherent = [
+        min(p.coherence, n.coherence) >= coherence and bool(p.answer.strip()) and bool(n.answer.strip())
+        for p, n in zip(pos, neg, strict=True)
+    ]
     effective = [i for i in range(len(pos)) if shows[i] and lacks[i] and coherent[i]]
     if not effective:
         raise PipelineError(
@@ -60,6 +68,49 @@ def effective_pairs(
             "or lower --threshold and --coherence."
         )
     return effective
+
+
+def read_states(
+    reader: Reader,
+    elicitation: Elicitation,
+    rows: Sequence[Row],
+    answers: Sequence[str],
+    polarity: Polarity,
+    read_under: ReadUnder,
+    advance: Callable[[int], None],
+) -> list[States]:
+    """Return the states of answers, read after the prompt that elicited them or after the bare question.
+
+    The prompt's own states are always those of the prompt that elicited the answer. The bare question is the same text
+    under both conditions: the difference of its states would be rounding error, made out to be a vector.
+
+    Args:
+        reader: the model.
+        elicitation: what elicited the answers.
+        rows: what each answer answers.
+        answers: the answers' texts, none empty.
+        polarity: the condition under which they were written.
+        read_under: what stands before an answer when its states are read.
+        advance: called with the number of answers that have just been read.
+    """
+    prompts = [reader.token_ids(elicitation.prompt(row, polarity)) for row in rows]
+    before = prompts if read_under == "prompt" else [reader.token_ids(bare(row.question)) for row in rows]
+    texts: list[Text] = [
+        (prompt, answer_ids(reader.tokenizer, answer)) for prompt, answer in zip(before, answers, strict=True)
+    ]
+    states = list(reader.mean_states(texts, advance))
+    if read_under == "prompt":
+        return states
+    of_prompt: dict[tuple[int, ...], tuple[Float32Array, Float32Array]] = {}
+    for context in sorted({row.context for row in rows}):
+        # Many answers share a prompt, and all prompts of a context their opening.
+        mine = {tuple(prompt): prompt for prompt, row in zip(prompts, rows, strict=True) if row.context == context}
+        read = reader.prompt_states(shared_prefix(list(mine.values())), list(mine.values()), lambda count: None)
+        of_prompt |= dict(zip(mine, read, strict=True))
+    return [
+        replace(state, prompt_avg=of_prompt[tuple(prompt)][0], prompt_last=of_prompt[tuple(prompt)][1])
+        for state, prompt in zip(states, prompts, strict=True)
+    ]
 
 
 def difference(pos: Iterable[States], neg: Iterable[States]) -> Vectors:

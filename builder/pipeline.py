@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -18,16 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from builder import artifacts, likelihood
 from builder.artifacts import Card, TraitDefinition
 from builder.calibrate import baseline, projections, scored_tokens
-from builder.conversation import SHOTS, Elicit, Elicitation, Messages, Polarity, Row, answer_ids, bare
+from builder.conversation import SHOTS, Elicit, Elicitation, Messages, Polarity, answer_ids, bare
 from builder.engine import Sampling, running_engine
-from builder.extract import JudgedAnswer, difference, effective_pairs, split_half_cosine
+from builder.extract import JudgedAnswer, ReadUnder, difference, effective_pairs, read_states, split_half_cosine
 from builder.verify import best_layer, layer_scores
 from builder.worklog import Worklog, model_fingerprint
 
 if TYPE_CHECKING:
-    from builder.reader import Reader, States, Text
+    from builder.reader import Reader, States
 
-ReadUnder = Literal["prompt", "question"]
 # The layer at which servers read by default; the card's figures are also told for it.
 SERVED_LAYER = 20
 EVAL_SAMPLES = 2
@@ -90,10 +89,7 @@ class Build:
         self._console.print(f"{len(effective)} of {len(self._rows)} pairs are effective.")
         for polarity in ("pos", "neg"):
             self._write_csv(out, polarity, judged[polarity])
-        states = {
-            polarity: list(self._mean_states(reader, self._rows, judged[polarity], polarity, effective))
-            for polarity in ("pos", "neg")
-        }
+        states = {polarity: self._read(reader, judged[polarity], polarity, effective) for polarity in ("pos", "neg")}
         vectors = difference(states["pos"], states["neg"])
         for kind, vector in zip(
             (artifacts.RESPONSE_AVG, artifacts.PROMPT_AVG, artifacts.PROMPT_LAST),
@@ -205,22 +201,16 @@ class Build:
         verdicts = self._worklog.run(f"judge-{polarity}", inputs, len(texts), produce)
         return [JudgedAnswer(text, **verdict) for text, verdict in zip(texts, verdicts, strict=True)]
 
-    def _mean_states(
-        self,
-        reader: "Reader",
-        rows: Sequence[Row],
-        answers: Sequence[JudgedAnswer],
-        polarity: Polarity,
-        chosen: Sequence[int],
-    ) -> Iterator["States"]:
-        texts: list[Text] = []
-        for i in chosen:
-            under_prompt = self._options.read_under == "prompt"
-            messages = self._elicitation.prompt(rows[i], polarity) if under_prompt else bare(rows[i].question)
-            texts.append((reader.token_ids(messages), answer_ids(reader.tokenizer, answers[i].answer)))
+    def _read(
+        self, reader: "Reader", judged: Sequence[JudgedAnswer], polarity: Polarity, effective: Sequence[int]
+    ) -> "list[States]":
+        rows, answers = [self._rows[i] for i in effective], [judged[i].answer for i in effective]
+        under = self._options.read_under
         with self._progress() as progress:
-            task = progress.add_task(f"hidden states: {polarity}", total=len(texts))
-            yield from reader.mean_states(texts, lambda count: progress.advance(task, count))
+            task = progress.add_task(f"hidden states: {polarity}", total=len(rows))
+            return read_states(
+                reader, self._elicitation, rows, answers, polarity, under, lambda n: progress.advance(task, n)
+            )
 
     def _verify(self, reader: "Reader", answers: dict[str, list[dict[str, Any]]], vector: Any) -> Any:
         """Read the held-out answers after the bare question, as production traffic is read."""

@@ -99,8 +99,7 @@ class Reader:
             tokens, mask = self._pad([[*prompt, *answer] for prompt, answer in batch])
             output = self._model.base_model(tokens, attention_mask=mask, output_hidden_states=True, use_cache=False)
             for i, (prompt, answer) in enumerate(batch):
-                length = len(prompt) + len(answer)
-                yield np.stack([state[i, :length].float().cpu().numpy() for state in output.hidden_states])
+                yield _stacked(output.hidden_states, i, len(prompt) + len(answer))
             advance(len(batch))
 
     def mean_states(
@@ -114,6 +113,48 @@ class Reader:
                 prompt_avg=states[:, :split].mean(axis=1),
                 prompt_last=states[:, split - 1].copy(),
             )
+
+    @torch.inference_mode()
+    def prompt_states(
+        self, opening: list[int], prompts: Sequence[list[int]], advance: Callable[[int], None], batch_size: int = 16
+    ) -> Iterator[tuple[Float32Array, Float32Array]]:
+        """Yield the mean of each prompt's states and the state at its last token.
+
+        Args:
+            opening: token ids that all the prompts begin with; it is read once.
+            prompts: token ids that begin with `opening` and go on.
+            advance: called with the number of prompts that have just been read.
+            batch_size: prompts read at once.
+
+        Returns:
+            Per prompt two arrays `[num_layers + 1, hidden_size]`, float32.
+        """
+        cache, opening_sum = None, np.zeros((self.num_layers + 1, self.hidden_size))
+        if opening:
+            cache = DynamicCache(config=self._model.config)
+            output = self._model.base_model(
+                torch.tensor([opening], device=self._device),
+                past_key_values=cache,
+                output_hidden_states=True,
+                use_cache=True,
+            )
+            opening_sum = _stacked(output.hidden_states, 0, len(opening)).sum(axis=1, dtype=np.float64)
+        for first in range(0, len(prompts), batch_size):
+            batch = prompts[first : first + batch_size]
+            own = [prompt[len(opening) :] for prompt in batch]
+            tokens, mask = self._pad(own)
+            past = None
+            if cache is not None:
+                past = _repeated(cache, len(batch))
+                mask = torch.cat([mask.new_ones(len(batch), len(opening)), mask], dim=1)
+            output = self._model.base_model(
+                tokens, attention_mask=mask, past_key_values=past, output_hidden_states=True, use_cache=past is not None
+            )
+            for i, row in enumerate(own):
+                states = _stacked(output.hidden_states, i, len(row))
+                mean = (opening_sum + states.sum(axis=1, dtype=np.float64)) / (len(opening) + len(row))
+                yield mean.astype(np.float32), states[:, -1].copy()
+            advance(len(batch))
 
     def token_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the tokens of a conversation up to where the assistant's answer begins."""
@@ -135,6 +176,11 @@ class Reader:
             tokens[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
         return tokens.to(self._device), mask.to(self._device)
+
+
+def _stacked(hidden_states: Sequence[torch.Tensor], row: int, length: int) -> Float32Array:
+    """Return the first `length` states of a batch's row: `[num_layers + 1, length, hidden_size]`, float32."""
+    return np.stack([state[row, :length].float().cpu().numpy() for state in hidden_states])
 
 
 def _repeated(cache: DynamicCache, count: int) -> DynamicCache:
