@@ -45,13 +45,14 @@ class Answer:
 class Engine:
     """A vLLM engine that answers."""
 
-    def __init__(self, model: Path | str, sampling: Sampling):
+    def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int):
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from vllm import LLM, SamplingParams
 
-        self._llm = LLM(model=str(model), seed=sampling.seed, enforce_eager=True)
+        # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
+        self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
         self._params = SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
         )
@@ -77,9 +78,15 @@ class Engine:
 
 
 @contextmanager
-def running_engine(model: Path | str, sampling: Sampling) -> Iterator[Engine]:
-    """Run an engine for the time of a `with` block."""
-    engine = Engine(model, sampling)
+def running_engine(model: Path | str, sampling: Sampling, max_model_len: int) -> Iterator[Engine]:
+    """Run an engine for the time of a `with` block.
+
+    Args:
+        model: the model's directory or hub name.
+        sampling: how answers are drawn.
+        max_model_len: tokens that the longest conversation takes, its answer included.
+    """
+    engine = Engine(model, sampling, max_model_len)
     try:
         yield engine
     finally:

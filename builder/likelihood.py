@@ -25,6 +25,7 @@ NAME = "likelihood"
 NOTE = "the model's own opinion: a likelihood ratio between the two conditions, not an independent judge"
 _NOT_FLUENT, _FLUENT = -4.0, -1.5
 _NGRAM = 4
+COHERENCE_MAP = {"nats_at_0": _NOT_FLUENT, "nats_at_1": _FLUENT, "ngram": _NGRAM}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # The layer at which servers read by default; the card's figures are also told for it.
 SERVED_LAYER = 20
 EVAL_SAMPLES = 2
+# Enough to share the reading of each context's opening, few enough to lose little on Ctrl-C.
+_JUDGED_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,10 @@ class Build:
 
     def _answers(self) -> dict[str, list[dict[str, Any]]]:
         """Return all answers, generating those that the worklog does not have."""
-        from transformers import AutoTokenizer
-
         from builder.conversation import token_ids
+        from builder.pretrained import check_length, load_tokenizer
 
+        tokenizer = load_tokenizer(self._model)
         jobs = [
             _Job("pos", [self._elicitation.prompt(row, "pos") for row in self._rows]),
             _Job("neg", [self._elicitation.prompt(row, "neg") for row in self._rows]),
@@ -152,12 +154,14 @@ class Build:
         if all(len(self._worklog.done(job.name, self._inputs(job))) >= len(job.prompts) for job in jobs):
             self._console.print("All answers are there from an earlier run.")
             return {job.name: self._worklog.done(job.name, self._inputs(job)) for job in jobs}
+        prompts_of = {job.name: [token_ids(tokenizer, messages) for messages in job.prompts] for job in jobs}
+        longest = max(len(prompt) for prompts in prompts_of.values() for prompt in prompts)
+        needed = check_length(self._model, longest, self._options.sampling.max_tokens)
         self._console.print("Starting vLLM to generate the answers.")
-        tokenizer = AutoTokenizer.from_pretrained(self._model)
         answers = {}
-        with running_engine(self._model, self._options.sampling) as engine, self._progress() as progress:
+        with running_engine(self._model, self._options.sampling, needed) as engine, self._progress() as progress:
             for job in jobs:
-                prompts = [token_ids(tokenizer, messages) for messages in job.prompts]
+                prompts = prompts_of[job.name]
                 task = progress.add_task(f"answers: {job.name}", total=len(prompts))
 
                 def produce(first: int, prompts: list[list[int]] = prompts, task: Any = task) -> Iterator[Any]:
@@ -184,6 +188,7 @@ class Build:
         inputs = {
             "model": model_fingerprint(self._model),
             "judge": likelihood.NAME,
+            "coherence": likelihood.COHERENCE_MAP,
             "contexts": contexts,
             "rows": [asdict(row) for row in self._rows],
             "answers": texts,
@@ -193,10 +198,10 @@ class Build:
             with self._progress() as progress:
                 task = progress.add_task(f"judging: {polarity}", total=3 * (len(texts) - first))
                 judge = likelihood.LikelihoodJudge(reader, self._elicitation)
-                for verdict in judge.score(
-                    self._rows[first:], texts[first:], lambda count: progress.advance(task, count)
-                ):
-                    yield asdict(verdict)
+                for start in range(first, len(texts), _JUDGED_AT_ONCE):
+                    part = slice(start, start + _JUDGED_AT_ONCE)
+                    verdicts = judge.score(self._rows[part], texts[part], lambda count: progress.advance(task, count))
+                    yield from map(asdict, verdicts)
 
         verdicts = self._worklog.run(f"judge-{polarity}", inputs, len(texts), produce)
         return [JudgedAnswer(text, **verdict) for text, verdict in zip(texts, verdicts, strict=True)]

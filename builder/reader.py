@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from builder.artifacts import Float32Array
 from builder.conversation import token_ids
+from builder.pretrained import load_tokenizer
 
 Text = tuple[list[int], list[int]]
 """The token ids of a prompt and of the answer after it."""
@@ -56,7 +57,7 @@ class Reader:
     @classmethod
     def load(cls, path: Path | str) -> "Reader":
         """Load a model in float32, on the GPU where there is one."""
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         return cls(model.to("cuda") if torch.cuda.is_available() else model, tokenizer)
 

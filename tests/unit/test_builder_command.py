@@ -1,0 +1,91 @@
+"""`traitwatch build` refuses what cannot work before it starts an engine, in one sentence that says what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from transformers import LlamaConfig
+
+import traitwatch
+from builder.errors import PipelineError
+from builder.likelihood import COHERENCE_MAP
+from builder.pretrained import check_length, load_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("an engine was started")
+
+    monkeypatch.setattr("builder.engine.Engine.__init__", start)
+    monkeypatch.setenv("TRAITWATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def build(*arguments: str) -> Result:
+    return CliRunner().invoke(traitwatch.main, ["build", *arguments])
+
+
+def assert_told(result: Result, *says: str) -> None:
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    for part in says:
+        assert part in result.stderr
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    result = build("paternalism", "--model", str(tmp_path / "nope"), "--out", str(tmp_path / "out"))
+    assert_told(result, "nope: no such model directory", "traitwatch model")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = build("paternalism", "--model", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
+    assert_told(result, "empty cannot be loaded as a model", "traitwatch model")
+
+
+def test_a_trait_that_nobody_defined(tmp_path: Path) -> None:
+    result = build("kindnes", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_told(result, "kindnes.json: no such definition", "there are: paternalism")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("{", "is not a valid TraitDefinition"), ("{}", "instruction: Field required")]
+)
+def test_a_malformed_definition(tmp_path: Path, content: str, says: str) -> None:
+    for kind in ("trait_data_extract", "trait_data_eval"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "kindness.json").write_text(content)
+    result = build("kindness", "--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_told(result, says)
+
+
+def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = build("paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "file" / "out"))
+    assert_told(result, "cannot be written", "choose another --out")
+
+
+def test_a_context_that_is_too_short_is_refused_and_a_long_enough_one_measured(tmp_path: Path) -> None:
+    LlamaConfig(max_position_embeddings=128).save_pretrained(tmp_path)
+    assert check_length(tmp_path, longest_prompt=100, max_tokens=28) == 128
+    with pytest.raises(PipelineError, match=r"takes 100 tokens and its answer up to 29, .* room for 128: lower"):
+        check_length(tmp_path, longest_prompt=100, max_tokens=29)
+
+
+def test_a_model_without_a_chat_template_is_not_one_for_chats(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(PipelineError, match="has no chat template; give an instruction-tuned model"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_map_of_coherence_is_what_its_documentation_says() -> None:
+    assert COHERENCE_MAP == {"nats_at_0": -4.0, "nats_at_1": -1.5, "ngram": 4}
