@@ -9,6 +9,7 @@ from typing import Any
 
 # Prompts handed to the engine at once: enough to fill its batch, few enough to lose little on Ctrl-C.
 _CHUNK = 64
+_SHUTDOWN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Engine:
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
-        self._llm.llm_engine.engine_core.shutdown()
+        self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
 
 
 @contextmanager
