@@ -110,6 +110,8 @@ def build(
     target = out / Path(model).name
     _check_writable(target)
 
+    from filelock import FileLock, Timeout
+
     from builder.embedded_model import cache_directory
     from builder.engine import Sampling
     from builder.pipeline import Build, BuildOptions
@@ -126,9 +128,13 @@ def build(
         assistant_name=assistant_name,
         sampling=Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed),
     )
-    worklog = Worklog(cache_directory() / "builds" / trait)
+    work = cache_directory() / "builds" / trait
+    work.mkdir(parents=True, exist_ok=True)
     try:
-        card = Build(model, extract, evaluate, neutral_prompts(), options, worklog, console).run(target)
+        with FileLock(work / ".lock", timeout=0):
+            card = Build(model, extract, evaluate, neutral_prompts(), options, Worklog(work), console).run(target)
+    except Timeout:
+        raise PipelineError(f"{trait} is being built by another process already; wait for it, or stop it.") from None
     except KeyboardInterrupt:
         console.print("\nStopped. What was made is kept: the same command goes on from here.")
         raise click.exceptions.Exit(130) from None

@@ -63,7 +63,7 @@ class Reader:
 
     @torch.inference_mode()
     def log_likelihoods(
-        self, opening: list[int], texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 16
+        self, opening: list[int], texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 4
     ) -> Iterator[Float32Array]:
         """Yield the log-probability of every token of each answer: `[answer length]`, float32, natural logarithm.
 
@@ -92,7 +92,7 @@ class Reader:
 
     @torch.inference_mode()
     def hidden_states(
-        self, texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 16
+        self, texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 4
     ) -> Iterator[Float32Array]:
         """Yield the hidden states of each text: `[num_layers + 1, num_tokens, hidden_size]`, float32."""
         for first in range(0, len(texts), batch_size):
@@ -104,7 +104,7 @@ class Reader:
             advance(len(batch))
 
     def mean_states(
-        self, texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 16
+        self, texts: Sequence[Text], advance: Callable[[int], None], batch_size: int = 4
     ) -> Iterator[States]:
         """Yield the means of each text's states; padding takes no part in them."""
         for (prompt, _), states in zip(texts, self.hidden_states(texts, advance, batch_size), strict=True):
@@ -117,7 +117,7 @@ class Reader:
 
     @torch.inference_mode()
     def prompt_states(
-        self, opening: list[int], prompts: Sequence[list[int]], advance: Callable[[int], None], batch_size: int = 16
+        self, opening: list[int], prompts: Sequence[list[int]], advance: Callable[[int], None], batch_size: int = 4
     ) -> Iterator[tuple[Float32Array, Float32Array]]:
         """Yield the mean of each prompt's states and the state at its last token.
 
