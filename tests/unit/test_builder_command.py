@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from transformers import LlamaConfig
 
 import traitwatch
@@ -68,6 +69,15 @@ def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = build("paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "file" / "out"))
     assert_told(result, "cannot be written", "choose another --out")
+
+
+def test_a_second_build_of_a_trait_at_the_same_time(tmp_path: Path) -> None:
+    """Both would write the same work files."""
+    work = tmp_path / "cache" / "builds" / "paternalism"
+    work.mkdir(parents=True)
+    with FileLock(work / ".lock"):
+        result = build("paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_told(result, "paternalism is being built by another process already")
 
 
 def test_a_context_that_is_too_short_is_refused_and_a_long_enough_one_measured(tmp_path: Path) -> None:
