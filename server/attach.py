@@ -37,14 +37,16 @@ class Attacher:
         self._selection = selection
         self._keep_token_ids = keep_token_ids
         self._metrics = metrics
-        # Of each choice that streams: tokens generated so far, and token states already sent.
-        self._generated: dict[int, int] = {}
+        # Of each choice: tokens generated so far (None where vLLM does not tell), and token states already sent.
+        self._generated: dict[int, int | None] = {}
         self._sent: dict[int, int] = {}
 
     async def body(self, body: bytes) -> bytes:
         """Return the JSON answer `body` with scores in each choice."""
         answer = _DECODER.decode(body)
         choices = answer["choices"]
+        for choice in choices:
+            self._generated[choice["index"]] = _num_tokens(choice, answer)
         await asyncio.gather(*(self._finish(choice, whole=True) for choice in choices))
         for part in (answer, *choices):
             self._strip(part)
@@ -60,8 +62,11 @@ class Attacher:
         if not choices:
             return event
         for choice in choices:
-            index = choice["index"]
-            self._generated[index] = self._generated.get(index, 0) + len(choice.get("token_ids") or ())
+            self._count(choice)
+        if not self._keep_token_ids and all(map(_says_nothing, choices)):
+            # vLLM sends it for its token ids alone; what it scores goes out with the next.
+            return b""
+        for choice in choices:
             if choice.get("finish_reason") is None:
                 self._progress(choice)
             else:
@@ -70,14 +75,23 @@ class Attacher:
             self._strip(part)
         return b"data: " + _ENCODER.encode(answer) + b"\n\n"
 
+    def _count(self, choice: dict[str, Any]) -> None:
+        """Count the tokens of an event, as long as every event of the choice has told its own."""
+        index, token_ids = choice["index"], choice.get("token_ids")
+        so_far = self._generated.get(index, 0)
+        if token_ids is not None:
+            self._generated[index] = None if so_far is None else so_far + len(token_ids)
+        elif "token_ids" in choice:
+            self._generated[index] = None
+
     def _progress(self, choice: dict[str, Any]) -> None:
         """Attach the projections that arrived since the choice's last event, if any did."""
-        if not self._selection.tokens:
-            return
         index = choice["index"]
+        generated = self._generated.get(index, 0)
+        if not self._selection.tokens or generated is None:
+            return
         rows = self._request.choice(index)
-        # A state is final once the token after it is known; before that it may be of a token that vLLM took back.
-        end = min(rows.contiguous(), self._generated[index] - 1)
+        end = min(rows.contiguous(), generated - 1)
         start = self._sent.get(index, 0)
         if end <= start:
             return
@@ -90,13 +104,13 @@ class Attacher:
     async def _finish(self, choice: dict[str, Any], *, whole: bool) -> None:
         """Attach the summary of a choice that ended, and the tokens that no event has carried yet."""
         index = choice["index"]
-        token_ids = choice.get("token_ids")
-        if whole:
-            self._generated[index] = len(token_ids or ())
-        num_tokens = self._generated[index]
-        num_states = max(0, num_tokens - 1)
-        complete = await self._wait(index, num_states, known=token_ids is not None)
         rows = self._request.choice(index)
+        num_tokens = self._generated.get(index, 0)
+        known = num_tokens is not None
+        if num_tokens is None:
+            num_tokens = rows.contiguous() + 1
+        num_states = max(0, num_tokens - 1)
+        complete = await self._wait(index, num_states, known=known)
         states = rows.states(num_states)
         start = self._sent.get(index, 0)
         traits: dict[str, Any] = {}
@@ -131,3 +145,17 @@ class Attacher:
         for field in ("token_ids", "prompt_token_ids"):
             if field in part:
                 part[field] = None
+
+
+def _num_tokens(choice: dict[str, Any], answer: dict[str, Any]) -> int | None:
+    """Return how many tokens a whole choice has; None where vLLM does not tell."""
+    token_ids = choice.get("token_ids")
+    if token_ids is not None:
+        return len(token_ids)
+    usage = answer.get("usage")
+    return usage["completion_tokens"] if usage and len(answer["choices"]) == 1 else None
+
+
+def _says_nothing(choice: dict[str, Any]) -> bool:
+    """Tell whether a choice of an event carries token ids and nothing else."""
+    return choice.get("delta") == {} and choice.get("finish_reason") is None and choice.get("logprobs") is None

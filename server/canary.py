@@ -25,7 +25,7 @@ async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
     """Score a short generation.
 
     Raises:
-        CanaryError: rows are missing, not finite, or all zero; the server must not serve.
+        CanaryError: rows are missing, not finite, or all the same; the server must not serve.
     """
     request = monitor.ledger.open(new_key(monitor.api_process))
     try:
@@ -48,11 +48,13 @@ async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
             f"the start-up check ran a prompt, and projections are missing or not finite for {', '.join(broken)}; "
             "check the model's weights and dtype. The server will not serve wrong scores."
         )
-    dead = [name for name, column in zip(names, values.T, strict=True) if not column.any()]
+    # A buffer that only the prompt's pass has written would say the same of every generated token.
+    generated = values[1:].T
+    dead = [name for name, column in zip(names, generated, strict=True) if np.ptp(column) == 0.0]
     if dead:
         raise CanaryError(
-            f"the start-up check ran a prompt, and every projection is zero for {', '.join(dead)}; the tap is not "
-            "in the graph that runs (a stale compile cache? try VLLM_DISABLE_COMPILE_CACHE=1)."
+            f"the start-up check ran a prompt, and the projections of {', '.join(dead)} do not move from token to "
+            "token; the tap is not in the graph that runs (a stale compile cache? try VLLM_DISABLE_COMPILE_CACHE=1)."
         )
 
 

@@ -16,7 +16,7 @@ from server.errors import ConfigError
 _PLUGIN = "traitwatch"
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.option(
     "--traits",
     "directories",

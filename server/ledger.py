@@ -115,7 +115,7 @@ class Ledger:
 
         Args:
             traits_per_layer: tapped layer to its number of vectors; columns are in ascending order of layer.
-            metrics: where rows that nobody waits for are counted.
+            metrics: where open requests, and rows that nobody waits for, are counted.
         """
         self._columns: dict[int, slice] = {}
         self._num_columns = 0
@@ -134,11 +134,13 @@ class Ledger:
         request = OpenRequest(key, self._num_columns, choices_per_prompt, accepted=accepted)
         if accepted:
             self._open[key] = request
+            self._metrics.ledger_requests.set(len(self._open))
         return request
 
     def close(self, request: OpenRequest) -> None:
         """Forget a request and its rows."""
         self._open.pop(request.key, None)
+        self._metrics.ledger_requests.set(len(self._open))
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame from a worker.

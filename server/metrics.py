@@ -20,7 +20,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("rows_missing", "token_count_unknown", "too_many_requests"):
+        for reason in ("rows_missing", "token_count_unknown", "too_many_requests", "internal_error"):
             self.responses_incomplete.labels(reason)
         self.rows_unclaimed = Counter(
             "traitwatch_rows_unclaimed", "Rows that came after their response was over.", registry=registry
@@ -29,5 +29,8 @@ class Metrics:
             "traitwatch_frames_unreadable", "Frames from a worker that could not be read.", registry=registry
         )
         self.ledger_requests = Gauge(
-            "traitwatch_ledger_requests", "Requests whose projections are held for their response.", registry=registry
+            "traitwatch_ledger_requests",
+            "Requests whose projections are held for their response.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )

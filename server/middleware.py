@@ -5,16 +5,19 @@ tokens each choice and each event has; what the client did not ask for is taken 
 be scored passes untouched, byte for byte, and so does every response that is not an answer.
 """
 
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.attach import Attacher
 from server.errors import RequestError
+from server.metrics import Metrics
 from server.monitor import Monitor
 from server.selection import Selection, select
 from server.sse import EventSplitter
@@ -22,6 +25,9 @@ from server.transport import REQUEST_KEY, new_key
 
 SCORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _FIELD = "traits"
+_Value = TypeVar("_Value")
+
+logger = logging.getLogger(__name__)
 
 
 class TraitsMiddleware:
@@ -70,18 +76,17 @@ class TraitsMiddleware:
         send: Send,
     ) -> None:
         xargs = fields.get("vllm_xargs")
-        keep_token_ids = bool(fields.get("return_token_ids"))
-        choices_per_prompt = fields.get("n")
-        request = monitor.ledger.open(
-            new_key(monitor.api_process), choices_per_prompt if isinstance(choices_per_prompt, int) else 1
-        )
+        keep_token_ids = _as_vllm_reads(bool, fields.get("return_token_ids"), False)
+        request = monitor.ledger.open(new_key(monitor.api_process), _as_vllm_reads(int, fields.get("n"), 1))
         if xargs is None or isinstance(xargs, dict):
             fields["vllm_xargs"] = {**(xargs or {}), REQUEST_KEY: request.key}
-        fields["return_token_ids"] = True
+        # With token ids vLLM leaves the echoed prompt out of the text.
+        if "prompt" not in fields or not _as_vllm_reads(bool, fields.get("echo"), False):
+            fields["return_token_ids"] = True
         attacher = Attacher(request, selection, keep_token_ids=keep_token_ids, metrics=monitor.metrics)
         try:
             scope, received = _with_body(scope, fields)
-            await self._app(scope, _replay(received, receive), _AnswerRewriter(attacher, send))
+            await self._app(scope, _replay(received, receive), _AnswerRewriter(attacher, send, monitor.metrics))
         finally:
             monitor.ledger.close(request)
 
@@ -89,8 +94,9 @@ class TraitsMiddleware:
 class _AnswerRewriter:
     """A `send` that rewrites answers: a JSON body as a whole, a stream event by event, anything else not at all."""
 
-    def __init__(self, attacher: Attacher, send: Send):
+    def __init__(self, attacher: Attacher, send: Send, metrics: Metrics):
         self._attacher = attacher
+        self._metrics = metrics
         self._send = send
         self._held: Message | None = None
         self._body = b""
@@ -121,17 +127,33 @@ class _AnswerRewriter:
         self._body += message.get("body", b"")
         if message.get("more_body", False):
             return
-        body = await self._attacher.body(self._body)
+        try:
+            body = await self._attacher.body(self._body)
+        except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
+            body = self._failed(self._body)
         MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(self, message: Message, events: EventSplitter) -> None:
-        out = [await self._attacher.event(event) for event in events.feed(message.get("body", b""))]
+        body = b"".join([await self._event(event) for event in events.feed(message.get("body", b""))])
         more = message.get("more_body", False)
         if not more:
-            out.append(events.rest())
-        await self._send({"type": "http.response.body", "body": b"".join(out), "more_body": more})
+            body += events.rest()
+        if body or not more:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _event(self, event: bytes) -> bytes:
+        try:
+            return await self._attacher.event(event)
+        except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
+            return self._failed(event)
+
+    def _failed(self, answer: bytes) -> bytes:
+        """Count and log a failure of ours; return vLLM's answer as it is."""
+        self._metrics.responses_incomplete.labels("internal_error").inc()
+        logger.exception("Scores could not be attached; the answer goes out without.")
+        return answer
 
 
 def _path(scope: Scope) -> str:
@@ -175,6 +197,16 @@ def _decode(body: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _as_vllm_reads(kind: type[_Value], value: object, default: _Value) -> _Value:
+    """Return a field as vLLM's pydantic models read it ("2" is 2); what they refuse, they will refuse themselves."""
+    if value is None:
+        return default
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return default
 
 
 def _bad_request(error: RequestError) -> JSONResponse:

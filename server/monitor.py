@@ -25,4 +25,3 @@ class Monitor:
         self.api_process = api_process
         self.metrics = metrics
         self.ledger = Ledger(Counter(trait.layer for trait in traits), metrics)
-        metrics.ledger_requests.set_function(lambda: len(self.ledger))

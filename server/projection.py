@@ -23,6 +23,8 @@ def project(hidden: torch.Tensor, residual: torch.Tensor | None, vectors: torch.
         vectors: `[hidden_size, num_columns]`, float32, unit columns (a free column is zero).
         out: `[max_num_tokens, num_columns]`, float32; rows up to num_tokens are written, in the units of `hidden`.
     """
+    if hidden.shape[0] > out.shape[0]:
+        raise RuntimeError(f"a pass of {hidden.shape[0]} rows, but the tap was made for {out.shape[0]}")
     stream = hidden.float()
     if residual is not None:
         stream = stream + residual.float()

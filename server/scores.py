@@ -40,8 +40,7 @@ def summary(trait: ServedTrait, states: Float32Array, prompt_last: Float32Array)
         deviations of the baseline, null (and no spikes) for a vector without calibration.
     """
     values = states[:, trait.column].astype(np.float64)
-    values = values[~np.isnan(values)]
-    mean = float(values.mean()) if values.size else None
+    mean = None if np.isnan(values).all() else float(np.nanmean(values))
     fields: dict[str, Any] = {"layer": trait.layer, "mean": _rounded(mean), "z": None, "max_z": None}
     fields["prompt_last"] = _rounded(float(prompt_last[trait.column]))
     fields["spikes"] = []
@@ -49,7 +48,7 @@ def summary(trait: ServedTrait, states: Float32Array, prompt_last: Float32Array)
     if baseline is not None and mean is not None:
         z = (values - baseline.mean) / baseline.std
         fields["z"] = _rounded((mean - baseline.mean) / baseline.std)
-        fields["max_z"] = _rounded(float(z.max()))
+        fields["max_z"] = _rounded(float(np.nanmax(z)))
         fields["spikes"] = [
             {"start": s.start, "end": s.end, "peak_z": _rounded(s.peak_z)} for s in find_spikes(z.tolist())
         ]

@@ -4,6 +4,7 @@ The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (
 started at the baseline's own mean (0), so that one loud first token is not a spike.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ def find_spikes(
     """Return the spikes of a response, in order.
 
     Args:
-        z: z of each token state.
+        z: z of each token state; NaN, where a state is missing, ends a spike and does not count.
         threshold: the smoothed z must be above this.
         window: tokens of the smoothing.
         min_tokens: a shorter run is not a spike.
@@ -43,8 +44,10 @@ def find_spikes(
     smoothed = 0.0
     start: int | None = None
     for i, value in enumerate(z):
-        smoothed += weight * (value - smoothed)
-        if smoothed > threshold:
+        missing = math.isnan(value)
+        if not missing:
+            smoothed += weight * (value - smoothed)
+        if smoothed > threshold and not missing:
             start = i if start is None else start
         elif start is not None:
             spikes.append(Spike(start, i, max(z[start:i])))

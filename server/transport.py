@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Where a request carries its key: in vllm_xargs, which reach the worker as sampling_params.extra_args.
 REQUEST_KEY = "traitwatch"
-# A frame is dropped, and counted by the response that misses it, when a reader lags this many frames behind.
-_HIGH_WATER_MARK = 100_000
+# A frame is dropped, and counted by the response that misses it, when its reader lags this many frames behind.
+_HIGH_WATER_MARK = 10_000
 
 
 class Span(msgspec.Struct, array_like=True, frozen=True):
@@ -90,7 +90,7 @@ class Sender:
 
     def __init__(self, layers: Sequence[int]):
         self._layers = list(layers)
-        self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
+        self._queue: queue.Queue[Rows | tuple[str, str] | None] = queue.Queue(_HIGH_WATER_MARK)
         self._thread = threading.Thread(target=self._run, name="traitwatch-sender", daemon=True)
         self._thread.start()
 
@@ -99,8 +99,11 @@ class Sender:
         self._queue.put((api_process, endpoint))
 
     def send(self, rows: Rows) -> None:
-        """Queue rows; returns at once."""
-        self._queue.put(rows)
+        """Queue rows; returns at once, and drops them when the thread is hopelessly behind."""
+        try:
+            self._queue.put_nowait(rows)
+        except queue.Full:
+            logger.warning("Sending projections lags %d passes behind; rows were dropped.", _HIGH_WATER_MARK)
 
     def close(self) -> None:
         """Send what is queued and end the thread."""
@@ -120,15 +123,14 @@ class Sender:
                 socket.connect(endpoint)
                 sockets[api_process] = socket
                 continue
-            if item.ready is not None:
-                item.ready.synchronize()
-            for api_process, frame in _frames(self._layers, item):
-                try:
+            try:
+                if item.ready is not None:
+                    item.ready.synchronize()
+                for api_process, frame in _frames(self._layers, item):
                     sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
-                except KeyError:
-                    logger.warning("Rows for an unknown API process %r were dropped.", api_process)
-                except zmq.Again:
-                    logger.warning("API process %r does not read its rows; a frame was dropped.", api_process)
+            except Exception:
+                # One bad pass must not end the monitoring of all that follow.
+                logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
         for socket in sockets.values():
             socket.close()
         context.term()

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
+import vllm.envs as envs
 from vllm.config import ModelConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -35,10 +36,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         ConfigError: the vectors do not fit the model, or options of vLLM's stand in the way.
     """
     _check_plugin()
-    if args.worker_cls != "auto":
-        raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
-    if args.headless or getattr(args, "grpc", False):
-        raise ConfigError("--headless and --grpc have no HTTP responses to attach scores to; leave them out.")
+    _refuse_unsupported(args)
     cli_env_setup()
     configure_logging_from_args(args)
     args.model = args.model_tag or args.model
@@ -48,6 +46,29 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits)}
     setattr(args, SETTINGS_ATTRIBUTE, settings)
     ServeSubcommand.cmd(args)
+
+
+def _refuse_unsupported(args: Namespace) -> None:
+    """Refuse what would serve unscored, or with rows that the tap cannot place."""
+    if args.worker_cls != "auto":
+        raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
+    if args.headless or args.grpc or envs.VLLM_USE_RUST_FRONTEND:
+        raise ConfigError(
+            "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
+            "leave them out."
+        )
+    if args.speculative_config is not None:
+        raise ConfigError("--speculative-config: rows of rejected tokens are not told apart yet; leave it out.")
+    if args.enable_dbo or args.prefill_context_parallel_size > 1:
+        raise ConfigError(
+            "--enable-dbo and --prefill-context-parallel-size split a pass into several, which the tap does not "
+            "follow; leave them out."
+        )
+    if envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION:
+        raise ConfigError(
+            "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION changes the request ids that tell a response's choices apart; "
+            "unset it."
+        )
 
 
 def _model_config(args: Namespace) -> ModelConfig:

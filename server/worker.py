@@ -4,6 +4,7 @@ After each forward pass it asks which rows belong to which request, keeps those 
 the requests that carry a key, and hands them to the sender. Hidden states never leave the device.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from server.config import CONFIG_KEY
 from server.errors import LayoutError
 from server.rows import BatchLayout, ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
-from server.transport import REQUEST_KEY, Rows, Sender
+from server.transport import REQUEST_KEY, Rows, Sender, api_process_of
 from server.vllm_private import LayoutReader, layer_modules, layout_reader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
+
+logger = logging.getLogger(__name__)
 
 
 class TraitWorker(PlatformWorker):  # type: ignore[misc]
@@ -34,6 +37,8 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         """Load the model, then tap it: before profiling and compilation, so that the hooks are traced."""
         super().load_model(load_dummy_weights=load_dummy_weights)
         self._requests: dict[str, ScoredRequest] = {}
+        self._api_processes: set[str] = set()
+        self._failed = False
         self._sender = None
         self._read_layout = layout_reader(self.model_runner)
         self._tap = self._make_tap()
@@ -42,7 +47,6 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         config = self.vllm_config.additional_config[CONFIG_KEY]
         if config["tap"] != TAP_VERSION:
             raise LayoutError(f"configuration is of tap {config['tap']}, the worker of {TAP_VERSION}; install one.")
-        _refuse_unsupported(self.vllm_config)
         model_config = self.vllm_config.model_config
         num_layers = model_config.get_total_num_hidden_layers()
         layers, norm = layer_modules(self.model_runner.get_model(), num_layers)
@@ -63,6 +67,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         if self._sender is None:
             self._sender = Sender(self._tap.layers)
         self._sender.connect(api_process, endpoint)
+        self._api_processes.add(api_process)
 
     def traitwatch_load(self, layer: int, directions: bytes, num_traits: int) -> None:
         """Make `directions` the vectors of `layer` (called by `collective_rpc`).
@@ -79,9 +84,15 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run the pass, then send the projections of the scored requests' rows."""
         output = super().execute_model(scheduler_output)
-        self._track(scheduler_output)
-        if self._sender is not None and self._requests and scheduler_output.total_num_scheduled_tokens:
-            self._send(self._read_layout(self.model_runner, scheduler_output))
+        try:
+            self._track(scheduler_output)
+            if self._sender is not None and self._requests and scheduler_output.total_num_scheduled_tokens:
+                self._send(self._read_layout(self.model_runner, scheduler_output))
+        except Exception:
+            # A monitoring failure must not end the engine; it is told once, and its responses are incomplete.
+            if not self._failed:
+                logger.exception("The projections of a pass could not be read; there may be more such passes.")
+            self._failed = True
         return output
 
     def _track(self, scheduler_output: Any) -> None:
@@ -91,7 +102,10 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         for new in scheduler_output.scheduled_new_reqs:
             extra_args = new.sampling_params.extra_args if new.sampling_params else None
             key = extra_args.get(REQUEST_KEY) if extra_args else None
-            if isinstance(key, str) and new.req_id not in self._requests:
+            # A key of no API process is a client's own invention.
+            if not isinstance(key, str) or api_process_of(key) not in self._api_processes:
+                continue
+            if new.req_id not in self._requests:
                 self._requests[new.req_id] = ScoredRequest(key, _prompt_len(new))
 
     def _send(self, layout: BatchLayout) -> None:
@@ -127,8 +141,3 @@ def _max_tokens(vllm_config: Any) -> int:
     """Return the most rows a forward pass can have: the scheduler's budget or the largest padded graph."""
     captured = vllm_config.compilation_config.max_cudagraph_capture_size or 0
     return max(int(vllm_config.scheduler_config.max_num_batched_tokens), int(captured))
-
-
-def _refuse_unsupported(vllm_config: Any) -> None:
-    if vllm_config.parallel_config.enable_dbo:
-        raise LayoutError("--enable-dbo splits a batch into two passes, which the tap does not follow; leave it off.")

@@ -117,6 +117,12 @@ def test_a_worker_class_of_somebody_elses(model: Path, tmp_path: Path) -> None:
     assert "brings its own worker class" in error
 
 
+def test_what_the_tap_does_not_follow(model: Path, tmp_path: Path) -> None:
+    vector_file(tmp_path)
+    speculation = '{"method": "ngram", "num_speculative_tokens": 2}'
+    assert "--speculative-config" in refusal(model, "--traits", tmp_path, "--speculative-config", speculation)
+
+
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     vector_file(tmp_path)
     assert "no-such-model" in refusal(tmp_path / "no-such-model", "--traits", tmp_path)

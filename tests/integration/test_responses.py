@@ -111,6 +111,16 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
         assert _without_identity(our_part) == _without_identity(their_part)
 
 
+def test_an_echoed_prompt_is_scored_and_stays_in_the_text(eager: Server, plain: Server) -> None:
+    ours = _post(eager, "/v1/completions", {**COMPLETION, "echo": True, "traits": True}).json()
+    theirs = _post(plain, "/v1/completions", {**COMPLETION, "echo": True}).json()
+    choice = ours["choices"][0]
+    assert choice["text"] == theirs["choices"][0]["text"]
+    assert choice["text"].startswith(COMPLETION["prompt"])
+    assert choice["traits_complete"] is True
+    assert len(choice["traits"]["paternalism"]["tokens"]) == ours["usage"]["completion_tokens"]
+
+
 def test_the_client_that_asks_for_token_ids_keeps_them(eager: Server) -> None:
     answer = _post(eager, "/v1/chat/completions", {**CHAT, "traits": True, "return_token_ids": True}).json()
     assert len(answer["choices"][0]["token_ids"]) == len(answer["choices"][0]["traits"]["paternalism"]["tokens"])

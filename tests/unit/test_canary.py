@@ -45,12 +45,13 @@ async def test_a_living_tap_passes(monitor: Monitor) -> None:
     ("rows", "says"),
     [
         ([], "no projection of it came"),
-        ([[1, 0], [2, 0], [3, 0], [4, 0]], "every projection is zero for other"),
+        ([[1, 0], [2, 0], [3, 0], [4, 0]], r"projections of other \(layer 2\) do not move"),
+        ([[1, 5], [2, 7], [3, 7], [4, 7]], r"projections of other \(layer 2\) do not move"),
         ([[1, 2], [3, float("nan")], [5, 6], [7, 8]], "not finite for other"),
         ([[1, 2], [3, float("inf")], [5, 6], [7, 8]], "not finite for other"),
         ([[1, 2], [3, 4]], "missing"),
     ],
-    ids=["silent", "dead", "nan", "inf", "too few"],
+    ids=["silent", "dead", "dead after the prompt", "nan", "inf", "too few"],
 )
 async def test_anything_else_refuses_to_start(monitor: Monitor, rows: list[list[float]], says: str) -> None:
     with pytest.raises(CanaryError, match=says):

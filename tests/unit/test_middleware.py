@@ -28,6 +28,7 @@ class App:
         self.status = status
         self.rows = rows
         self.monitor: Monitor | None = None
+        self.req_id = "chatcmpl-1-2"
         self.body = b""
         self.error: Exception | None = None
 
@@ -43,7 +44,7 @@ class App:
         if self.rows and self.monitor is not None:
             key = json.loads(self.body)["vllm_xargs"][REQUEST_KEY]
             data = b"".join(float_bytes(value) for value in range(self.rows))
-            self.monitor.ledger.deliver(Frame([2], [Span(key, "chatcmpl-1-2", -1, self.rows)], data))
+            self.monitor.ledger.deliver(Frame([2], [Span(key, self.req_id, -1, self.rows)], data))
         headers = [(b"content-type", self.media_type.encode()), (b"x-test", b"1")]
         if self.media_type == "application/json":
             headers.append((b"content-length", str(sum(map(len, self.pieces))).encode()))
@@ -193,6 +194,57 @@ async def test_an_answer_without_token_ids_is_not_called_complete(
     choice = json.loads((await call(app, monitor, b"{}" + b" " * 9)).body)["choices"][0]
     assert choice["traits_complete"] is False
     labels = {"reason": "token_count_unknown"}
+    assert registry.get_sample_value("traitwatch_responses_incomplete_total", labels) == 1
+
+
+COMPLETIONS = "/v1/completions"
+
+
+async def test_an_echoed_prompt_is_kept_and_the_tokens_are_counted_from_the_usage(monitor: Monitor) -> None:
+    """vLLM leaves an echoed prompt out when it is asked for token ids."""
+    answer = {"choices": [{"index": 0, "token_ids": None, "text": "x"}], "usage": {"completion_tokens": 3}}
+    app = App([json.dumps(answer).encode()], rows=3)
+    result = await call(app, monitor, b'{"prompt": "p", "echo": true}', COMPLETIONS)
+    assert "return_token_ids" not in json.loads(app.body)
+    choice = json.loads(result.body)["choices"][0]
+    assert choice["traits"]["paternalism"]["tokens"] == [1.0, 2.0, None]
+    assert choice["traits_complete"] is True
+
+
+async def test_n_is_read_as_vllm_reads_it(monitor: Monitor) -> None:
+    """A lenient "2" makes prompt 1's first choice the third of the response, not the second."""
+    choices = [{"index": i, "token_ids": [5, 6], "text": "x"} for i in range(4)]
+    app = App([json.dumps({"choices": choices}).encode()], rows=2)
+    app.req_id = "cmpl-id-1-random"
+    result = await call(app, monitor, b'{"prompt": ["p", "q"], "n": "2"}', COMPLETIONS)
+    complete = [choice["traits_complete"] for choice in json.loads(result.body)["choices"]]
+    assert complete == [False, False, True, False]
+
+
+async def test_events_that_exist_for_their_token_ids_alone_are_not_sent(monitor: Monitor) -> None:
+    """vLLM sends them while a tool parser makes up its mind; without token ids it sends nothing."""
+    silent = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":null,"token_ids":[6]}]}\n\n'
+    stream = [chunk("a", [5]), silent, silent, chunk("b", [7]), chunk("", [8], "stop")]
+    app = App(stream, "text/event-stream", rows=5)
+    parts = [event["choices"][0] for event in (await call(app, monitor, b'{"stream": true}')).events]
+    assert [part["delta"] for part in parts] == [{"content": "a"}, {"content": "b"}, {"content": ""}]
+    tokens = [t for part in parts for t in part.get("traits", {}).get("paternalism", {}).get("tokens", [])]
+    assert tokens == [1.0, 2.0, 3.0, 4.0, None]
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/event-stream"])
+async def test_a_failure_of_ours_leaves_vllms_answer(
+    monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, media_type: str
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("server.attach.summary", broken)
+    answer = json.dumps(ANSWER).encode() if media_type == "application/json" else chunk("a", [5], "stop")
+    result = await call(App([answer], media_type, rows=3), monitor, b'{"messages": []}')
+    assert result.messages[0]["status"] == 200
+    assert result.body == answer
+    labels = {"reason": "internal_error"}
     assert registry.get_sample_value("traitwatch_responses_incomplete_total", labels) == 1
 
 

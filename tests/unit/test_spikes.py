@@ -26,6 +26,12 @@ def test_spikes_are_those_of_the_definition(z: list[float], threshold: float, wi
         assert spike.peak_z == max(z[spike.start : spike.end])
 
 
+def test_a_missing_state_ends_a_spike_and_keeps_places() -> None:
+    missing = float("nan")
+    z = [6.0] * 6 + [missing] + [6.0] * 4
+    assert [(s.start, s.end) for s in find_spikes(z, threshold=2, window=3, min_tokens=2)] == [(0, 6), (7, 11)]
+
+
 def test_one_loud_token_is_not_a_spike() -> None:
     assert find_spikes([0, 0, 8, 0, 0, 0]) == []
 

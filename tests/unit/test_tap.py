@@ -91,6 +91,12 @@ def test_the_sum_is_taken_in_float32() -> None:
     assert out[0, 0] == 257.0
 
 
+def test_more_rows_than_the_buffer_holds_are_refused() -> None:
+    """torch.mm would grow a view of the buffer instead, and the rows would be read from the wrong place."""
+    with pytest.raises(RuntimeError, match="5 rows"):
+        torch.ops.traitwatch.project(torch.ones(5, HIDDEN), None, torch.ones(HIDDEN, 1), torch.zeros(4, 1))
+
+
 def test_what_is_read_does_not_change_with_the_next_pass() -> None:
     model = Model()
     tap = tapped(model)
