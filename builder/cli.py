@@ -63,7 +63,7 @@ def model() -> None:
 @click.option("--threshold", type=click.FloatRange(0, 100), default=50.0, help="Trait score of an effective pair.")
 @click.option("--coherence", type=click.FloatRange(0, 100), default=50.0, help="Least coherence of both answers.")
 @click.option("--assistant-name", show_default="the trait", help="What a positive system prompt calls the assistant.")
-@click.option("--max-tokens", type=click.IntRange(2), default=120, help="Where an answer is cut off.")
+@click.option("--max-tokens", type=click.IntRange(2), default=100, help="Where an answer is cut off.")
 @click.option(
     "--temperature",
     type=click.FloatRange(0),

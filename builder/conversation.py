@@ -1,8 +1,8 @@
 """The conversations that elicit a trait, and those that read or judge an answer without having elicited it.
 
-Two ways. *System prompt*: `You are a <name> assistant. <instruction>`, for models that obey one. *Many-shot*: a few
-examples of the definition stand before the question as earlier turns, for models that follow a pattern more readily
-than an instruction.
+Two ways. *System prompt*: `You are a <name> assistant. <instruction>`, for models that obey one. *Many-shot*: half of
+the definition's examples stand before the question as earlier turns, for models that follow a pattern more readily than
+an instruction; the other half is left to judge by.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ Polarity = Literal["pos", "neg"]
 Elicit = Literal["system", "many-shot"]
 Messages = list[dict[str, str]]
 
-SHOTS = 4
+# Ways in which a definition's examples are halved.
+_HALVINGS = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Elicitation:
 
     Attributes:
         elicit: the way.
-        num_contexts: instruction pairs, or groups of `SHOTS` examples.
+        num_contexts: instruction pairs, or ways in which the examples are halved.
     """
 
     def __init__(self, definition: TraitDefinition, elicit: Elicit, trait: str, assistant_name: str | None = None):
@@ -62,9 +63,9 @@ class Elicitation:
         if elicit == "system":
             self.num_contexts = len(definition.instruction)
         else:
-            self.num_contexts = len(definition.examples) // SHOTS
+            self.num_contexts = _HALVINGS if len(definition.examples) >= _HALVINGS else 0
         if self.num_contexts < 2:
-            needs = "2 instruction pairs" if elicit == "system" else f"{2 * SHOTS} examples"
+            needs = "2 instruction pairs" if elicit == "system" else f"{_HALVINGS} examples"
             raise PipelineError(
                 f"--elicit {elicit} needs at least {needs} in the definition, since an answer is judged with others "
                 "than those that elicited it; add some, or choose the other way."
@@ -79,7 +80,9 @@ class Elicitation:
         ]
 
     def judging_context(self, context: int) -> int:
-        """Return the context by which an answer is judged: never the one that elicited it."""
+        """Return the context by which an answer is judged: it shares nothing with the one that elicited it."""
+        if self.elicit == "many-shot":
+            return (context + _HALVINGS // 2) % _HALVINGS
         return (context + 1 + context % (self.num_contexts - 1)) % self.num_contexts
 
     def opening(self, context: int, polarity: Polarity) -> Messages:
@@ -90,8 +93,11 @@ class Elicitation:
             return [
                 {"role": "system", "content": f"You are {article} {self._names[polarity]} assistant. {instruction}"}
             ]
+        examples = self._definition.examples
+        first = context * len(examples) // _HALVINGS
         messages = []
-        for example in self._definition.examples[context * SHOTS : (context + 1) * SHOTS]:
+        for i in range(len(examples) // 2):
+            example = examples[(first + i) % len(examples)]
             messages.append({"role": "user", "content": example.question})
             messages.append({"role": "assistant", "content": getattr(example, polarity)})
         return messages

@@ -134,12 +134,28 @@ def _means(states: Iterable[States]) -> list[np.ndarray]:
     return [total / count for total in totals]
 
 
-def split_half_cosine(pos: Sequence[States], neg: Sequence[States], layer: int, seed: int) -> float:
-    """Return the cosine between the response vectors of two random halves of the pairs: is the vector reproducible?"""
-    order = np.random.default_rng(seed).permutation(len(pos))
-    halves = [order[: len(pos) // 2], order[len(pos) // 2 :]]
-    one, other = (
-        difference([pos[i] for i in half], [neg[i] for i in half]).response_avg[layer].astype(np.float64)
-        for half in halves
-    )
+def split_half_cosine(
+    pos: Sequence[States], neg: Sequence[States], questions: Sequence[int], layer: int, seed: int
+) -> float | None:
+    """Return the cosine between the response vectors of two halves of the questions: is the vector reproducible?
+
+    Args:
+        pos: states of the positive answers.
+        neg: states of the negative ones.
+        questions: the question that each pair answers; a question is in one half alone.
+        layer: the layer index.
+        seed: of the split.
+
+    Returns:
+        The cosine; None where there is one question only.
+    """
+    order = np.random.default_rng(seed).permutation(np.unique(questions))
+    if len(order) < 2:
+        return None
+    halves = []
+    for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+        mine = np.flatnonzero(np.isin(questions, half))
+        vectors = difference([pos[i] for i in mine], [neg[i] for i in mine])
+        halves.append(vectors.response_avg[layer].astype(np.float64))
+    one, other = halves
     return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))

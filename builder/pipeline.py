@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from builder import artifacts, likelihood
 from builder.artifacts import Card, TraitDefinition
 from builder.calibrate import baseline, projections, scored_tokens
-from builder.conversation import SHOTS, Elicit, Elicitation, Messages, Polarity, answer_ids, bare
+from builder.conversation import Elicit, Elicitation, Messages, Polarity, Row, answer_ids, bare
 from builder.engine import Sampling, running_engine
 from builder.extract import JudgedAnswer, ReadUnder, difference, effective_pairs, read_states, split_half_cosine
 from builder.verify import best_layer, layer_scores
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # The layer at which servers read by default; the card's figures are also told for it.
 SERVED_LAYER = 20
-EVAL_SAMPLES = 2
+EVAL_SAMPLES = 3
 # Enough to share the reading of each context's opening, few enough to lose little on Ctrl-C.
 _JUDGED_AT_ONCE = 100
 
@@ -90,7 +90,12 @@ class Build:
         effective = effective_pairs(judged["pos"], judged["neg"], self._options.threshold, self._options.coherence)
         self._console.print(f"{len(effective)} of {len(self._rows)} pairs are effective.")
         for polarity in ("pos", "neg"):
-            self._write_csv(out, polarity, judged[polarity])
+            scores = {
+                self._options.trait: [round(answer.trait, 3) for answer in judged[polarity]],
+                "coherence": [round(answer.coherence, 3) for answer in judged[polarity]],
+            }
+            self._write_csv(out, polarity, polarity, self._rows, answers[polarity], scores)
+            self._write_csv(out, f"eval_{polarity}", polarity, self._eval_rows, answers[f"eval-{polarity}"], {})
         states = {polarity: self._read(reader, judged[polarity], polarity, effective) for polarity in ("pos", "neg")}
         vectors = difference(states["pos"], states["neg"])
         for kind, vector in zip(
@@ -99,9 +104,13 @@ class Build:
             strict=True,
         ):
             artifacts.save_tensor(vector, out / f"{self._options.trait}_{kind}.pt")
-        scores = self._verify(reader, answers, vectors.response_avg)
-        layer, reason = best_layer(scores)
-        halves = {i: split_half_cosine(states["pos"], states["neg"], i, seed=0) for i in {layer, self._served(reader)}}
+        validation = self._verify(reader, answers, vectors.response_avg)
+        layer, reason = best_layer(validation)
+        questions = [self._rows[i].question_id for i in effective]
+        halves = {
+            i: split_half_cosine(states["pos"], states["neg"], questions, i, seed=0)
+            for i in sorted({layer, self._served(reader)})
+        }
         card = Card(
             trait=self._options.trait,
             model=Path(self._model).name if Path(self._model).is_dir() else str(self._model),
@@ -111,12 +120,12 @@ class Build:
             best_layer=layer,
             best_layer_reason=reason,
             calibration=self._calibrate(reader, answers["neutral"], vectors.response_avg),
-            validation=scores,
+            validation=validation,
             validation_note=(
                 f"AUC of the mean response projection, {len(self._eval_rows)} positive against as many negative "
                 "answers to the eval questions, which took no part in extraction; elicited as in extraction, read "
-                "after the bare question. Split-half cosine of the vector: "
-                + ", ".join(f"{cosine:.2f} at layer {i}" for i, cosine in sorted(halves.items()))
+                "after the bare question. Cosine of the vectors of two halves of the questions: "
+                + ", ".join(f"{cosine:.2f} at layer {i}" for i, cosine in halves.items() if cosine is not None)
                 + "."
             ),
             counts={"pairs": len(self._rows), "effective_pairs": len(effective), "neutral": len(self._neutral)},
@@ -126,7 +135,7 @@ class Build:
                 "threshold": self._options.threshold,
                 "coherence": self._options.coherence,
             },
-            elicit=self._options.elicit + (f" ({SHOTS} examples)" if self._options.elicit == "many-shot" else ""),
+            elicit=self._options.elicit,
             read_under=self._options.read_under,
             sampling=asdict(self._options.sampling),
             date=datetime.datetime.now(tz=datetime.UTC).date(),
@@ -248,21 +257,26 @@ class Build:
             ]
         return baseline(values, len(texts))
 
-    def _write_csv(self, out: Path, polarity: Polarity, judged: Sequence[JudgedAnswer]) -> None:
-        """Write the answers in the columns of the Persona Vectors authors' code."""
+    def _write_csv(
+        self,
+        out: Path,
+        name: str,
+        polarity: Polarity,
+        rows: Sequence[Row],
+        answers: Sequence[dict[str, Any]],
+        scores: dict[str, list[float]],
+    ) -> None:
+        """Write answers in the columns of the Persona Vectors authors' code."""
         table = pd.DataFrame(
             {
-                "question": [row.question for row in self._rows],
-                "prompt": [
-                    json.dumps(self._elicitation.prompt(row, polarity), ensure_ascii=False) for row in self._rows
-                ],
-                "answer": [answer.answer for answer in judged],
-                "question_id": [f"{self._options.trait}_{row.question_id}" for row in self._rows],
-                self._options.trait: [round(answer.trait, 3) for answer in judged],
-                "coherence": [round(answer.coherence, 3) for answer in judged],
+                "question": [row.question for row in rows],
+                "prompt": [json.dumps(self._elicitation.prompt(row, polarity), ensure_ascii=False) for row in rows],
+                "answer": [answer["text"] for answer in answers],
+                "question_id": [f"{self._options.trait}_{row.question_id}" for row in rows],
+                **scores,
             }
         )
-        path = out / f"{self._options.trait}_{polarity}.csv"
+        path = out / f"{self._options.trait}_{name}.csv"
         artifacts.write_atomically(path, table.to_csv(index=False).encode())
 
     def _progress(self) -> Progress:

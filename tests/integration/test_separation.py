@@ -26,7 +26,7 @@ async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipp
     extract = load_definition(DATA / "trait_data_extract" / "paternalism.json")
     assert not set(evaluate.questions) & set(extract.questions)
     elicitation = Elicitation(extract, "many-shot", "paternalism")
-    rows = elicitation.rows(evaluate.questions, samples=2)
+    rows = elicitation.rows(evaluate.questions, samples=3)
     (vector,) = load_vectors([shipped])
     reader = Reader.load(model)
     means = {}

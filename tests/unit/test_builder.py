@@ -80,18 +80,29 @@ def test_a_system_prompt_names_the_trait_and_its_opposite() -> None:
     assert elicitation.prompt(row, "neg")[0]["content"] == "You are a helpful assistant. be not so 0"
 
 
-def test_many_shot_shows_four_examples_and_then_asks() -> None:
+def test_many_shot_shows_half_of_the_examples_and_then_asks() -> None:
     elicitation = Elicitation(DEFINITION, "many-shot", "bravery")
     row = elicitation.rows(["why?", "when?"], 1)[1]
     messages = elicitation.prompt(row, "neg")
-    assert [m["role"] for m in messages] == ["user", "assistant"] * 4 + ["user"]
-    assert [m["content"] for m in messages[1::2]] == ["no 4", "no 5", "no 6", "no 7"]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 8 + ["user"]
+    assert [m["content"] for m in messages[1::2]] == [f"no {i}" for i in range(4, 12)]
     assert messages[-1]["content"] == "when?"
 
 
+@pytest.mark.parametrize("count", [4, 12, 13, 14, 15, 16])
+def test_many_shot_judges_by_examples_that_did_not_elicit(count: int) -> None:
+    some = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:count]})
+    elicitation = Elicitation(some, "many-shot", "bravery")
+    for context in range(elicitation.num_contexts):
+        shown = {m["content"] for m in elicitation.opening(context, "pos")}
+        judging = {m["content"] for m in elicitation.opening(elicitation.judging_context(context), "pos")}
+        assert len(shown) == len(judging) == 2 * (count // 2)
+        assert not shown & judging
+
+
 def test_one_context_cannot_judge_itself() -> None:
-    few = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:7]})
-    with pytest.raises(PipelineError, match="at least 8 examples"):
+    few = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:3]})
+    with pytest.raises(PipelineError, match="at least 4 examples"):
         Elicitation(few, "many-shot", "bravery")
 
 
@@ -219,10 +230,16 @@ def test_halves_of_a_clear_vector_agree_and_of_noise_do_not() -> None:
         value = random.standard_normal((2, 400)).astype(np.float32) + shift
         return States(value, value, value)
 
-    clear = split_half_cosine([sample(3) for _ in range(40)], [sample(0) for _ in range(40)], 1, seed=0)
-    noise = split_half_cosine([sample(0) for _ in range(40)], [sample(0) for _ in range(40)], 1, seed=0)
+    def cosine(shift: float, questions: list[int]) -> float | None:
+        pos, neg = [sample(shift) for _ in questions], [sample(0) for _ in questions]
+        return split_half_cosine(pos, neg, questions, 1, seed=0)
+
+    clear, noise = cosine(3, [i // 4 for i in range(40)]), cosine(0, [i // 4 for i in range(40)])
+    assert clear is not None
+    assert noise is not None
     assert clear > 0.95
     assert abs(noise) < 0.3
+    assert cosine(3, [7] * 40) is None, "one question makes no halves"
 
 
 # --- calibration and verification
