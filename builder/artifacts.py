@@ -1,4 +1,4 @@
-"""The files that builder and server share: persona vectors (`.pt`), cards and trait definitions (`.json`).
+"""The files that builder and server share: persona vectors (`.pt`) and their cards (`.json`).
 
 A directory of vectors holds, per trait, `<trait>_response_avg_diff.pt` (what is served), its two siblings
 `<trait>_prompt_avg_diff.pt` and `<trait>_prompt_last_diff.pt`, and the card `<trait>.json`. The names and the
@@ -9,27 +9,24 @@ a card is usable, but uncalibrated: its projections have no z.
 import datetime
 import hashlib
 import io
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from builder.errors import ArtifactError
+from builder.files import read_json, write_atomically
 
 RESPONSE_AVG = "response_avg_diff"
 PROMPT_AVG = "prompt_avg_diff"
 PROMPT_LAST = "prompt_last_diff"
 KINDS = (PROMPT_AVG, RESPONSE_AVG, PROMPT_LAST)
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _TRAIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -44,48 +41,6 @@ def check_trait_name(name: str) -> str:
             "starting with a letter or digit."
         )
     return name
-
-
-class InstructionPair(BaseModel):
-    """Two system instructions that differ in the trait alone."""
-
-    model_config = ConfigDict(extra="forbid")
-    pos: str = Field(min_length=1)
-    neg: str = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _differ(self) -> "InstructionPair":
-        if self.pos.strip() == self.neg.strip():
-            raise ValueError("the positive and the negative instruction are the same text")
-        return self
-
-
-class Example(BaseModel):
-    """One many-shot example: a question with an answer that shows the trait and one that does not."""
-
-    model_config = ConfigDict(extra="forbid")
-    question: str = Field(min_length=1)
-    pos: str = Field(min_length=1)
-    neg: str = Field(min_length=1)
-
-
-class TraitDefinition(BaseModel):
-    """A trait, as the pipeline needs it: one file of `trait_data_extract/` or `trait_data_eval/`."""
-
-    model_config = ConfigDict(extra="forbid")
-    instruction: list[InstructionPair] = Field(min_length=1)
-    questions: list[str] = Field(min_length=1)
-    eval_prompt: str
-    examples: list[Example] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _usable(self) -> "TraitDefinition":
-        for placeholder in ("{question}", "{answer}"):
-            if placeholder not in self.eval_prompt:
-                raise ValueError(f"eval_prompt lacks the placeholder {placeholder}")
-        if len({q.strip() for q in self.questions}) != len(self.questions):
-            raise ValueError("two of the questions are the same")
-        return self
 
 
 class LayerCalibration(BaseModel):
@@ -197,43 +152,9 @@ def vector_sha256(vector: Float32Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
 
 
-def _read_model(path: Path, kind: type[ModelT]) -> ModelT:
-    """Read the JSON file `path` as a `kind`, or raise `ArtifactError` with every problem and its place."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors(include_url=False)
-        )
-        raise ArtifactError(f"{path} is not a valid {kind.__name__}: {problems}.") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def load_definition(path: Path) -> TraitDefinition:
-    """Read a trait definition; raise `ArtifactError` where it is missing or malformed."""
-    return _read_model(path, TraitDefinition)
-
-
 def load_card(path: Path) -> Card:
     """Read a card; raise `ArtifactError` where it is missing or malformed."""
-    return _read_model(path, Card)
+    return read_json(path, Card)
 
 
 def save_card(card: Card, path: Path) -> None:

@@ -100,7 +100,8 @@ def build(
         traitwatch build paternalism --model "$(traitwatch model)" --elicit many-shot --out vectors
         traitwatch serve "$(traitwatch model)" --traits vectors/SmolLM2-135M-Instruct
     """
-    from builder.artifacts import check_trait_name, load_definition
+    from builder.artifacts import check_trait_name
+    from builder.definitions import load_definition
 
     check_trait_name(trait)
     extract = load_definition(_definition_file(definition, "trait_data_extract", trait))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from builder.artifacts import TraitDefinition
+from builder.definitions import TraitDefinition
 from builder.errors import PipelineError
 
 Polarity = Literal["pos", "neg"]

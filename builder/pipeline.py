@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from builder import artifacts, likelihood
-from builder.artifacts import Card, TraitDefinition
+from builder.artifacts import Card
 from builder.calibrate import baseline, projections, scored_tokens
 from builder.conversation import Elicit, Elicitation, Messages, Polarity, Row, answer_ids, bare
+from builder.definitions import TraitDefinition
 from builder.engine import Sampling, running_engine
 from builder.extract import JudgedAnswer, ReadUnder, difference, effective_pairs, read_states, split_half_cosine
+from builder.files import write_atomically
 from builder.verify import best_layer, layer_scores
 from builder.worklog import Worklog, model_fingerprint
 
@@ -277,7 +279,7 @@ class Build:
             }
         )
         path = out / f"{self._options.trait}_{name}.csv"
-        artifacts.write_atomically(path, table.to_csv(index=False).encode())
+        write_atomically(path, table.to_csv(index=False).encode())
 
     def _progress(self) -> Progress:
         return Progress(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from builder.artifacts import write_atomically
+from builder.files import write_atomically
 
 Item = dict[str, Any]
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from builder import artifacts
-from builder.artifacts import Calibration, Card, LayerCalibration, load_definition, load_vector, load_vectors
+from builder.artifacts import Calibration, Card, LayerCalibration, load_vector, load_vectors
+from builder.definitions import load_definition
 from builder.errors import ArtifactError
+from builder.files import write_atomically
 
 VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 TODAY = datetime.date(2026, 1, 2)
@@ -156,10 +158,10 @@ def test_names_that_are_no_trait_names(name: str) -> None:
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    artifacts.write_atomically(path, b"old")
+    write_atomically(path, b"old")
     monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        artifacts.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from builder.artifacts import Example, InstructionPair, TraitDefinition
 from builder.calibrate import baseline, projections, scored_tokens
 from builder.conversation import Elicitation
+from builder.definitions import Example, InstructionPair, TraitDefinition
 from builder.errors import PipelineError
 from builder.extract import JudgedAnswer, difference, effective_pairs, split_half_cosine
 from builder.likelihood import LikelihoodJudge, coherence, posterior, repetition
