@@ -83,6 +83,8 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run the pass, then send the projections of the scored requests' rows."""
+        if current_platform.is_cpu():
+            _drop_fatal_seeds(scheduler_output)
         output = super().execute_model(scheduler_output)
         try:
             self._track(scheduler_output)
@@ -129,6 +131,23 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             assert self._sender is not None
             self._sender.close()
         super().shutdown()
+
+
+def _drop_fatal_seeds(scheduler_output: Any) -> None:
+    """Take the seed from new requests whose prompt is prefilled in chunks.
+
+    vLLM rewinds the generator of a seeded request after each chunk but the last, which a CPU generator cannot do
+    ("CPU Generator does not use offset"): the engine would end, with every other request in it.
+    """
+    for new in scheduler_output.scheduled_new_reqs:
+        params = new.sampling_params
+        if params is None or params.seed is None:
+            continue
+        if new.num_computed_tokens + scheduler_output.num_scheduled_tokens[new.req_id] < _prompt_len(new):
+            logger.warning(
+                "The seed of request %s is not used: vLLM cannot on a CPU with so long a prompt.", new.req_id
+            )
+            params.seed = None
 
 
 def _prompt_len(new: Any) -> int:

@@ -16,6 +16,10 @@ PROBE_LAYERS = (1, 10, 20, 30)
 ENGINE_LAYER_OPTIONS = [option for layer in PROBE_LAYERS for option in ("--traits-layer", f"probe{layer}={layer}")]
 
 
+# A budget below the longest prompts, so that they are prefilled in chunks.
+ENGINE_OPTIONS = ["--enforce-eager", "--max-num-batched-tokens", "128", "--max-num-seqs", "64"]
+
+
 @pytest.fixture(scope="session")
 def model() -> Path:
     return embedded_model()
@@ -54,11 +58,11 @@ def reference(model: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def eager(model: Path, probes: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose default is off, so that each test asks for what it tests."""
+    """A server whose default is off, so that each test asks for what it tests; it prefills long prompts in chunks."""
     command = traitwatch(
         "serve", model, "--traits", probes, "--traits", shipped, *ENGINE_LAYER_OPTIONS, "--traits-default", "off"
     )
-    with serving([*command, "--enforce-eager"], tmp_path_factory.mktemp("eager") / "server.log") as server:
+    with serving([*command, *ENGINE_OPTIONS], tmp_path_factory.mktemp("eager") / "server.log") as server:
         yield server
 
 
@@ -66,5 +70,5 @@ def eager(model: Path, probes: Path, shipped: Path, tmp_path_factory: pytest.Tem
 def plain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """vLLM's own server on the same model."""
     log = tmp_path_factory.mktemp("plain") / "server.log"
-    with serving(plain_vllm(model, "--enforce-eager"), log) as server:
+    with serving(plain_vllm(model, *ENGINE_OPTIONS), log) as server:
         yield server

@@ -121,6 +121,16 @@ def test_an_echoed_prompt_is_scored_and_stays_in_the_text(eager: Server, plain: 
     assert len(choice["traits"]["paternalism"]["tokens"]) == ours["usage"]["completion_tokens"]
 
 
+def test_a_seeded_request_with_a_long_prompt_does_not_end_the_engine(eager: Server) -> None:
+    """On a CPU vLLM's engine would end: its prompt is prefilled in chunks."""
+    long = [{"role": "user", "content": "Say something about the sea, the wind and the weather. " * 40}]
+    body = {**CHAT, "messages": long, "temperature": 0.8, "seed": 7, "traits": True}
+    answer = _post(eager, "/v1/chat/completions", body).json()
+    assert answer["usage"]["prompt_tokens"] > 256
+    assert answer["choices"][0]["traits_complete"] is True
+    assert _post(eager, "/v1/chat/completions", {**CHAT, "seed": 7, "temperature": 0.8}).status_code == 200
+
+
 def test_the_client_that_asks_for_token_ids_keeps_them(eager: Server) -> None:
     answer = _post(eager, "/v1/chat/completions", {**CHAT, "traits": True, "return_token_ids": True}).json()
     assert len(answer["choices"][0]["token_ids"]) == len(answer["choices"][0]["traits"]["paternalism"]["tokens"])
