@@ -26,7 +26,6 @@ from builder.files import read_json, write_atomically
 RESPONSE_AVG = "response_avg_diff"
 PROMPT_AVG = "prompt_avg_diff"
 PROMPT_LAST = "prompt_last_diff"
-KINDS = (PROMPT_AVG, RESPONSE_AVG, PROMPT_LAST)
 
 _TRAIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -76,7 +76,6 @@ class Build:
         self._worklog = worklog
         self._console = console
         self._neutral = list(neutral)
-        self._description = ""
         self._elicitation = Elicitation(extract, options.elicit, options.trait, options.assistant_name)
         self._rows = self._elicitation.rows(extract.questions, options.samples)
         self._eval_rows = self._elicitation.rows(evaluate.questions, EVAL_SAMPLES)

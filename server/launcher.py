@@ -16,6 +16,13 @@ from server.errors import ConfigError
 _PLUGIN = "traitwatch"
 
 
+def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: str | None) -> None:
+    if group is not None:
+        from server.vllm_serve import parse_vllm_arguments
+
+        parse_vllm_arguments([f"--help={group}"])
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.option(
     "--traits",
@@ -44,16 +51,16 @@ _PLUGIN = "traitwatch"
 @click.option(
     "--vllm-help",
     metavar="GROUP",
-    help="Show vLLM's own serve options and exit; GROUP is `all` or a group such as ModelConfig.",
-    is_flag=False,
-    flag_value="all",
+    help="Show vLLM's own serve options and exit; GROUP is `all`, a group such as ModelConfig, or a word to look for.",
+    is_eager=True,
+    expose_value=False,
+    callback=_show_vllm_help,
 )
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
 def serve(
     directories: tuple[Path, ...],
     layers: tuple[str, ...],
     default: Any,
-    vllm_help: str | None,
     vllm_arguments: tuple[str, ...],
 ) -> None:
     """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.

@@ -126,3 +126,15 @@ def test_what_the_tap_does_not_follow(model: Path, tmp_path: Path) -> None:
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     vector_file(tmp_path)
     assert "no-such-model" in refusal(tmp_path / "no-such-model", "--traits", tmp_path)
+
+
+def test_vllms_own_options_can_be_looked_up() -> None:
+    shown = subprocess.run(
+        traitwatch("serve", "--vllm-help", "max-model-len"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=180,
+    )
+    assert shown.returncode == 0
+    assert "--max-model-len" in shown.stdout
