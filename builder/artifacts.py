@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from builder.errors import ArtifactError
 from builder.files import read_json, write_atomically
 
+# The layer index at which servers read unless told otherwise.
+DEFAULT_LAYER = 20
 RESPONSE_AVG = "response_avg_diff"
 PROMPT_AVG = "prompt_avg_diff"
 PROMPT_LAST = "prompt_last_diff"

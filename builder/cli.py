@@ -171,11 +171,11 @@ def _check_writable(directory: Path) -> None:
 
 def _tell(console: Console, card: Any, target: Path) -> None:
     """Say what was made, where, and how far it can be trusted."""
-    from builder.pipeline import SERVED_LAYER
+    from builder.artifacts import DEFAULT_LAYER
 
     table = Table(title=f"{card.trait} for {card.model}", show_header=False)
     auc = {score.layer: score.auc for score in card.validation}
-    served = min(SERVED_LAYER, card.num_layers)
+    served = min(DEFAULT_LAYER, card.num_layers)
     table.add_row("vector", str(target / f"{card.trait}_response_avg_diff.pt"))
     table.add_row("effective pairs", f"{card.counts['effective_pairs']} of {card.counts['pairs']}")
     table.add_row("judge", f"{card.judge['name']}: {card.judge['note']}")

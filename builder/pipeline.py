@@ -29,8 +29,6 @@ from builder.worklog import Worklog, model_fingerprint
 if TYPE_CHECKING:
     from builder.reader import Reader, States
 
-# The layer at which servers read by default; the card's figures are also told for it.
-SERVED_LAYER = 20
 EVAL_SAMPLES = 3
 # Enough to share the reading of each context's opening, few enough to lose little on Ctrl-C.
 _JUDGED_AT_ONCE = 100
@@ -146,7 +144,7 @@ class Build:
         return card
 
     def _served(self, reader: "Reader") -> int:
-        return min(SERVED_LAYER, reader.num_layers)
+        return min(artifacts.DEFAULT_LAYER, reader.num_layers)
 
     def _answers(self) -> dict[str, list[dict[str, Any]]]:
         """Return all answers, generating those that the worklog does not have."""

@@ -77,12 +77,7 @@ class Reader:
         for first in range(0, len(texts), batch_size):
             batch = texts[first : first + batch_size]
             rows = [[*prompt[len(opening) :], *answer] for prompt, answer in batch]
-            tokens, mask = self._pad(rows)
-            past = None
-            if cache is not None:
-                past = _repeated(cache, len(batch))
-                mask = torch.cat([mask.new_ones(len(batch), len(opening)), mask], dim=1)
-            logits = self._model(tokens, attention_mask=mask, past_key_values=past, use_cache=past is not None).logits
+            logits = self._model(**self._after(cache, rows)).logits
             for i, (prompt, answer) in enumerate(batch):
                 start = len(prompt) - len(opening)
                 scores = logits[i, start - 1 : start - 1 + len(answer)].float().log_softmax(dim=-1)
@@ -143,14 +138,7 @@ class Reader:
         for first in range(0, len(prompts), batch_size):
             batch = prompts[first : first + batch_size]
             own = [prompt[len(opening) :] for prompt in batch]
-            tokens, mask = self._pad(own)
-            past = None
-            if cache is not None:
-                past = _repeated(cache, len(batch))
-                mask = torch.cat([mask.new_ones(len(batch), len(opening)), mask], dim=1)
-            output = self._model.base_model(
-                tokens, attention_mask=mask, past_key_values=past, output_hidden_states=True, use_cache=past is not None
-            )
+            output = self._model.base_model(**self._after(cache, own), output_hidden_states=True)
             for i, row in enumerate(own):
                 states = _stacked(output.hidden_states, i, len(row))
                 mean = (opening_sum + states.sum(axis=1, dtype=np.float64)) / (len(opening) + len(row))
@@ -167,6 +155,15 @@ class Reader:
         cache = DynamicCache(config=self._model.config)
         self._model.base_model(torch.tensor([opening], device=self._device), past_key_values=cache, use_cache=True)
         return cache
+
+    def _after(self, cache: DynamicCache | None, rows: Sequence[list[int]]) -> dict[str, Any]:
+        """Return the model's arguments for reading rows after the opening that `cache` holds, if there is one."""
+        tokens, mask = self._pad(rows)
+        if cache is None:
+            return {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+        mask = torch.cat([mask.new_ones(len(rows), cache.get_seq_length()), mask], dim=1)
+        past = _repeated(cache, len(rows))
+        return {"input_ids": tokens, "attention_mask": mask, "past_key_values": past, "use_cache": True}
 
     def _pad(self, rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pad on the right, where no token that counts can see it."""

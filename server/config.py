@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from builder.artifacts import PersonaVector, load_vectors
+from builder.artifacts import DEFAULT_LAYER, PersonaVector, load_vectors
 from server.errors import ConfigError
 from server.tap import MAX_TRAITS, TAP_VERSION
 
 # The name of our entry in vLLM's additional_config.
 CONFIG_KEY = "traitwatch"
-DEFAULT_LAYER = 20
 TraitsDefault = Literal["tokens", "summary", "off"]
 
 

@@ -71,7 +71,8 @@ def serve(
         traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/ --port 8000
         curl localhost:8000/v1/traits
     """
-    from server.config import DEFAULT_LAYER, Settings, load_served_traits
+    from builder.artifacts import DEFAULT_LAYER
+    from server.config import Settings, load_served_traits
 
     overall, layer_of = parse_layers(layers)
     settings = Settings(
