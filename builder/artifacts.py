@@ -6,7 +6,6 @@ plain tensors inside are those of the Persona Vectors authors' code, so files tr
 a card is usable, but uncalibrated: its projections have no z.
 """
 
-import datetime
 import hashlib
 import io
 import pickle
@@ -14,14 +13,33 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 
+from builder.card import Calibration, Card, LayerCalibration
 from builder.errors import ArtifactError
 from builder.files import read_json, write_atomically
+
+__all__ = [
+    "DEFAULT_LAYER",
+    "PROMPT_AVG",
+    "PROMPT_LAST",
+    "RESPONSE_AVG",
+    "Calibration",
+    "Card",
+    "Float32Array",
+    "LayerCalibration",
+    "PersonaVector",
+    "check_trait_name",
+    "load_card",
+    "load_tensor",
+    "load_vector",
+    "load_vectors",
+    "save_card",
+    "save_tensor",
+    "vector_sha256",
+]
 
 # The layer index at which servers read unless told otherwise.
 DEFAULT_LAYER = 20
@@ -42,58 +60,6 @@ def check_trait_name(name: str) -> str:
             "starting with a letter or digit."
         )
     return name
-
-
-class LayerCalibration(BaseModel):
-    """Projections of neutral response tokens on one layer's vector: float, units of the hidden state."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    mean: float
-    std: float = Field(gt=0)
-
-
-class Calibration(BaseModel):
-    """The baseline that turns projections into z: one entry a layer index, 0 to num_layers."""
-
-    model_config = ConfigDict(extra="forbid")
-    layers: list[LayerCalibration]
-    num_prompts: int = Field(ge=1)
-    num_tokens: int = Field(ge=2)
-    engine: str
-    date: datetime.date
-
-
-class LayerScore(BaseModel):
-    """How well one layer's vector separates held-out positive from negative answers."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    layer: int = Field(ge=0)
-    auc: float = Field(ge=0, le=1)
-
-
-class Card(BaseModel):
-    """What a vector is, how it was made, and how far it can be trusted: `<trait>.json` beside the `.pt`."""
-
-    model_config = ConfigDict(extra="forbid")
-    format: Literal[1] = 1
-    trait: str
-    description: str = ""
-    model: str
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    best_layer: int | None = None
-    best_layer_reason: str = ""
-    calibration: Calibration | None = None
-    validation: list[LayerScore] = Field(default_factory=list)
-    validation_note: str = ""
-    counts: dict[str, int] = Field(default_factory=dict)
-    judge: dict[str, Any] = Field(default_factory=dict)
-    elicit: str = ""
-    read_under: str = ""
-    sampling: dict[str, Any] = Field(default_factory=dict)
-    date: datetime.date
-    versions: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

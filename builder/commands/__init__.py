@@ -1,0 +1,1 @@
+"""The commands of the builder, one module each; they parse options and call the steps."""

@@ -1,0 +1,82 @@
+"""Reading hidden states: what the two extraction engines promise, and what they share.
+
+An engine is given spans of texts and returns their mean states at every layer. That is all the pipeline asks of a
+model: the mean over an answer after its prompt, the mean over a prompt and the state at its end, the projections of
+every token of an answer. No engine returns the states themselves, so memory does not grow with the number of texts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from builder.artifacts import Float32Array
+
+Advance = Callable[[int], None]
+"""Called with the number of texts that have just been read."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A text, and the part of it whose states are counted.
+
+    Attributes:
+        ids: token ids of the whole text.
+        start: the states at positions start to len(ids) - 1 are counted; at least one is.
+    """
+
+    ids: list[int]
+    start: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < len(self.ids):
+            raise ValueError(f"a span of {len(self.ids)} tokens cannot start at {self.start}")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a span's states say. Layer indices are those of `output_hidden_states` in transformers.
+
+    Attributes:
+        mean: `[num_layers + 1, hidden_size]`, float32: mean over the counted positions, summed in float32 or better.
+        last: `[num_layers + 1, hidden_size]`, float32: the state at the text's last position.
+        projections: `[num_layers + 1, counted positions]`, float32, units of the hidden state: of each counted state
+            on its layer's direction; None where no directions were given.
+    """
+
+    mean: Float32Array
+    last: Float32Array
+    projections: Float32Array | None = None
+
+
+class StateReader(Protocol):
+    """An engine that reads hidden states."""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the model."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its residual stream."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """The engine and its precision, for the card, e.g. `transformers, float32`."""
+        ...
+
+    def read(
+        self, spans: Sequence[Span], advance: Advance, directions: Float32Array | None = None
+    ) -> Iterator[tuple[int, Reading]]:
+        """Read spans, in the order that suits the engine.
+
+        Args:
+            spans: what to read. Texts with a common beginning are read faster together than apart.
+            advance: called with the number of spans that have just been read.
+            directions: `[num_layers + 1, hidden_size]`, float32, unit rows (a zero row projects to zero).
+
+        Yields:
+            The index of a span among `spans`, and its reading; each index once.
+        """
+        ...
