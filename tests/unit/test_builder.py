@@ -9,14 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from builder.calibrate import baseline, projections, scored_tokens
 from builder.conversation import Elicitation
 from builder.definitions import Example, InstructionPair, TraitDefinition
 from builder.errors import PipelineError
 from builder.extract import JudgedAnswer, difference, effective_pairs, split_half_cosine
 from builder.likelihood import LikelihoodJudge, coherence, posterior, repetition
 from builder.reader import Reader, States, shared_prefix
-from builder.verify import auc, best_layer, layer_scores
 from builder.worklog import Worklog
 
 DEFINITION = TraitDefinition(
@@ -240,51 +238,6 @@ def test_halves_of_a_clear_vector_agree_and_of_noise_do_not() -> None:
     assert clear > 0.95
     assert abs(noise) < 0.3
     assert cosine(3, [7] * 40) is None, "one question makes no halves"
-
-
-# --- calibration and verification
-
-
-def test_projections_are_on_unit_vectors_layer_by_layer() -> None:
-    vector = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
-    states = np.array([[[5.0, 0.0]], [[7.0, 1.5]]], dtype=np.float32)
-    assert projections(states, vector).tolist() == [[3.0], [1.5]]
-
-
-def test_the_baseline_is_mean_and_standard_deviation_over_tokens() -> None:
-    first, second = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[6.0], [3.0]])
-    calibration = baseline([first.astype(np.float32), second.astype(np.float32)], num_prompts=2)
-    assert calibration.num_tokens == 3
-    assert calibration.layers[0].mean == pytest.approx(3.0)
-    assert calibration.layers[0].std == pytest.approx(np.std([1, 2, 6], ddof=1))
-    assert calibration.layers[1].mean == pytest.approx(1.0)
-
-
-def test_no_answers_give_no_baseline() -> None:
-    with pytest.raises(PipelineError, match="no answers"):
-        baseline([], num_prompts=0)
-
-
-def test_the_last_token_of_a_cut_answer_has_no_state() -> None:
-    assert scored_tokens([1, 2, 3], finished=True) == [1, 2, 3]
-    assert scored_tokens([1, 2, 3], finished=False) == [1, 2]
-
-
-def test_auc_counts_pairs_in_order_and_ties_half() -> None:
-    assert auc([3, 4], [1, 2]) == 1.0
-    assert auc([1, 2], [3, 4]) == 0.0
-    assert auc([1, 2], [1, 2]) == 0.5
-    assert auc([2], [1, 2, 3, 4]) == pytest.approx(0.375)
-
-
-def test_the_best_layer_is_in_the_middle_of_the_best_run() -> None:
-    aucs = [1.0, 0.7, 0.9, 0.6, 0.9, 0.9, 0.9, 1.0]
-    scores = layer_scores([np.array(aucs)], [np.zeros(8)])
-    for score, value in zip(scores, aucs, strict=True):
-        score.auc = value
-    layer, reason = best_layer(scores)
-    assert layer == 5
-    assert "layers 4 to 6" in reason
 
 
 # --- going on after an interruption
