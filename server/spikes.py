@@ -1,16 +1,17 @@
 """Spikes: runs of tokens whose smoothed z stays above a threshold.
 
 The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1),
-started at the baseline's own mean (0), so that one loud first token is not a spike.
+started at the baseline's own mean (0), so that one loud first token is not a spike. `builder.smoothing` does the same
+for calibration, over whole responses; the two are tested against each other.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WINDOW = 8
+from builder.smoothing import MIN_TOKENS, WINDOW
+
 THRESHOLD = 2.0
-MIN_TOKENS = 3
 
 
 @dataclass(frozen=True)
