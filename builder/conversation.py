@@ -18,6 +18,8 @@ Messages = list[dict[str, str]]
 
 # Ways in which a definition's examples are halved.
 _HALVINGS = 4
+# The positive condition and the negative one, in the order in which they are worked on.
+POLARITIES: tuple[Polarity, ...] = ("pos", "neg")
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,27 @@ def bare(question: str) -> Messages:
     return [{"role": "user", "content": question}]
 
 
+def render(tokenizer: Any, messages: Messages) -> str:
+    """Return a conversation as the model's chat template writes it, up to where the assistant's answer begins.
+
+    Raises:
+        PipelineError: the template does not take such a conversation, e.g. no system prompt.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # templates raise jinja2's errors and, by raise_exception, whatever they like
+        roles = ", ".join(message["role"] for message in messages[:3])
+        raise PipelineError(
+            f"the model's chat template does not take a conversation of {roles}, ... ({error}); "
+            "if it has no system role, use --elicit many-shot."
+        ) from error
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a rendered text, whose special tokens are written out in it."""
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
 def token_ids(tokenizer: Any, messages: Messages) -> list[int]:
     """Return the tokens of a conversation up to where the assistant's answer begins."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    return [int(i) for i in ids]
-
-
-def answer_ids(tokenizer: Any, answer: str) -> list[int]:
-    """Return the tokens of an answer, without special ones."""
-    return [int(i) for i in tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    return text_ids(tokenizer, render(tokenizer, messages))

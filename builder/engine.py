@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-# Prompts handed to the engine at once: enough to fill its batch, few enough to lose little on Ctrl-C.
-_CHUNK = 64
+from builder.thinking import without_thinking
+
 _SHUTDOWN_SECONDS = 30.0
 
 
@@ -20,7 +20,7 @@ class Sampling:
         temperature: of the softmax.
         top_p: nucleus; 1 keeps all tokens.
         max_tokens: where an answer is cut off.
-        seed: of the engine. Requests carry none: on vLLM's CPU build a request with a seed ends the engine when its
+        seed: of the engine. Its requests carry none: on vLLM's CPU build a request with a seed ends the engine when its
             prompt is prefilled in chunks.
     """
 
@@ -31,11 +31,24 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation to be answered.
+
+    Attributes:
+        messages: its messages, in OpenAI's format.
+        ids: the same as tokens of the model's chat template, up to where the answer begins.
+    """
+
+    messages: list[dict[str, str]]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Answer:
     """One answer.
 
     Attributes:
-        text: its text, without the end token.
+        text: its text, without the end token and without what a reasoning model thought first.
         finished: whether it ended by itself; False where it was cut off.
     """
 
@@ -43,13 +56,21 @@ class Answer:
     finished: bool
 
 
+class Answers(Protocol):
+    """Where answers come from: an own engine, or servers elsewhere."""
+
+    def answer(
+        self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answer conversations, yielding the index of each and its answer as soon as that has ended, in any order."""
+        ...
+
+
 class Engine:
     """A vLLM engine that answers."""
 
     def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int):
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        vllm_environment()
         from vllm import LLM, SamplingParams
 
         # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
@@ -58,24 +79,37 @@ class Engine:
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
         )
 
-    def answer(self, prompts: Sequence[list[int]], advance: Callable[[int], None]) -> Iterator[Answer]:
-        """Answer prompts in order.
-
-        Args:
-            prompts: the token ids of each conversation.
-            advance: called with the number of answers that have just come.
-        """
-        for first in range(0, len(prompts), _CHUNK):
-            chunk: Any = [{"prompt_token_ids": ids} for ids in prompts[first : first + _CHUNK]]
-            outputs = self._llm.generate(chunk, self._params, use_tqdm=False)
-            advance(len(outputs))
-            for output in outputs:
-                best = output.outputs[0]
-                yield Answer(best.text.strip(), best.finish_reason == "stop")
+    def answer(
+        self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answer conversations; see `Answers`. All are handed over at once, so that the engine's batch stays full."""
+        engine: Any = self._llm.llm_engine
+        for index, prompt in enumerate(prompts):
+            engine.add_request(str(index), {"prompt_token_ids": prompt.ids}, self._params)
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        best = output.outputs[0]
+                        advance(1)
+                        yield int(output.request_id.split("-")[0]), _answer(best.text, best.finish_reason == "stop")
+        finally:
+            engine.abort_request([str(index) for index in range(len(prompts))])
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
         self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+
+
+def _answer(text: str, finished: bool) -> Answer:
+    return Answer(without_thinking(text).strip(), finished)
+
+
+def vllm_environment() -> None:
+    """Set what an engine of ours needs in the environment, where the user has not."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 
 @contextmanager

@@ -13,32 +13,24 @@ that occurred before in it: likelihood alone would reward a loop, which is easy 
 Both are the model's own opinion of itself, and wherever they are shown they are said to be.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from builder.conversation import Elicitation, Polarity, Row, answer_ids, bare
+from builder.card import JudgeCard
+from builder.conversation import POLARITIES, Elicitation, Messages, bare, text_ids
+from builder.judge import Question, Score
 from builder.reader import Reader, Text, shared_prefix
+from builder.usage import Usage
 
 NAME = "likelihood"
 NOTE = "the model's own opinion: a likelihood ratio between the two conditions, not an independent judge"
 _NOT_FLUENT, _FLUENT = -4.0, -1.5
 _NGRAM = 4
 COHERENCE_MAP = {"nats_at_0": _NOT_FLUENT, "nats_at_1": _FLUENT, "ngram": _NGRAM}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge says of an answer.
-
-    Attributes:
-        trait: 0 to 100, how surely it was written under the positive condition.
-        coherence: 0 to 100.
-    """
-
-    trait: float
-    coherence: float
+# Enough to share the reading of each context's opening, few enough to lose little on Ctrl-C.
+_JUDGED_AT_ONCE = 64
 
 
 def posterior(ll_pos: float, ll_neg: float) -> float:
@@ -72,52 +64,75 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 class LikelihoodJudge:
-    """Scores answers by their likelihood under the conditions of an elicitation."""
+    """Scores answers by their likelihood under the conditions of an elicitation; see `builder.judge.Judge`."""
 
-    def __init__(self, reader: Reader, elicitation: Elicitation):
-        self._reader = reader
-        self._elicitation = elicitation
-
-    def score(self, rows: Sequence[Row], answers: Sequence[str], advance: Callable[[int], None]) -> list[Verdict]:
-        """Score the answers of rows, in order; an empty answer has no trait (50) and no coherence (0).
+    def __init__(self, reader: Reader, elicitation: Elicitation, model: dict[str, Any]):
+        """Prepare the judge.
 
         Args:
-            rows: what each answer answers, and what elicited it.
-            answers: the answers' texts.
-            advance: called with the number of readings done; there are three to an answer.
+            reader: the model.
+            elicitation: the conditions.
+            model: JSON data that tells the model from others.
         """
-        tokens = [answer_ids(self._reader.tokenizer, answer) for answer in answers]
-        judged = [i for i, ids in enumerate(tokens) if ids]
-        advance(3 * (len(rows) - len(judged)))
-        ll = {polarity: self._totals(rows, tokens, judged, polarity, advance) for polarity in ("pos", "neg")}
-        plain = [(self._reader.token_ids(bare(rows[i].question)), tokens[i]) for i in judged]
-        opening = shared_prefix([prompt for prompt, _ in plain]) if plain else []
-        readings = self._reader.log_likelihoods(opening, plain, advance)
-        verdicts = [Verdict(50.0, 0.0)] * len(rows)
-        for i, log_probs in zip(judged, readings, strict=True):
-            trait = posterior(ll["pos"][i], ll["neg"][i])
-            verdicts[i] = Verdict(trait, coherence(log_probs.tolist(), tokens[i]))
-        return verdicts
+        self._reader = reader
+        self._elicitation = elicitation
+        self._model = model
 
-    def _totals(
-        self,
-        rows: Sequence[Row],
-        tokens: Sequence[list[int]],
-        judged: Sequence[int],
-        polarity: Polarity,
-        advance: Callable[[int], None],
-    ) -> dict[int, float]:
-        """Return the log-likelihood of each judged answer under a condition; one context's opening is read once."""
-        totals: dict[int, float] = {}
-        for context in range(self._elicitation.num_contexts):
-            members = [i for i in judged if self._elicitation.judging_context(rows[i].context) == context]
-            if not members:
-                continue
-            opening_messages = self._elicitation.opening(context, polarity)
-            texts: list[Text] = [
-                (self._reader.token_ids([*opening_messages, *bare(rows[i].question)]), tokens[i]) for i in members
-            ]
-            opening = shared_prefix([prompt for prompt, _ in texts])
-            for i, log_probs in zip(members, self._reader.log_likelihoods(opening, texts, advance), strict=True):
-                totals[i] = float(log_probs.astype(np.float64).sum())
-        return totals
+    @property
+    def card(self) -> JudgeCard:
+        """Who judges."""
+        return JudgeCard(name=NAME, method="posterior", note=NOTE)
+
+    @property
+    def usage(self) -> Usage:
+        """Nothing is paid for."""
+        return Usage()
+
+    def identity(self, question: Question) -> dict[str, Any]:
+        """Return what a score depends on."""
+        own = {"judge": NAME, "model": self._model, "question": question.question, "answer": question.answer}
+        if question.aspect == "coherence":
+            return {**own, "coherence": COHERENCE_MAP}
+        context = self._context(question)
+        return {**own, "conditions": [self._elicitation.opening(context, polarity) for polarity in POLARITIES]}
+
+    def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
+        """Score answers; an empty answer has no trait score and no coherence (0)."""
+        tokens = [text_ids(self._reader.tokenizer, question.answer) for question in questions]
+        yield from (Score(i, 0.0 if q.aspect == "coherence" else None) for i, q in enumerate(questions) if not tokens[i])
+        advance(sum(not ids for ids in tokens))
+        groups: dict[int | None, list[int]] = {}
+        for i, question in enumerate(questions):
+            if tokens[i]:
+                group = None if question.aspect == "coherence" else self._context(question)
+                groups.setdefault(group, []).append(i)
+        for context, members in groups.items():
+            # Answers of a length are read together, so that little of a batch is padding.
+            members.sort(key=lambda i: len(tokens[i]))
+            for first in range(0, len(members), _JUDGED_AT_ONCE):
+                part = members[first : first + _JUDGED_AT_ONCE]
+                asked, answers = [questions[i].question for i in part], [tokens[i] for i in part]
+                if context is None:
+                    scores = [coherence(p.tolist(), a) for p, a in zip(self._read([], asked, answers), answers, strict=True)]
+                else:
+                    pos, neg = (
+                        [float(p.astype(np.float64).sum()) for p in self._read(opening, asked, answers)]
+                        for opening in (self._elicitation.opening(context, polarity) for polarity in POLARITIES)
+                    )
+                    scores = [posterior(p, n) for p, n in zip(pos, neg, strict=True)]
+                advance(len(part))
+                yield from map(Score, part, scores)
+
+    def _context(self, question: Question) -> int:
+        """Return the context to judge by: one that did not elicit the answer."""
+        known = question.context is not None and question.context < self._elicitation.num_contexts
+        return self._elicitation.judging_context(question.context) if known and question.context is not None else 0
+
+    def _read(self, opening: Messages, asked: Sequence[str], answers: Sequence[list[int]]) -> list[Any]:
+        """Return the log-probabilities of the tokens of answers to questions that follow an opening."""
+        texts: list[Text] = [
+            (self._reader.token_ids([*opening, *bare(question)]), answer)
+            for question, answer in zip(asked, answers, strict=True)
+        ]
+        shared = shared_prefix([prompt for prompt, _ in texts])
+        return list(self._reader.log_likelihoods(shared, texts, lambda count: None))

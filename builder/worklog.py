@@ -1,61 +1,72 @@
-"""What a long step has made so far, kept so that an interrupted build goes on where it stopped.
+"""What long steps have made so far, kept so that an interrupted build goes on where it stopped.
 
-Each step appends its results to a JSON-lines file whose name is a hash of everything that the results depend on. So a
-finished step is not repeated, an unfinished one goes on, and a step whose inputs changed starts anew.
+A log is a file of JSON lines, each a key and a value. A key is a hash of everything that the value depends on: what is
+in the log need not be made again, whatever else has changed since, and what is not there was never made. A line is
+written in one piece as soon as its value exists, so a killed process loses nothing that it had in hand.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
 from pathlib import Path
+from types import TracebackType
 from typing import Any
-
-from builder.files import write_atomically
-
-Item = dict[str, Any]
 
 
 class Worklog:
-    """The work files of one build."""
+    """One log; use it as a context manager, or close it. One process at a time may have it open for writing."""
 
-    def __init__(self, directory: Path):
-        self._directory = directory
+    def __init__(self, path: Path):
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._values, whole = _read(path)
+        # A line that an interruption cut off would spoil the next one.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(self._file, whole)
+        os.lseek(self._file, 0, os.SEEK_END)
 
-    def done(self, step: str, inputs: object) -> list[Item]:
-        """Return what a step has made so far; a line that an interruption cut off is left out."""
-        items = []
-        path = self._path(step, inputs)
-        for line in path.read_text().splitlines() if path.is_file() else []:
+    def get(self, key: str) -> Any | None:
+        """Return the value of `key`; None where it has none."""
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON value, which is on its way to the disk when this returns: a kill of the process cannot lose it."""
+        line = json.dumps({"key": key, "value": value}).encode() + b"\n"
+        while line:
+            line = line[os.write(self._file, line) :]
+        self._values[key] = value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def __enter__(self) -> "Worklog":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the values of a log, and the length of its whole lines in bytes."""
+    values: dict[str, Any] = {}
+    whole = 0
+    if not path.is_file():
+        return values, whole
+    with path.open("rb") as file:
+        for line in file:
             try:
-                items.append(json.loads(line))
-            except json.JSONDecodeError:
+                item = json.loads(line)
+                values[item["key"]] = item["value"]
+            except (ValueError, KeyError, TypeError):
                 break
-        return items
-
-    def run(self, step: str, inputs: object, total: int, produce: Callable[[int], Iterable[Item]]) -> list[Item]:
-        """Return all of a step's results, producing those that are missing.
-
-        Args:
-            step: the step's name.
-            inputs: JSON data that the results depend on.
-            total: how many results there are when the step is finished.
-            produce: called with the index of the first missing result; gives it and those after it.
-        """
-        items = self.done(step, inputs)
-        if len(items) >= total:
-            return items
-        path = self._path(step, inputs)
-        # Written anew, since an interruption may have left half a line at the end.
-        write_atomically(path, "".join(json.dumps(item) + "\n" for item in items).encode())
-        with path.open("a") as file:
-            for item in produce(len(items)):
-                file.write(json.dumps(item) + "\n")
-                file.flush()
-                items.append(item)
-        return items
-
-    def _path(self, step: str, inputs: object) -> Path:
-        return self._directory / f"{step}-{fingerprint(inputs)[:16]}.jsonl"
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+    return values, whole
 
 
 def fingerprint(inputs: object) -> str:
@@ -63,11 +74,29 @@ def fingerprint(inputs: object) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
+def file_fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def model_fingerprint(model: Path | str) -> dict[str, Any]:
-    """Return what tells a model from another: its configuration and the sizes of its files, or its hub name."""
+    """Return what tells a model from another: its configuration and samples of its files, or its hub name."""
     directory = Path(model)
     if not directory.is_dir():
         return {"name": str(model)}
-    files = sorted((f.name, f.stat().st_size) for f in directory.iterdir() if f.is_file())
-    config = directory / "config.json"
-    return {"files": files, "config": config.read_text() if config.is_file() else ""}
+    files = {f.name: _sample(f) for f in sorted(directory.iterdir()) if f.is_file()}
+    return {"files": fingerprint(files)}
+
+
+def _sample(path: Path, pieces: int = 16, length: int = 65536) -> str:
+    """Return a hash of a file's size and of pieces all over it: whole weights would take minutes to hash."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for i in range(pieces):
+            file.seek(max(0, (size - length) * i // (pieces - 1)))
+            digest.update(file.read(length))
+            if size <= length:
+                break
+    return digest.hexdigest()

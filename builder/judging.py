@@ -1,0 +1,136 @@
+"""Judging answers files: choosing the judge, asking it about what has no score yet, keeping each score at once."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from builder.answers import JudgedAnswer
+from builder.conversation import Elicitation
+from builder.errors import PipelineError
+from builder.judge import Aspect, Judge, Question
+from builder.progress import bar
+from builder.worklog import Worklog, fingerprint, model_fingerprint
+
+JudgeName = Literal["openai", "likelihood"]
+ASPECTS: tuple[Aspect, ...] = ("trait", "coherence")
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """Who judges.
+
+    Attributes:
+        name: the judge.
+        model: of the OpenAI judge; None for its default.
+        base_url: of an OpenAI-compatible server; None for OpenAI's own.
+        max_concurrent: requests open at one time.
+    """
+
+    name: JudgeName
+    model: str | None = None
+    base_url: str | None = None
+    max_concurrent: int = 50
+
+    @classmethod
+    def choose(
+        cls, name: JudgeName | None, model: str | None, base_url: str | None, max_concurrent: int
+    ) -> "JudgeOptions":
+        """Return the options, the judge being `openai` where there is a key or a server of one's own, if none is named.
+
+        Raises:
+            PipelineError: options that do not go together, or a judge without a key.
+        """
+        has_key = bool(os.environ.get("OPENAI_API_KEY"))
+        chosen: JudgeName = name or ("openai" if has_key or base_url or model else "likelihood")
+        if chosen == "likelihood" and (model or base_url):
+            raise PipelineError("--judge-model and --judge-base-url belong to --judge openai.")
+        if chosen == "openai" and not has_key and not base_url:
+            raise PipelineError(
+                "the OpenAI judge needs a key: set OPENAI_API_KEY, give --judge-base-url of a server of your own, "
+                "or judge offline with --judge likelihood."
+            )
+        return cls(chosen, model, base_url, max_concurrent)
+
+
+def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation, model: Path | str) -> Judge:
+    """Return the judge.
+
+    Args:
+        options: who judges.
+        eval_prompt: the definition's prompt, for the OpenAI judge.
+        elicitation: the conditions, for the likelihood judge.
+        model: the model, for the likelihood judge; it is loaded here.
+    """
+    if options.name == "openai":
+        from builder.openai_judge import DEFAULT_MODEL, OpenAIJudge
+
+        return OpenAIJudge(
+            eval_prompt,
+            model=options.model or DEFAULT_MODEL,
+            base_url=options.base_url,
+            max_concurrent=options.max_concurrent,
+        )
+    import torch
+
+    from builder.likelihood import LikelihoodJudge
+    from builder.reader import Reader
+
+    # An opinion needs no more precision than the model was served with, and reads four times as fast.
+    return LikelihoodJudge(Reader.load(model, dtype=torch.bfloat16), elicitation, model_fingerprint(model))
+
+
+def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
+    """Return what is to be asked about rows: the trait and the coherence of each."""
+    return [Question(aspect, row.question, row.answer, row.context) for row in rows for aspect in ASPECTS]
+
+
+def ask(
+    judge: Judge, questions: Sequence[Question], worklog: Worklog, console: Console, label: str
+) -> list[float | None]:
+    """Return the scores of questions, asking the judge about those that the log does not have.
+
+    Args:
+        judge: who scores.
+        questions: what is asked; the same question twice is asked once.
+        worklog: where each score is kept as soon as it is there.
+        console: where progress is shown.
+        label: what the progress bar says.
+    """
+    keys = [fingerprint(judge.identity(question)) for question in questions]
+    todo = {key: question for key, question in zip(keys, questions, strict=True) if worklog.get(key) is None}
+    if todo:
+        pending = list(todo)
+        with bar(console, label, len(todo)) as advance:
+            for score in judge.score(list(todo.values()), advance):
+                worklog.put(pending[score.index], {"score": score.value})
+    return [_score(worklog, key) for key in keys]
+
+
+def _score(worklog: Worklog, key: str) -> float | None:
+    kept = worklog.get(key)
+    return None if kept is None else kept["score"]
+
+
+def unjudged(judge: Judge, rows: Sequence[JudgedAnswer], worklog: Worklog) -> list[Question]:
+    """Return the questions about rows that the log does not answer, each once."""
+    questions = {fingerprint(judge.identity(question)): question for question in questions_of(rows)}
+    return [question for key, question in questions.items() if worklog.get(key) is None]
+
+
+def judged(
+    judge: Judge, rows: Sequence[JudgedAnswer], worklog: Worklog, console: Console, label: str
+) -> list[JudgedAnswer]:
+    """Return rows with their scores."""
+    scores = ask(judge, questions_of(rows), worklog, console, label)
+    return [
+        replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
+        for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
+    ]
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 3)
