@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from builder.artifacts import load_vectors
-from builder.calibrate import projections
 from builder.conversation import Elicitation, Messages, answer_ids, bare
 from builder.definitions import load_definition
 from builder.reader import Reader
+from builder.vectors import projections
 from builder.verify import auc
 from tests.integration.serving import MODEL_NAME, Server
 
