@@ -116,8 +116,7 @@ def _detail(place: Place, message: str) -> InitErrorDetails:
 
 def _problems(fields: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     """Find what is wrong with what the fields say; those of the wrong shape are left out."""
-    if "description" in fields and not fields["description"].strip():
-        yield ("description",), "is empty"
+    yield from _unfit(((key,), fields[key]) for key in ("description", "eval_prompt") if key in fields)
     if "instruction" in fields:
         yield from _instruction_problems(fields["instruction"])
     questions = [(("questions", i), text) for i, text in enumerate(fields.get("questions", []))]
@@ -125,7 +124,7 @@ def _problems(fields: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     if "questions" in fields:
         if len(questions) != NUM_QUESTIONS:
             yield ("questions",), f"{len(questions)} of them, where {NUM_QUESTIONS} are needed"
-        yield from _blank(questions)
+        yield from _unfit(questions)
     if "eval_prompt" in fields:
         yield from _eval_prompt_problems(fields["eval_prompt"])
     yield from _example_problems(examples)
@@ -136,7 +135,7 @@ def _instruction_problems(pairs: list[dict[str, str]]) -> Iterator[tuple[Place, 
     if len(pairs) != NUM_INSTRUCTIONS:
         yield ("instruction",), f"{len(pairs)} pairs, where {NUM_INSTRUCTIONS} are needed"
     texts = [(("instruction", i, polarity), pair[polarity]) for i, pair in enumerate(pairs) for polarity in pair]
-    yield from _blank(texts)
+    yield from _unfit(texts)
     yield from _repeated(texts)
 
 
@@ -146,7 +145,7 @@ def _example_problems(examples: list[dict[str, str]]) -> Iterator[tuple[Place, s
             ("examples",),
             f"{len(examples)} of them, where an even number of at least {MIN_EXAMPLES}, or none, is needed",
         )
-    yield from _blank((("examples", i, key), text) for i, e in enumerate(examples) for key, text in e.items())
+    yield from _unfit((("examples", i, key), text) for i, e in enumerate(examples) for key, text in e.items())
     for i, example in enumerate(examples):
         if _essence(example["pos"]) == _essence(example["neg"]):
             yield ("examples", i), "pos and neg are the same answer"
@@ -173,8 +172,12 @@ def _eval_prompt_problems(prompt: str) -> Iterator[tuple[Place, str]]:
         yield ("eval_prompt",), "does not name the scale from 0 to 100"
 
 
-def _blank(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]:
-    return ((place, "is empty") for place, text in texts if not text.strip())
+def _unfit(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]:
+    for place, text in texts:
+        if not text.strip():
+            yield place, "is empty"
+        elif any("\ud800" <= character <= "\udfff" for character in text):
+            yield place, "holds half of a surrogate pair, which no file can hold"
 
 
 def _repeated(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]:
