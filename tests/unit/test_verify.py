@@ -1,9 +1,22 @@
 """What a vector is worth on held-out answers, and that it is said plainly where it is worth nothing."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from builder.verify import auc, best_layer, layer_scores
+from builder.artifacts import DEFAULT_LAYER
+from builder.card import LayerVerification, Verification
+from builder.errors import PipelineError
+from builder.evidence import Evidence, PairAccumulator
+from builder.vectors import unit_rows
+from builder.verdict import served_layer
+from builder.verify import auc, aucs, best_layer, correlation, verify
+
+LAYERS, HIDDEN = 5, 64
+
+
+# --- the statistics
 
 
 def test_auc_counts_pairs_in_order_and_ties_half() -> None:
@@ -13,11 +26,269 @@ def test_auc_counts_pairs_in_order_and_ties_half() -> None:
     assert auc([2], [1, 2, 3, 4]) == pytest.approx(0.375)
 
 
+def test_auc_is_that_of_its_definition_for_every_column() -> None:
+    random = np.random.default_rng(0)
+    pos, neg = random.integers(0, 6, (2, 7, 4)) + 1.0, random.integers(0, 6, (2, 9, 4)) + 0.0
+    got = aucs(pos, neg)
+    assert got.shape == (2, 4)
+    for i in range(2):
+        for column in range(4):
+            p, n = pos[i, :, column, None], neg[i, None, :, column]
+            assert got[i, column] == pytest.approx((p > n).mean() + 0.5 * (p == n).mean())
+
+
+def test_auc_needs_both_polarities() -> None:
+    with pytest.raises(PipelineError, match="both polarities"):
+        auc([1.0], [])
+
+
+def test_correlation_passes_over_what_the_judge_did_not_score() -> None:
+    x = np.array([1.0, 2.0, 3.0, 99.0])
+    assert correlation(x, [10.0, 20.0, 30.0, None]) == pytest.approx(1.0)
+    assert correlation(x, [30.0, 20.0, 10.0, None]) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("x", "scores"),
+    [
+        ([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]),
+        ([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, None]),
+        ([1.0, 2.0], [1.0, 2.0]),
+        ([], []),
+    ],
+)
+def test_there_is_no_correlation_of_what_does_not_vary_or_is_too_little(x: list[float], scores: list[Any]) -> None:
+    assert correlation(np.array(x), scores) is None
+
+
+# --- the best layer
+
+
+def rows(values: list[float | None], **fields: float) -> list[LayerVerification]:
+    return [LayerVerification(layer=i, norm=1.0, auc=value, **fields) for i, value in enumerate(values)]  # type: ignore[arg-type]
+
+
 def test_the_best_layer_is_in_the_middle_of_the_best_run() -> None:
-    aucs = [1.0, 0.7, 0.9, 0.6, 0.9, 0.9, 0.9, 1.0]
-    scores = layer_scores([np.array(aucs)], [np.zeros(8)])
-    for score, value in zip(scores, aucs, strict=True):
-        score.auc = value
-    layer, reason = best_layer(scores)
+    layer, reason = best_layer(rows([1.0, 0.7, 0.9, 0.6, 0.9, 0.9, 0.9, 1.0]))
     assert layer == 5
     assert "layers 4 to 6" in reason
+    assert "0.900" in reason
+
+
+def test_a_layer_without_auc_ends_a_run() -> None:
+    assert best_layer(rows([1.0, 0.9, None, 0.9, 0.9, 0.2]))[0] == 4
+    with pytest.raises(PipelineError, match="no layer has"):
+        best_layer(rows([1.0, None, 1.0]))
+
+
+def test_a_model_of_one_layer_is_read_there() -> None:
+    assert best_layer(rows([0.9, 0.6]))[0] == 1
+
+
+def test_the_layer_that_will_be_served() -> None:
+    assert served_layer(32) == served_layer(DEFAULT_LAYER) == DEFAULT_LAYER
+    assert served_layer(12) == 11
+
+
+# --- a vector is verified: pairs and held-out answers of a model in which layer 2 knows the trait best
+
+
+def verified(
+    shift: dict[int, float], pairs: int = 100, served: int = 2, spread: float = 1.0, null: bool = True, seed: int = 0
+) -> Verification:
+    """Verify the vector of a simulated model.
+
+    Args:
+        shift: how far apart the conditions are at a layer, in standard deviations of an answer's mean state.
+        pairs: pairs that make the vector, and held-out answers of each polarity.
+        served: the layer that is served.
+        spread: the judge's score follows the trait within a condition if 1, and is noise if 0.
+        null: whether the evidence is at hand.
+        seed: of it all.
+    """
+    random = np.random.default_rng(seed)
+    direction = random.standard_normal((LAYERS, HIDDEN))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    strength = np.array([shift.get(i, 0.0) for i in range(LAYERS)])[:, None]
+
+    def answers(polarity: int) -> tuple[np.ndarray, list[float | None]]:
+        degree = random.standard_normal(pairs)
+        states = random.standard_normal((pairs, LAYERS, HIDDEN)) / 2
+        states += direction * strength * (polarity + 0.7 * degree[:, None, None])
+        noise = random.standard_normal(pairs)
+        scores = 50 + 20 * polarity + 8 * (spread * degree + (1 - spread) * noise)
+        return states.astype(np.float32), list(np.clip(scores, 0, 100))
+
+    made = PairAccumulator(pairs, [i // 5 for i in range(pairs)], (LAYERS, HIDDEN))
+    for name, polarity in (("pos", 1), ("neg", -1)):
+        for i, state in enumerate(answers(polarity)[0]):
+            made.add(name, i, state)  # type: ignore[arg-type]
+    vector, evidence = made.vector(), made.evidence()
+    (pos, pos_scores), (neg, neg_scores) = answers(1), answers(-1)
+
+    def on(states: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        return np.einsum("nlh,...lh->...nl", states, unit_rows(directions)).astype(np.float32)
+
+    shuffled = (on(pos, evidence.null), on(neg, evidence.null)) if null else (None, None)
+    return verify(
+        vector,
+        evidence if null else None,
+        on(pos, vector),
+        on(neg, vector),
+        on(pos, vector),
+        on(neg, vector),
+        pos_scores,
+        neg_scores,
+        *shuffled,
+        served_layer=served,
+    )
+
+
+def test_a_good_vector_is_called_good_with_its_evidence() -> None:
+    result = verified({1: 0.6, 2: 1.5, 3: 0.6})
+    best = result.layers[2]
+    assert result.better_than_null
+    assert result.verdict.startswith("Good: at layer 2, its best,")
+    assert "null" not in result.verdict
+    assert (result.num_pos, result.num_neg) == (100, 100)
+    assert best.auc is not None
+    assert best.auc > 0.9
+    assert best.auc_prompt_last == best.auc
+    assert best.null_norm is not None
+    assert best.norm > best.null_norm
+    assert best.split_half_cosine is not None
+    assert best.split_half_cosine > 0.5
+    assert best.correlation_pos is not None
+    assert best.correlation_neg is not None
+    assert min(best.correlation_pos, best.correlation_neg) > 0.5
+    assert best.correlation is not None
+    assert best.correlation > 0.8
+
+
+def test_noise_is_said_to_be_no_better_than_the_null() -> None:
+    """The best of several layers is above the null's AUC by luck now and then, but seldom longer too."""
+    results = [verified({}, seed=seed) for seed in range(20)]
+    assert sum(result.better_than_null for result in results) <= 2
+    told = [result for result in results if not result.better_than_null]
+    assert all(result.verdict.startswith("No better than chance: ") for result in told)
+    assert all("no better than the null" in r.verdict or "no longer than the null" in r.verdict for r in told)
+    assert any("does not reproduce" in result.verdict for result in told)
+
+
+def test_the_strongest_vectors_are_better_than_a_null_that_shares_their_difference() -> None:
+    result = verified({2: 8.0}, served=2)
+    best = result.layers[2]
+    assert best.auc is not None
+    assert best.null_auc is not None
+    assert best.null_auc >= best.auc > 0.95, "a random share of the difference separates the conditions as well"
+    assert result.better_than_null
+    assert result.verdict.startswith("Good")
+
+
+def test_a_weak_vector_is_doubtful() -> None:
+    result = verified({2: 0.3})
+    assert result.layers[2].auc is not None
+    assert result.layers[2].auc < 0.8
+    assert result.verdict.startswith("Doubtful: ")
+    assert "below 0.8" in result.verdict
+
+
+def test_the_layer_that_is_served_is_judged_too() -> None:
+    result = verified({2: 1.5}, served=1)
+    assert result.better_than_null
+    assert result.verdict.startswith("Doubtful: at layer 2, its best,")
+    assert "At layer 1, which is served unless another is chosen" in result.verdict
+    assert "At layer 1 it is no better than the null" in result.verdict
+    assert result.verdict.endswith("Serve it at layer 2.")
+
+
+def test_degrees_that_are_not_told_are_said() -> None:
+    assert "not degrees of the trait" in verified({2: 1.5}, spread=0.0).verdict
+    assert "not degrees of the trait" not in verified({2: 1.5}, spread=1.0).verdict
+
+
+def test_a_vector_of_words_is_said_to_be_one() -> None:
+    assert "vocabulary" in verified({0: 1.6, 2: 1.5}).verdict
+    assert "vocabulary" not in verified({0: 0.2, 2: 1.5}).verdict
+
+
+def test_without_evidence_chance_is_the_measure_and_the_lack_is_told() -> None:
+    good, noise = verified({2: 1.5}, null=False), verified({}, null=False, seed=1)
+    assert good.better_than_null
+    assert good.layers[2].null_norm is good.layers[2].null_auc is good.layers[2].split_half_cosine is None
+    assert "were not at hand" in good.verdict
+    assert not noise.better_than_null
+    assert "of answers that do not differ" in noise.verdict
+
+
+# --- what cannot be verified
+
+
+def given(**replaced: Any) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    values: dict[str, Any] = {
+        "vector": random.standard_normal((4, 6)).astype(np.float32),
+        "evidence": Evidence(None, random.standard_normal((3, 4, 6)).astype(np.float32)),
+        "pos": random.standard_normal((5, 4)).astype(np.float32),
+        "neg": random.standard_normal((7, 4)).astype(np.float32),
+    }
+    return values | replaced
+
+
+def test_unscored_answers_and_missing_halves_leave_blanks() -> None:
+    result = verify(**given(scores_pos=[None] * 5, scores_neg=None))
+    for row in result.layers:
+        assert row.correlation is row.correlation_pos is row.correlation_neg is None
+        assert row.split_half_cosine is row.auc_prompt_last is row.null_auc is None
+        assert row.null_norm is not None
+
+
+def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
+    vector = given()["vector"]
+    vector[1] = 0
+    halves = np.stack([vector, vector])
+    null = given()["evidence"].null
+    pos, neg = given()["pos"], given()["neg"]
+    pos[:, 1] = neg[:, 1] = 0
+    row = verify(vector, Evidence(halves, null), pos, neg).layers[1]
+    assert (row.auc, row.norm, row.split_half_cosine) == (0.5, 0.0, None)
+
+
+@pytest.mark.parametrize("name", ["vector", "pos", "neg", "prompt_last_neg", "null_pos"])
+def test_values_that_are_not_finite_name_their_layers(name: str) -> None:
+    full = given(
+        prompt_last_pos=np.zeros((5, 4), dtype=np.float32),
+        prompt_last_neg=np.zeros((7, 4), dtype=np.float32),
+        null_pos=np.zeros((3, 5, 4), dtype=np.float32),
+        null_neg=np.zeros((3, 7, 4), dtype=np.float32),
+    )
+    if name == "vector":
+        full[name][2, 3] = full[name][3, 0] = np.inf
+    else:
+        full[name][..., 0, 2] = full[name][..., 1, 3] = np.nan
+    with pytest.raises(PipelineError, match=r"at layers \[2, 3\]"):
+        verify(**full)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pos": np.zeros((5, 3), dtype=np.float32)},
+        {"neg": np.zeros(4, dtype=np.float32)},
+        {"evidence": Evidence(None, np.zeros((3, 4, 5), dtype=np.float32))},
+        {"evidence": Evidence(np.zeros((1, 4, 6), dtype=np.float32), np.zeros((3, 4, 6), dtype=np.float32))},
+        {"null_pos": np.zeros((3, 6, 4), dtype=np.float32), "null_neg": np.zeros((3, 7, 4), dtype=np.float32)},
+        {"vector": np.zeros(6, dtype=np.float32)},
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PipelineError, match="have shape"):
+        verify(**given(**wrong))
+
+
+def test_scores_and_answers_must_match_and_both_polarities_be_there() -> None:
+    with pytest.raises(PipelineError, match="5 positive answers"):
+        verify(**given(scores_pos=[1.0] * 4))
+    with pytest.raises(PipelineError, match="both polarities"):
+        verify(**given(neg=np.zeros((0, 4), dtype=np.float32)))

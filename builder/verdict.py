@@ -1,0 +1,135 @@
+"""What the numbers of a verification say together, in plain words.
+
+It begins with the level, `Good`, `Doubtful` or `No better than chance`. Then comes what speaks for or against the
+vector at its best layer, then at the layer that servers read unless told otherwise, where that is another.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from builder.artifacts import DEFAULT_LAYER
+from builder.card import LayerVerification
+
+GOOD_AUC = 0.8
+LOW_COSINE = 0.3
+WEAK_CORRELATION = 0.3
+AS_WELL = 0.02
+"""An AUC that is higher by less than this is about as high."""
+
+SATURATED_AUC = 0.95
+"""From here on, vectors from shuffled labels are no measure: see `tells_more_than_null`."""
+
+
+def served_layer(num_layers: int) -> int:
+    """Return the layer index at which a vector is served: the default, or the last inner layer of smaller models."""
+    return DEFAULT_LAYER if num_layers >= DEFAULT_LAYER else max(num_layers - 1, 0)
+
+
+def chance_auc(num_pos: int, num_neg: int) -> float:
+    """Return the 95th percentile of the AUC of answers that do not differ (normal approximation, Mann and Whitney)."""
+    return float(0.5 + 1.645 * np.sqrt((num_pos + num_neg + 1) / (12 * num_pos * num_neg)))
+
+
+def tells_more_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> bool:
+    """Return whether the AUC at a layer is above that of vectors from shuffled labels.
+
+    A vector from shuffled labels keeps a random share of the real difference (about 1 / sqrt(pairs) of it). Where the
+    conditions lie far apart, that share alone separates them: simulated with 100 pairs, the null's 95th percentile
+    reaches 1.0 when the difference is half as long as its noise per pair, and the best vectors could never be above it. So
+    an AUC of `SATURATED_AUC` counts too, if answers that do not differ would not reach it; whether the vector is
+    longer than chance is the norm's to say. Without a null, chance is that of answers that do not differ.
+    """
+    if row.auc is None:
+        return False
+    above_chance = row.auc > chance_auc(num_pos, num_neg)
+    if row.null_auc is None:
+        return above_chance
+    return row.auc > row.null_auc or (row.auc >= SATURATED_AUC and above_chance)
+
+
+def better_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> bool:
+    """Return whether a layer's vector tells more than one from shuffled labels, and is longer than 95 % of those."""
+    return tells_more_than_null(row, num_pos, num_neg) and (row.null_norm is None or row.norm > row.null_norm)
+
+
+def conclude(
+    rows: Sequence[LayerVerification], best: int, num_pos: int, num_neg: int, served: int | None = None
+) -> tuple[bool, str]:
+    """Return whether the vector is better than the null at its best layer, and the verdict.
+
+    Args:
+        rows: one a layer index, in order, each with an AUC.
+        best: the best layer.
+        num_pos: held-out positive answers.
+        num_neg: negative ones.
+        served: the layer that will be served; by default `served_layer` of the model.
+    """
+    served = served_layer(len(rows) - 1) if served is None else served
+    better = better_than_null(rows[best], num_pos, num_neg)
+    against = {layer: _against(rows[layer], num_pos, num_neg) for layer in dict.fromkeys((best, served))}
+    level = "Good" if not any(against.values()) else "Doubtful"
+    level = level if better else "No better than chance"
+    sentences = [f"{level}: {_separation(rows[best])}."]
+    for layer, faults in against.items():
+        if layer != best:
+            sentences.append(
+                f"At layer {layer}, which is served unless another is chosen, the AUC is {_auc(rows[layer])}."
+            )
+        sentences += [f"At layer {layer} {fault}." for fault in [*faults, *_limits(rows, layer)]]
+    if against[served] and not against[best]:
+        sentences.append(f"Serve it at layer {best}.")
+    if rows[best].null_norm is None or rows[best].null_auc is None:
+        sentences.append("Vectors from shuffled labels were not at hand: extract again for the comparison with them.")
+    return better, " ".join(sentences)
+
+
+def _separation(row: LayerVerification) -> str:
+    """Return what the vector does at its best layer."""
+    text = f"at layer {row.layer}, its best, the vector puts a positive held-out answer above a negative one in "
+    text += f"{100 * (row.auc or 0.0):.0f} % of pairs"
+    return text if row.null_auc is None else f"{text}; vectors from shuffled labels reach {100 * row.null_auc:.0f} %"
+
+
+def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
+    """Return what speaks against trusting the vector at a layer."""
+    faults = []
+    if not tells_more_than_null(row, num_pos, num_neg):
+        bound = chance_auc(num_pos, num_neg) if row.null_auc is None else row.null_auc
+        source = "answers that do not differ" if row.null_auc is None else "vectors from shuffled labels"
+        faults.append(f"it is no better than the null: its AUC of {_auc(row)} is not above the {bound:.2f} of {source}")
+    if row.null_norm is not None and row.norm <= row.null_norm:
+        faults.append(
+            f"it is no longer than the null: its length of {row.norm:.3g} is within the {row.null_norm:.3g} of vectors "
+            "from shuffled labels"
+        )
+    if row.split_half_cosine is not None and row.split_half_cosine < LOW_COSINE:
+        faults.append(
+            f"it does not reproduce: the vectors of two halves of the questions have a cosine of "
+            f"{row.split_half_cosine:.2f}, as noise would; take more samples or elicit the trait more strongly"
+        )
+    if row.auc is not None and row.auc < GOOD_AUC:
+        faults.append(f"it does not tell the conditions apart well: its AUC of {_auc(row)} is below {GOOD_AUC:.1f}")
+    return faults
+
+
+def _limits(rows: Sequence[LayerVerification], layer: int) -> list[str]:
+    """Return what a reader of its scores should know of a vector against which nothing speaks."""
+    limits, row = [], rows[layer]
+    within = [r for r in (row.correlation_pos, row.correlation_neg) if r is not None]
+    if within and max(within) < WEAK_CORRELATION:
+        shown = " and ".join(f"{r:.2f}" for r in within)
+        limits.append(
+            "it tells the conditions apart, but not degrees of the trait within one (correlation with the judge's "
+            f"scores {shown})"
+        )
+    words = rows[0].auc
+    if layer != 0 and None not in (words, row.auc) and (words or 0.0) >= (row.auc or 0.0) - AS_WELL:
+        limits.append(
+            f"it may tell vocabulary only: the embedding output (layer 0) separates about as well (AUC {_auc(rows[0])})"
+        )
+    return limits
+
+
+def _auc(row: LayerVerification) -> str:
+    return "unknown" if row.auc is None else f"{row.auc:.2f}"
