@@ -36,8 +36,8 @@ def tells_more_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> 
 
     A vector from shuffled labels keeps a random share of the real difference (about 1 / sqrt(pairs) of it). Where the
     conditions lie far apart, that share alone separates them: simulated with 100 pairs, the null's 95th percentile
-    reaches 1.0 when the difference is half as long as its noise per pair, and the best vectors could never be above it. So
-    an AUC of `SATURATED_AUC` counts too, if answers that do not differ would not reach it; whether the vector is
+    reaches 1.0 when the difference is half as long as its noise per pair, and the best vectors could not be above it.
+    So an AUC of `SATURATED_AUC` counts too, if answers that do not differ would not reach it; whether the vector is
     longer than chance is the norm's to say. Without a null, chance is that of answers that do not differ.
     """
     if row.auc is None:
@@ -72,11 +72,13 @@ def conclude(
     level = level if better else "No better than chance"
     sentences = [f"{level}: {_separation(rows[best])}."]
     for layer, faults in against.items():
+        where = f"At layer {layer}"
         if layer != best:
-            sentences.append(
-                f"At layer {layer}, which is served unless another is chosen, the AUC is {_auc(rows[layer])}."
-            )
-        sentences += [f"At layer {layer} {fault}." for fault in [*faults, *_limits(rows, layer)]]
+            where += f", which is served unless another is chosen and has an AUC of {_auc(rows[layer])},"
+        if told := faults or _limits(rows, layer):
+            sentences.append(f"{where} {'; '.join(told)}.")
+        elif layer != best:
+            sentences.append(f"{where} nothing speaks against it.")
     if against[served] and not against[best]:
         sentences.append(f"Serve it at layer {best}.")
     if rows[best].null_norm is None or rows[best].null_auc is None:
@@ -88,7 +90,11 @@ def _separation(row: LayerVerification) -> str:
     """Return what the vector does at its best layer."""
     text = f"at layer {row.layer}, its best, the vector puts a positive held-out answer above a negative one in "
     text += f"{100 * (row.auc or 0.0):.0f} % of pairs"
-    return text if row.null_auc is None else f"{text}; vectors from shuffled labels reach {100 * row.null_auc:.0f} %"
+    if row.null_auc is not None:
+        text += f"; vectors from shuffled labels reach {100 * row.null_auc:.0f} %"
+        if row.null_norm is not None and row.norm > 0:
+            text += f" at {100 * row.null_norm / row.norm:.0f} % of its length"
+    return text
 
 
 def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
@@ -108,7 +114,7 @@ def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
             f"it does not reproduce: the vectors of two halves of the questions have a cosine of "
             f"{row.split_half_cosine:.2f}, as noise would; take more samples or elicit the trait more strongly"
         )
-    if row.auc is not None and row.auc < GOOD_AUC:
+    if row.auc is not None and row.auc < GOOD_AUC and tells_more_than_null(row, num_pos, num_neg):
         faults.append(f"it does not tell the conditions apart well: its AUC of {_auc(row)} is below {GOOD_AUC:.1f}")
     return faults
 

@@ -199,8 +199,16 @@ def test_the_layer_that_is_served_is_judged_too() -> None:
     assert result.better_than_null
     assert result.verdict.startswith("Doubtful: at layer 2, its best,")
     assert "At layer 1, which is served unless another is chosen" in result.verdict
-    assert "At layer 1 it is no better than the null" in result.verdict
+    assert "it is no better than the null" in result.verdict
+    assert "not degrees" not in result.verdict, "what tells nothing has no limits to speak of"
     assert result.verdict.endswith("Serve it at layer 2.")
+
+
+def test_a_served_layer_that_is_as_good_is_said_to_be() -> None:
+    result = verified({1: 1.4, 2: 1.5}, served=1)
+    assert result.verdict.startswith("Good: at layer 2, its best,")
+    assert "At layer 1, which is served unless another is chosen" in result.verdict
+    assert result.verdict.endswith("nothing speaks against it.")
 
 
 def test_degrees_that_are_not_told_are_said() -> None:
