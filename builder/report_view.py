@@ -17,6 +17,7 @@ from builder.conversation import Polarity
 from builder.report import ReportData, Sample, spread
 
 Level = Literal["good", "doubtful", "null", "unknown"]
+_WORDS: dict[Level, str] = {"good": "Good", "doubtful": "Doubtful", "null": "No better than chance"}
 # Token colours: steps on each side of the baseline, and the z at which the last one is reached.
 STEPS = 8
 FULL_Z = 4.0
@@ -39,24 +40,30 @@ class Missing:
     command: str
 
 
-def verdict_level(verification: Verification | None) -> tuple[Level, str]:
-    """Return how far the vector can be trusted, as a level and in a few words."""
+def verdict_level(verification: Verification | None) -> tuple[Level, str, str]:
+    """Return how far the vector can be trusted: the level, the level in words, and the verdict without it.
+
+    A verdict begins with its level and a colon (see `builder.verdict`).
+    """
     if verification is None:
-        return "unknown", "Not verified"
+        return "unknown", "Not verified", "Whether it tells the trait has not been measured."
+    level: Level = "good"
     if not verification.better_than_null:
-        return "null", "No better than null"
-    if verification.verdict.lower().startswith("doubtful"):
-        return "doubtful", "Doubtful"
-    return "good", "Good"
+        level = "null"
+    elif verification.verdict.lower().startswith("doubtful"):
+        level = "doubtful"
+    word = _WORDS[level]
+    text = verification.verdict
+    if text.lower().startswith(f"{word.lower()}: "):
+        text = text[len(word) + 2 :]
+        text = text[:1].upper() + text[1:]
+    return level, word, text
 
 
 def view(data: ReportData) -> dict[str, Any]:
     """Return the template's context."""
     card = data.card
-    level, word = verdict_level(card.verification)
-    verdict = (
-        card.verification.verdict if card.verification else "Nobody has measured whether this vector tells the trait."
-    )
+    level, word, verdict = verdict_level(card.verification)
     return {
         "card": card,
         "level": level,
@@ -123,7 +130,9 @@ def _separation(data: ReportData) -> Any:
     if verification is None or all(layer.auc is None for layer in verification.layers):
         return Missing("No held-out AUC has been measured.", f"traitwatch verify {data.card.trait}")
     svg = plots.auc_by_layer(verification.layers, data.served_layer, data.card.best_layer)
-    return {"svg": Markup(svg), "num_pos": verification.num_pos, "num_neg": verification.num_neg}
+    has_null = any(layer.null_auc is not None for layer in verification.layers)
+    counts = {"num_pos": verification.num_pos, "num_neg": verification.num_neg}
+    return {"svg": Markup(svg), "has_null": has_null, **counts}
 
 
 def _held_out(data: ReportData) -> Any:

@@ -127,7 +127,7 @@ def test_the_header_tells_verdict_figures_and_whose_opinion_the_scores_are(full:
     card = full_report().card
     assert card.verification is not None
     at = {layer.layer: layer for layer in card.verification.layers}
-    assert card.verification.verdict in header
+    assert card.verification.verdict.removeprefix("Good: at") in header
     for shown in ("Good", "160", "of 200 pairs", f"{at[20].auc:.3f}", f"{at[17].auc:.3f}", "10\u2009655", "likelihood"):
         assert shown in header
     assert f"{at[20].split_half_cosine:.2f}" in header
@@ -135,18 +135,21 @@ def test_the_header_tells_verdict_figures_and_whose_opinion_the_scores_are(full:
 
 
 @pytest.mark.parametrize(
-    ("better", "text", "level", "word"),
+    ("better", "verdict", "level", "word", "text"),
     [
-        (True, "Good: it tells the trait.", "good", "Good"),
-        (True, "Doubtful: too few answers.", "doubtful", "Doubtful"),
-        (False, "No better than the null.", "null", "No better than null"),
+        (True, "Good: it tells the trait.", "good", "Good", "It tells the trait."),
+        (True, "Doubtful: too few answers.", "doubtful", "Doubtful", "Too few answers."),
+        (False, "No better than chance: at layer 2.", "null", "No better than chance", "At layer 2."),
+        (False, "Good, they say.", "null", "No better than chance", "Good, they say."),
     ],
 )
-def test_the_verdict_is_shown_as_verification_gave_it(better: bool, text: str, level: str, word: str) -> None:
+def test_the_verdict_is_shown_as_verification_gave_it(
+    better: bool, verdict: str, level: str, word: str, text: str
+) -> None:
     verification = full_report(answers=1, held_out=1).card.verification
     assert verification is not None
-    verification = verification.model_copy(update={"better_than_null": better, "verdict": text, "layers": []})
-    assert verdict_level(verification) == (level, word)
+    verification = verification.model_copy(update={"better_than_null": better, "verdict": verdict, "layers": []})
+    assert verdict_level(verification) == (level, word, text)
     data = with_sample()
     page = render_report(dataclasses.replace(data, card=data.card.model_copy(update={"verification": verification})))
     assert f'class="verdict {level}"' in page
