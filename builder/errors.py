@@ -2,6 +2,7 @@
 
     BuilderError
     ├── ArtifactError      a vector, card or definition that cannot be used
+    ├── LayoutError        vLLM is not laid out as we know it; raised when its worker starts
     ├── ModelError         the embedded model cannot be prepared
     └── PipelineError      a step of the pipeline cannot give a result worth having
 
@@ -15,6 +16,10 @@ class BuilderError(Exception):
 
 class ArtifactError(BuilderError):
     """A persona vector, its card or a trait definition is missing, malformed or does not fit."""
+
+
+class LayoutError(BuilderError):
+    """A model or a model runner of vLLM is not laid out as we know it."""
 
 
 class ModelError(BuilderError):

@@ -2,9 +2,10 @@
 
     ServerError
     ├── ConfigError     an option, a vector or a model that do not go together; raised before anything starts
-    ├── LayoutError     vLLM's worker is not laid out as the tap knows it; raised at start-up
     ├── CanaryError     the engine came up, but a known prompt was not scored; the server refuses to serve
     └── RequestError    a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+
+A vLLM that is not laid out as the tap knows it is a `builder.errors.LayoutError`, raised in the worker at start-up.
 
 Every message says what was wrong, with which input, and what to do.
 """
@@ -16,10 +17,6 @@ class ServerError(Exception):
 
 class ConfigError(ServerError):
     """Options, vectors and model do not go together."""
-
-
-class LayoutError(ServerError):
-    """The model or the model runner is not laid out as the tap knows it."""
 
 
 class CanaryError(ServerError):

@@ -1,11 +1,9 @@
 """Which rows of a forward pass are sent: those of scored requests, from the prompt's last position on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from builder.vllm_private import BatchLayout
 from server.transport import Span
 
 
@@ -20,21 +18,6 @@ class ScoredRequest:
 
     key: str
     prompt_len: int
-
-
-@dataclass(frozen=True)
-class BatchLayout:
-    """Which rows of the last forward pass belong to which request.
-
-    Attributes:
-        req_ids: the requests, in the order of their rows.
-        starts: `[num_reqs + 1]`; request i has the rows from starts[i] to starts[i + 1].
-        num_computed: `[num_reqs]`; the position of request i's first row.
-    """
-
-    req_ids: Sequence[str]
-    starts: npt.NDArray[np.int32]
-    num_computed: npt.NDArray[np.int32]
 
 
 def scored_rows(layout: BatchLayout, requests: Mapping[str, ScoredRequest]) -> tuple[list[Span], slice | list[int]]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import server.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
-from server.errors import LayoutError
+from builder.errors import LayoutError
 
 # Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
 TAP_VERSION = 1

@@ -11,12 +11,12 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
+from builder.errors import LayoutError
+from builder.vllm_private import BatchLayout, LayoutReader, layer_modules, layout_reader
 from server.config import CONFIG_KEY
-from server.errors import LayoutError
-from server.rows import BatchLayout, ScoredRequest, scored_rows
+from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
 from server.transport import REQUEST_KEY, Rows, Sender, api_process_of
-from server.vllm_private import LayoutReader, layer_modules, layout_reader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker

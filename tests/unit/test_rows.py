@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from server.rows import BatchLayout, ScoredRequest, scored_rows
+from builder.vllm_private import BatchLayout
+from server.rows import ScoredRequest, scored_rows
 from server.transport import Span
 
 REQUESTS = {"r1": ScoredRequest("k1", prompt_len=10), "r2": ScoredRequest("k2", prompt_len=4)}

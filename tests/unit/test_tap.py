@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from server.errors import LayoutError
+from builder.errors import LayoutError
 from server.tap import MAX_TRAITS, Tap
 
 HIDDEN = 8

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from torch import nn
 
-from server.errors import LayoutError
-from server.vllm_private import layer_modules, layout_reader
+from builder.errors import LayoutError
+from builder.vllm_private import layer_modules, layout_reader
 
 
 def source_of(module: str, name: str) -> ast.ClassDef:

@@ -1,19 +1,36 @@
 """Everything that reads what vLLM does not promise: the modules of a model and the batch of a model runner.
 
-A contract test holds each of these to the installed vLLM. Whatever does not look as expected is refused at start-up:
-a tap that reads the wrong rows is worse than none.
+The builder's engine and the server's tap both stand on it. A contract test holds each part to the installed vLLM.
+Whatever does not look as expected is refused at start-up: reading the wrong rows is worse than reading none.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
-from server.errors import LayoutError
-from server.rows import BatchLayout
+from builder.errors import LayoutError
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Which rows of the last forward pass belong to which request.
+
+    Attributes:
+        req_ids: the requests, in the order of their rows.
+        starts: `[num_reqs + 1]`; request i has the rows from starts[i] to starts[i + 1].
+        num_computed: `[num_reqs]`; the position of request i's first row.
+    """
+
+    req_ids: Sequence[str]
+    starts: npt.NDArray[np.int32]
+    num_computed: npt.NDArray[np.int32]
 
 
 class LayoutReader(Protocol):
