@@ -12,7 +12,7 @@ How far the 95 % intervals can be trusted was simulated (`tests/benchmarks/spike
 settings): tokens with autocorrelation 0.3 to 0.8, responses of 1 to 200 tokens that differ in their mean or not, 100 or
 250 prompts with 1 or 3 answers. They held the true threshold in 93 to 98 % of runs at a rate of 1 % and in 94 to 100 %
 at 0.1 %, heavy-tailed tokens (Student's t, 5 degrees of freedom) included; where prompts differ with an exponential
-tail, in 90 to 94 % and 91 to 98 %. At 100 prompts they are some 0.5 z wide at 1 %, and 1 to 2 z at 0.1 %, which lies
+tail, in 87 to 96 % and 92 to 96 %. At 100 prompts they are some 0.5 z wide at 1 %, and 1 to 3 z at 0.1 %, which lies
 beyond the data: an estimate of 0.1 % is a direction, not a measurement. It falls short by about 0.2 z for such tokens
 and 0.3 z for such prompts.
 """
