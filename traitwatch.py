@@ -14,10 +14,19 @@ from server.errors import ServerError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
 COMMANDS = {
-    "build": ("builder.cli:build", "Build the persona vector of a trait for a model."),
+    "build": ("builder.commands.build:build", "Build the persona vector of a trait for a model, in one go."),
+    "calibrate": ("builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
+    "compare": ("builder.commands.compare:compare", "Show the cosines between vectors."),
+    "define": ("builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
-    "model": ("builder.cli:model", "Print the path of the embedded model, preparing it on first use."),
+    "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
+    "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
+    "layers": ("builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),
+    "model": ("builder.commands.model:model", "Print the path of the embedded model, preparing it on first use."),
+    "report": ("builder.commands.report:report", "Write a vector's report, one HTML page."),
+    "respond": ("builder.commands.respond:respond", "Answer a definition's questions under a condition."),
     "serve": ("server.launcher:serve", "Serve a model with vLLM, every generated token scored."),
+    "verify": ("builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }
 
 

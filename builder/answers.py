@@ -83,11 +83,8 @@ def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:
             f"{trait}, coherence."
         )
     trait_scores, coherence = (_scores(path, table, column) for column in (trait, "coherence"))
-    texts = zip(*(table[column] for column in TEXT_COLUMNS), strict=True)
-    return [
-        JudgedAnswer(*text, trait=score, coherence=coherent)
-        for text, score, coherent in zip(texts, trait_scores, coherence, strict=True)
-    ]
+    columns = (*(table[column] for column in TEXT_COLUMNS), trait_scores, coherence)
+    return [JudgedAnswer(*row) for row in zip(*columns, strict=True)]
 
 
 def _scores(path: Path, table: pd.DataFrame, column: str) -> Sequence[float | None]:

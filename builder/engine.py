@@ -59,9 +59,7 @@ class Answer:
 class Answers(Protocol):
     """Where answers come from: an own engine, or servers elsewhere."""
 
-    def answer(
-        self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
         """Answer conversations, yielding the index of each and its answer as soon as that has ended, in any order."""
         ...
 
@@ -75,26 +73,24 @@ class Engine:
 
         # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
         self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
+        self._enqueued = 0
         self._params = SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
         )
 
-    def answer(
-        self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]
-    ) -> Iterator[tuple[int, Answer]]:
+    def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
         """Answer conversations; see `Answers`. All are handed over at once, so that the engine's batch stays full."""
+        raw: Any = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
+        self._llm.enqueue(raw, self._params, use_tqdm=False)
+        # vLLM numbers an engine's requests in order, from 0.
+        first, self._enqueued = self._enqueued, self._enqueued + len(prompts)
         engine: Any = self._llm.llm_engine
-        for index, prompt in enumerate(prompts):
-            engine.add_request(str(index), {"prompt_token_ids": prompt.ids}, self._params)
-        try:
-            while engine.has_unfinished_requests():
-                for output in engine.step():
-                    if output.finished:
-                        best = output.outputs[0]
-                        advance(1)
-                        yield int(output.request_id.split("-")[0]), _answer(best.text, best.finish_reason == "stop")
-        finally:
-            engine.abort_request([str(index) for index in range(len(prompts))])
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    best = output.outputs[0]
+                    advance(1)
+                    yield int(output.request_id) - first, _answer(best.text, best.finish_reason == "stop")
 
     def close(self) -> None:
         """End the engine's process and free its memory."""

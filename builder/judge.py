@@ -57,6 +57,10 @@ class Judge(Protocol):
         """Return JSON data that the score of `question` depends on, and nothing else: the key of a kept score."""
         ...
 
+    def estimate(self, questions: Sequence[Question]) -> Usage:
+        """Return what scoring would take, before anything is spent."""
+        ...
+
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
         """Score answers, yielding each score as soon as it is there, in any order, each index once.
 

@@ -63,7 +63,7 @@ def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation
         options: who judges.
         eval_prompt: the definition's prompt, for the OpenAI judge.
         elicitation: the conditions, for the likelihood judge.
-        model: the model, for the likelihood judge; it is loaded here.
+        model: the model, for the likelihood judge.
     """
     if options.name == "openai":
         from builder.openai_judge import DEFAULT_MODEL, OpenAIJudge
@@ -74,13 +74,16 @@ def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation
             base_url=options.base_url,
             max_concurrent=options.max_concurrent,
         )
-    import torch
-
     from builder.likelihood import LikelihoodJudge
     from builder.reader import Reader
 
-    # An opinion needs no more precision than the model was served with, and reads four times as fast.
-    return LikelihoodJudge(Reader.load(model, dtype=torch.bfloat16), elicitation, model_fingerprint(model))
+    def load() -> Reader:
+        import torch
+
+        # An opinion needs no more precision than the model is served with, and bfloat16 reads four times as fast.
+        return Reader.load(model, dtype=torch.bfloat16)
+
+    return LikelihoodJudge(load, elicitation, model_fingerprint(model))
 
 
 def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:

@@ -14,6 +14,7 @@ Both are the model's own opinion of itself, and wherever they are shown they are
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,17 +67,21 @@ def repetition(tokens: Sequence[int]) -> float:
 class LikelihoodJudge:
     """Scores answers by their likelihood under the conditions of an elicitation; see `builder.judge.Judge`."""
 
-    def __init__(self, reader: Reader, elicitation: Elicitation, model: dict[str, Any]):
+    def __init__(self, load: Callable[[], Reader], elicitation: Elicitation, model: dict[str, Any]):
         """Prepare the judge.
 
         Args:
-            reader: the model.
+            load: loads the model; called when something is to be scored.
             elicitation: the conditions.
             model: JSON data that tells the model from others.
         """
-        self._reader = reader
+        self._load = load
         self._elicitation = elicitation
         self._model = model
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self._load()
 
     @property
     def card(self) -> JudgeCard:
@@ -96,10 +101,16 @@ class LikelihoodJudge:
         context = self._context(question)
         return {**own, "conditions": [self._elicitation.opening(context, polarity) for polarity in POLARITIES]}
 
+    def estimate(self, questions: Sequence[Question]) -> Usage:
+        """Nothing will be paid for."""
+        return Usage()
+
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
         """Score answers; an empty answer has no trait score and no coherence (0)."""
         tokens = [text_ids(self._reader.tokenizer, question.answer) for question in questions]
-        yield from (Score(i, 0.0 if q.aspect == "coherence" else None) for i, q in enumerate(questions) if not tokens[i])
+        yield from (
+            Score(i, 0.0 if q.aspect == "coherence" else None) for i, q in enumerate(questions) if not tokens[i]
+        )
         advance(sum(not ids for ids in tokens))
         groups: dict[int | None, list[int]] = {}
         for i, question in enumerate(questions):
@@ -113,7 +124,9 @@ class LikelihoodJudge:
                 part = members[first : first + _JUDGED_AT_ONCE]
                 asked, answers = [questions[i].question for i in part], [tokens[i] for i in part]
                 if context is None:
-                    scores = [coherence(p.tolist(), a) for p, a in zip(self._read([], asked, answers), answers, strict=True)]
+                    scores = [
+                        coherence(p.tolist(), a) for p, a in zip(self._read([], asked, answers), answers, strict=True)
+                    ]
                 else:
                     pos, neg = (
                         [float(p.astype(np.float64).sum()) for p in self._read(opening, asked, answers)]

@@ -1,5 +1,6 @@
 """What a model must have before minutes are spent on it: a chat template, and room for the longest conversation."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,27 @@ def check_length(model: Path | str, longest_prompt: int, max_tokens: int) -> int
     Raises:
         PipelineError: the model has no room for them.
     """
-    try:
-        config = AutoConfig.from_pretrained(model).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise _unusable(model, error) from error
     needed = longest_prompt + max_tokens
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and needed > limit:
+    limit = length_limit(model)
+    if needed > limit:
         raise PipelineError(
             f"the longest conversation takes {longest_prompt} tokens and its answer up to {max_tokens}, but {model} "
             f"has room for {limit}: lower --max-tokens, shorten the definition's examples, or choose another model."
         )
     return needed
+
+
+def length_limit(model: Path | str) -> int:
+    """Return the tokens that a text of the model may have; very many where its configuration sets no limit.
+
+    Raises:
+        PipelineError: there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise _unusable(model, error) from error
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _unusable(model: Path | str, error: Exception) -> PipelineError:

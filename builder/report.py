@@ -15,10 +15,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from builder.answers import JudgedAnswer, read_answers
-from builder.artifacts import DEFAULT_LAYER, RESPONSE_AVG, Card, check_trait_name, load_vector
+from builder.artifacts import RESPONSE_AVG, Card, check_trait_name, load_vector
 from builder.conversation import Polarity
 from builder.errors import ArtifactError
 from builder.files import read_json, write_atomically
+from builder.verdict import served_layer
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Score = Annotated[float, Field(ge=0, le=100)]
@@ -207,7 +208,7 @@ def read_report_data(directory: Path, trait: str) -> ReportData:
     return ReportData(
         card=vector.card,
         norms=np.linalg.norm(vector.vector.astype(np.float64), axis=1).tolist(),
-        served_layer=evidence.layer if evidence else min(DEFAULT_LAYER, vector.num_layers),
+        served_layer=evidence.layer if evidence else served_layer(vector.num_layers),
         pos=answers("pos"),
         neg=answers("neg"),
         eval_pos=answers("eval_pos"),

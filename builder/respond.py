@@ -1,10 +1,10 @@
 """The answers of a build: which conversations there are, and getting an answer to each that has none yet.
 
-Row i of the positive file and row i of the negative file share question, context and sample number. All files of a build
-are answered in one go, so that an engine starts once and its batch stays full.
+Row i of the positive file and row i of the negative file share question, context and sample number. All files of a
+build are answered in one go, so that an engine starts once and its batch stays full.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from rich.console import Console
 from builder.answers import JudgedAnswer, clean_text
 from builder.conversation import Elicitation, Messages, Polarity, Row, bare, render, text_ids
 from builder.engine import Answer, Answers, ChatPrompt, Sampling
+from builder.errors import PipelineError
 from builder.progress import progress
 from builder.worklog import Worklog, fingerprint
 
@@ -91,18 +92,24 @@ class Responder:
         """Return the indices of a job's answers that the log does not have."""
         return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
 
+    def kept(self, job: Job, worklog: Worklog) -> list[Answer | None]:
+        """Return the answers of a job that the log has; None where it has none."""
+        found = (worklog.get(key) for key in self._keys(job))
+        return [None if answer is None else Answer(**answer) for answer in found]
+
     def run(self, jobs: Sequence[tuple[Job, Worklog]]) -> dict[str, list[Answer]]:
         """Answer what is missing; return the answers of each job by its name, in the order of its conversations."""
-        keys = {job.name: self._keys(job) for job, _ in jobs}
         todo = [(job, worklog, i) for job, worklog in jobs for i in self.missing(job, worklog)]
         if todo:
-            self._answer(todo, keys)
-        else:
-            self._console.print("All answers are there from an earlier run.")
-        return {job.name: [Answer(**worklog.get(key)) for key in keys[job.name]] for job, worklog in jobs}  # type: ignore[arg-type]
+            self._answer(todo, {job.name: self._keys(job) for job, _ in jobs})
+        answers = {job.name: [a for a in self.kept(job, worklog) if a is not None] for job, worklog in jobs}
+        for job, _ in jobs:
+            if len(answers[job.name]) < len(job.conversations):
+                raise PipelineError(f"answers are missing in {job.name!r}; the same command goes on from here.")
+        return answers
 
     def _answer(self, todo: Sequence[tuple[Job, Worklog, int]], keys: Mapping[str, Sequence[str]]) -> None:
-        prompts = [self._prompt(job.conversations[i]) for job, _, i in todo]
+        prompts = [self.prompt(job.conversations[i]) for job, _, i in todo]
         longest = max(len(prompt.ids) for prompt in prompts)
         done = sum(map(len, keys.values())) - len(todo)
         # Going on after an interruption with the same seed would draw the same random numbers once more.
@@ -114,12 +121,13 @@ class Responder:
                 if missing:
                     total = len(job_keys)
                     tasks[name] = display.add_task(f"answers: {name}", total=total, completed=total - missing)
-            for position, answer in _answers(source, prompts):
+            for position, answer in source.answer(prompts, lambda count: None):
                 job, worklog, i = todo[position]
                 worklog.put(keys[job.name][i], {"text": clean_text(answer.text), "finished": answer.finished})
                 display.advance(tasks[job.name])
 
-    def _prompt(self, conversation: Messages) -> ChatPrompt:
+    def prompt(self, conversation: Messages) -> ChatPrompt:
+        """Return a conversation as an engine or a server takes it."""
         return ChatPrompt(conversation, text_ids(self._tokenizer, render(self._tokenizer, conversation)))
 
     def _keys(self, job: Job) -> list[str]:
@@ -136,7 +144,3 @@ class Responder:
                 job.questions, job.conversations, answers, job.question_ids, strict=True
             )
         ]
-
-
-def _answers(source: Answers, prompts: Sequence[ChatPrompt]) -> Iterator[tuple[int, Answer]]:
-    return source.answer(prompts, lambda count: None)

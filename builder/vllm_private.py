@@ -105,3 +105,11 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
             "this architecture is not supported yet."
         )
     return layers, norms[0]
+
+
+def allocate_stage_inputs(runner: Any) -> None:
+    """Allocate what a later pipeline stage receives, where vLLM did not: on a CPU it does so only when it compiles."""
+    if getattr(runner, "intermediate_tensors", "kept elsewhere") is None:
+        runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )

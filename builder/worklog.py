@@ -30,7 +30,7 @@ class Worklog:
         return self._values.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value, which is on its way to the disk when this returns: a kill of the process cannot lose it."""
+        """Keep a JSON value. When this returns the system has it, and a kill of the process cannot lose it."""
         line = json.dumps({"key": key, "value": value}).encode() + b"\n"
         while line:
             line = line[os.write(self._file, line) :]
@@ -46,7 +46,9 @@ class Worklog:
     def __enter__(self) -> "Worklog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

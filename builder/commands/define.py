@@ -56,7 +56,7 @@ def define(
     the vector is made, and half to trait_data_eval/, on which it is tested.
     """
     from builder.artifacts import check_trait_name
-    from builder.define import define_prompt, define_trait, keep
+    from builder.define import define_prompt
     from builder.definitions import check_free
 
     if print_prompt and source is not None:
@@ -77,20 +77,29 @@ def define(
         if not force:
             check_free(definitions, trait)
         if dry_run:
-            _tell_dry_run(console, trait, description, claude_model)
+            tell_dry_run(console, trait, description, claude_model)
             return
-        whole, usage = define_trait(trait, description, claude_model, console)
-        try:
-            _save(console, definitions, trait, whole, force)
-        except BaseException:
-            kept = keep(trait, whole.model_dump_json(indent=1))
-            _say(console, f"The definition is kept in {kept}; --from takes it.")
-            raise
-        finally:
-            _say(console, f"Cost: {usage}, by {claude_model}.")
+        ask_claude(console, definitions, trait, description, claude_model, force=force)
     except KeyboardInterrupt:
         _say(console, "\nStopped. Nothing was written.")
         raise click.exceptions.Exit(130) from None
+
+
+def ask_claude(
+    console: Console, directory: Path, trait: str, description: str | None, claude_model: str, *, force: bool
+) -> None:
+    """Have Claude write a definition, save it and say what it cost; what was paid for is kept whatever happens."""
+    from builder.define import define_trait, keep
+
+    whole, usage = define_trait(trait, description, claude_model, console)
+    try:
+        _save(console, directory, trait, whole, force)
+    except BaseException:
+        kept = keep(trait, whole.model_dump_json(indent=1))
+        _say(console, f"The definition is kept in {kept}; `traitwatch define {trait} --from` takes it.")
+        raise
+    finally:
+        _say(console, f"Cost: {usage}, by {claude_model}.")
 
 
 def _read(source: str, description: str | None) -> "WholeDefinition":
@@ -124,7 +133,8 @@ def _save(console: Console, directory: Path, trait: str, whole: "WholeDefinition
         click.echo(path)
 
 
-def _tell_dry_run(console: Console, trait: str, description: str | None, claude_model: str) -> None:
+def tell_dry_run(console: Console, trait: str, description: str | None, claude_model: str) -> None:
+    """Say what asking Claude would take."""
     from builder.claude import MAX_TOKENS
     from builder.define import estimated_input_tokens
 

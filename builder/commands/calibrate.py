@@ -1,0 +1,73 @@
+"""`traitwatch calibrate`: the baseline that turns projections into z, and the thresholds of spikes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from builder.commands.options import (
+    CONTEXT,
+    EXISTING_FILE,
+    check_model_path,
+    interruptible,
+    make_reader_options,
+    make_sampling,
+    make_source_options,
+    model_option,
+    reader_options,
+    sampling_options,
+    source_options,
+    vectors_option,
+)
+from builder.workspace import DATA
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("trait")
+@model_option
+@vectors_option
+@click.option(
+    "--neutral-prompts",
+    type=EXISTING_FILE,
+    default=DATA / "neutral_prompts.json",
+    show_default="the shipped ones",
+    help='What ordinary users ask, {"prompts": [...]}, at least 100.',
+)
+@sampling_options
+@source_options
+@reader_options
+@interruptible
+def calibrate(*, console: Console, trait: str, model: str, vectors: Path, neutral_prompts: Path, **values: Any) -> None:
+    """Measure the vector of TRAIT on neutral answers: mean and spread per layer, and spike thresholds.
+
+    Draw answers as your traffic is drawn (--temperature, --top-p): a baseline of other answers makes other z. They are
+    kept in neutral.csv and shared by all vectors of the directory.
+    """
+    sampling, source = make_sampling(values), make_source_options(values)
+    check_model_path(model)
+
+    from builder.neutral import LEAST_PROMPTS, load_neutral_prompts, write_neutral
+    from builder.pipeline import NEUTRAL_SAMPLES, neutral_rows
+    from builder.respond import Responder, neutral_job
+    from builder.session import session
+    from builder.sources import opener
+    from builder.steps import calibrate_step
+    from builder.summary import calibration_table
+    from builder.worklog import Worklog
+    from builder.workspace import Workspace
+
+    workspace = Workspace(vectors, trait)
+    prompts = load_neutral_prompts(neutral_prompts)
+    if len(prompts) < LEAST_PROMPTS:
+        console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds want {LEAST_PROMPTS}.")
+    with workspace.alone(), session(model, make_reader_options(values), console) as opened:
+        responder = Responder(
+            opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(model, source, console), console
+        )
+        job = neutral_job(prompts, NEUTRAL_SAMPLES)
+        with workspace.neutral_alone(console), Worklog(workspace.neutral_log) as log:
+            answers = responder.run([(job, log)])
+            write_neutral(workspace.neutral, neutral_rows(responder, job, answers[job.name]))
+        card = calibrate_step(opened, workspace, workspace.neutral)
+    console.print(calibration_table(card))

@@ -1,0 +1,89 @@
+"""`traitwatch judge`: scores for answers files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from builder.commands.options import (
+    CONTEXT,
+    EXISTING_FILE,
+    check_model_path,
+    definition_option,
+    definition_places,
+    elicit_options,
+    interruptible,
+    judge_options,
+    load_definitions,
+    make_judge_options,
+)
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("trait")
+@click.option(
+    "--csv",
+    "files",
+    type=EXISTING_FILE,
+    multiple=True,
+    required=True,
+    help="Answers file with the columns question, prompt, answer, question_id; may be given again. Scores go into it.",
+)
+@click.option("--model", help="The model that wrote the answers, for --judge likelihood.")
+@definition_option
+@elicit_options
+@judge_options
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
+@interruptible
+def judge(
+    *,
+    console: Console,
+    trait: str,
+    files: tuple[Path, ...],
+    model: str | None,
+    definition: Path | None,
+    elicit: Any,
+    assistant_name: str | None,
+    dry_run: bool,
+    **values: Any,
+) -> None:
+    """Score answers for TRAIT and for coherence, 0 to 100; a score that the judge refuses stays empty.
+
+    Scores are kept beside the files as they come: an interrupted run goes on, and no answer is judged twice.
+
+    \b
+        traitwatch judge paternalism --csv vectors/MODEL/paternalism_pos.csv --csv vectors/MODEL/paternalism_neg.csv
+    """
+    options = make_judge_options(values)
+    extract, _ = load_definitions(trait, definition_places(definition))
+
+    from builder.answers import read_answers, write_answers
+    from builder.conversation import Elicitation
+    from builder.errors import PipelineError
+    from builder.judging import judged, make_judge, unjudged
+    from builder.worklog import Worklog
+    from builder.workspace import Workspace
+
+    if options.name == "likelihood" and model is None:
+        raise PipelineError("the likelihood judge is the model itself: give the one that wrote the answers, --model.")
+    rows = {path: read_answers(path, trait) for path in files}
+    judge = make_judge(
+        options, extract.eval_prompt, Elicitation(extract, elicit, trait, assistant_name), check_model_path(model or "")
+    )
+    for directory in dict.fromkeys(path.parent for path in files):
+        workspace = Workspace(directory, trait)
+        mine = [path for path in files if path.parent == directory]
+        with workspace.alone(), Worklog(workspace.log("scores")) as log:
+            pending = unjudged(judge, [row for path in mine for row in rows[path]], log)
+            if dry_run:
+                cost = f"about {judge.estimate(pending)}" if pending else "nothing to do"
+                console.print(f"{directory}: {len(pending)} scores to give by {judge.card.name}; {cost}.")
+                continue
+            for path in mine:
+                scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
+                write_answers(path, trait, scored)
+                told = sum(row.trait is not None for row in scored)
+                console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
+    if judge.usage.calls:
+        console.print(f"The judge took {judge.usage}.")

@@ -1,0 +1,52 @@
+"""Where answers come from: an own vLLM engine, or OpenAI-compatible servers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from builder.engine import Answers, Sampling, running_engine
+from builder.pretrained import check_length
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What answers.
+
+    Attributes:
+        endpoints: base URLs of OpenAI-compatible servers; none means an own engine.
+        endpoint_model: what they call the model; None for the only one that they serve.
+    """
+
+    endpoints: tuple[str, ...] = ()
+    endpoint_model: str | None = None
+
+    def identity(self, model: dict[str, Any]) -> dict[str, Any]:
+        """Return JSON data that answers depend on: which servers gave them does not matter, their model does."""
+        return {"model": model, "served_as": self.endpoint_model} if self.endpoints else {"model": model}
+
+
+def opener(
+    model: Path | str, options: SourceOptions, console: Console
+) -> Callable[[Sampling, int], AbstractContextManager[Answers]]:
+    """Return what starts the source of answers, given the sampling and the tokens of the longest prompt."""
+
+    @contextmanager
+    def own_engine(sampling: Sampling, longest_prompt: int) -> Iterator[Answers]:
+        needed = check_length(model, longest_prompt, sampling.max_tokens)
+        console.print("Starting vLLM to generate the answers.")
+        with running_engine(model, sampling, needed) as engine:
+            yield engine
+
+    @contextmanager
+    def servers(sampling: Sampling, longest_prompt: int) -> Iterator[Answers]:
+        from builder.endpoint import EndpointAnswers
+
+        source = EndpointAnswers(options.endpoints, sampling, model=options.endpoint_model, console=console)
+        yield source
+        console.print(f"The endpoints answered: {source.usage}.")
+
+    return servers if options.endpoints else own_engine
