@@ -1,0 +1,366 @@
+"""Steering adds exactly what it says, exactly where it says, and leaves nothing behind; the model is a tiny Llama."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from builder.card import JudgeCard
+from builder.engine import Sampling
+from builder.errors import PipelineError
+from builder.judge import Question, Score
+from builder.steered_answers import SteeredAnswer, SteeredAnswers, judge_steering, settings
+from builder.steering import SteeredModel, Steering, decoder_layers, steered
+from builder.usage import Usage
+from builder.worklog import Worklog
+
+HIDDEN, LAYERS = 16, 4
+GREEDY = Sampling(temperature=0, top_p=1, max_tokens=8, seed=0)
+SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=8, seed=3)
+PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 2], [11], [20, 21, 22, 23, 24]]
+VECTOR = np.random.default_rng(0).standard_normal((LAYERS + 1, HIDDEN)).astype(np.float32)
+
+
+class Letters:
+    """A tokenizer of one token a character, with a chat template."""
+
+    eos_token_id = None
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(c) % 60 for c in text]}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(chr(64 + i) for i in ids)
+
+
+def console() -> Console:
+    return Console(file=io.StringIO())
+
+
+def tiny_llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=HIDDEN,
+        intermediate_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    return tiny_llama()
+
+
+@pytest.fixture
+def model(llama: LlamaForCausalLM) -> Iterator[SteeredModel]:
+    yield SteeredModel(llama, Letters(), VECTOR)
+    assert hooks(llama) == 0, "a hook was left behind"
+
+
+def hooks(llama: LlamaForCausalLM) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in llama.modules())
+
+
+def states_after(llama: LlamaForCausalLM, run: Callable[[], Any]) -> list[list[torch.Tensor]]:
+    """Return, per pass and layer index 1 to LAYERS - 1, the states that the next decoder layer is given."""
+    passes: list[list[torch.Tensor]] = []
+
+    def watch(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if module is llama.model.layers[1]:
+            passes.append([])
+        passes[-1].append(hidden.detach().clone())
+
+    handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in llama.model.layers[1:]]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return passes
+
+
+# --- what is added, and where
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_residual_stream_is_moved_by_exactly_c_times_v_at_the_last_position(
+    llama: LlamaForCausalLM, layer: int
+) -> None:
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    (plain,) = states_after(llama, lambda: llama(tokens))
+    addition = 1.5 * torch.from_numpy(VECTOR[layer])
+    with steered(llama, {layer: addition[None]}):
+        (moved,) = states_after(llama, lambda: llama(tokens))
+    for below in range(1, layer):
+        assert torch.equal(moved[below - 1], plain[below - 1]), f"layer {below} lies below"
+    torch.testing.assert_close(moved[layer - 1][0, -1] - plain[layer - 1][0, -1], addition, atol=1e-5, rtol=0)
+    assert torch.equal(moved[layer - 1][0, :-1], plain[layer - 1][0, :-1]), "the prompt before its last token"
+
+
+def test_while_generating_the_prompts_last_token_and_every_answer_token_is_moved(
+    llama: LlamaForCausalLM, model: SteeredModel
+) -> None:
+    """The states of each pass are those of a model that reads the whole text with the same positions moved."""
+    passes = states_after(llama, lambda: model.answer([PROMPTS[1]], [Steering(2, 2.0)], GREEDY))
+    answer = model.answer([PROMPTS[1]], [Steering(2, 2.0)], GREEDY)[0]
+    ids = torch.tensor([[*PROMPTS[1], *(ord(c) - 64 for c in answer)]])
+    start = len(PROMPTS[1])
+    assert [p[1].shape[1] for p in passes] == [start] + [1] * (GREEDY.max_tokens - 1)
+
+    def move(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        moved = output.clone()
+        moved[:, start - 1 :] += 2.0 * torch.from_numpy(VECTOR[2])
+        return moved
+
+    handle = llama.model.layers[1].register_forward_hook(move)
+    try:
+        ((_, at_2, at_3),) = states_after(llama, lambda: llama(ids))
+    finally:
+        handle.remove()
+    for index, read in ((1, at_2), (2, at_3)):
+        generated = torch.cat([p[index] for p in passes], dim=1)
+        torch.testing.assert_close(generated, read[:, : generated.shape[1]], atol=1e-4, rtol=1e-4)
+
+
+def test_the_vector_is_added_as_it_is_and_not_as_its_unit_vector(llama: LlamaForCausalLM) -> None:
+    scaled = VECTOR * 7
+    tokens = [[5, 6, 7]]
+    (plain, *_) = states_after(llama, lambda: SteeredModel(llama, Letters(), scaled).answer(tokens, [None], GREEDY))
+    (moved, *_) = states_after(
+        llama, lambda: SteeredModel(llama, Letters(), scaled).answer(tokens, [Steering(1, -0.5)], GREEDY)
+    )
+    expected = torch.from_numpy(-0.5 * scaled[1])
+    torch.testing.assert_close(moved[0][0, -1] - plain[0][0, -1], expected, atol=1e-4, rtol=0)
+
+
+def test_in_bfloat16_the_sum_is_rounded_once() -> None:
+    llama = tiny_llama().to(torch.bfloat16)
+    tokens = torch.tensor([[5, 6, 7]])
+    (plain,) = states_after(llama, lambda: llama(tokens))
+    addition = 0.7 * torch.from_numpy(VECTOR[2])
+    with steered(llama, {2: addition[None]}):
+        (moved,) = states_after(llama, lambda: llama(tokens))
+    assert torch.equal(moved[1][0, -1], (plain[1][0, -1].float() + addition).bfloat16())
+
+
+# --- batches
+
+
+@pytest.mark.parametrize("steering", [None, Steering(2, 3.0)])
+def test_a_padded_batch_answers_as_one_by_one(model: SteeredModel, steering: Steering | None) -> None:
+    together = model.answer(PROMPTS, [steering] * len(PROMPTS), GREEDY)
+    assert together == [model.answer([prompt], [steering], GREEDY)[0] for prompt in PROMPTS]
+
+
+def test_each_row_of_a_batch_is_steered_in_its_own_way(model: SteeredModel) -> None:
+    ways = [None, Steering(1, 4.0), Steering(3, 4.0), Steering(3, -4.0)]
+    prompts = [PROMPTS[1]] * len(ways)
+    together = model.answer(prompts, ways, GREEDY)
+    assert together == [model.answer([PROMPTS[1]], [way], GREEDY)[0] for way in ways]
+    assert len(set(together)) == len(ways), "the example tells the ways apart"
+
+
+def test_coefficient_0_is_plain_generation(llama: LlamaForCausalLM, model: SteeredModel) -> None:
+    steered_by_nothing = model.answer(PROMPTS, [Steering(2, 0.0)] * len(PROMPTS), SAMPLED)
+    assert steered_by_nothing == model.answer(PROMPTS, [None] * len(PROMPTS), SAMPLED)
+    (plain,) = llama.generate(torch.tensor([PROMPTS[1]]), max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
+    assert model.answer([PROMPTS[1]], [Steering(2, 0.0)], GREEDY)[0] == Letters().decode(plain[len(PROMPTS[1]) :])
+
+
+def test_a_seed_makes_answers_again_and_leaves_other_random_numbers_alone(model: SteeredModel) -> None:
+    torch.manual_seed(9)
+    untouched = torch.rand(3)
+    torch.manual_seed(9)
+    first = model.answer(PROMPTS, [None] * 4, SAMPLED)
+    assert torch.equal(torch.rand(3), untouched)
+    assert model.answer(PROMPTS, [None] * 4, SAMPLED) == first
+    other = Sampling(temperature=1.0, top_p=0.9, max_tokens=8, seed=4)
+    assert model.answer(PROMPTS, [None] * 4, other) != first
+
+
+def test_an_answer_ends_before_its_end_token() -> None:
+    llama = tiny_llama()
+    plain = SteeredModel(llama, Letters(), VECTOR).answer([PROMPTS[0]], [None], GREEDY)[0]
+    llama.generation_config.eos_token_id = [63, ord(plain[3]) - 64]
+    assert (
+        SteeredModel(llama, Letters(), VECTOR).answer([PROMPTS[0]], [None], GREEDY)[0] == plain.partition(plain[3])[0]
+    )
+
+
+# --- hooks and layers
+
+
+def test_hooks_are_removed_on_error(llama: LlamaForCausalLM) -> None:
+    def interrupted() -> None:
+        with steered(llama, {1: torch.zeros(1, HIDDEN), 2: torch.zeros(1, HIDDEN)}):
+            assert hooks(llama) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert hooks(llama) == 0
+
+
+def test_a_model_that_passes_by_its_layers_is_not_taken_for_steered(llama: LlamaForCausalLM) -> None:
+    with (
+        pytest.raises(PipelineError, match=r"did not call its layers \[2\]"),
+        steered(llama, {2: torch.zeros(1, HIDDEN)}),
+    ):
+        llama.model.embed_tokens(torch.tensor([[1]]))
+
+
+@pytest.mark.parametrize("layer", [-1, 0, LAYERS, LAYERS + 1])
+def test_the_embedding_and_the_last_state_are_not_steered(model: SteeredModel, layer: int) -> None:
+    with pytest.raises(PipelineError, match=f"layer {layer} cannot be steered.* 1 to {LAYERS - 1} are inner"):
+        model.answer(PROMPTS, [Steering(layer, 1.0)] * 4, GREEDY)
+
+
+def test_layers_are_found_by_their_number_not_by_their_name(llama: LlamaForCausalLM) -> None:
+    assert decoder_layers(llama) is llama.model.layers
+    model = tiny_llama()
+    model.model.blocks = model.model.layers
+    del model.model.layers
+    # As many experts inside a layer as there are layers are no second stack.
+    model.model.blocks[0].experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(LAYERS))
+    assert decoder_layers(model) is model.model.blocks
+
+
+def test_a_model_without_such_a_list_is_refused() -> None:
+    model = tiny_llama()
+    model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:2])
+    with pytest.raises(PipelineError, match=f"no lists of {LAYERS} decoder layers.*--no-steering"):
+        decoder_layers(model)
+    model.model.others = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(LAYERS))
+    model.model.more = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(LAYERS))
+    with pytest.raises(PipelineError, match=r"2 lists of 4 decoder layers \(others, more\)"):
+        decoder_layers(model)
+
+
+def test_another_models_vector_is_refused(llama: LlamaForCausalLM) -> None:
+    with pytest.raises(PipelineError, match=r"shape \[5, 8\], but the model takes \[5, 16\]"):
+        SteeredModel(llama, Letters(), VECTOR[:, :8])
+
+
+# --- answers that are kept, and judged
+
+
+class CountingJudge:
+    """Scores the trait by the length of an answer's question, and counts what it is asked."""
+
+    card = JudgeCard(name="likelihood")
+    usage = Usage()
+
+    def __init__(self, stop_after: int | None = None, mute: str = ""):
+        self.asked: list[Question] = []
+        self._stop_after = stop_after
+        self._mute = mute
+
+    def identity(self, question: Question) -> dict[str, Any]:
+        return {"aspect": question.aspect, "question": question.question, "answer": question.answer}
+
+    def estimate(self, questions: Sequence[Question]) -> Usage:
+        return Usage(len(questions))
+
+    def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
+        for index, question in enumerate(questions):
+            if len(self.asked) == self._stop_after:
+                raise KeyboardInterrupt
+            self.asked.append(question)
+            value = 80.0 if question.aspect == "coherence" else float(len(question.question))
+            yield Score(index, None if question.answer == self._mute and question.aspect == "trait" else value)
+
+
+QUESTIONS = [f"why {i}?" for i in range(30)]
+WAYS = settings([2, 1, 2], [2.0, 1.0])
+
+
+def answers_of(worklog: Worklog, ways: Sequence[Steering | None] = WAYS) -> SteeredAnswers:
+    return SteeredAnswers(Letters(), VECTOR, {"model": "tiny"}, SAMPLED, QUESTIONS, ways, worklog)
+
+
+def test_no_steering_is_measured_once() -> None:
+    assert [None, Steering(1, 1.0), Steering(1, 2.0), Steering(2, 1.0), Steering(2, 2.0)] == WAYS
+
+
+def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(
+    llama: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    generated: list[tuple[tuple[int, ...], Steering | None]] = []
+
+    class Counting(SteeredModel):
+        stop_after: int | None = None
+
+        def answer(
+            self, prompts: Sequence[list[int]], steerings: Sequence[Steering | None], sampling: Sampling
+        ) -> list[str]:
+            if self.stop_after is not None and len(generated) >= self.stop_after:
+                raise KeyboardInterrupt
+            generated.extend(zip(map(tuple, prompts), steerings, strict=True))
+            return super().answer(prompts, steerings, sampling)
+
+    model = Counting(llama, Letters(), VECTOR)
+    with Worklog(tmp_path / "whole") as log:
+        expected = answers_of(log).make(lambda: model, console())
+        uninterrupted = judge_steering(CountingJudge(), expected, log, console())
+    assert len(generated) == len(expected) == 150
+    generated.clear()
+
+    model.stop_after = 60
+    with Worklog(tmp_path / "log") as log, pytest.raises(KeyboardInterrupt):
+        answers_of(log).make(lambda: model, console())
+    made = len(generated)
+    assert 0 < made < 150, "the run was interrupted in the middle"
+    model.stop_after = None
+    first, second = CountingJudge(stop_after=100), CountingJudge()
+    with Worklog(tmp_path / "log") as log:
+        assert answers_of(log).kept().count(None) == 150 - made
+        answers = answers_of(log).make(lambda: model, console())
+        with pytest.raises(KeyboardInterrupt):
+            judge_steering(first, answers, log, console())
+    assert answers == expected, "what an interruption left out is what it would have been"
+    assert len(generated) == len(set(generated)) == 150
+    with Worklog(tmp_path / "log") as log:
+        results = judge_steering(second, answers_of(log).make(pytest.fail, console()), log, console())
+        assert judge_steering(CountingJudge(stop_after=0), answers, log, console()) == results
+    assert results == uninterrupted
+    asked = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
+    assert len(asked) == len(set(asked)) == len({(a.question, a.text) for a in answers}) * 2
+
+    with Worklog(tmp_path / "log") as log:
+        generated.clear()
+        answers_of(log, [*WAYS, Steering(3, 1.0)]).make(lambda: model, console())
+    assert {steering for _, steering in generated} == {Steering(3, 1.0)}, "a further layer costs no more than itself"
+
+
+def test_results_are_means_over_the_scores_that_there_are(tmp_path: Path) -> None:
+    way = Steering(2, 1.0)
+    answers = [
+        SteeredAnswer(None, "1", "a"),
+        SteeredAnswer(None, "333", "b"),
+        SteeredAnswer(way, "55555", "c"),
+        SteeredAnswer(way, "1", "-"),
+        SteeredAnswer(Steering(3, 1.0), "1", "-"),
+    ]
+    with Worklog(tmp_path / "log") as log:
+        results = judge_steering(CountingJudge(mute="-"), answers, log, console())
+        with pytest.raises(PipelineError, match="no usable score of an unsteered answer"):
+            judge_steering(CountingJudge(mute="-"), answers[3:], log, console())
+    rows = [(r.layer, r.coefficient, r.trait_score, r.coherence, r.num_answers) for r in results]
+    assert rows == [(0, 0.0, 2.0, 80.0, 2), (2, 1.0, 5.0, 80.0, 1)]
