@@ -133,11 +133,15 @@ def test_parameters_that_a_model_does_not_know_are_put_another_way() -> None:
 
 
 def test_a_temperature_that_was_meant_is_never_left_out() -> None:
-    with (
-        wire_server(serving(lambda _: error(400, "temperature must be 1", param="temperature"))) as server,
-        pytest.raises(PipelineError, match="temperature must be 1"),
-    ):
-        answers(source(server), 3)
+    def respond(request: Request) -> Reply:
+        refusal = error(400, "temperature must be 1", param="temperature")
+        return refusal if "temperature" in request.body else completion("drawn otherwise")
+
+    with wire_server(serving(respond)) as server:
+        with pytest.raises(PipelineError, match="temperature must be 1"):
+            answers(source(server), 3)
+        plain = Sampling(temperature=1.0, top_p=1.0, max_tokens=50, seed=7)
+        assert len(answers(source(server, sampling=plain), 3)) == 3
 
 
 # --- reasoning models
