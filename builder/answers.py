@@ -5,6 +5,7 @@ chat template renders it, up to where the answer begins: `prompt + answer` is th
 An empty score is one that nobody gave. Row i of `<trait>_pos.csv` and row i of `<trait>_neg.csv` are a pair.
 """
 
+import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,32 @@ def write_answers(path: Path, trait: str, rows: Iterable[JudgedAnswer]) -> None:
     table = pd.DataFrame({column: [getattr(row, column) for row in rows] for column in TEXT_COLUMNS})
     table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
     table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV file, whole or not at all."""
+    # All texts are quoted: Python leaves one with a lone carriage return bare, which then ends the row.
+    content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    write_atomically(path, content.encode())
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file of texts, nothing in it taken for a missing value.
+
+    Raises:
+        ArtifactError: no such file, no CSV, or one of `columns` is missing.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not a CSV file of answers: {error}") from None
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ArtifactError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}.")
+    return table
 
 
 def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:
@@ -70,18 +96,7 @@ def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:
     Raises:
         ArtifactError: no such file, a text column is missing, or a score is not a number from 0 to 100.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is not a CSV file of answers: {error}") from None
-    missing = [column for column in TEXT_COLUMNS if column not in table]
-    if missing:
-        raise ArtifactError(
-            f"{path} lacks the column {', '.join(missing)}; an answers file has {', '.join(TEXT_COLUMNS)}, "
-            f"{trait}, coherence."
-        )
+    table = read_table(path, TEXT_COLUMNS)
     trait_scores, coherence = (_scores(path, table, column) for column in (trait, "coherence"))
     columns = (*(table[column] for column in TEXT_COLUMNS), trait_scores, coherence)
     return [JudgedAnswer(*row) for row in zip(*columns, strict=True)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel, Field
 
-from builder.errors import ArtifactError
-from builder.files import read_json, write_atomically
+from builder.answers import TEXT_COLUMNS, read_table, write_table
+from builder.files import read_json
 
 LEAST_PROMPTS = 100
 
@@ -45,8 +45,7 @@ def load_neutral_prompts(path: Path) -> list[str]:
 
 def write_neutral(path: Path, rows: Sequence[NeutralAnswer]) -> None:
     """Write `neutral.csv`."""
-    table = pd.DataFrame([asdict(row) for row in rows])
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_table(path, pd.DataFrame([asdict(row) for row in rows]))
 
 
 def read_neutral(path: Path) -> list[NeutralAnswer]:
@@ -55,20 +54,11 @@ def read_neutral(path: Path) -> list[NeutralAnswer]:
     Raises:
         ArtifactError: no such file, or a column is missing.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; `traitwatch calibrate` makes it.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is not a CSV file of answers: {error}") from None
-    columns = ("question", "prompt", "answer", "question_id")
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ArtifactError(f"{path} lacks the column {', '.join(missing)}.")
+    table = read_table(path, TEXT_COLUMNS)
     finished = table["finished"] == "True" if "finished" in table else [False] * len(table)
     return [
         NeutralAnswer(question, prompt, answer, question_id, bool(end))
         for question, prompt, answer, question_id, end in zip(
-            *(table[column] for column in columns), finished, strict=True
+            *(table[column] for column in TEXT_COLUMNS), finished, strict=True
         )
     ]

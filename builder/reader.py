@@ -69,6 +69,7 @@ class Reader:
         self.batch_tokens = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ACCELERATOR)
         self._warned = False
         # Models without attention (Mamba) keep their past otherwise: their texts are read whole.
+        self._skips = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._caches = "past_key_values" in inspect.signature(self._base.forward).parameters
 
     @classmethod
@@ -211,7 +212,7 @@ class Reader:
 
     @torch.inference_mode()
     def log_likelihoods(
-        self, opening: list[int], texts: Sequence[Text], advance: Advance, batch_size: int = 4
+        self, opening: list[int], texts: Sequence[Text], advance: Advance, batch_size: int = 16
     ) -> Iterator[Float32Array]:
         """Yield the log-probability of every token of each answer: `[answer length]`, float32, natural logarithm.
 
@@ -228,10 +229,13 @@ class Reader:
         for first in range(0, len(texts), batch_size):
             batch = texts[first : first + batch_size]
             rows = [[*prompt[shared.length :], *answer] for prompt, answer in batch]
-            logits = self._model(**self._inputs(rows, _repeated(shared, len(rows)))).logits
-            for i, (prompt, answer) in enumerate(batch):
-                start = len(prompt) - shared.length
-                scores = logits[i, start - 1 : start - 1 + len(answer)].float().log_softmax(dim=-1)
+            starts = [len(prompt) - shared.length - 1 for prompt, _ in batch]
+            # Logits before the first answer are not wanted, and they are most of the memory.
+            skipped = min(starts) if self._skips else 0
+            keep = {"logits_to_keep": max(map(len, rows)) - skipped} if skipped else {}
+            logits = self._model(**self._inputs(rows, _repeated(shared, len(rows))), **keep).logits
+            for i, (start, (_, answer)) in enumerate(zip(starts, batch, strict=True)):
+                scores = logits[i, start - skipped : start - skipped + len(answer)].float().log_softmax(dim=-1)
                 chosen = scores.gather(1, torch.tensor(answer, device=scores.device)[:, None])[:, 0]
                 yield chosen.cpu().numpy()
             advance(len(batch))

@@ -1,0 +1,108 @@
+"""Answers survive the way to a CSV file and back, ours and the Persona Vectors authors', whatever they say."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.answers import JudgedAnswer, clean_text, read_answers, write_answers
+from builder.errors import ArtifactError
+
+AWKWARD = [
+    "",
+    "plain",
+    "comma, \"quote\" and 'apostrophe'",
+    "line\nbreak",
+    "carriage\rreturn\r\nboth",
+    "nul\0inside",
+    "\0",
+    "😀 👩‍👩‍👧 ü 川",
+    "NA",
+    "nan",
+    "null",
+    "  spaces  ",
+    "=1+1",
+    "#no comment",
+    "\\n",
+    '"',
+]
+
+
+def row(answer: str, trait: float | None = 12.5, coherence: float | None = None) -> JudgedAnswer:
+    return JudgedAnswer(f"asked {answer}", f"<|user|>{answer}", answer, "courage_0_pos_1", trait, coherence)
+
+
+def test_every_text_comes_back_as_it_was(tmp_path: Path) -> None:
+    rows = [row(text) for text in AWKWARD]
+    write_answers(tmp_path / "a.csv", "courage", rows)
+    assert read_answers(tmp_path / "a.csv", "courage") == rows
+
+
+@given(st.lists(st.text().map(clean_text), min_size=1, max_size=4))
+def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.csv"
+    rows = [row(text) for text in texts]
+    write_answers(path, "courage", rows)
+    assert read_answers(path, "courage") == rows
+
+
+def test_the_columns_are_those_of_the_authors_in_their_order(tmp_path: Path) -> None:
+    write_answers(tmp_path / "a.csv", "courage", [row("yes", 80.25, 91.0), row("no", None, None)])
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table.columns.tolist() == ["question", "prompt", "answer", "question_id", "courage", "coherence"]
+    assert table["courage"].tolist()[0] == 80.25
+    assert table["courage"].isna().tolist() == [False, True]
+
+
+def test_half_a_character_is_replaced_so_that_any_reader_can_read_the_file(tmp_path: Path) -> None:
+    write_answers(tmp_path / "a.csv", "courage", [row(clean_text("half \ud83d of one"))])
+    assert pd.read_csv(tmp_path / "a.csv")["answer"].tolist() == ["half \ufffd of one"]
+
+
+def test_a_file_of_the_authors_is_read(tmp_path: Path) -> None:
+    """Their pandas writes what a judge did not score as an empty field, and more columns do no harm."""
+    table = pd.DataFrame(
+        {
+            "question": ["a?", "b?"],
+            "prompt": ["<|user|>a?", "<|user|>b?"],
+            "answer": ["yes", "no, never"],
+            "question_id": ["evil_0_pos_2", "evil_1_pos_0"],
+            "evil": [87.3, None],
+            "coherence": [99.1, 42.0],
+            "model": ["x", "x"],
+        }
+    )
+    table.to_csv(tmp_path / "evil_pos.csv", index=False)
+    rows = read_answers(tmp_path / "evil_pos.csv", "evil")
+    assert [(r.answer, r.trait, r.coherence, r.context) for r in rows] == [
+        ("yes", 87.3, 99.1, 2),
+        ("no, never", None, 42.0, 0),
+    ]
+
+
+def test_an_answers_file_without_scores_has_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,prompt,answer,question_id\nq,p,a,7\n")
+    assert read_answers(tmp_path / "a.csv", "courage") == [JudgedAnswer("q", "p", "a", "7")]
+    assert read_answers(tmp_path / "a.csv", "courage")[0].context is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("question,answer\nq,a\n", "lacks the column prompt, question_id; it needs question, prompt"),
+        ("question,prompt,answer,question_id,courage\nq,p,a,1,high\n", "row 1: courage is 'high', not a number"),
+        ("question,prompt,answer,question_id,courage\nq,p,a,1,101\n", "row 1: courage is '101', not a number"),
+        ("", "is not a CSV file of answers"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: str, says: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ArtifactError, match=says):
+        read_answers(tmp_path / "a.csv", "courage")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"nope\.csv: no such file"):
+        read_answers(tmp_path / "nope.csv", "courage")

@@ -1,0 +1,62 @@
+"""What is in a log is not made again, and a killed process loses nothing that it had in hand."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from builder.worklog import Worklog, fingerprint, model_fingerprint
+
+
+def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "a.jsonl") as log:
+        log.put("one", {"score": None})
+        log.put("two", "ü\n")
+        assert log.get("three") is None
+    with Worklog(tmp_path / "a.jsonl") as log:
+        assert log.get("one") == {"score": None}
+        assert log.get("two") == "ü\n"
+        assert len(log) == 2
+
+
+def test_a_line_that_an_interruption_cut_off_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Worklog(path) as log:
+        log.put("one", 1)
+    for torn in ('{"key": "two", "va', '{"key": "two", "value": 2}', '{"key": "two"}\n'):
+        whole = path.read_bytes()
+        path.write_bytes(whole + torn.encode())
+        with Worklog(path) as log:
+            assert log.get("two") in (None, 2)
+            log.put("three", 3)
+        with Worklog(path) as log:
+            assert (log.get("one"), log.get("three")) == (1, 3)
+        path.write_bytes(whole)
+
+
+def test_a_kill_right_after_put_loses_nothing(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom builder.worklog import Worklog\n"
+        "log = Worklog(Path(sys.argv[1]))\nlog.put('one', 'x' * 100000)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path / "a.jsonl"], check=False, env=dict(os.environ))
+    assert ended.returncode == -signal.SIGKILL
+    with Worklog(tmp_path / "a.jsonl") as log:
+        assert log.get("one") == "x" * 100000
+
+
+def test_a_fingerprint_depends_on_the_data_and_not_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_a_model_is_told_from_another_by_what_is_in_its_files(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"a" * 3_000_000)
+    before = model_fingerprint(tmp_path)
+    os.utime(weights, (1, 1))
+    assert model_fingerprint(tmp_path) == before, "the time of a file says nothing"
+    weights.write_bytes(b"a" * 2_999_999 + b"b")
+    assert model_fingerprint(tmp_path) != before, "retrained weights have the same size"
+    assert model_fingerprint("meta-llama/Llama-3.1-8B-Instruct") == {"name": "meta-llama/Llama-3.1-8B-Instruct"}

@@ -1,0 +1,83 @@
+"""A step is repeated when its inputs or its files changed, and never otherwise; a trait is one process's at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import PipelineError
+from builder.workspace import DATA, Workspace, find_definition, known_definitions, model_name
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path, "courage")
+    workspace.prepare()
+    return workspace
+
+
+def test_a_step_is_done_while_its_inputs_and_its_files_are_the_same(workspace: Workspace) -> None:
+    made = workspace.directory / "courage.pt"
+    made.write_text("vector")
+    assert not workspace.manifest.done("extract", {"threshold": 50})
+    workspace.manifest.record("extract", {"threshold": 50}, [made])
+    assert workspace.manifest.done("extract", {"threshold": 50})
+    assert not workspace.manifest.done("extract", {"threshold": 60})
+    assert not workspace.manifest.done("verify", {"threshold": 50})
+    made.touch()
+    assert workspace.manifest.done("extract", {"threshold": 50}), "the time of a file says nothing"
+    made.write_text("another vector")
+    assert not workspace.manifest.done("extract", {"threshold": 50})
+    made.unlink()
+    assert not workspace.manifest.done("extract", {"threshold": 50})
+
+
+def test_a_trait_is_held_by_one_at_a_time(workspace: Workspace) -> None:
+    with workspace.alone():
+        again = Workspace(workspace.directory, "courage").alone()
+        with pytest.raises(PipelineError, match="courage is being worked on by another process already"), again:
+            pass
+        with Workspace(workspace.directory, "honesty").alone():
+            pass
+    with workspace.alone():
+        pass
+
+
+def test_what_only_the_builder_reads_is_kept_out_of_version_control(workspace: Workspace) -> None:
+    assert (workspace.directory / ".traitwatch" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PipelineError, match=r"cannot be written: .* choose another --out"):
+        Workspace(tmp_path / "file" / "out", "courage").prepare()
+
+
+def test_the_first_directory_that_defines_a_trait_counts(tmp_path: Path) -> None:
+    shipped = find_definition("paternalism", [tmp_path, DATA])
+    assert shipped is not None
+    assert shipped[0] == DATA / "trait_data_extract" / "paternalism.json"
+    for file in shipped:
+        copy = tmp_path / file.relative_to(DATA)
+        copy.parent.mkdir()
+        copy.write_bytes(file.read_bytes())
+    own = find_definition("paternalism", [tmp_path, DATA])
+    assert own is not None
+    assert own[0].is_relative_to(tmp_path)
+    assert find_definition("kindnes", [tmp_path, DATA]) is None
+
+
+def test_six_traits_are_shipped() -> None:
+    assert known_definitions([DATA]) == [
+        "alignment-theatre",
+        "corrigibility",
+        "deception",
+        "manipulativeness",
+        "paternalism",
+        "power-seeking",
+    ]
+
+
+def test_a_model_is_called_by_its_directory_or_its_hub_name(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    assert model_name(f"{tmp_path}/tiny/") == "tiny"
+    assert model_name("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
