@@ -67,13 +67,14 @@ class Answers(Protocol):
 class Engine:
     """A vLLM engine that answers."""
 
-    def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int):
+    def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int, thinking_opened: bool = False):
         vllm_environment()
         from vllm import LLM, SamplingParams
 
         # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
         self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
         self._enqueued = 0
+        self._thinking_opened = thinking_opened
         self._params = SamplingParams(
             temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
         )
@@ -90,15 +91,14 @@ class Engine:
                 if output.finished:
                     best = output.outputs[0]
                     advance(1)
-                    yield int(output.request_id) - first, _answer(best.text, best.finish_reason == "stop")
+                    yield int(output.request_id) - first, self._answer(best.text, best.finish_reason == "stop")
+
+    def _answer(self, text: str, finished: bool) -> Answer:
+        return Answer(without_thinking(text, opened=self._thinking_opened).strip(), finished)
 
     def close(self) -> None:
         """End the engine's process and free its memory."""
         self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-
-
-def _answer(text: str, finished: bool) -> Answer:
-    return Answer(without_thinking(text).strip(), finished)
 
 
 def vllm_environment() -> None:
@@ -109,15 +109,18 @@ def vllm_environment() -> None:
 
 
 @contextmanager
-def running_engine(model: Path | str, sampling: Sampling, max_model_len: int) -> Iterator[Engine]:
+def running_engine(
+    model: Path | str, sampling: Sampling, max_model_len: int, thinking_opened: bool = False
+) -> Iterator[Engine]:
     """Run an engine for the time of a `with` block.
 
     Args:
         model: the model's directory or hub name.
         sampling: how answers are drawn.
         max_model_len: tokens that the longest conversation takes, its answer included.
+        thinking_opened: the chat template ends inside the thinking of a reasoning model.
     """
-    engine = Engine(model, sampling, max_model_len)
+    engine = Engine(model, sampling, max_model_len, thinking_opened)
     try:
         yield engine
     finally:

@@ -56,7 +56,9 @@ class JudgeOptions:
         return cls(chosen, model, base_url, max_concurrent)
 
 
-def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation, model: Path | str) -> Judge:
+def make_judge(
+    options: JudgeOptions, eval_prompt: str, elicitation: Elicitation, model: Path | str, console: Console
+) -> Judge:
     """Return the judge.
 
     Args:
@@ -64,6 +66,7 @@ def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation
         eval_prompt: the definition's prompt, for the OpenAI judge.
         elicitation: the conditions, for the likelihood judge.
         model: the model, for the likelihood judge.
+        console: where the judge shows warnings.
     """
     if options.name == "openai":
         from builder.openai_judge import DEFAULT_MODEL, OpenAIJudge
@@ -73,6 +76,7 @@ def make_judge(options: JudgeOptions, eval_prompt: str, elicitation: Elicitation
             model=options.model or DEFAULT_MODEL,
             base_url=options.base_url,
             max_concurrent=options.max_concurrent,
+            console=console,
         )
     from builder.likelihood import LikelihoodJudge
     from builder.reader import Reader

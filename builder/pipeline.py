@@ -158,7 +158,9 @@ class Build:
 
     def _judge(self) -> Judge:
         options = self._options.judge
-        return make_judge(options, self._definition.eval_prompt, self._elicitation, self._session.model)
+        return make_judge(
+            options, self._definition.eval_prompt, self._elicitation, self._session.model, self._session.console
+        )
 
     def _judged(self, judge: Judge, rows: dict[str, list[JudgedAnswer]]) -> dict[str, list[JudgedAnswer]]:
         with Worklog(self._workspace.log("scores")) as scores:

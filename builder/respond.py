@@ -4,8 +4,7 @@ Row i of the positive file and row i of the negative file share question, contex
 build are answered in one go, so that an engine starts once and its batch stays full.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +12,10 @@ from rich.console import Console
 
 from builder.answers import JudgedAnswer, clean_text
 from builder.conversation import Elicitation, Messages, Polarity, Row, bare, render, text_ids
-from builder.engine import Answer, Answers, ChatPrompt, Sampling
+from builder.engine import Answer, ChatPrompt, Sampling
 from builder.errors import PipelineError
 from builder.progress import progress
+from builder.sources import Opener
 from builder.worklog import Worklog, fingerprint
 
 
@@ -69,7 +69,7 @@ class Responder:
         tokenizer: Any,
         identity: Mapping[str, Any],
         sampling: Sampling,
-        open_source: Callable[[Sampling, int], AbstractContextManager[Answers]],
+        open_source: Opener,
         console: Console,
     ):
         """Prepare to answer.
@@ -78,8 +78,7 @@ class Responder:
             tokenizer: the model's.
             identity: JSON data that tells the answering model from others.
             sampling: how answers are drawn.
-            open_source: starts what answers, given the sampling and the tokens of the longest prompt; called only where
-                an answer is missing.
+            open_source: starts what answers; called only where an answer is missing.
             console: where progress is shown.
         """
         self._tokenizer = tokenizer
@@ -114,7 +113,8 @@ class Responder:
         done = sum(map(len, keys.values())) - len(todo)
         # Going on after an interruption with the same seed would draw the same random numbers once more.
         sampling = Sampling(**{**asdict(self._sampling), "seed": self._sampling.seed + done})
-        with self._open_source(sampling, longest) as source, progress(self._console) as display:
+        opened = render(self._tokenizer, prompts[0].messages).rstrip().endswith("<think>")
+        with self._open_source(sampling, longest, opened) as source, progress(self._console) as display:
             tasks = {}
             for name, job_keys in keys.items():
                 missing = sum(job.name == name for job, _, _ in todo)

@@ -29,23 +29,28 @@ class SourceOptions:
         return {"model": model, "served_as": self.endpoint_model} if self.endpoints else {"model": model}
 
 
-def opener(
-    model: Path | str, options: SourceOptions, console: Console
-) -> Callable[[Sampling, int], AbstractContextManager[Answers]]:
-    """Return what starts the source of answers, given the sampling and the tokens of the longest prompt."""
+Opener = Callable[[Sampling, int, bool], AbstractContextManager[Answers]]
+"""Starts a source of answers, given the sampling, the tokens of the longest prompt, and whether the chat template ends
+inside the thinking of a reasoning model."""
+
+
+def opener(model: Path | str, options: SourceOptions, console: Console) -> Opener:
+    """Return what starts the source of answers of a model."""
 
     @contextmanager
-    def own_engine(sampling: Sampling, longest_prompt: int) -> Iterator[Answers]:
+    def own_engine(sampling: Sampling, longest_prompt: int, thinking_opened: bool) -> Iterator[Answers]:
         needed = check_length(model, longest_prompt, sampling.max_tokens)
         console.print("Starting vLLM to generate the answers.")
-        with running_engine(model, sampling, needed) as engine:
+        with running_engine(model, sampling, needed, thinking_opened) as engine:
             yield engine
 
     @contextmanager
-    def servers(sampling: Sampling, longest_prompt: int) -> Iterator[Answers]:
+    def servers(sampling: Sampling, longest_prompt: int, thinking_opened: bool) -> Iterator[Answers]:
         from builder.endpoint import EndpointAnswers
 
-        source = EndpointAnswers(options.endpoints, sampling, model=options.endpoint_model, console=console)
+        source = EndpointAnswers(
+            options.endpoints, sampling, options.endpoint_model, thinking_opened=thinking_opened, console=console
+        )
         yield source
         console.print(f"The endpoints answered: {source.usage}.")
 

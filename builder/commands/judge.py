@@ -69,7 +69,11 @@ def judge(
         raise PipelineError("the likelihood judge is the model itself: give the one that wrote the answers, --model.")
     rows = {path: read_answers(path, trait) for path in files}
     judge = make_judge(
-        options, extract.eval_prompt, Elicitation(extract, elicit, trait, assistant_name), check_model_path(model or "")
+        options,
+        extract.eval_prompt,
+        Elicitation(extract, elicit, trait, assistant_name),
+        check_model_path(model or ""),
+        console,
     )
     for directory in dict.fromkeys(path.parent for path in files):
         workspace = Workspace(directory, trait)

@@ -143,7 +143,8 @@ def layers(
             for layer in layers:
                 check_layer(layer, card.num_layers)
             way: Any = elicit or card.elicit or "system"
-            judge = make_judge(judge_of, extract.eval_prompt, Elicitation(extract, way, trait, assistant_name), model)
+            elicitation = Elicitation(extract, way, trait, assistant_name)
+            judge = make_judge(judge_of, extract.eval_prompt, elicitation, model, console)
             judge_name = ": ".join(filter(None, (judge.card.name, judge.card.model)))
             tokenizer = load_tokenizer(model)
             with Worklog(workspace.log("steered")) as made, Worklog(workspace.log("scores")) as scores:
@@ -169,8 +170,7 @@ def layers(
                 )
         choice = choose(card.verification, results, card.num_layers, judge_name, coherence_floor)
         if choice is None:
-            served = min(DEFAULT_LAYER, card.num_layers)
-            console.print(f"Nothing was measured: layer {served} stays the default, and the card is as it was.")
+            console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is as it was.")
             return
         best, why = choice.ranks[0].layer, reason(choice, better_than_null=card.verification.better_than_null)
         if not dry_run:

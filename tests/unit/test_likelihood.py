@@ -1,4 +1,4 @@
-"""The likelihood judge is Bayes' rule on the model's own likelihoods, and says nothing of an answer that is not there."""
+"""The likelihood judge is Bayes' rule on the model's own likelihoods."""
 
 from pathlib import Path
 

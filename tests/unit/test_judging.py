@@ -1,0 +1,111 @@
+"""A judge is asked once about each answer, and what it said stands in the answer's row."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.answers import JudgedAnswer
+from builder.card import JudgeCard
+from builder.errors import PipelineError
+from builder.judge import Question, Score
+from builder.judging import JudgeOptions, judged, unjudged
+from builder.usage import Usage
+from builder.worklog import Worklog
+from tests.unit.trait import QUIET
+
+
+class Lengths:
+    """Scores an answer by its length, the last one first; refuses `?`, and ends after `stop` scores."""
+
+    card = JudgeCard(name="lengths")
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+        self.stop = 10**6
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(calls=len(self.asked))
+
+    def identity(self, question: Question) -> dict[str, Any]:
+        return {"aspect": question.aspect, "answer": question.answer}
+
+    def estimate(self, questions: Sequence[Question]) -> Usage:
+        return Usage(calls=len(questions))
+
+    def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
+        for index in reversed(range(len(questions))):
+            if self.stop == 0:
+                raise PipelineError("the server is gone")
+            self.stop -= 1
+            question = questions[index]
+            self.asked.append(question)
+            value = None if question.answer == "?" else len(question.answer) + 50.0 * (question.aspect == "coherence")
+            yield Score(index, value)
+
+
+def rows(*answers: str) -> list[JudgedAnswer]:
+    return [JudgedAnswer("q?", "p", answer, f"t_0_pos_{i}") for i, answer in enumerate(answers)]
+
+
+def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "s.jsonl") as log:
+        got = judged(Lengths(), rows("one", "?", "three"), log, QUIET, "")
+    assert [(row.answer, row.trait, row.coherence) for row in got] == [
+        ("one", 3.0, 53.0),
+        ("?", None, None),
+        ("three", 5.0, 55.0),
+    ]
+
+
+def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None:
+    judge, asked = Lengths(), rows("one", "two2", "three", "?")
+    judge.stop = 5
+    with Worklog(tmp_path / "s.jsonl") as log, pytest.raises(PipelineError, match="the server is gone"):
+        judged(judge, asked, log, QUIET, "")
+    judge.stop = 99
+    with Worklog(tmp_path / "s.jsonl") as log:
+        assert len(unjudged(judge, asked, log)) == 3
+        got = judged(judge, asked, log, QUIET, "")
+        assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
+        assert len(judge.asked) == len(set(judge.asked)) == 8, "each was asked once, refusals included"
+        judged(judge, asked, log, QUIET, "")
+        assert len(judge.asked) == 8
+
+
+def test_the_same_answer_twice_is_judged_once(tmp_path: Path) -> None:
+    judge = Lengths()
+    with Worklog(tmp_path / "s.jsonl") as log:
+        got = judged(judge, rows("same", "same"), log, QUIET, "")
+    assert [row.trait for row in got] == [4.0, 4.0]
+    assert len(judge.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "chosen"),
+    [
+        ("", (None, None, None), "likelihood"),
+        ("sk-1", (None, None, None), "openai"),
+        ("", (None, None, "http://localhost:1/v1"), "openai"),
+        ("sk-1", ("likelihood", None, None), "likelihood"),
+    ],
+)
+def test_who_judges_by_default(monkeypatch: pytest.MonkeyPatch, key: str, arguments: Any, chosen: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert JudgeOptions.choose(*arguments, 50).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("openai", None, None), "set OPENAI_API_KEY"),
+        ((None, "gpt", None), "set OPENAI_API_KEY"),
+        (("likelihood", "gpt", None), "belong to --judge openai"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: Any, says: str) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(PipelineError, match=says):
+        JudgeOptions.choose(*arguments, 50)
