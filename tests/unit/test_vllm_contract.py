@@ -115,3 +115,17 @@ def test_layers_and_final_norm_are_found() -> None:
 def test_a_model_that_looks_otherwise_is_refused_by_name(model: nn.Module) -> None:
     with pytest.raises(LayoutError, match="ModuleDict"):
         layer_modules(model, 3)
+
+
+def test_a_later_stage_of_a_pipeline_has_the_inputs_that_we_allocate() -> None:
+    runner = source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner")
+    allocation = (
+        "self.intermediate_tensors = self.model.make_empty_intermediate_tensors("
+        "batch_size=self.max_num_tokens, dtype=self.model_config.dtype, device=self.device)"
+    )
+    assert allocation in ast.unparse(runner)
+
+
+def test_a_request_can_pass_the_prefix_cache_by() -> None:
+    params = import_module("vllm.sampling_params").SamplingParams
+    assert params(skip_reading_prefix_cache=True).skip_reading_prefix_cache is True

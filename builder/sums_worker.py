@@ -1,0 +1,128 @@
+"""The worker class of the vLLM engine that extracts: the platform's own worker, which sums the states it computes.
+
+Hooks on the first layer's input, every decoder layer and the final norm hand the residual stream to `StateSums`. The
+engine runs eagerly, so that hooks are plain Python; results are fetched by `collective_rpc`.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
+
+from builder.errors import LayoutError
+from builder.sums import CUTS, KEY, StateSums
+from builder.vllm_private import LayoutReader, allocate_stage_inputs, layer_modules, layout_reader
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
+
+
+class SumsWorker(PlatformWorker):  # type: ignore[misc]
+    """A vLLM worker that sums hidden states."""
+
+    _sums: StateSums
+    _read_layout: LayoutReader
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        """Load the model, then hook its layers: before profiling, so that the buffer is accounted for."""
+        super().load_model(load_dummy_weights=load_dummy_weights)
+        self._read_layout = layout_reader(self.model_runner)
+        if current_platform.is_cpu() and not get_pp_group().is_first_rank:
+            allocate_stage_inputs(self.model_runner)
+        config = self.vllm_config.model_config
+        num_layers = config.get_total_num_hidden_layers()
+        layers, norm = layer_modules(self.model_runner.get_model(), num_layers)
+        modules = {**{i + 1: layer for i, layer in enumerate(layers[:-1])}, num_layers: norm}
+        # Layers of other pipeline stages are placeholders without weights.
+        mine = {layer: module for layer, module in modules.items() if _has_weights(module)}
+        embedding = [0] if _has_weights(layers[0]) else []
+        self._sums = StateSums(
+            [*embedding, *sorted(mine)],
+            config.get_hidden_size(),
+            int(self.vllm_config.scheduler_config.max_num_batched_tokens),
+            self.device,
+        )
+        for layer, module in mine.items():
+            hook = _norm_hook if layer == num_layers else _layer_hook
+            module.register_forward_hook(partial(hook, self._sums, layer))
+        if embedding:
+            width = config.get_hidden_size()
+            layers[0].register_forward_pre_hook(partial(_input_hook, self._sums, width), with_kwargs=True)
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """Run the pass, then add what it computed to the sums of its requests."""
+        for req_id in scheduler_output.finished_req_ids:
+            self._sums.end(req_id)
+        for new in scheduler_output.scheduled_new_reqs:
+            asked = (new.sampling_params.extra_args if new.sampling_params else None) or {}
+            if KEY in asked:
+                self._sums.ask(new.req_id, asked[KEY], asked[CUTS], len(new.prompt_token_ids))
+        output = super().execute_model(scheduler_output)
+        if scheduler_output.total_num_scheduled_tokens:
+            with torch.inference_mode():
+                self._sums.collect(self._read_layout(self.model_runner, scheduler_output))
+        return output
+
+    def traitwatch_project_on(self, directions: bytes | None) -> None:
+        """Project the states of later requests (called by `collective_rpc`).
+
+        Args:
+            directions: float32 `[num_layers + 1, hidden_size]`, C order; None: no projections.
+        """
+        if directions is None:
+            self._sums.project_on(None)
+        else:
+            values = torch.frombuffer(bytearray(directions), dtype=torch.float32)
+            self._sums.project_on(values.reshape(-1, self.vllm_config.model_config.get_hidden_size()))
+
+    def traitwatch_take(self, keys: list[int]) -> tuple[list[int], list[dict[str, Any]]] | None:
+        """Return the layers of this worker and the sums of requests (called by `collective_rpc`), and forget those.
+
+        Returns:
+            None of the tensor-parallel ranks that hold the same states as rank 0; else what `StateSums.take` says.
+        """
+        taken = [self._sums.take(key) for key in keys]
+        return (self._sums.layers, taken) if get_tensor_model_parallel_rank() == 0 else None
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _layer_hook(sums: StateSums, layer: int, module: nn.Module, args: object, output: object) -> None:
+    """Keep the residual stream after a decoder layer: the sum of (hidden, residual), or one tensor."""
+    match output:
+        case (torch.Tensor() as hidden, torch.Tensor() as residual):
+            sums.write(layer, hidden, residual)
+        case torch.Tensor() as hidden:
+            sums.write(layer, hidden, None)
+        case _:
+            raise LayoutError(
+                f"{type(module).__name__} returns neither (hidden, residual) nor hidden states; this architecture is "
+                "not supported by --engine vllm, use --engine transformers."
+            )
+
+
+def _norm_hook(sums: StateSums, layer: int, module: nn.Module, args: object, output: Any) -> None:
+    """Keep the normed state; what a fused norm returns beside it is the sum before the norm."""
+    sums.write(layer, output[0] if isinstance(output, tuple) else output, None)
+
+
+def _input_hook(sums: StateSums, width: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """Keep what goes into the first decoder layer: the embedding, scaled where the model scales it."""
+    states = [
+        value
+        for value in (*args, *kwargs.values())
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.shape[-1] == width
+    ]
+    if len(states) != 1:
+        raise LayoutError(
+            f"the first {type(module).__name__} takes {len(states)} tensors as wide as its states; this architecture "
+            "is not supported by --engine vllm, use --engine transformers."
+        )
+    sums.write(0, states[0], None)
