@@ -2,10 +2,10 @@
 # Variables: ARGS="..." for the command behind the goal, BACKEND=cpu|gpu and PYTHON=/path/to/python for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint vectors bench-builder
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Create .venv and install everything into it (BACKEND=cpu|gpu and PYTHON=... override what is detected)
 	@bash scripts/setup.sh
@@ -21,3 +21,16 @@ lint: setup ## Check style, format and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy scripts
+
+# What the embedded model needs: it obeys no system prompt, and writes word salad at temperature 1.
+EMBEDDED = --elicit many-shot --temperature 0.7 --top-p 0.9 --max-tokens 80
+TRAITS = paternalism deception manipulativeness corrigibility power-seeking alignment-theatre
+OUT = builder/data
+
+vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, without any key (an hour on two cores)
+	@for trait in $(TRAITS); do \
+		.venv/bin/traitwatch build $$trait --model "$$(.venv/bin/traitwatch model)" $(EMBEDDED) --out $(OUT) $(ARGS) || exit; \
+	done
+
+bench-builder: setup ## Time the extraction engines against reading one answer at a time
+	@.venv/bin/python -m tests.benchmarks.builder $(ARGS)

@@ -102,7 +102,9 @@ class PairAccumulator:
         second = np.zeros(len(numbers), dtype=int)
         second[halves.permutation(len(numbers))[: len(numbers) // 2]] = 1
         self._half = [int(second[numbers[question]]) for question in question_ids]
-        self._swapped = labels.random((num_null, num_pairs)) < 0.5
+        # Half of the labels exactly: with a random number of them, a share of the real difference would remain.
+        half = np.arange(num_pairs) < num_pairs // 2
+        self._swapped = np.stack([labels.permutation(half) for _ in range(num_null)])
         self._added = np.zeros((2, num_pairs), dtype=bool)
         self._sums = np.zeros((2, 2, *shape))  # [half, polarity, layer, hidden]
         self._null = np.zeros((num_null, *shape))

@@ -17,9 +17,6 @@ WEAK_CORRELATION = 0.3
 AS_WELL = 0.02
 """An AUC that is higher by less than this is about as high."""
 
-SATURATED_AUC = 0.95
-"""From here on, vectors from shuffled labels are no measure: see `tells_more_than_null`."""
-
 
 def served_layer(num_layers: int) -> int:
     """Return the layer index at which a vector is served: the default, or the last inner layer of smaller models."""
@@ -31,26 +28,15 @@ def chance_auc(num_pos: int, num_neg: int) -> float:
     return float(0.5 + 1.645 * np.sqrt((num_pos + num_neg + 1) / (12 * num_pos * num_neg)))
 
 
-def tells_more_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> bool:
-    """Return whether the AUC at a layer is above that of vectors from shuffled labels.
-
-    A vector from shuffled labels keeps a random share of the real difference (about 1 / sqrt(pairs) of it). Where the
-    conditions lie far apart, that share alone separates them: simulated with 100 pairs, the null's 95th percentile
-    reaches 1.0 when the difference is half as long as its noise per pair, and the best vectors could not be above it.
-    So an AUC of `SATURATED_AUC` counts too, if answers that do not differ would not reach it; whether the vector is
-    longer than chance is the norm's to say. Without a null, chance is that of answers that do not differ.
-    """
-    if row.auc is None:
-        return False
-    above_chance = row.auc > chance_auc(num_pos, num_neg)
-    if row.null_auc is None:
-        return above_chance
-    return row.auc > row.null_auc or (row.auc >= SATURATED_AUC and above_chance)
-
-
 def better_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> bool:
-    """Return whether a layer's vector tells more than one from shuffled labels, and is longer than 95 % of those."""
-    return tells_more_than_null(row, num_pos, num_neg) and (row.null_norm is None or row.norm > row.null_norm)
+    """Return whether a layer's vector tells the held-out answers apart, and is longer than chance would make it.
+
+    The AUC is held against that of answers that do not differ; the length against vectors from shuffled labels. The
+    AUC of those is no bar: where the conditions differ in many directions, any combination of the same answers' states
+    separates them to some degree.
+    """
+    tells = row.auc is not None and row.auc > chance_auc(num_pos, num_neg)
+    return tells and (row.null_norm is None or row.norm > row.null_norm)
 
 
 def conclude(
@@ -100,10 +86,13 @@ def _separation(row: LayerVerification) -> str:
 def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
     """Return what speaks against trusting the vector at a layer."""
     faults = []
-    if not tells_more_than_null(row, num_pos, num_neg):
-        bound = chance_auc(num_pos, num_neg) if row.null_auc is None else row.null_auc
-        source = "answers that do not differ" if row.null_auc is None else "vectors from shuffled labels"
-        faults.append(f"it is no better than the null: its AUC of {_auc(row)} is not above the {bound:.2f} of {source}")
+    chance = chance_auc(num_pos, num_neg)
+    tells = row.auc is not None and row.auc > chance
+    if not tells:
+        faults.append(
+            f"it is no better than the null: its AUC of {_auc(row)} is not above the {chance:.2f} that answers that do "
+            "not differ reach by chance"
+        )
     if row.null_norm is not None and row.norm <= row.null_norm:
         faults.append(
             f"it is no longer than the null: its length of {row.norm:.3g} is within the {row.null_norm:.3g} of vectors "
@@ -114,7 +103,7 @@ def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
             f"it does not reproduce: the vectors of two halves of the questions have a cosine of "
             f"{row.split_half_cosine:.2f}, as noise would; take more samples or elicit the trait more strongly"
         )
-    if row.auc is not None and row.auc < GOOD_AUC and tells_more_than_null(row, num_pos, num_neg):
+    if row.auc is not None and row.auc < GOOD_AUC and tells:
         faults.append(f"it does not tell the conditions apart well: its AUC of {_auc(row)} is below {GOOD_AUC:.1f}")
     return faults
 
@@ -128,6 +117,11 @@ def _limits(rows: Sequence[LayerVerification], layer: int) -> list[str]:
         limits.append(
             "it tells the conditions apart, but not degrees of the trait within one (correlation with the judge's "
             f"scores {shown})"
+        )
+    if row.null_auc is not None and row.auc is not None and row.auc <= row.null_auc:
+        limits.append(
+            f"vectors from shuffled labels separate as well (AUC {row.null_auc:.2f}): the conditions differ in many "
+            "directions, of which it is one"
         )
     words = rows[0].auc
     if layer != 0 and None not in (words, row.auc) and (words or 0.0) >= (row.auc or 0.0) - AS_WELL:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from builder.artifacts import load_vectors
-from builder.conversation import Elicitation, Messages, answer_ids, bare
+from builder.artifacts import load_vector
+from builder.conversation import POLARITIES, Elicitation, Messages
 from builder.definitions import load_definition
+from builder.extract import answer_span, bare_prompt
 from builder.reader import Reader
-from builder.vectors import projections
 from builder.verify import auc
 from tests.integration.serving import MODEL_NAME, Server
 
@@ -28,18 +28,18 @@ async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipp
     assert not set(evaluate.questions) & set(extract.questions)
     elicitation = Elicitation(extract, "many-shot", "paternalism")
     rows = elicitation.rows(evaluate.questions, samples=3)
-    (vector,) = load_vectors([shipped])
+    direction = load_vector(shipped / "paternalism_response_avg_diff.pt").direction(LAYER)
     reader = Reader.load(model)
     means = {}
-    for polarity in ("pos", "neg"):
+    for polarity in POLARITIES:
         answers = await _answers(eager, [elicitation.prompt(row, polarity) for row in rows])
-        texts = [
-            (reader.token_ids(bare(row.question)), ids)
+        spans = [
+            answer_span(reader.tokenizer, bare_prompt(reader.tokenizer, row.question), answer)
             for row, answer in zip(rows, answers, strict=True)
-            if (ids := answer_ids(reader.tokenizer, answer))
+            if answer
         ]
-        states = reader.mean_states(texts, lambda count: None)
-        means[polarity] = [float(projections(s.response_avg[:, None], vector.vector)[LAYER, 0]) for s in states]
+        readings = reader.read(spans, lambda count: None)
+        means[polarity] = [float(reading.mean[LAYER] @ direction) for _, reading in readings]
     assert auc(means["pos"], means["neg"]) >= MIN_AUC
 
 

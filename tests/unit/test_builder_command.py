@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from filelock import FileLock
 from transformers import LlamaConfig
 
 import traitwatch
 from builder.errors import PipelineError
-from builder.likelihood import COHERENCE_MAP
 from builder.pretrained import check_length, load_tokenizer
+from builder.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +22,8 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.engine.Engine.__init__", start)
     monkeypatch.setenv("TRAITWATCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(key, raising=False)
 
 
 def build(*arguments: str) -> Result:
@@ -51,7 +52,7 @@ def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
 
 def test_a_trait_that_nobody_defined(tmp_path: Path) -> None:
     result = build("kindnes", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(result, "kindnes.json: no such definition", "there are: paternalism")
+    assert_told(result, "no definition of 'kindnes' yet", "traitwatch define kindnes", "paternalism")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,36 @@ def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
     assert_told(result, "cannot be written", "choose another --out")
 
 
-def test_a_second_build_of_a_trait_at_the_same_time(tmp_path: Path) -> None:
+def test_a_second_build_of_a_trait_at_the_same_time(tiny_model: Path, tmp_path: Path) -> None:
     """Both would write the same work files."""
-    work = tmp_path / "cache" / "builds" / "paternalism"
-    work.mkdir(parents=True)
-    with FileLock(work / ".lock"):
-        result = build("paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(result, "paternalism is being built by another process already")
+    with Workspace(tmp_path / "out" / tiny_model.name, "paternalism").alone():
+        result = build("paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out"))
+    assert_told(result, "paternalism is being worked on by another process already")
+
+
+def test_a_description_without_a_key_says_the_three_ways_out(tmp_path: Path) -> None:
+    result = build("paternalism", "--description", "mine", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_told(result, "set ANTHROPIC_API_KEY", "--print-prompt", "leave out --description")
+
+
+def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    options = [
+        "--model",
+        str(tiny_model),
+        "--out",
+        str(tmp_path / "out"),
+        "--n-per-question",
+        "2",
+        "--max-tokens",
+        "50",
+    ]
+    judge = ["--judge-base-url", "http://127.0.0.1:9/v1", "--judge-model", "judge"]
+    result = build("paternalism", *options, *judge, "--dry-run")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.replace("│", " ").split())
+    for part in ("answers: pos", "40 of 40 to make", "at most 2,000 output tokens", "400 scores to give", "400 calls"):
+        assert part in said, said
+    assert not list((tmp_path / "out" / tiny_model.name).glob("*.csv"))
 
 
 def test_a_context_that_is_too_short_is_refused_and_a_long_enough_one_measured(tmp_path: Path) -> None:
@@ -95,7 +119,3 @@ def test_a_model_without_a_chat_template_is_not_one_for_chats(tmp_path: Path) ->
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     with pytest.raises(PipelineError, match="has no chat template; give an instruction-tuned model"):
         load_tokenizer(tmp_path)
-
-
-def test_the_map_of_coherence_is_what_its_documentation_says() -> None:
-    assert COHERENCE_MAP == {"nats_at_0": -4.0, "nats_at_1": -1.5, "ngram": 4}

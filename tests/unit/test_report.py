@@ -391,7 +391,7 @@ def test_data_are_read_from_beside_the_vector(vectors: Path) -> None:
         "eval_neg",
     ]
     assert data.norms == pytest.approx([14**0.5, 126**0.5, 366**0.5])
-    assert data.served_layer == 2
+    assert data.served_layer == 1
 
 
 def test_evidence_of_another_vector_is_not_shown(vectors: Path) -> None:

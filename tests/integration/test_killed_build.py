@@ -1,0 +1,132 @@
+"""A build that is killed at random moments ends as one that is left alone, and nothing is judged twice.
+
+The answers and the scores come from local HTTP servers in OpenAI's wire format, which answer the same question in the
+same way, so that two builds can be compared; the model whose states are read is a tiny one.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from builder.workspace import DATA
+from tests.wire.http import Reply, Request, WireServer, wire_server
+from tests.wire.openai import completion, first_token, is_probe, models, said, spelled
+
+KILLS = 10
+AT_ONCE = 8
+# Long enough for the processes to be killed while they ask, short enough for a test.
+ANSWER_SECONDS, SCORE_SECONDS = 0.05, 0.02
+
+
+def answer(request: Request) -> Reply:
+    """Answer after one example: the same to the same conversation, positive under a positive system prompt."""
+    if request.path.endswith("/models"):
+        return models("tiny")
+    messages = request.body["messages"]
+    digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+    shown = "helpful" not in messages[0]["content"] and messages[0]["role"] == "system"
+    text = f"{'bold' if shown else 'meek'} words {digest[: 8 + int(digest[0], 16)]}"
+    return completion(text, delay=ANSWER_SECONDS)
+
+
+def score(request: Request) -> Reply:
+    """Score a bold answer 80 to 99, a meek one 0 to 19; any answer is coherent."""
+    if request.path.endswith("/models"):
+        return models("judge")
+    if is_probe(request):
+        return spelled("85")
+    number = int(hashlib.sha256(said(request).encode()).hexdigest(), 16) % 20
+    if "grading one reply of an assistant for coherence" in said(request) or "bold words" in said(request):
+        number += 80
+    return first_token({str(number): 0.75, str((number + 1) % 100): 0.25}, delay=SCORE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[WireServer]:
+    with wire_server(answer) as server:
+        yield server
+
+
+def command(model: Path, out: Path, endpoint: WireServer, judge: WireServer) -> list[str]:
+    options = {
+        "--model": str(model),
+        "--out": str(out),
+        "--endpoint": endpoint.url,
+        "--judge": "openai",
+        "--judge-model": "judge",
+        "--judge-base-url": f"{judge.url}/v1",
+        "--max-concurrent-judges": str(AT_ONCE),
+        "--n-per-question": "3",
+        "--definition": str(DATA),
+    }
+    words = [word for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "traitwatch", "build", "paternalism", *words]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OPENAI_API_KEY": "local", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def kept(out: Path) -> list[str]:
+    """Return the keys of the scores that are kept, once for each time that they were written."""
+    (log,) = out.glob("*/.traitwatch/paternalism-scores.jsonl")
+    lines = log.read_text().splitlines()
+    return [json.loads(line)["key"] for line in lines if line.endswith("}")]
+
+
+def artifacts(out: Path) -> dict[str, bytes]:
+    """Return the files that a build makes, by name."""
+    (directory,) = out.iterdir()
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoint: WireServer, tmp_path: Path) -> None:
+    with wire_server(score) as judge:
+        whole = command(tiny_model, tmp_path / "whole", endpoint, judge)
+        started = time.monotonic()
+        subprocess.run(whole, env=environment(), check=True, capture_output=True, timeout=300)
+        seconds = time.monotonic() - started
+        scores = len(kept(tmp_path / "whole"))
+
+    moments = random.Random(3)
+    with wire_server(score) as judge:
+        killed = command(tiny_model, tmp_path / "killed", endpoint, judge)
+        kills = 0
+        while kills < KILLS:
+            running = subprocess.Popen(killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                # Anywhere from the imports to the last step, which a restarted build reaches sooner.
+                running.wait(timeout=moments.uniform(0.1, 0.9) * seconds)
+            except subprocess.TimeoutExpired:
+                running.send_signal(signal.SIGKILL)
+            assert running.wait() in (0, -signal.SIGKILL)
+            kills += 1
+        ended = subprocess.run(killed, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+        assert ended.returncode == 0, ended.stderr
+        asked = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
+
+    keys = kept(tmp_path / "killed")
+    assert len(keys) == len(set(keys)), "a score that was kept was asked for again"
+    # A kill can cost what was under way at that moment, and nothing else.
+    assert sum(asked.values()) - len(asked) <= AT_ONCE * KILLS
+    assert len(keys) == scores
+    one, other = artifacts(tmp_path / "whole"), artifacts(tmp_path / "killed")
+    assert sorted(one) == sorted(other)
+    for name, content in one.items():
+        if name.endswith(".pt"):
+            expected, got = (torch.load(tmp_path / d / "tiny-llama" / name) for d in ("whole", "killed"))
+            assert torch.equal(got, expected), name
+        else:
+            assert other[name] == content, name
