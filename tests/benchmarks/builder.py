@@ -1,0 +1,164 @@
+"""How long extraction takes: seconds for 200 answers by each engine and by the one-at-a-time reference, in one run.
+
+    python -m tests.benchmarks.builder [--answers 200] [--rounds 2]
+
+All read the same answers of the embedded model (the shipped paternalism CSV), under eight examples and under the bare
+question. Rounds interleave the readers, so that what else the machine does falls on all of them. The reference is the
+Persona Vectors authors' way: one text at a time through the whole model, `output_hidden_states=True`. Reading under
+the prompt, one pass gives it all three vectors; reading under the question, the prompt takes a second pass.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from builder.embedded_model import embedded_model
+from builder.reader import Reader
+from builder.states import Span, StateReader
+from builder.vllm_reader import VllmReader
+
+DATA = Path(__file__).parents[2] / "builder" / "data"
+EXAMPLES = 8
+REGIMES = (
+    "all three vectors, answers read under the prompt",
+    "all three vectors, answers read under the question",
+    "response vector alone, read under the question",
+)
+
+
+class Texts:
+    """The token ids of answers after both kinds of prompt."""
+
+    def __init__(self, tokenizer: Any, count: int):
+        table = pd.read_csv(DATA / "SmolLM2-135M-Instruct" / "paternalism_pos.csv", dtype=str, keep_default_na=False)
+        # Evenly over the questions; the file has ten answers to each in a row.
+        rows = [i * len(table) // count for i in range(count)]
+        examples = json.loads((DATA / "trait_data_extract" / "paternalism.json").read_text())["examples"]
+        self.under_prompt, self.under_question, self.prompts = [], [], []
+        for number, row in enumerate(rows):
+            first = number % 4 * len(examples) // 4
+            shown = [examples[(first + i) % len(examples)] for i in range(EXAMPLES)]
+            question = {"role": "user", "content": table["question"][row]}
+            turns = [
+                turn
+                for shot in shown
+                for turn in (
+                    {"role": "user", "content": shot["question"]},
+                    {"role": "assistant", "content": shot["pos"]},
+                )
+            ]
+            answer = self._ids(tokenizer, table["answer"][row])
+            prompt, bare = (self._prompt(tokenizer, messages) for messages in ([*turns, question], [question]))
+            self.under_prompt.append(Span([*prompt, *answer], len(prompt)))
+            self.under_question.append(Span([*bare, *answer], len(bare)))
+            self.prompts.append(Span(prompt, 0))
+
+    def _prompt(self, tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+        return self._ids(tokenizer, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+    def _ids(self, tokenizer: Any, text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def one_at_a_time(model: Any, spans: Sequence[Span]) -> None:
+    """Read as the authors' code does."""
+    for span in spans:
+        states = model(torch.tensor([span.ids]), output_hidden_states=True).hidden_states
+        [state[:, span.start :].mean(dim=1) for state in states]
+
+
+def by_reference(model: Any, texts: Texts) -> list[float]:
+    """Return the seconds of each regime."""
+    under_prompt = seconds(lambda: one_at_a_time(model, texts.under_prompt))
+    under_question = seconds(lambda: one_at_a_time(model, texts.under_question))
+    prompts = seconds(lambda: one_at_a_time(model, texts.prompts))
+    return [under_prompt, under_question + prompts, under_question]
+
+
+def by_engine(reader: StateReader, texts: Texts) -> list[float]:
+    """Return the seconds of each regime."""
+
+    def read(spans: Sequence[Span]) -> None:
+        for _ in reader.read(spans, lambda count: None):
+            pass
+
+    return [
+        seconds(lambda: read([*texts.under_prompt, *texts.prompts])),
+        seconds(lambda: (read(texts.under_question), read(texts.prompts))),
+        seconds(lambda: read(texts.under_question)),
+    ]
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.option("--answers", type=click.IntRange(min=1), default=200, help="Answers to extract.")
+@click.option("--rounds", type=click.IntRange(min=1), default=2, help="Times that each reader reads them all.")
+def main(answers: int, rounds: int) -> None:
+    """Measure and tell."""
+    console = Console(width=140)
+    model = embedded_model()
+    full, half = Reader.load(model), Reader.load(model, torch.bfloat16)
+    texts = Texts(full.tokenizer, answers)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    engines: dict[str, VllmReader] = {}
+    try:
+        for dtype in ("float32", "bfloat16"):
+            took = seconds(lambda dtype=dtype: engines.update({dtype: VllmReader(model, 2048, dtype=dtype)}))  # type: ignore[misc]
+            console.print(f"vLLM in {dtype}: {took:.0f} s to start, not counted below")
+        runs: dict[str, Callable[[], list[float]]] = {
+            "one at a time, float32": lambda: by_reference(full._model, texts),
+            **{
+                reader.description: (lambda reader=reader: by_engine(reader, texts))  # type: ignore[misc]
+                for reader in (full, half, *engines.values())
+            },
+        }
+        taken: dict[str, list[list[float]]] = {name: [] for name in runs}
+        for number in range(rounds):
+            # Another order each round; the reference is in the middle of an odd one.
+            names = list(runs)[number % len(runs) :] + list(runs)[: number % len(runs)]
+            for name in names:
+                taken[name].append(runs[name]())
+                console.print(f"round {number + 1}: {name}: " + ", ".join(f"{s:.1f} s" for s in taken[name][-1]))
+            console.print(
+                f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: what else ran took its share"
+            )
+    finally:
+        for engine in engines.values():
+            engine.close()
+    console.print(_table(taken, answers))
+
+
+def _table(taken: dict[str, list[list[float]]], answers: int) -> Table:
+    table = Table(title=f"{answers} answers, median of {len(next(iter(taken.values())))} rounds (times the reference)")
+    table.add_column("reader")
+    for regime in REGIMES:
+        table.add_column(regime, justify="right")
+    reference = next(iter(taken.values()))
+    for name, rounds in taken.items():
+        cells = []
+        for regime in range(len(REGIMES)):
+            median = statistics.median(round_[regime] for round_ in rounds)
+            ratio = statistics.median(r[regime] / own[regime] for r, own in zip(reference, rounds, strict=True))
+            cells.append(f"{median:.1f} s ({ratio:.1f}x)")
+        table.add_row(name, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    main()
