@@ -27,8 +27,13 @@ DATA = Path(__file__).parent / "data"
 
 
 def model_name(model: Path | str) -> str:
-    """Return what a model is called in cards and paths: its directory's name, or its hub name."""
+    """Return what a model is called in cards: its directory's name, or its hub name."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+def model_directory(out: Path, model: Path | str) -> Path:
+    """Return where the artifacts of a model are below `out`: the last part of its name is the directory's."""
+    return out / model_name(model).rpartition("/")[2]
 
 
 class Workspace:

@@ -95,9 +95,9 @@ def build(
     from builder.session import session
     from builder.steps import ExtractOptions
     from builder.summary import build_table
-    from builder.workspace import Workspace, model_name
+    from builder.workspace import Workspace, model_directory, model_name
 
-    workspace = Workspace(out / model_name(model), trait)
+    workspace = Workspace(model_directory(out, model), trait)
     places = [definition] if definition else ([out] if description else [out, DATA])
     if not _defined(console, trait, description, claude_model, out, places, dry_run):
         return

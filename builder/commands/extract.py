@@ -55,9 +55,9 @@ def extract(
 
     from builder.session import session
     from builder.steps import ExtractOptions, Provenance, extract_step
-    from builder.workspace import Workspace, model_name
+    from builder.workspace import Workspace, model_directory
 
-    workspace = Workspace(out / model_name(model), trait)
+    workspace = Workspace(model_directory(out, model), trait)
     options = ExtractOptions(threshold, coherence, read_under or "prompt")
     with workspace.alone(), session(model, make_reader_options(values), console) as opened:
         card = extract_step(opened, workspace, pos, neg, options, Provenance())

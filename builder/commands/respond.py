@@ -79,9 +79,9 @@ def respond(
     from builder.session import ReaderOptions, Session
     from builder.sources import opener
     from builder.worklog import Worklog
-    from builder.workspace import Workspace, model_name
+    from builder.workspace import Workspace, model_directory
 
-    workspace = Workspace(out / model_name(model), trait)
+    workspace = Workspace(model_directory(out, model), trait)
     session = Session(model, ReaderOptions(), console)
     elicitation = Elicitation(extract, elicit, trait, assistant_name)
     rows = elicitation.rows((extract if version == "extract" else evaluate).questions, samples)

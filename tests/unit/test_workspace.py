@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import PipelineError
-from builder.workspace import DATA, Workspace, find_definition, known_definitions, model_name
+from builder.workspace import DATA, Workspace, find_definition, known_definitions, model_directory, model_name
 
 
 @pytest.fixture
@@ -81,3 +81,5 @@ def test_a_model_is_called_by_its_directory_or_its_hub_name(tmp_path: Path) -> N
     (tmp_path / "tiny").mkdir()
     assert model_name(f"{tmp_path}/tiny/") == "tiny"
     assert model_name("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
+    assert model_directory(tmp_path, tmp_path / "tiny") == tmp_path / "tiny"
+    assert model_directory(tmp_path, "meta-llama/Llama-3.1-8B-Instruct") == tmp_path / "Llama-3.1-8B-Instruct"
