@@ -54,5 +54,5 @@ def test_sustained_high_z_is_reported_as_a_spike() -> None:
 
 def test_the_listing_tells_what_is_calibrated() -> None:
     listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
-    assert listed[0]["calibration"] == {"mean": 1.0, "std": 2.0}
+    assert listed[0]["calibration"] == {"mean": 1.0, "std": 2.0, "thresholds": []}
     assert listed[1]["calibration"] is None
