@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from builder.thinking import without_thinking
 
 _SHUTDOWN_SECONDS = 30.0
+_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,10 @@ class Engine:
     def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int, thinking_opened: bool = False):
         vllm_environment()
         from vllm import LLM, SamplingParams
-        from vllm.platforms import current_platform
 
-        if current_platform.is_cpu():
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
-        self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
+        with in_this_process_on_a_cpu():
+            self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
         self._enqueued = 0
         self._thinking_opened = thinking_opened
         self._params = SamplingParams(
@@ -105,11 +104,7 @@ class Engine:
 
     def close(self) -> None:
         """End the engine and free its memory."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-        del self._llm
-        cleanup_dist_env_and_memory()
+        end_engine(self.__dict__.pop("_llm"))
 
 
 def vllm_environment() -> None:
@@ -117,6 +112,35 @@ def vllm_environment() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+@contextmanager
+def in_this_process_on_a_cpu() -> Iterator[None]:
+    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
+        yield
+        return
+    os.environ[_MULTIPROCESSING] = "0"
+    try:
+        yield
+    finally:
+        # Servers that this process starts later must not inherit it.
+        del os.environ[_MULTIPROCESSING]
+
+
+def end_engine(llm: Any) -> None:
+    """End a vLLM engine, its processes or its part of this one, and free its memory.
+
+    Args:
+        llm: a `vllm.LLM` that the caller no longer refers to.
+    """
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+    del llm
+    cleanup_dist_env_and_memory()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class ReaderOptions:
 
     Attributes:
         engine: transformers is the reference; vLLM reads models that are too large for one GPU.
-        dtype: of the weights, e.g. `bfloat16`; None for the engine's own: float32, or vLLM's choice for the model.
+        dtype: of the weights, e.g. `bfloat16`; None for float32, or on a GPU with vLLM for the model's own.
         device_map: for transformers: `auto` spreads a model over GPUs; None for one GPU where there is one.
         tensor_parallel_size: for vLLM.
         pipeline_parallel_size: for vLLM.
@@ -78,6 +78,8 @@ class Session:
     def _load(self) -> StateReader:
         options = self.options
         self.console.print(f"Loading the model with {options.engine} to read its hidden states.")
+        import torch
+
         if options.engine == "vllm":
             from builder.pretrained import length_limit
             from builder.vllm_reader import VllmReader
@@ -85,12 +87,10 @@ class Session:
             return VllmReader(
                 self.model,
                 max_model_len=min(length_limit(self.model), _LONGEST_TEXT),
-                dtype=options.dtype or "auto",
+                dtype=options.dtype or ("auto" if torch.cuda.is_available() else "float32"),
                 tensor_parallel_size=options.tensor_parallel_size,
                 pipeline_parallel_size=options.pipeline_parallel_size,
             )
-        import torch
-
         from builder.reader import Reader
 
         return Reader.load(self.model, dtype=getattr(torch, options.dtype or "float32"), device_map=options.device_map)

@@ -8,6 +8,7 @@ spares what texts share; where it spared states that count, the worker says so a
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,13 +17,12 @@ import numpy as np
 from transformers import AutoConfig
 
 from builder.artifacts import Float32Array
-from builder.engine import vllm_environment
+from builder.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from builder.errors import PipelineError
 from builder.prefixes import Collector, Node, Part, plan
 from builder.states import Advance, Reading, Span
 from builder.sums import CUTS, KEY
 
-_SHUTDOWN_SECONDS = 30.0
 # The states of all layers of one pass, float32.
 _BUFFER_BYTES = 1 << 30
 _MIN_TOKENS, _MAX_TOKENS = 64, 8192
@@ -74,7 +74,9 @@ class VllmReader:
         self.reread = 0
         self._max_model_len = max_model_len
         try:
-            self._llm = self._start(model, dtype, tensor_parallel_size, pipeline_parallel_size)
+            alone = tensor_parallel_size * pipeline_parallel_size == 1
+            with in_this_process_on_a_cpu() if alone else nullcontext():
+                self._llm = self._start(model, dtype, tensor_parallel_size, pipeline_parallel_size)
         except (RuntimeError, ValueError) as error:
             raise PipelineError(
                 f"vLLM does not start with {model}: {error} Its log above says more; --engine transformers does "
@@ -116,8 +118,9 @@ class VllmReader:
         self.close()
 
     def close(self) -> None:
-        """End the engine's processes and free its memory."""
-        self._llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        """End the engine and free its memory."""
+        if "_llm" in self.__dict__:
+            end_engine(self.__dict__.pop("_llm"))
 
     def read(
         self, spans: Sequence[Span], advance: Advance, directions: Float32Array | None = None

@@ -114,7 +114,7 @@ reader_options = _all(
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16", "float16"]),
-        show_default="float32 for transformers, the model's own for vllm",
+        show_default="float32; of vllm on a GPU the model's own",
         help="Precision of the model while its states are read.",
     ),
     click.option(
