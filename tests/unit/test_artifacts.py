@@ -179,12 +179,35 @@ def test_the_shipped_definition_is_as_promised() -> None:
     assert not {example.question for example in extract.examples} & {*extract.questions, *evaluate.questions}
 
 
-def test_the_shipped_vector_is_that_of_its_card() -> None:
-    (vector,) = load_vectors([DATA / "SmolLM2-135M-Instruct"])
-    assert vector.trait == "paternalism"
-    assert vector.vector.shape == (31, 576)
-    assert vector.card is not None
-    assert vector.calibration(20) is not None
+def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
+    directory = DATA / "SmolLM2-135M-Instruct"
+    vectors = load_vectors([directory])
+    traits = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
+    assert [vector.trait for vector in vectors] == traits
+    for vector in vectors:
+        assert vector.vector.shape == (31, 576)
+        calibration = vector.calibration(20)
+        assert calibration is not None
+        assert [threshold.rate for threshold in calibration.thresholds] == [0.01, 0.001]
+        assert vector.card is not None
+        assert vector.card.description
+        for file in ("pos.csv", "neg.csv", "eval_pos.csv", "eval_neg.csv"):
+            assert (directory / f"{vector.trait}_{file}").is_file()
+        assert vector.card.sha256[:12] in (directory / f"{vector.trait}.html").read_text()
+
+
+def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_they_do_not() -> None:
+    good = 0
+    for vector in load_vectors([DATA / "SmolLM2-135M-Instruct"]):
+        assert vector.card is not None
+        assert vector.card.best_layer is not None
+        assert vector.card.verification is not None
+        auc = vector.card.verification.layers[vector.card.best_layer].auc
+        if auc is not None and auc >= 0.8:
+            good += 1
+        else:
+            assert vector.card.verification.verdict.startswith(("Doubtful: ", "No better than chance: "))
+    assert good >= 4
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,15 @@ VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 def test_only_the_engine_that_is_made_in_the_block_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(RuntimeError, match="no model"), in_this_process_on_a_cpu():
+    with in_this_process_on_a_cpu():
         assert os.environ.get(VARIABLE) == ("0" if current_platform.is_cpu() else None)
+    assert VARIABLE not in os.environ
+
+
+def test_an_engine_that_does_not_start_leaves_nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    block = in_this_process_on_a_cpu()
+    with pytest.raises(RuntimeError, match="no model"), block:
         raise RuntimeError("no model")
     assert VARIABLE not in os.environ
 
