@@ -101,6 +101,9 @@ class Responder:
         todo = [(job, worklog, i) for job, worklog in jobs for i in self.missing(job, worklog)]
         if todo:
             self._answer(todo, {job.name: self._keys(job) for job, _ in jobs})
+        else:
+            names = ", ".join(job.name for job, _ in jobs)
+            self._console.print(f"All answers are there from an earlier run: {names}.")
         answers = {job.name: [a for a in self.kept(job, worklog) if a is not None] for job, worklog in jobs}
         for job, _ in jobs:
             if len(answers[job.name]) < len(job.conversations):
