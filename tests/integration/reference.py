@@ -1,4 +1,4 @@
-"""What the projections must be, by transformers in float32."""
+"""What the projections must be, by transformers: in float32, and how far bfloat16 alone is from that."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from builder.artifacts import Float32Array
 
 
 class Reference:
-    """The served model in float32, eager attention's own arithmetic, no cache."""
+    """The served model, in float32 unless asked otherwise, eager attention's own arithmetic, no cache."""
 
-    def __init__(self, path: Path):
-        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
+        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
 
     @torch.inference_mode()
     def states(self, token_ids: Sequence[int]) -> Float32Array:
         """Return the hidden states of a text: `[num_layers + 1, num_tokens, hidden_size]`, float32."""
         output = self._model(torch.tensor([list(token_ids)]), output_hidden_states=True)
-        return np.stack([state[0].numpy() for state in output.hidden_states])
+        return np.stack([state[0].float().numpy() for state in output.hidden_states])
 
     def projections(
         self, prompt: Sequence[int], response: Sequence[int], directions: Mapping[str, tuple[int, Float32Array]]

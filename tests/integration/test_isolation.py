@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from builder.artifacts import Float32Array
 from tests.integration.reference import Reference
@@ -20,6 +22,9 @@ TOPICS = (
 )  # fmt: skip
 # Batched and solo runs differ by the order of bfloat16 sums alone; a row of another chat differs by about 1.4 spreads.
 MAX_RELATIVE_ERROR = 0.06
+# Where a text is hard on bfloat16 itself, transformers in that precision errs too: by this factor more at the most. On
+# processors with AMX chat 19 has one such token (errors at layer 30: 0.10 here, 0.09 by transformers in bfloat16).
+MAX_TIMES_BFLOAT16 = 1.5
 
 
 def _request(number: int) -> dict[str, Any]:
@@ -36,8 +41,9 @@ def _request(number: int) -> dict[str, Any]:
 
 
 async def test_32_chats_at_once_score_as_alone(
-    eager: Server, reference: Reference, directions: dict[str, tuple[int, Float32Array]]
+    eager: Server, model: Path, reference: Reference, directions: dict[str, tuple[int, Float32Array]]
 ) -> None:
+    in_bfloat16 = Reference(model, torch.bfloat16)
     client = eager.async_client()
     alone = [await client.chat.completions.create(**_request(number)) for number in range(NUM_CHATS)]
     together, _ = await asyncio.gather(
@@ -47,10 +53,13 @@ async def test_32_chats_at_once_score_as_alone(
     for number, (single, batched) in enumerate(zip(alone, together, strict=True)):
         choice: Any = batched.choices[0]
         assert choice.traits_complete is True, f"chat {number}"
-        expected = reference.projections(batched.prompt_token_ids, choice.token_ids, directions)  # type: ignore[attr-defined]
+        text = (batched.prompt_token_ids, choice.token_ids)  # type: ignore[attr-defined]
+        expected, rounded = (source.projections(*text, directions) for source in (reference, in_bfloat16))
         for name in directions:
             got = _rows(choice, name)
-            _assert_close(got, expected[name], f"chat {number}, {name}: not the projections of its own tokens")
+            bound = max(MAX_RELATIVE_ERROR, MAX_TIMES_BFLOAT16 * _error(rounded[name], expected[name]))
+            error = _error(got, expected[name])
+            assert error <= bound, f"chat {number}, {name}: not the projections of its own tokens ({error:.3f})"
             # A near tie may send greedy decoding another way in a batch; up to there the two runs are one text.
             same = 1 + _common_prefix(choice.token_ids, single.choices[0].token_ids)  # type: ignore[attr-defined]
             solo = _rows(single.choices[0], name)
@@ -96,9 +105,9 @@ def _rows(choice: Any, name: str) -> Float32Array:
     return np.array([traits["prompt_last"], *traits["tokens"][:-1]], dtype=np.float32)
 
 
-def _assert_close(got: Float32Array, expected: Float32Array, what: str) -> None:
-    error = float(np.sqrt(np.mean((got - expected) ** 2)) / expected.std())
-    assert error <= MAX_RELATIVE_ERROR, f"{what} (relative error {error:.3f})"
+def _error(got: Float32Array, expected: Float32Array) -> float:
+    """Return the root mean square of the error in units of the spread of what is expected."""
+    return float(np.sqrt(np.mean((got - expected) ** 2)) / expected.std())
 
 
 def _common_prefix(one: list[int], other: list[int]) -> int:
