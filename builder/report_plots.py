@@ -220,7 +220,7 @@ def neutral_histogram(edges: Sequence[float], counts: Sequence[int], thresholds:
 
 @_styled
 def steering_plot(name: str, aspect: str, results: Sequence[SteeringResult], floor: float | None = None) -> str:
-    """Plot the judge's mean score by steering coefficient, one line a layer.
+    """Plot the judge's mean score by steering coefficient, one line a layer, all from the unsteered answers on.
 
     Args:
         name: of the plot.
@@ -229,10 +229,13 @@ def steering_plot(name: str, aspect: str, results: Sequence[SteeringResult], flo
         floor: score below which a result does not count; None draws none.
     """
     figure, axes = _figure()
-    layers = sorted({result.layer for result in results})
+    # No steering is the same at every layer, and a card has it once, as coefficient 0.
+    unsteered = [result for result in results if result.coefficient == 0][:1]
+    steered = [result for result in results if result.coefficient != 0]
+    layers = sorted({result.layer for result in steered})
     styles = [(colour, dash) for dash in ("-", (0, (4, 2)), (0, (1, 1.5))) for colour in (POS, NEG, INK, MUTED)]
     for i, layer in enumerate(layers):
-        rows = sorted((r for r in results if r.layer == layer), key=lambda r: r.coefficient)
+        rows = sorted([*unsteered, *(r for r in steered if r.layer == layer)], key=lambda r: r.coefficient)
         scores = [row.trait_score if aspect == "trait" else row.coherence for row in rows]
         colour, dash = styles[i % len(styles)]
         axes.plot([row.coefficient for row in rows], scores, color=colour, linestyle=dash, marker="o", linewidth=1.7,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from builder.answers import JudgedAnswer, write_answers
 from builder.artifacts import Card, save_card, save_tensor, vector_sha256
+from builder.card import SteeringResult
 from builder.commands.report import report
 from builder.errors import ArtifactError
 from builder.report import (
@@ -29,6 +30,7 @@ from builder.report import (
     spread,
     write_report,
 )
+from builder.report_plots import steering_plot
 from builder.report_view import verdict_level
 from tests.unit.report_data import TRAIT, bare_report, full_report
 
@@ -415,3 +417,16 @@ def test_errors_say_what_is_missing(vectors: Path) -> None:
     with pytest.raises(ArtifactError, match="has no card"):
         write_report(vectors, TRAIT)
     assert not list(vectors.glob("*.html"))
+
+
+def test_every_steered_layer_starts_from_the_unsteered_answers() -> None:
+    """A card has the unsteered result once, as layer 0 and coefficient 0; it is no layer that was steered."""
+    results = [
+        SteeringResult(layer=layer, coefficient=coefficient, trait_score=score, coherence=90, num_answers=5)
+        for layer, coefficient, score in ((0, 0.0, 30.0), (15, 2.0, 80.0), (20, 2.0, 70.0))
+    ]
+    plot = steering_plot("steering", "trait", results)
+    assert "layer 15" in plot
+    assert "layer 20" in plot
+    assert "layer 0" not in plot
+    assert "layers 15, 20." in plot
