@@ -19,20 +19,6 @@ def unit_rows(vector: Float32Array) -> Float32Array:
     return unit
 
 
-def projections(states: Float32Array, vector: Float32Array) -> Float32Array:
-    """Return the projection of every state on its layer's vector.
-
-    Args:
-        states: `[num_layers + 1, num_tokens, hidden_size]`, float32.
-        vector: `[num_layers + 1, hidden_size]`, float32.
-
-    Returns:
-        `[num_layers + 1, num_tokens]`, float32, units of the hidden state.
-    """
-    result: Float32Array = np.einsum("lth,lh->lt", states, unit_rows(vector))
-    return result
-
-
 def bad_layers(values: npt.NDArray[np.floating], axis: int = -2) -> list[int]:
     """Return the layers at which `values`, whose layer index runs along `axis`, hold NaN or infinity."""
     others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)

@@ -8,7 +8,7 @@ import pytest
 from builder.artifacts import Float32Array
 from builder.errors import ArtifactError, PipelineError
 from builder.evidence import Evidence, PairAccumulator
-from builder.vectors import projections, unit_rows
+from builder.vectors import unit_rows
 
 SHAPE = (3, 50)
 QUESTIONS = [i // 4 for i in range(40)]
@@ -172,8 +172,7 @@ def io_bytes(evidence: Evidence, directory: Path) -> bytes:
     return (directory / "whole.npz").read_bytes()
 
 
-def test_projections_are_on_unit_vectors_layer_by_layer() -> None:
-    vector = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
-    states = np.array([[[5.0, 0.0]], [[7.0, 1.5]]], dtype=np.float32)
-    assert projections(states, vector).tolist() == [[3.0], [1.5]]
-    assert unit_rows(np.zeros((1, 2), dtype=np.float32)).tolist() == [[0.0, 0.0]]
+def test_unit_vectors_are_made_layer_by_layer_and_a_zero_one_stays_zero() -> None:
+    vector = np.array([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]], dtype=np.float32)
+    assert unit_rows(vector) == pytest.approx(np.array([[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]]))
+    assert unit_rows(np.stack([vector, 2 * vector]))[1] == pytest.approx(unit_rows(vector))
