@@ -20,6 +20,7 @@ from builder.conversation import Polarity
 from builder.errors import ArtifactError
 from builder.files import read_json, write_atomically
 from builder.verdict import served_layer
+from builder.workspace import Workspace
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Score = Annotated[float, Field(ge=0, le=100)]
@@ -149,11 +150,6 @@ class ReportData:
     evidence: ReportEvidence | None = None
 
 
-def evidence_path(directory: Path, trait: str) -> Path:
-    """Return where the evidence file of a trait's report is, in a directory of vectors."""
-    return directory / ".traitwatch" / f"{trait}-report.json"
-
-
 def load_evidence(path: Path) -> ReportEvidence:
     """Read an evidence file; raise `ArtifactError` where it is missing or malformed."""
     return read_json(path, ReportEvidence)
@@ -195,7 +191,7 @@ def read_report_data(directory: Path, trait: str) -> ReportData:
             f"{path} has no card ({directory / f'{trait}.json'}), so there is nothing to report; "
             f"`traitwatch extract {trait}` writes both."
         )
-    file = evidence_path(directory, trait)
+    file = Workspace(directory, trait).report_evidence
     evidence = load_evidence(file) if file.is_file() else None
     if evidence is not None and (evidence.sha256 != vector.card.sha256 or evidence.layer > vector.num_layers):
         # Left by an earlier vector of this name: as good as none.

@@ -22,7 +22,6 @@ from builder.report import (
     ReportData,
     ReportEvidence,
     Sample,
-    evidence_path,
     load_evidence,
     read_report_data,
     render_report,
@@ -32,6 +31,7 @@ from builder.report import (
 )
 from builder.report_plots import steering_plot
 from builder.report_view import verdict_level
+from builder.workspace import Workspace
 from tests.unit.report_data import TRAIT, bare_report, full_report
 
 SECTIONS = [
@@ -399,7 +399,7 @@ def test_data_are_read_from_beside_the_vector(vectors: Path) -> None:
 def test_evidence_of_another_vector_is_not_shown(vectors: Path) -> None:
     evidence = full_report(held_out=4).evidence
     assert evidence is not None
-    path = evidence_path(vectors, TRAIT)
+    path = Workspace(vectors, TRAIT).report_evidence
     card = read_report_data(vectors, TRAIT).card
     save_evidence(path, evidence.model_copy(update={"layer": 1, "sha256": card.sha256}))
     assert load_evidence(path).samples == evidence.samples
