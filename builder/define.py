@@ -21,11 +21,10 @@ from builder.definitions import (
     whole_definition,
 )
 from builder.errors import ArtifactError, PipelineError
-from builder.usage import Usage
+from builder.usage import CHARACTERS_PER_TOKEN, Usage
 
 DEFAULT_CLAUDE_MODEL = "claude-sonnet-5-5"
 _DATA = Path(__file__).parent / "data"
-_CHARACTERS_PER_TOKEN = 4
 
 
 def _texts(*keys: str) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def define_prompt(trait: str, description: str | None, *, pasted: bool = False) 
 
 def estimated_input_tokens(trait: str, description: str | None) -> int:
     """Return about how many tokens asking for a definition takes: characters of prompt and schema by 4."""
-    return (len(define_prompt(trait, description)) + len(json.dumps(SCHEMA))) // _CHARACTERS_PER_TOKEN
+    return (len(define_prompt(trait, description)) + len(json.dumps(SCHEMA))) // CHARACTERS_PER_TOKEN
 
 
 def define_trait(

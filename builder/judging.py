@@ -95,6 +95,12 @@ def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
     return [Question(aspect, row.question, row.answer, row.context) for row in rows for aspect in ASPECTS]
 
 
+def pending(judge: Judge, questions: Sequence[Question], worklog: Worklog) -> dict[str, Question]:
+    """Return the questions that the log does not answer, each once, by the key under which its score is kept."""
+    keyed = {fingerprint(judge.identity(question)): question for question in questions}
+    return {key: question for key, question in keyed.items() if worklog.get(key) is None}
+
+
 def ask(
     judge: Judge, questions: Sequence[Question], worklog: Worklog, console: Console, label: str
 ) -> list[float | None]:
@@ -107,25 +113,18 @@ def ask(
         console: where progress is shown.
         label: what the progress bar says.
     """
-    keys = [fingerprint(judge.identity(question)) for question in questions]
-    todo = {key: question for key, question in zip(keys, questions, strict=True) if worklog.get(key) is None}
+    todo = pending(judge, questions, worklog)
     if todo:
-        pending = list(todo)
+        keys = list(todo)
         with bar(console, label, len(todo)) as advance:
             for score in judge.score(list(todo.values()), advance):
-                worklog.put(pending[score.index], {"score": score.value})
-    return [_score(worklog, key) for key in keys]
+                worklog.put(keys[score.index], {"score": score.value})
+    return [_score(worklog, fingerprint(judge.identity(question))) for question in questions]
 
 
 def _score(worklog: Worklog, key: str) -> float | None:
     kept = worklog.get(key)
     return None if kept is None else kept["score"]
-
-
-def unjudged(judge: Judge, rows: Sequence[JudgedAnswer], worklog: Worklog) -> list[Question]:
-    """Return the questions about rows that the log does not answer, each once."""
-    questions = {fingerprint(judge.identity(question)): question for question in questions_of(rows)}
-    return [question for key, question in questions.items() if worklog.get(key) is None]
 
 
 def judged(

@@ -40,7 +40,7 @@ from builder.openai_client import (
 )
 from builder.openai_probe import SAMPLES, Ask, Method, Way, choose_way
 from builder.openai_scores import INTEGER_ADDITION, score_of_integer, score_of_logprobs, score_of_samples
-from builder.usage import Usage
+from builder.usage import CHARACTERS_PER_TOKEN, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class OpenAIJudge:
         """
         method = self._way.method if self._way else "logprobs"
         per_score = {"logprobs": 1, "samples": 3 * SAMPLES, "integer": 20}[method]
-        tokens = sum(len(self._prompt(question)) // 4 + 8 for question in questions)
+        tokens = sum(len(self._prompt(question)) // CHARACTERS_PER_TOKEN + 8 for question in questions)
         return Usage(len(questions), tokens, per_score * len(questions))
 
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:

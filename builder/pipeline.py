@@ -15,19 +15,18 @@ from builder.conversation import POLARITIES, Elicit, Elicitation
 from builder.definitions import TraitDefinition
 from builder.engine import Answer, Sampling
 from builder.judge import Judge
-from builder.judging import JudgeOptions, judged, make_judge, questions_of, unjudged
+from builder.judging import JudgeOptions, judged, make_judge, pending, questions_of
 from builder.neutral import NeutralAnswer, write_neutral
 from builder.respond import Job, Responder, elicited_job, neutral_job
 from builder.session import Session
 from builder.sources import SourceOptions, opener
 from builder.steps import ExtractOptions, Provenance, calibrate_step, extract_step, verify_step
+from builder.usage import CHARACTERS_PER_TOKEN
 from builder.worklog import Worklog, fingerprint
 from builder.workspace import Workspace
 
 EVAL_SAMPLES = 3
 NEUTRAL_SAMPLES = 2
-# A token of English text, for estimates.
-_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Build:
                 spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
                 lines.append((f"answers: {job.name}", f"{len(missing)} of {len(job.conversations)} to make; {spent}"))
                 kept[job.name] = responder.kept(job, worklog)
-        placeholder = Answer("x" * (_CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
+        placeholder = Answer("x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
         judge = self._judge()
         with Worklog(workspace.log("scores")) as scores:
             questions = []
@@ -124,7 +123,7 @@ class Build:
                 rows = responder.rows(job, [answer or placeholder for answer in kept[job.name]])
                 made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
                 to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
-                questions += [*unjudged(judge, made, scores), *questions_of(to_come)]
+                questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
         cost = f"about {judge.estimate(questions)}" if questions else "nothing to do"
         lines.append((f"judge: {judge.card.name}", f"{len(questions)} scores to give; {cost}"))
         lines.append(("hidden states", f"read by {session.options.engine}: extract, verify, calibrate"))

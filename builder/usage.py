@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, for estimates before anything is spent."""
+
 
 @dataclass(frozen=True)
 class Usage:

@@ -61,7 +61,7 @@ def judge(
     from builder.answers import read_answers, write_answers
     from builder.conversation import Elicitation
     from builder.errors import PipelineError
-    from builder.judging import judged, make_judge, unjudged
+    from builder.judging import judged, make_judge, pending, questions_of
     from builder.worklog import Worklog
     from builder.workspace import Workspace
 
@@ -79,10 +79,10 @@ def judge(
         workspace = Workspace(directory, trait)
         mine = [path for path in files if path.parent == directory]
         with workspace.alone(), Worklog(workspace.log("scores")) as log:
-            pending = unjudged(judge, [row for path in mine for row in rows[path]], log)
+            todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
             if dry_run:
-                cost = f"about {judge.estimate(pending)}" if pending else "nothing to do"
-                console.print(f"{directory}: {len(pending)} scores to give by {judge.card.name}; {cost}.")
+                cost = f"about {judge.estimate(list(todo.values()))}" if todo else "nothing to do"
+                console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
                 continue
             for path in mine:
                 scored = judged(judge, rows[path], log, console, f"scores: {path.name}")

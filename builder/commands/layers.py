@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 # What models are served in, and on a CPU twice as fast as float32.
 _DTYPE = "bfloat16"
 _TABLE_LAYERS = 12
-_CHARACTERS_PER_TOKEN = 4
 
 
 @click.command(context_settings=CONTEXT)
@@ -198,18 +197,18 @@ def _measure(
 def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_tokens: int) -> str:
     """Return what a run would make and spend."""
     from builder.judge import Question
-    from builder.judging import ASPECTS
-    from builder.worklog import fingerprint
+    from builder.judging import ASPECTS, pending
+    from builder.usage import CHARACTERS_PER_TOKEN
 
     kept = answers.kept()
-    made = {fingerprint(judge.identity(q)): q for answer in kept if answer for q in answer.questions}
-    pending = [question for key, question in made.items() if scores.get(key) is None]
+    made = [question for answer in kept if answer for question in answer.questions]
+    asked = list(pending(judge, made, scores).values())
     missing = kept.count(None)
     # What an answer to come costs is that of the longest that can come.
-    unknown = "x" * (_CHARACTERS_PER_TOKEN * max_tokens)
-    pending += [Question(aspect, "", unknown) for _ in range(missing) for aspect in ASPECTS]
-    cost = judge.estimate(pending)
-    return f"{missing} of {len(kept)} answers to make; {len(pending)} scores to give by {judge.card.name}; " + (
+    unknown = "x" * (CHARACTERS_PER_TOKEN * max_tokens)
+    asked += [Question(aspect, "", unknown) for _ in range(missing) for aspect in ASPECTS]
+    cost = judge.estimate(asked)
+    return f"{missing} of {len(kept)} answers to make; {len(asked)} scores to give by {judge.card.name}; " + (
         f"about {cost}." if cost.calls else "nothing to pay."
     )
 

@@ -10,7 +10,7 @@ from builder.answers import JudgedAnswer
 from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.judge import Question, Score
-from builder.judging import JudgeOptions, judged, unjudged
+from builder.judging import JudgeOptions, judged, pending, questions_of
 from builder.usage import Usage
 from builder.worklog import Worklog
 from tests.unit.trait import QUIET
@@ -67,7 +67,7 @@ def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None
         judged(judge, asked, log, QUIET, "")
     judge.stop = 99
     with Worklog(tmp_path / "s.jsonl") as log:
-        assert len(unjudged(judge, asked, log)) == 3
+        assert len(pending(judge, questions_of(asked), log)) == 3
         got = judged(judge, asked, log, QUIET, "")
         assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
         assert len(judge.asked) == len(set(judge.asked)) == 8, "each was asked once, refusals included"
