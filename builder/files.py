@@ -1,5 +1,6 @@
 """Reading and writing files: JSON that is checked, and writes that are whole or not at all."""
 
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -39,3 +40,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of `path` left of it; only for the one process that may write it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+        leftover.unlink(missing_ok=True)

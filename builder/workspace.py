@@ -20,7 +20,7 @@ from rich.console import Console
 from builder import artifacts
 from builder.definitions import definition_files
 from builder.errors import PipelineError
-from builder.files import write_atomically
+from builder.files import sweep, write_atomically
 from builder.worklog import file_fingerprint, fingerprint
 
 DATA = Path(__file__).parent / "data"
@@ -107,6 +107,8 @@ class Workspace:
         self.prepare()
         try:
             with FileLock(self._own / f"{self.trait}.lock", timeout=0):
+                for path in self._written_alone():
+                    sweep(path)
                 yield
         except Timeout:
             raise PipelineError(
@@ -123,16 +125,24 @@ class Workspace:
             console.print("Waiting for another build in this directory to answer the neutral prompts.")
             lock.acquire()
         try:
+            sweep(self.neutral)
             yield
         finally:
             lock.release()
+
+    def _written_alone(self) -> list[Path]:
+        """Return the files that only the process that holds this trait writes, and writes whole."""
+        answers = [self.answers(name) for name in ("pos", "neg", "eval_pos", "eval_neg")]
+        vectors = [self.vector(kind) for kind in (artifacts.RESPONSE_AVG, artifacts.PROMPT_AVG, artifacts.PROMPT_LAST)]
+        report = self.directory / f"{self.trait}.html"
+        return [*answers, *vectors, self.card, report, self.evidence, self.report_evidence, self.manifest.path]
 
 
 class Manifest:
     """Which steps are finished: of each a hash of its inputs, and the hashes of the files that it made."""
 
     def __init__(self, path: Path, root: Path):
-        self._path = path
+        self.path = path
         self._root = root
 
     def done(self, step: str, inputs: object) -> bool:
@@ -147,12 +157,12 @@ class Manifest:
         """Note that a step is finished, with the files that it made (below the manifest's root)."""
         made = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
         steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": made}}
-        write_atomically(self._path, json.dumps(steps, indent=1).encode() + b"\n")
+        write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Any]:
-        if not self._path.is_file():
+        if not self.path.is_file():
             return {}
-        steps: dict[str, Any] = json.loads(self._path.read_text())
+        steps: dict[str, Any] = json.loads(self.path.read_text())
         return steps
 
 

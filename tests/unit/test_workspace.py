@@ -31,6 +31,20 @@ def test_a_step_is_done_while_its_inputs_and_its_files_are_the_same(workspace: W
     assert not workspace.manifest.done("extract", {"threshold": 50})
 
 
+def test_what_killed_writers_left_is_removed_by_the_next_that_holds_the_trait(workspace: Workspace) -> None:
+    left = [
+        workspace.directory / ".courage_pos.csv.dh__gsp0",
+        workspace.directory / ".courage.json.a1b2c3d4",
+        workspace.evidence.with_name(".courage-evidence.npz.q_9xk2mz"),
+    ]
+    others = [workspace.directory / ".courage_of_lions_pos.csv.dh__gsp0", workspace.directory / ".courage"]
+    for path in [*left, *others]:
+        path.write_text("part of a file")
+    with workspace.alone():
+        assert [path.name for path in left if path.exists()] == []
+    assert all(path.exists() for path in others)
+
+
 def test_a_trait_is_held_by_one_at_a_time(workspace: Workspace) -> None:
     with workspace.alone():
         again = Workspace(workspace.directory, "courage").alone()
