@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from builder.errors import LayoutError
@@ -25,12 +26,17 @@ class BatchLayout:
     Attributes:
         req_ids: the requests, in the order of their rows.
         starts: `[num_reqs + 1]`; request i has the rows from starts[i] to starts[i + 1].
-        num_computed: `[num_reqs]`; the position of request i's first row.
+        num_computed: `[num_reqs]`; the position of request i's first row. With asynchronous speculation it is an upper
+            bound: vLLM learns on the device alone how many drafts of the last pass were accepted.
+        positions: `[num_rows or more]`, integers on the device: each row's own position, exact.
+        token_ids: `[num_rows or more]`, integers on the device: the token that each row had as its input.
     """
 
     req_ids: Sequence[str]
     starts: npt.NDArray[np.int32]
     num_computed: npt.NDArray[np.int32]
+    positions: torch.Tensor
+    token_ids: torch.Tensor
 
 
 class LayoutReader(Protocol):
@@ -47,13 +53,15 @@ def _read_v1(runner: Any, scheduler_output: Any) -> BatchLayout:
     scheduled = scheduler_output.num_scheduled_tokens
     starts = np.zeros(len(req_ids) + 1, dtype=np.int32)
     np.cumsum([scheduled[req_id] for req_id in req_ids], out=starts[1:])
-    return BatchLayout(req_ids, starts, batch.num_computed_tokens_cpu[: len(req_ids)])
+    computed = batch.num_computed_tokens_cpu[: len(req_ids)]
+    return BatchLayout(req_ids, starts, computed, runner.positions, runner.input_ids.gpu)
 
 
 def _read_v2(runner: Any, scheduler_output: Any) -> BatchLayout:
     batch = runner.execute_model_state.input_batch
     count = batch.num_reqs
-    return BatchLayout(batch.req_ids, batch.query_start_loc_np[: count + 1], batch.num_computed_tokens_np[:count])
+    starts, computed = batch.query_start_loc_np[: count + 1], batch.num_computed_tokens_np[:count]
+    return BatchLayout(batch.req_ids, starts, computed, batch.positions, batch.input_ids)
 
 
 def layout_reader(runner: object) -> LayoutReader:

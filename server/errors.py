@@ -3,7 +3,8 @@
     ServerError
     ├── ConfigError     an option, a vector or a model that do not go together; raised before anything starts
     ├── CanaryError     the engine came up, but a known prompt was not scored; the server refuses to serve
-    └── RequestError    a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+    ├── RequestError    a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+    └── AdminError      a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
 A vLLM that is not laid out as the tap knows it is a `builder.errors.LayoutError`, raised in the worker at start-up.
 
@@ -25,3 +26,15 @@ class CanaryError(ServerError):
 
 class RequestError(ServerError):
     """The `traits` of a request are malformed or name a trait that is not loaded."""
+
+
+class AdminError(ServerError):
+    """A trait cannot be loaded or unloaded.
+
+    Attributes:
+        status: the HTTP status that says so.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status

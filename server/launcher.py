@@ -7,11 +7,14 @@ against each other before an engine starts.
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from server.config import Layer
 
 _PLUGIN = "traitwatch"
 
@@ -38,7 +41,22 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     "layers",
     multiple=True,
     metavar="[NAME=]LAYER",
-    help="Layer index to read, 1 to the model's number of layers; with a trait's name, for that trait.  [default: 20]",
+    help="Layer index to read, 1 to the model's number of layers, or `best`, the best layer of the trait's card; with "
+    "a trait's name, for that trait. May be given again.  [default: 20]",
+)
+@click.option(
+    "--traits-admin",
+    "admin",
+    is_flag=True,
+    help="Let clients load and unload traits: POST and DELETE /v1/traits/NAME (behind --api-key, where there is one).",
+)
+@click.option(
+    "--traits-tap",
+    "spare_layers",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="LAYER",
+    help="Tap this layer too, for traits that are loaded later; may be given again.",
 )
 @click.option(
     "--traits-default",
@@ -58,9 +76,12 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
 )
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
 def serve(
+    *,
     directories: tuple[Path, ...],
     layers: tuple[str, ...],
     default: Any,
+    admin: bool,
+    spare_layers: tuple[int, ...],
     vllm_arguments: tuple[str, ...],
 ) -> None:
     """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
@@ -80,6 +101,8 @@ def serve(
         layer=DEFAULT_LAYER if overall is None else overall,
         layer_of=layer_of,
         default=default,
+        admin=admin,
+        spare_layers=spare_layers,
     )
     traits = load_served_traits(settings)
     _allow_plugin()
@@ -89,18 +112,19 @@ def serve(
     run(parse_vllm_arguments(list(vllm_arguments)), settings, traits)
 
 
-def parse_layers(values: tuple[str, ...]) -> tuple[int | None, dict[str, int]]:
+def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "Layer"]]:
     """Split `--traits-layer` values into the layer of all traits and those of some."""
-    overall: int | None = None
-    layer_of: dict[str, int] = {}
+    overall: Layer | None = None
+    layer_of: dict[str, Layer] = {}
     for value in values:
-        name, _, number = value.rpartition("=")
-        if not number.isdecimal():
-            raise ConfigError(f"--traits-layer {value}: give a layer index, as in 20 or paternalism=20.")
+        name, _, which = value.rpartition("=")
+        if which != "best" and not which.isdecimal():
+            raise ConfigError(f"--traits-layer {value}: give a layer index or `best`, as in 20 or paternalism=best.")
+        layer: Layer = "best" if which == "best" else int(which)
         if name:
-            layer_of[name] = int(number)
+            layer_of[name] = layer
         else:
-            overall = int(number)
+            overall = layer
     return overall, layer_of
 
 

@@ -1,183 +1,169 @@
 """The ledger: projections on their way from the worker to the response they belong to.
 
-A request is opened before vLLM sees it and closed when its response has gone out or its client has left; rows for a
-request that is not open are counted and dropped, so nothing stays behind. Rows are addressed by place: a later write
-to a place replaces the earlier one, which is what preemption and recomputation need. All of it runs in the event
-loop of the API process.
+Every call of the engine that is to be scored is opened here under a key of its own before vLLM sees it, and closed
+when its response has gone out or its client has left; rows of a call that is not open are counted and dropped, so
+nothing stays behind. All of it runs in the event loop of the API process.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from builder.artifacts import Float32Array
+from server.choice_rows import ChoiceRows
+from server.columns import Columns
 from server.metrics import Metrics
-from server.transport import Frame, Span
+from server.transport import ROW_HEAD, Frame, new_key
 
-# More open requests than this, and new ones are answered unscored.
-MAX_OPEN_REQUESTS = 16_384
-_FIRST_CAPACITY = 64
-
-
-class ChoiceRows:
-    """The projections of one choice, by place: -1 the prompt-last state, 0 the first token's, and so on."""
-
-    def __init__(self, num_columns: int):
-        # NaN marks what has not come; a projection that is NaN counts as missing, which it is.
-        self._values = np.full((_FIRST_CAPACITY, num_columns), np.nan, dtype=np.float32)
-        self._end = -1
-        self._contiguous = 0
-
-    def write(self, start: int, columns: slice, rows: Float32Array) -> None:
-        """Put rows at `start`; `rows`: `[num_rows, num_columns of this worker]`, float32."""
-        first, end = start + 1, start + 1 + rows.shape[0]
-        if first < 0:
-            raise ValueError(f"rows start at place {start}, before the prompt-last state")
-        if end > self._values.shape[0]:
-            grown = np.full((max(end, 2 * self._values.shape[0]), self._values.shape[1]), np.nan, dtype=np.float32)
-            grown[: self._values.shape[0]] = self._values
-            self._values = grown
-        self._values[first:end, columns] = rows
-        self._end = max(self._end, end - 1)
-
-    def prompt_last(self) -> Float32Array:
-        """Return the prompt-last projections: `[num_columns]`, NaN where they have not come."""
-        first: Float32Array = self._values[0]
-        return first
-
-    def states(self, count: int) -> Float32Array:
-        """Return the projections of the first `count` token states: `[count, num_columns]`, NaN where missing."""
-        states = self._values[1 : 1 + count]
-        if states.shape[0] < count:
-            missing = np.full((count - states.shape[0], states.shape[1]), np.nan, dtype=np.float32)
-            states = np.concatenate([states, missing])
-        return states
-
-    def contiguous(self) -> int:
-        """Return how many token states have come without a gap, from the first on."""
-        while self._contiguous < self._end and not np.isnan(self._values[1 + self._contiguous]).any():
-            self._contiguous += 1
-        return self._contiguous
-
-    def complete(self, num_states: int) -> bool:
-        """Tell whether the prompt-last state and the first `num_states` token states are all here."""
-        return self.contiguous() >= num_states and not np.isnan(self._values[0]).any()
+# More open calls or more bytes of rows than this, and new ones are answered unscored. A row of six traits has 24 bytes.
+MAX_OPEN_CALLS = 16_384
+MAX_BYTES = 2**30
+# Seconds that an answer waits for its last rows once frames have stopped to come.
+SILENT_TIMEOUT = 0.05
 
 
-class OpenRequest:
-    """One request whose response is on its way.
+class Call:
+    """One call of the engine: a prompt and its choices.
 
     Attributes:
         key: what the worker calls it.
         accepted: False when the ledger was full: then no rows will come.
+        num_choices: `n` of its sampling parameters.
+        columns: the columns of its rows.
+        with_prompt: whether the prompt's tokens are scored too.
     """
 
-    def __init__(self, key: str, num_columns: int, choices_per_prompt: int, *, accepted: bool):
+    def __init__(
+        self, ledger: "Ledger", key: str, columns: Columns, num_choices: int, *, with_prompt: bool, accepted: bool
+    ):
         self.key = key
         self.accepted = accepted
-        self._num_columns = num_columns
-        self._choices_per_prompt = choices_per_prompt
+        self.num_choices = num_choices
+        self.columns = columns
+        self.with_prompt = with_prompt
+        self._ledger = ledger
         self._choices: dict[int, ChoiceRows] = {}
         self._arrived = asyncio.Event()
 
     def choice(self, index: int) -> ChoiceRows:
-        """Return the rows of the choice with `index`."""
+        """Return the rows of the choice with `index`, 0 to num_choices - 1."""
         rows = self._choices.get(index)
         if rows is None:
-            rows = self._choices[index] = ChoiceRows(self._num_columns)
+            rows = ChoiceRows(self.columns, with_prompt=self.with_prompt, reserve=self._ledger.reserve)
+            self._choices[index] = rows
         return rows
 
-    def write(self, span: Span, columns: slice, rows: Float32Array) -> None:
-        """Put the rows of a span where they belong and wake whoever waits."""
-        self.choice(choice_index(span.req_id, self._choices_per_prompt)).write(span.start, columns, rows)
+    def choice_of(self, req_id: str) -> ChoiceRows:
+        """Return the rows of one of vLLM's requests: choice k of several is called `<k>_<request id>`."""
+        if self.num_choices == 1:
+            return self.choice(0)
+        number = req_id.partition("_")[0]
+        if not number.isdecimal() or int(number) >= self.num_choices:
+            raise ValueError(f"rows of {req_id!r}, which is none of {self.num_choices} choices")
+        return self.choice(int(number))
+
+    def arrived(self) -> None:
+        """Wake whoever waits for rows."""
         self._arrived.set()
 
-    async def wait_complete(self, index: int, num_states: int, timeout: float) -> bool:
-        """Wait until a choice is complete; False when `timeout` seconds were not enough."""
+    async def wait_complete(self, index: int, timeout: float) -> bool:
+        """Wait until a choice is complete; False when `timeout` seconds were not enough.
+
+        Where frames have stopped to come altogether, the wait is much shorter: a fault costs one timeout, not one
+        an answer.
+        """
         rows = self.choice(index)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while not rows.complete(num_states):
+        deadline = loop.time() + (min(timeout, SILENT_TIMEOUT) if self._ledger.silent else timeout)
+        while not rows.complete():
             self._arrived.clear()
+            seen = self._ledger.frames
             try:
                 await asyncio.wait_for(self._arrived.wait(), deadline - loop.time())
             except TimeoutError:
+                self._ledger.silent = self._ledger.frames == seen
                 return False
         return True
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its rows take."""
+        return sum(rows.nbytes for rows in self._choices.values())
+
 
 class Ledger:
-    """The open requests of one API process."""
+    """The open calls of one API process.
 
-    def __init__(self, traits_per_layer: Mapping[int, int], metrics: Metrics):
+    Attributes:
+        frames: frames that have come so far.
+        silent: whether rows were waited for in vain while no frame came at all, and none has come since.
+    """
+
+    def __init__(self, api_process: str, metrics: Metrics):
         """Start empty.
 
         Args:
-            traits_per_layer: tapped layer to its number of vectors; columns are in ascending order of layer.
-            metrics: where open requests, and rows that nobody waits for, are counted.
+            api_process: the prefix of this process's keys.
+            metrics: where open calls, and rows that nobody waits for, are counted.
         """
-        self._columns: dict[int, slice] = {}
-        self._num_columns = 0
-        for layer in sorted(traits_per_layer):
-            self._columns[layer] = slice(self._num_columns, self._num_columns + traits_per_layer[layer])
-            self._num_columns += traits_per_layer[layer]
+        self.frames = 0
+        self.silent = False
+        self._api_process = api_process
         self._metrics = metrics
-        self._open: dict[str, OpenRequest] = {}
+        self._open: dict[str, Call] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, key: str, choices_per_prompt: int = 1) -> OpenRequest:
-        """Open a request; not accepted when too many are open, and then it goes unscored."""
-        accepted = len(self._open) < MAX_OPEN_REQUESTS
-        request = OpenRequest(key, self._num_columns, choices_per_prompt, accepted=accepted)
+    def open(self, columns: Columns, num_choices: int = 1, *, with_prompt: bool = False) -> Call:
+        """Open a call; not accepted when too much is open, and then it goes unscored."""
+        accepted = len(self._open) < MAX_OPEN_CALLS and self._bytes < MAX_BYTES
+        key = new_key(self._api_process)
+        call = Call(self, key, columns, num_choices, with_prompt=with_prompt, accepted=accepted)
         if accepted:
-            self._open[key] = request
+            self._open[key] = call
             self._metrics.ledger_requests.set(len(self._open))
-        return request
+        return call
 
-    def close(self, request: OpenRequest) -> None:
-        """Forget a request and its rows."""
-        self._open.pop(request.key, None)
-        self._metrics.ledger_requests.set(len(self._open))
+    def close(self, call: Call) -> None:
+        """Forget a call and its rows."""
+        if self._open.pop(call.key, None) is not None:
+            self._bytes -= call.nbytes
+            self._metrics.ledger_requests.set(len(self._open))
+
+    def reserve(self, nbytes: int) -> bool:
+        """Take bytes for rows; False when there are not so many."""
+        if self._bytes + nbytes > MAX_BYTES:
+            return False
+        self._bytes += nbytes
+        return True
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame from a worker.
 
         Raises:
-            ValueError: the data is not as long as the spans say, or names layers that are not tapped.
+            ValueError: the data is not as long as the spans say, names layers that are not tapped, or the like.
         """
-        columns = self._frame_columns(frame.layers)
+        self.frames += 1
+        self.silent = False
         num_rows = sum(span.count for span in frame.spans)
-        rows = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, columns.stop - columns.start)
+        values = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, ROW_HEAD + sum(frame.widths))
+        positions, token_ids = values[:, :ROW_HEAD].astype(np.int64).T.tolist()
+        rows = values[:, ROW_HEAD:]
+        layers = tuple(frame.layers)
         first = 0
         for span in frame.spans:
-            request = self._open.get(span.key)
-            if request is None:
+            end = first + span.count
+            call = self._open.get(span.key)
+            if call is None:
                 self._metrics.rows_unclaimed.inc(span.count)
             else:
-                request.write(span, columns, rows[first : first + span.count])
-            first += span.count
-
-    def _frame_columns(self, layers: Sequence[int]) -> slice:
-        """Return the columns of a worker's layers; a pipeline stage holds a run of consecutive layers."""
-        unknown = [layer for layer in layers if layer not in self._columns]
-        if unknown or not layers:
-            raise ValueError(f"rows of layers {list(layers)}, tapped are {sorted(self._columns)}")
-        return slice(self._columns[min(layers)].start, self._columns[max(layers)].stop)
-
-
-def choice_index(req_id: str, choices_per_prompt: int) -> int:
-    """Return which choice of a response a vLLM request is.
-
-    vLLM names them `[<k>_]chatcmpl-<id>-<random>` and `[<k>_]cmpl-<id>-<prompt>-<random>`; choice k of prompt p is
-    choice p * n + k of the response.
-    """
-    head, _, tail = req_id.partition("_")
-    k, name = (int(head), tail) if head.isdecimal() and tail else (0, req_id)
-    if name.startswith("cmpl-"):
-        prompt = name.rsplit("-", 2)[1]
-        if prompt.isdecimal():
-            return int(prompt) * choices_per_prompt + k
-    return k
+                copies = call.columns.copies(frame.layers, frame.widths)
+                choice = call.choice_of(span.req_id)
+                kept = choice.write(
+                    layers, copies, span.prompt_len, positions[first:end], token_ids[first:end], rows[first:end]
+                )
+                if not kept:
+                    self._metrics.rows_dropped.labels("ledger_full").inc(span.count)
+                call.arrived()
+            first = end

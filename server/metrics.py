@@ -20,8 +20,13 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for reason in ("rows_missing", "token_count_unknown", "too_many_requests", "internal_error"):
+        for reason in ("rows_missing", "ledger_full", "not_scorable", "internal_error"):
             self.responses_incomplete.labels(reason)
+        self.rows_dropped = Counter(
+            "traitwatch_rows_dropped", "Rows that were lost on their way to a response.", ["reason"], registry=registry
+        )
+        for reason in ("reader_behind", "ledger_full"):
+            self.rows_dropped.labels(reason)
         self.rows_unclaimed = Counter(
             "traitwatch_rows_unclaimed", "Rows that came after their response was over.", registry=registry
         )

@@ -1,16 +1,14 @@
-"""The ASGI middleware: marks requests to be scored and attaches the scores to their responses.
+"""The ASGI middleware: decides which requests are scored, and attaches the scores to their responses.
 
-A request gets a key in `vllm_xargs`, which vLLM carries to the worker, and `return_token_ids`, which tells how many
-tokens each choice and each event has; what the client did not ask for is taken out again. A request that is not to
-be scored passes untouched, byte for byte, and so does every response that is not an answer.
+While a scored request is handled, it stands in a context variable, where the engine's `generate` finds it. A request
+that says nothing of traits reaches vLLM byte for byte, and so does every response that carries no scores its client.
 """
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,19 +17,20 @@ from server.attach import Attacher
 from server.errors import RequestError
 from server.metrics import Metrics
 from server.monitor import Monitor
+from server.scored import SCORED_REQUEST, ScoredRequest
 from server.selection import Selection, select
+from server.shapes import SHAPES
 from server.sse import EventSplitter
-from server.transport import REQUEST_KEY, new_key
 
-SCORED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 _FIELD = "traits"
-_Value = TypeVar("_Value")
+# What makes a request's answer no run of tokens that could be scored, as its body says it.
+_NOT_SCORABLE = {"use_beam_search": "beam search", "background": "a background response"}
 
 logger = logging.getLogger(__name__)
 
 
 class TraitsMiddleware:
-    """Scores the answers of the paths in `SCORED_PATHS`.
+    """Scores the answers of the paths in `SHAPES`.
 
     Args of the constructor:
         app: the application.
@@ -44,51 +43,57 @@ class TraitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in SCORED_PATHS:
+        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in SHAPES:
             await self._app(scope, receive, send)
             return
         monitor = self._monitor()
         received = await _receive_body(receive)
-        body = b"".join(message.get("body", b"") for message in received)
-        fields = _decode(body)
-        if fields is None:
-            await self._app(scope, _replay(received, receive), send)
-            return
         try:
-            selection = select(fields.pop(_FIELD, None), monitor.traits, monitor.default)
+            selection, scope, received = _read_request(scope, received, monitor)
         except RequestError as error:
             await _bad_request(error)(scope, receive, send)
             return
         if selection is None:
-            if f'"{_FIELD}"'.encode() in body:
-                scope, received = _with_body(scope, fields)
             await self._app(scope, _replay(received, receive), send)
             return
-        await self._scored(scope, fields, selection, monitor, receive, send)
-
-    async def _scored(
-        self,
-        scope: Scope,
-        fields: dict[str, Any],
-        selection: Selection,
-        monitor: Monitor,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        xargs = fields.get("vllm_xargs")
-        keep_token_ids = _as_vllm_reads(bool, fields.get("return_token_ids"), False)
-        request = monitor.ledger.open(new_key(monitor.api_process), _as_vllm_reads(int, fields.get("n"), 1))
-        if xargs is None or isinstance(xargs, dict):
-            fields["vllm_xargs"] = {**(xargs or {}), REQUEST_KEY: request.key}
-        # With token ids vLLM leaves the echoed prompt out of the text.
-        if "prompt" not in fields or not _as_vllm_reads(bool, fields.get("echo"), False):
-            fields["return_token_ids"] = True
-        attacher = Attacher(request, selection, keep_token_ids=keep_token_ids, metrics=monitor.metrics)
+        request = ScoredRequest(selection, monitor.ledger, monitor.metrics)
+        rewriter = _AnswerRewriter(Attacher(request, SHAPES[_path(scope)]), send, monitor.metrics)
+        token = SCORED_REQUEST.set(request)
         try:
-            scope, received = _with_body(scope, fields)
-            await self._app(scope, _replay(received, receive), _AnswerRewriter(attacher, send, monitor.metrics))
+            await self._app(scope, _replay(received, receive), rewriter)
         finally:
-            monitor.ledger.close(request)
+            SCORED_REQUEST.reset(token)
+            request.close()
+
+
+def _read_request(
+    scope: Scope, received: list[Message], monitor: Monitor
+) -> tuple[Selection | None, Scope, list[Message]]:
+    """Decide whether a request is scored, and take our field out of its body.
+
+    Returns:
+        What the response carries, and the request as vLLM is to see it.
+
+    Raises:
+        RequestError: `traits` is malformed, or asks for what cannot be scored.
+    """
+    body = b"".join(message.get("body", b"") for message in received)
+    names = [name for name in (_FIELD, *_NOT_SCORABLE) if f'"{name}"'.encode() in body]
+    # A body that says none of them, which is the usual one, need not be read.
+    fields = _decode(body) if names else {}
+    if fields is None:
+        return None, scope, received
+    asked = fields.pop(_FIELD, None)
+    selection = select(asked, monitor.traits, monitor.default)
+    unscorable = [what for name, what in _NOT_SCORABLE.items() if fields.get(name)]
+    if selection is not None and unscorable:
+        if asked is not None:
+            raise RequestError(f"traits: {unscorable[0]} cannot be scored; leave one of the two out.")
+        monitor.metrics.responses_incomplete.labels("not_scorable").inc()
+        selection = None
+    if _FIELD in names:
+        scope, received = _with_body(scope, fields)
+    return selection, scope, received
 
 
 class _AnswerRewriter:
@@ -197,16 +202,6 @@ def _decode(body: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None
     return fields if isinstance(fields, dict) else None
-
-
-def _as_vllm_reads(kind: type[_Value], value: object, default: _Value) -> _Value:
-    """Return a field as vLLM's pydantic models read it ("2" is 2); what they refuse, they will refuse themselves."""
-    if value is None:
-        return default
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        return default
 
 
 def _bad_request(error: RequestError) -> JSONResponse:

@@ -1,9 +1,6 @@
-"""What one API process knows while it serves: the traits, the open requests, the counters."""
+"""What one API process knows while it serves: the traits, the open calls, the counters."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-
-from server.config import ServedTrait, TraitsDefault
+from server.config import TraitsDefault, TraitSet
 from server.ledger import Ledger
 from server.metrics import Metrics
 
@@ -12,16 +9,14 @@ class Monitor:
     """The state that the middleware, the routes and the receiver of an API process share.
 
     Attributes:
-        traits: the served traits by name, in the order in which responses name them.
+        traits: the traits that it has now.
         default: what a response carries when its request says nothing.
-        api_process: the prefix of this process's keys.
-        ledger: the open requests.
+        ledger: the open calls.
         metrics: the counters.
     """
 
-    def __init__(self, traits: Sequence[ServedTrait], default: TraitsDefault, api_process: str, metrics: Metrics):
-        self.traits: Mapping[str, ServedTrait] = {t.name: t for t in sorted(traits, key=lambda t: t.name)}
+    def __init__(self, traits: TraitSet, default: TraitsDefault, api_process: str, metrics: Metrics):
+        self.traits = traits
         self.default = default
-        self.api_process = api_process
         self.metrics = metrics
-        self.ledger = Ledger(Counter(trait.layer for trait in traits), metrics)
+        self.ledger = Ledger(api_process, metrics)

@@ -16,12 +16,14 @@ from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
 from server.canary import run_canary
-from server.config import ServedTrait, Settings, load_served_traits
+from server.config import CONFIG_KEY, ServedTrait, Settings, load_served_traits, trait_set
+from server.engine import watch
 from server.errors import ConfigError
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
-from server.scores import describe
+from server.registry import Registry, ServedModel
+from server.routes import Serving, add_routes
 from server.transport import Receiver
 
 logger = logging.getLogger(__name__)
@@ -37,17 +39,13 @@ class TraitwatchPlugin:
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        self._loaded: Monitor | None = None
+        self._up: Serving | None = None
         self._receiving: asyncio.Task[None] | None = None
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the middleware and `GET /v1/traits`."""
-        app.add_middleware(TraitsMiddleware, monitor=self._monitor)
-
-        @app.get("/v1/traits")
-        async def list_traits() -> dict[str, Any]:
-            """List the loaded traits, their layers and their calibration."""
-            return {"object": "list", "data": describe(list(self._monitor().traits.values()))}
+        """Add the middleware and the routes of `/v1/traits`."""
+        app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
+        add_routes(app, self._serving)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Load the vectors into the workers, start receiving rows, and run the canary.
@@ -57,32 +55,47 @@ class TraitwatchPlugin:
         """
         assert engine_client is not None, "the task 'generate' has an engine"
         settings: Settings = getattr(args, SETTINGS_ATTRIBUTE)
+        model = _served_model(engine_client)
         traits = load_served_traits(settings)
         metrics = Metrics()
         receiver = Receiver(metrics)
-        monitor = Monitor(traits, settings.default, receiver.api_process, metrics)
+        monitor = Monitor(trait_set(traits, model.tapped), settings.default, receiver.api_process, metrics)
         self._receiving = asyncio.create_task(receiver.run(monitor.ledger.deliver))
         self._receiving.add_done_callback(_log_end)
         await engine_client.collective_rpc("traitwatch_connect", args=(receiver.api_process, receiver.endpoint))
         await _load(engine_client, traits)
         await run_canary(engine_client, monitor)
-        self._loaded = monitor
+        watch(engine_client)
+        registry = Registry(monitor, engine_client, settings, model) if settings.admin else None
+        self._up = Serving(monitor, registry)
         logger.info("Scoring %s.", ", ".join(f"{t.name} at layer {t.layer}" for t in traits))
 
-    def _monitor(self) -> Monitor:
-        if self._loaded is None:
+    def _serving(self) -> Serving:
+        if self._up is None:
             raise ConfigError("the server takes no requests before its engine is up.")
-        return self._loaded
+        return self._up
+
+
+def _served_model(engine: EngineClient) -> ServedModel:
+    config = engine.vllm_config
+    tap: dict[str, Any] = config.additional_config[CONFIG_KEY]
+    return ServedModel(
+        name=config.model_config.model,
+        num_layers=config.model_config.get_total_num_hidden_layers(),
+        hidden_size=config.model_config.get_hidden_size(),
+        tapped=tap["layers"],
+        columns=tap["columns"],
+    )
 
 
 async def _load(engine: EngineClient, traits: list[ServedTrait]) -> None:
     """Write each tapped layer's directions into the workers."""
     by_layer: dict[int, list[ServedTrait]] = defaultdict(list)
-    for trait in traits:
+    for trait in sorted(traits, key=lambda trait: trait.column):
         by_layer[trait.layer].append(trait)
     for layer, members in by_layer.items():
         directions = np.stack([trait.vector.direction(layer) for trait in members])
-        await engine.collective_rpc("traitwatch_load", args=(layer, directions.tobytes(), len(members)))
+        await engine.collective_rpc("traitwatch_load", args=(layer, 0, directions.tobytes(), len(members)))
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

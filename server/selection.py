@@ -1,11 +1,12 @@
 """The `traits` field of a request: what its client wants scored."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
-from server.config import ServedTrait, TraitsDefault
+from builder.artifacts import Float32Array
+from server.columns import Columns
+from server.config import ServedTrait, TraitsDefault, TraitSet
 from server.errors import RequestError
 
 
@@ -24,19 +25,33 @@ class Selection:
 
     Attributes:
         traits: the traits, in the order in which the response names them.
+        loaded: the traits that the server had when the request came; they stay its own for as long as it lives.
         tokens: whether it carries the projection of every token beside the summary.
+        prompt: whether it carries those of the prompt's tokens too.
     """
 
     traits: tuple[ServedTrait, ...]
-    tokens: bool
+    loaded: TraitSet
+    tokens: bool = True
+    prompt: bool = False
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the response's rows."""
+        return self.loaded.columns
+
+    def projections(self, states: Float32Array) -> Float32Array:
+        """Return the traits' own columns of rows: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""
+        chosen: Float32Array = states[:, [self.columns.place(trait.layer, trait.column) for trait in self.traits]].T
+        return chosen
 
 
-def select(value: object, loaded: Mapping[str, ServedTrait], default: TraitsDefault) -> Selection | None:
+def select(value: object, loaded: TraitSet, default: TraitsDefault) -> Selection | None:
     """Decide what a response carries.
 
     Args:
         value: the request's `traits`, or None where it says nothing.
-        loaded: the server's traits by name.
+        loaded: the traits that the server has now.
         default: the server's `--traits-default`.
 
     Returns:
@@ -45,26 +60,23 @@ def select(value: object, loaded: Mapping[str, ServedTrait], default: TraitsDefa
     Raises:
         RequestError: the field is malformed, or names a trait that is not loaded.
     """
-    everything = tuple(loaded.values())
+    everything = tuple(loaded.traits.values())
     if value is None:
-        return None if default == "off" else Selection(everything, tokens=default == "tokens")
+        return None if default == "off" else Selection(everything, loaded, tokens=default == "tokens")
     if isinstance(value, bool):
-        return Selection(everything, tokens=True) if value else None
+        return Selection(everything, loaded) if value else None
     if not isinstance(value, dict):
-        raise RequestError(
-            'traits must be true, false or an object such as {"include": ["'
-            + next(iter(loaded))
-            + '"], "tokens": true}.'
-        )
+        raise RequestError('traits must be true, false or an object such as {"include": ["NAME"], "tokens": true}.')
     try:
         wanted = TraitsField.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise RequestError(f"traits.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if wanted.prompt:
-        raise RequestError("traits.prompt: scores of the prompt's tokens are not served yet; send false.")
     for name in wanted.include or ():
-        if name not in loaded:
-            raise RequestError(f"traits.include: no trait {name!r} is loaded here; loaded are: {', '.join(loaded)}.")
-    chosen = everything if wanted.include is None else tuple(loaded[name] for name in dict.fromkeys(wanted.include))
-    return Selection(chosen, tokens=wanted.tokens)
+        if name not in loaded.traits:
+            raise RequestError(
+                f"traits.include: no trait {name!r} is loaded here; loaded are: {', '.join(loaded.traits) or 'none'}."
+            )
+    names = loaded.traits if wanted.include is None else dict.fromkeys(wanted.include)
+    chosen = tuple(loaded.traits[name] for name in names)
+    return Selection(chosen, loaded, tokens=wanted.tokens, prompt=wanted.prompt)

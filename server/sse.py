@@ -3,6 +3,7 @@
 import re
 
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
 
 class EventSplitter:
@@ -28,8 +29,11 @@ class EventSplitter:
 
 
 def event_data(event: bytes) -> bytes | None:
-    """Return the data of an event that is one `data:` line and nothing else; None for any other."""
-    line = event.strip()
-    if not line.startswith(b"data:") or b"\n" in line or b"\r" in line:
-        return None
-    return line[5:].lstrip()
+    """Return the data of an event that has one `data:` line and perhaps an `event:` line; None for any other."""
+    found = _DATA_LINE.findall(event)
+    return found[0] if len(found) == 1 and not event.startswith(b":") else None
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """Return an event with other data in its one `data:` line."""
+    return _DATA_LINE.sub(lambda line: b"data: " + data, event)

@@ -5,7 +5,7 @@ Each tapped layer gets two buffers, registered on its module so that torch.compi
 nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving never see them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -15,8 +15,6 @@ from builder.errors import LayoutError
 
 # Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
 TAP_VERSION = 1
-# Columns of a tapped layer, free ones included. A column costs hidden_size floats and next to no time.
-MAX_TRAITS = 16
 
 _VECTORS = "traitwatch_vectors"
 _PROJECTIONS = "traitwatch_projections"
@@ -29,7 +27,9 @@ class Tap:
         layers: the tapped layer indices, ascending.
     """
 
-    def __init__(self, modules: Mapping[int, nn.Module], *, final_layer: int, hidden_size: int, max_tokens: int):
+    def __init__(
+        self, modules: Mapping[int, nn.Module], *, final_layer: int, hidden_size: int, max_tokens: int, columns: int
+    ):
         """Allocate the buffers and register the hooks.
 
         Args:
@@ -37,49 +37,55 @@ class Tap:
             final_layer: the index whose module is the final norm (its first output alone is the state).
             hidden_size: width of the residual stream.
             max_tokens: the most tokens that one forward pass can carry, padding included.
+            columns: columns of each layer, free ones included.
         """
         self.layers = sorted(modules)
         self._modules = dict(modules)
-        self._columns = dict.fromkeys(self.layers, 0)
+        self._used = dict.fromkeys(self.layers, 0)
         for layer, module in modules.items():
             device = next((p.device for p in module.parameters()), torch.device("cpu"))
-            module.register_buffer(_VECTORS, torch.zeros(hidden_size, MAX_TRAITS, device=device), persistent=False)
-            module.register_buffer(_PROJECTIONS, torch.zeros(max_tokens, MAX_TRAITS, device=device), persistent=False)
+            module.register_buffer(_VECTORS, torch.zeros(hidden_size, columns, device=device), persistent=False)
+            module.register_buffer(_PROJECTIONS, torch.zeros(max_tokens, columns, device=device), persistent=False)
             module.register_forward_hook(_final_norm_hook if layer == final_layer else _decoder_layer_hook)
 
-    def load(self, layer: int, directions: torch.Tensor) -> None:
-        """Make `directions` the vectors of `layer`.
+    @property
+    def widths(self) -> list[int]:
+        """Columns that `read` gives of each layer: those up to the last that was ever loaded."""
+        return [self._used[layer] for layer in self.layers]
+
+    def load(self, layer: int, column: int, directions: torch.Tensor) -> None:
+        """Make `directions` the vectors of a layer's columns from `column` on.
 
         Args:
             layer: a tapped layer index.
+            column: the first of the columns.
             directions: `[num_traits, hidden_size]`, float32, unit rows.
         """
         vectors = self._modules[layer].get_buffer(_VECTORS)
-        if directions.shape[0] > vectors.shape[1] or directions.shape[1] != vectors.shape[0]:
+        end = column + directions.shape[0]
+        if end > vectors.shape[1] or directions.shape[1] != vectors.shape[0]:
             raise LayoutError(
-                f"layer {layer} takes at most {vectors.shape[1]} vectors of {vectors.shape[0]} values, "
-                f"got {list(directions.shape)}."
+                f"layer {layer} has {vectors.shape[1]} columns of {vectors.shape[0]} values, "
+                f"got {list(directions.shape)} from column {column} on."
             )
-        columns = torch.zeros_like(vectors)
-        columns[:, : directions.shape[0]] = directions.T
-        vectors.copy_(columns)
-        self._columns[layer] = directions.shape[0]
+        vectors[:, column:end].copy_(directions.T)
+        self._used[layer] = max(self._used[layer], end)
 
-    def read(self, rows: Sequence[int] | slice) -> torch.Tensor:
-        """Return the projections of some rows of the last batch: `[num_rows, num_columns]`, float32, on the device.
+    def read(self, rows: slice | torch.Tensor) -> list[torch.Tensor]:
+        """Return the projections of some rows of the last batch, layer by layer.
 
-        Columns are those of the tapped layers in ascending order. The result is a copy, ordered on the current
-        stream before the next pass overwrites the buffers.
+        Args:
+            rows: a slice, or int64 row numbers on the device.
+
+        Returns:
+            For each tapped layer in ascending order `[num_rows, width]`, float32, on the device. Slices are views: the
+            next pass overwrites them.
         """
         parts = []
         for layer in self.layers:
-            projections = self._modules[layer].get_buffer(_PROJECTIONS)[:, : self._columns[layer]]
-            if isinstance(rows, slice):
-                parts.append(projections[rows])
-            else:
-                index = torch.tensor(rows, device="cpu", pin_memory=projections.is_cuda)
-                parts.append(projections.index_select(0, index.to(projections.device, non_blocking=True)))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0].clone()
+            projections = self._modules[layer].get_buffer(_PROJECTIONS)[:, : self._used[layer]]
+            parts.append(projections[rows] if isinstance(rows, slice) else projections.index_select(0, rows))
+        return parts
 
 
 def _decoder_layer_hook(module: nn.Module, args: object, output: object) -> None:

@@ -2,7 +2,12 @@
 
 A frame names the rows of the requests that asked to be scored and carries their projections as raw float32. Requests
 are named by a key that the API process made up (`<api process>:<random>`), so a frame finds its response even when
-two clients send the same request id, and goes only to the API process that waits for it.
+two clients send the same request id, and goes only to the API process that waits for it. Every row brings its own
+position and the id of the token that was its input, as the device knew them: what a response is credited with is
+checked against the tokens it is made of.
+
+Nothing here waits for anybody: where a reader lags, rows are dropped, and the next frame that gets through says how
+many.
 """
 
 import logging
@@ -10,6 +15,7 @@ import queue
 import tempfile
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +30,31 @@ from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Where a request carries its key: in vllm_xargs, which reach the worker as sampling_params.extra_args.
+# Where a request carries its key: in sampling_params.extra_args, which reach the worker.
 REQUEST_KEY = "traitwatch"
-# A frame is dropped, and counted by the response that misses it, when its reader lags this many frames behind.
-_HIGH_WATER_MARK = 10_000
+# Beside it, true where the rows of the prompt are wanted too.
+PROMPT_KEY = "traitwatch_prompt"
+# Values before the projections in a row: its position and its token id, which are exact in float32 up to 2**24.
+ROW_HEAD = 2
+# Frames that may wait on each side of a socket; those of some ten seconds.
+_HIGH_WATER_MARK = 1_000
+# Bytes that may wait for the sender's thread.
+_MAX_QUEUED_BYTES = 64 * 2**20
 
 
 class Span(msgspec.Struct, array_like=True, frozen=True):
-    """A run of consecutive rows of one request.
+    """A run of rows of one request.
 
     Attributes:
         key: the key that the API process gave the request.
         req_id: vLLM's id of the request; tells which of the response's choices it is.
-        start: place of the first row among the token states: -1 is the prompt-last state, 0 the first token's.
+        prompt_len: tokens of its prompt.
         count: number of rows.
     """
 
     key: str
     req_id: str
-    start: int
+    prompt_len: int
     count: int
 
 
@@ -50,13 +62,18 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
     """The rows of one forward pass.
 
     Attributes:
-        layers: the tapped layers of the worker that sends, ascending; tells which columns these are.
+        layers: the tapped layers of the worker that sends, ascending.
+        widths: columns of each of them.
         spans: what the rows are, in their order.
-        data: float32 `[sum of counts, num_columns]`, C order, units of the hidden state.
+        dropped: rows for this API process that were lost since the last frame.
+        data: float32 `[sum of counts, ROW_HEAD + sum of widths]`, C order: position, token id, and then projections in
+            units of the hidden state.
     """
 
     layers: list[int]
+    widths: list[int]
     spans: list[Span]
+    dropped: int
     data: bytes
 
 
@@ -76,13 +93,20 @@ class Rows:
 
     Attributes:
         spans: what the rows are.
-        projections: `[num_rows, num_columns]`, float32, host memory.
+        widths: columns of each tapped layer.
+        values: `[num_rows, ROW_HEAD + sum(widths)]`, float32, host memory, as in a frame.
         ready: recorded after the device-to-host copy; None where there was none.
     """
 
     spans: Sequence[Span]
-    projections: torch.Tensor
+    widths: Sequence[int]
+    values: torch.Tensor
     ready: torch.cuda.Event | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.values.numel() * self.values.element_size()
 
 
 class Sender:
@@ -90,7 +114,12 @@ class Sender:
 
     def __init__(self, layers: Sequence[int]):
         self._layers = list(layers)
-        self._queue: queue.Queue[Rows | tuple[str, str] | None] = queue.Queue(_HIGH_WATER_MARK)
+        self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
+        # Bytes put in by the worker and taken out by the thread: each is written by one of the two alone.
+        self._put = 0
+        self._taken = 0
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._lost: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="traitwatch-sender", daemon=True)
         self._thread.start()
 
@@ -100,10 +129,12 @@ class Sender:
 
     def send(self, rows: Rows) -> None:
         """Queue rows; returns at once, and drops them when the thread is hopelessly behind."""
-        try:
-            self._queue.put_nowait(rows)
-        except queue.Full:
-            logger.warning("Sending projections lags %d passes behind; rows were dropped.", _HIGH_WATER_MARK)
+        if self._put - self._taken > _MAX_QUEUED_BYTES:
+            for span in rows.spans:
+                self._lost[api_process_of(span.key)] += span.count
+            return
+        self._put += rows.nbytes
+        self._queue.put(rows)
 
     def close(self) -> None:
         """Send what is queued and end the thread."""
@@ -111,44 +142,64 @@ class Sender:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        sockets: dict[str, zmq.Socket[bytes]] = {}
         encoder = msgspec.msgpack.Encoder()
         context = zmq.Context()
         while (item := self._queue.get()) is not None:
             if isinstance(item, tuple):
-                api_process, endpoint = item
-                socket = context.socket(zmq.PUSH)
-                socket.set_hwm(_HIGH_WATER_MARK)
-                socket.linger = 0
-                socket.connect(endpoint)
-                sockets[api_process] = socket
+                self._sockets[item[0]] = _push_socket(context, item[1])
                 continue
             try:
                 if item.ready is not None:
                     item.ready.synchronize()
-                for api_process, frame in _frames(self._layers, item):
-                    sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
+                for api_process, spans, values in _by_owner(item):
+                    self._send(encoder, api_process, spans, item.widths, values)
             except Exception:
                 # One bad pass must not end the monitoring of all that follow.
                 logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
-        for socket in sockets.values():
+            self._taken += item.nbytes
+        for socket in self._sockets.values():
             socket.close()
         context.term()
 
+    def _send(
+        self,
+        encoder: msgspec.msgpack.Encoder,
+        api_process: str,
+        spans: Sequence[Span],
+        widths: Sequence[int],
+        values: bytes,
+    ) -> None:
+        """Send one frame, or count its rows as lost where its reader lags."""
+        lost = self._lost[api_process]
+        frame = Frame(self._layers, list(widths), list(spans), lost, values)
+        try:
+            self._sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
+            self._lost[api_process] -= lost
+        except zmq.Again:
+            self._lost[api_process] += sum(span.count for span in spans)
 
-def _frames(layers: list[int], rows: Rows) -> list[tuple[str, Frame]]:
+
+def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.PUSH)
+    socket.set_hwm(_HIGH_WATER_MARK)
+    socket.linger = 0
+    socket.connect(endpoint)
+    return socket
+
+
+def _by_owner(rows: Rows) -> list[tuple[str, Sequence[Span], bytes]]:
     """Split rows by API process; one process, the usual case, takes them as they are."""
     owners = [api_process_of(span.key) for span in rows.spans]
-    values = rows.projections.numpy()
+    values = rows.values.numpy()
     if len(set(owners)) == 1:
-        return [(owners[0], Frame(layers, list(rows.spans), values.tobytes()))]
+        return [(owners[0], rows.spans, values.tobytes())]
     ends = np.cumsum([span.count for span in rows.spans])
-    frames = []
+    parts: list[tuple[str, Sequence[Span], bytes]] = []
     for owner in dict.fromkeys(owners):
         mine = [i for i, o in enumerate(owners) if o == owner]
-        parts = [values[ends[i] - rows.spans[i].count : ends[i]] for i in mine]
-        frames.append((owner, Frame(layers, [rows.spans[i] for i in mine], np.concatenate(parts).tobytes())))
-    return frames
+        of_mine = np.concatenate([values[ends[i] - rows.spans[i].count : ends[i]] for i in mine])
+        parts.append((owner, [rows.spans[i] for i in mine], of_mine.tobytes()))
+    return parts
 
 
 class Receiver:
@@ -174,7 +225,10 @@ class Receiver:
             while True:
                 message = await self._socket.recv()
                 try:
-                    deliver(decoder.decode(message))
+                    frame = decoder.decode(message)
+                    if frame.dropped:
+                        self._metrics.rows_dropped.labels("reader_behind").inc(frame.dropped)
+                    deliver(frame)
                 except (msgspec.DecodeError, ValueError) as error:
                     self._metrics.frames_unreadable.inc()
                     logger.warning("A frame of projections was not readable and was dropped: %s", error)

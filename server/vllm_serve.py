@@ -36,19 +36,23 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         ConfigError: the vectors do not fit the model, or options of vLLM's stand in the way.
     """
     _check_plugin()
-    _refuse_unsupported(args)
+    _refuse_unsupported(args, settings)
     cli_env_setup()
     configure_logging_from_args(args)
     args.model = args.model_tag or args.model
     config = _model_config(args)
-    check_fits(traits, args.model, config.get_total_num_hidden_layers(), config.get_hidden_size())
+    num_layers = config.get_total_num_hidden_layers()
+    check_fits(traits, args.model, num_layers, config.get_hidden_size())
+    beyond = [layer for layer in settings.spare_layers if layer > num_layers]
+    if beyond:
+        raise ConfigError(f"--traits-tap {beyond[0]}: {args.model} has layers 1 to {num_layers}.")
     args.worker_cls = WORKER_CLASS
-    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits)}
+    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
     setattr(args, SETTINGS_ATTRIBUTE, settings)
     ServeSubcommand.cmd(args)
 
 
-def _refuse_unsupported(args: Namespace) -> None:
+def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
     """Refuse what would serve unscored, or with rows that the tap cannot place."""
     if args.worker_cls != "auto":
         raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
@@ -57,17 +61,15 @@ def _refuse_unsupported(args: Namespace) -> None:
             "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
             "leave them out."
         )
-    if args.speculative_config is not None:
-        raise ConfigError("--speculative-config: rows of rejected tokens are not told apart yet; leave it out.")
     if args.enable_dbo or args.prefill_context_parallel_size > 1:
         raise ConfigError(
             "--enable-dbo and --prefill-context-parallel-size split a pass into several, which the tap does not "
             "follow; leave them out."
         )
-    if envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION:
+    if settings.admin and (args.api_server_count or 1) > 1:
         raise ConfigError(
-            "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION changes the request ids that tell a response's choices apart; "
-            "unset it."
+            "--traits-admin and --api-server-count: a trait that one API process loads would be unknown to the others; "
+            "leave one of the two out."
         )
 
 

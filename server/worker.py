@@ -16,7 +16,7 @@ from builder.vllm_private import BatchLayout, LayoutReader, layer_modules, layou
 from server.config import CONFIG_KEY
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
-from server.transport import REQUEST_KEY, Rows, Sender, api_process_of
+from server.transport import PROMPT_KEY, REQUEST_KEY, Rows, Sender, api_process_of
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
@@ -58,6 +58,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             final_layer=num_layers,
             hidden_size=model_config.get_hidden_size(),
             max_tokens=_max_tokens(self.vllm_config),
+            columns=config["columns"],
         )
 
     def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
@@ -69,17 +70,18 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         self._sender.connect(api_process, endpoint)
         self._api_processes.add(api_process)
 
-    def traitwatch_load(self, layer: int, directions: bytes, num_traits: int) -> None:
-        """Make `directions` the vectors of `layer` (called by `collective_rpc`).
+    def traitwatch_load(self, layer: int, column: int, directions: bytes, num_traits: int) -> None:
+        """Make `directions` the vectors of a layer's columns from `column` on (called by `collective_rpc`).
 
         Args:
             layer: layer index; ignored on a pipeline stage that does not hold it.
+            column: the first of the columns.
             directions: float32 `[num_traits, hidden_size]`, C order, unit rows.
             num_traits: number of rows.
         """
         if layer in self._tap.layers:
             values = torch.frombuffer(bytearray(directions), dtype=torch.float32)
-            self._tap.load(layer, values.reshape(num_traits, -1).to(self.device))
+            self._tap.load(layer, column, values.reshape(num_traits, -1).to(self.device))
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run the pass, then send the projections of the scored requests' rows."""
@@ -103,27 +105,37 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             self._requests.pop(req_id, None)
         for new in scheduler_output.scheduled_new_reqs:
             extra_args = new.sampling_params.extra_args if new.sampling_params else None
-            key = extra_args.get(REQUEST_KEY) if extra_args else None
+            if not extra_args:
+                continue
+            key = extra_args.get(REQUEST_KEY)
             # A key of no API process is a client's own invention.
             if not isinstance(key, str) or api_process_of(key) not in self._api_processes:
                 continue
             if new.req_id not in self._requests:
-                self._requests[new.req_id] = ScoredRequest(key, _prompt_len(new))
+                with_prompt = bool(extra_args.get(PROMPT_KEY))
+                self._requests[new.req_id] = ScoredRequest(key, _prompt_len(new), with_prompt)
 
     def _send(self, layout: BatchLayout) -> None:
         assert self._sender is not None
         spans, rows = scored_rows(layout, self._requests)
         if not spans:
             return
-        projections = self._tap.read(rows)
+        index = rows if isinstance(rows, slice) else self._on_device(rows)
+        head = torch.stack([layout.positions[index].float(), layout.token_ids[index].float()], dim=1)
+        # A copy, ordered on the current stream before the next pass overwrites the buffers.
+        values = torch.cat([head, *self._tap.read(index)], dim=1)
         ready = None
-        if projections.is_cuda:
-            host = torch.empty_like(projections, device="cpu", pin_memory=True)
-            host.copy_(projections, non_blocking=True)
+        if values.is_cuda:
+            host = torch.empty_like(values, device="cpu", pin_memory=True)
+            host.copy_(values, non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-            projections = host
-        self._sender.send(Rows(spans, projections, ready))
+            values = host
+        self._sender.send(Rows(spans, self._tap.widths, values, ready))
+
+    def _on_device(self, rows: list[int]) -> torch.Tensor:
+        index = torch.tensor(rows, device="cpu", pin_memory=self.device.type == "cuda")
+        return index.to(self.device, non_blocking=True)
 
     def shutdown(self) -> None:
         """End the sender, then the worker."""

@@ -1,0 +1,164 @@
+"""One HTTP request that is scored: the calls of the engine that it makes, and the scores of their choices.
+
+The middleware puts it into a context variable, where the engine's `generate` (`server.engine`) finds it: whatever an
+endpoint of vLLM does between the two, its calls are known in their order, with every token that they generate.
+"""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from builder.artifacts import Float32Array
+from server.choice_rows import ChoiceRows
+from server.ledger import Call, Ledger
+from server.metrics import Metrics
+from server.scores import summary, token_values
+from server.selection import Selection
+
+# Seconds that an answer may wait for its last rows. They take milliseconds; this is for rows that were lost.
+ROWS_TIMEOUT = 1.0
+
+
+class ScoredRequest:
+    """What is known of one request's answers so far.
+
+    Attributes:
+        selection: what its response is to carry.
+    """
+
+    def __init__(self, selection: Selection, ledger: Ledger, metrics: Metrics):
+        self.selection = selection
+        self._ledger = ledger
+        self._metrics = metrics
+        self._calls: list[Call] = []
+        self._closed = False
+        # Of each answer, the tokens whose projections have gone out.
+        self._sent: dict[int | None, int] = {}
+
+    def open_call(self, num_choices: int) -> Call | None:
+        """Open a call of the engine; None once the response is over."""
+        if self._closed:
+            return None
+        call = self._ledger.open(self.selection.columns, num_choices, with_prompt=self.selection.prompt)
+        self._calls.append(call)
+        return call
+
+    def close(self) -> None:
+        """Forget the calls and their rows."""
+        self._closed = True
+        for call in self._calls:
+            self._ledger.close(call)
+
+    def progress(self, carrier: dict[str, Any], answer: int | None) -> None:
+        """Put the projections that arrived since the answer's last event into `carrier`, if any did.
+
+        Args:
+            carrier: the JSON object that gets the field `traits`.
+            answer: the number of the choice; None for an answer that is all calls of the request in their order.
+        """
+        if not self.selection.tokens:
+            return
+        turns = self._turns(answer)
+        start, end = self._sent.get(answer, 0), _arrived(turns)
+        if end <= start:
+            return
+        values = token_values(self.selection.projections(_states(turns, start, end)))
+        carrier["traits"] = {
+            trait.name: {"start": start, "tokens": tokens}
+            for trait, tokens in zip(self.selection.traits, values, strict=True)
+        }
+        self._sent[answer] = end
+
+    async def finish(self, carrier: dict[str, Any], answer: int | None, *, whole: bool) -> None:
+        """Put the summary of an answer that ended, and the tokens that no event has carried, into `carrier`.
+
+        Args:
+            carrier: the JSON object that gets the fields `traits` and `traits_complete`.
+            answer: as of `progress`.
+            whole: whether it carries all tokens, whatever earlier events carried.
+        """
+        complete = await self._wait(answer)
+        turns = self._turns(answer)
+        total = sum(len(rows.tokens) for rows in turns)
+        start = 0 if whole else self._sent.get(answer, 0)
+        selection = self.selection
+        states = selection.projections(_states(turns, 0, total))
+        prompt_last = selection.projections(turns[0].prompt_last()[None])[:, 0] if turns else None
+        tokens = token_values(states[:, start:]) if selection.tokens else None
+        prompt = token_values(selection.projections(turns[0].prompt_states())) if selection.prompt and turns else None
+        traits = summary(selection.traits, states, prompt_last)
+        for i, fields in enumerate(traits.values()):
+            if prompt is not None:
+                fields["prompt_tokens"] = prompt[i]
+            if tokens is not None:
+                fields["tokens"] = tokens[i]
+                if not whole:
+                    fields["start"] = start
+        carrier["traits"] = traits
+        carrier["traits_complete"] = complete
+
+    def _turns(self, answer: int | None) -> list[ChoiceRows]:
+        """Return what an answer is made of: one choice of one call, or the only choice of every call."""
+        if answer is None:
+            return [call.choice(0) for call in self._calls]
+        call, index = self._call(answer)
+        return [call.choice(index)]
+
+    def _call(self, answer: int) -> tuple[Call, int]:
+        """Return the call that made choice number `answer` of the response, and the choice's number in it."""
+        for call in self._calls:
+            if answer < call.num_choices:
+                return call, answer
+            answer -= call.num_choices
+        raise LookupError(f"the response has {answer + 1} more choices than the engine was asked for")
+
+    async def _wait(self, answer: int | None) -> bool:
+        """Wait for the last rows; count the response."""
+        parts = [(call, 0) for call in self._calls] if answer is None else [self._call(answer)]
+        reason = None
+        if not all(call.accepted for call, _ in parts):
+            reason = "ledger_full"
+        elif not all([await call.wait_complete(index, ROWS_TIMEOUT) for call, index in parts]):
+            reason = "rows_missing"
+        if reason is None:
+            self._metrics.responses_scored.inc()
+        else:
+            self._metrics.responses_incomplete.labels(reason).inc()
+        return reason is None
+
+
+# The request whose handler is running; the calls of the engine that it makes are its own.
+SCORED_REQUEST: ContextVar[ScoredRequest | None] = ContextVar("traitwatch_scored_request", default=None)
+
+
+def _arrived(turns: Sequence[ChoiceRows]) -> int:
+    """Return how many tokens can be told: without a gap, and each only once the engine has fed it."""
+    told = 0
+    for i, rows in enumerate(turns):
+        matched = rows.matched()
+        if i == len(turns) - 1 or matched < len(rows.tokens) - 1:
+            return told + matched
+        told += len(rows.tokens)
+    return told
+
+
+def _states(turns: Sequence[ChoiceRows], start: int, end: int) -> Float32Array:
+    """Return the projections of tokens `start` to `end` of an answer: `[end - start, columns]`, float32.
+
+    A row is NaN where it is missing, and for the last token of a turn, which has no state.
+    """
+    parts: list[Float32Array] = []
+    offset = 0
+    for rows in turns:
+        first, last = max(0, start - offset), min(len(rows.tokens), end - offset)
+        with_state = min(last, len(rows.tokens) - 1)
+        if first < last:
+            if first < with_state:
+                parts.append(rows.states(first, with_state))
+            if with_state < last:
+                parts.append(np.full((1, rows.columns.total), np.nan, dtype=np.float32))
+        offset += len(rows.tokens)
+    columns = turns[0].columns.total if turns else 0
+    return np.concatenate(parts) if parts else np.empty((0, columns), dtype=np.float32)
