@@ -1,10 +1,17 @@
-"""A whole model on disk, small enough for unit tests: a random Llama with a byte tokenizer and a chat template."""
+"""Whole models on disk, small enough for tests: random weights, a byte tokenizer and a chat template."""
 
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 NUM_LAYERS = 3
 HIDDEN_SIZE = 16
@@ -14,8 +21,8 @@ TEMPLATE = (
 )
 
 
-def save_tiny_model(directory: Path) -> Path:
-    """Write the model to `directory` and return it; the same weights every time."""
+def save_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """Write a byte tokenizer with a chat template to `directory` and return it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -24,6 +31,12 @@ def save_tiny_model(directory: Path) -> Path:
     fast.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     fast.chat_template = TEMPLATE
     fast.save_pretrained(directory)
+    return fast
+
+
+def save_tiny_model(directory: Path) -> Path:
+    """Write a Llama to `directory` and return it; the same weights every time."""
+    fast = save_tokenizer(directory)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast),
@@ -36,4 +49,40 @@ def save_tiny_model(directory: Path) -> Path:
         eos_token_id=fast.eos_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def save_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """Write the tokenizer to `directory` and return it: 256 bytes and a few special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    fast.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(directory)
+    return fast
+
+
+def save_tiny(config: PreTrainedConfig, directory: Path) -> Path:
+    """Write a model of any architecture to `directory` and return it; the same weights every time.
+
+    Every layer changes its input about as much as the input is large, and norms and biases are not the identity that a
+    new model has: a layer that is off by one, or a norm or a sum that is left out, shows.
+    """
+    fast = save_tokenizer(directory)
+    config.vocab_size = len(fast)
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = fast.eos_token_id
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    torch.manual_seed(0)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 1:
+                weight.add_(0.3 * torch.randn_like(weight))
+            else:
+                fan_in = 1 if id(weight) in embeddings else weight.shape[-1]
+                weight.copy_(torch.randn_like(weight) / fan_in**0.5)
+    model.save_pretrained(directory)
     return directory

@@ -1,0 +1,22 @@
+"""The model, its probes and the oracle, shared by the modules of the matrix."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.model import Oracle, save_model, save_probes
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("matrix") / "random-llama")
+
+
+@pytest.fixture(scope="session")
+def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_probes(tmp_path_factory.mktemp("matrix-probes"))
+
+
+@pytest.fixture(scope="session")
+def oracle(model: Path, probes: Path) -> Oracle:
+    return Oracle(model, probes)
