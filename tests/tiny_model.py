@@ -52,19 +52,6 @@ def save_tiny_model(directory: Path) -> Path:
     return directory
 
 
-def save_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Write the tokenizer to `directory` and return it: 256 bytes and a few special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
-    fast.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(directory)
-    return fast
-
-
 def save_tiny(config: PreTrainedConfig, directory: Path) -> Path:
     """Write a model of any architecture to `directory` and return it; the same weights every time.
 
