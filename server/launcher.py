@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.errors import ConfigError
+from server.versions import check_vllm
 
 if TYPE_CHECKING:
     from server.config import Layer
@@ -21,6 +22,7 @@ _PLUGIN = "traitwatch"
 
 def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: str | None) -> None:
     if group is not None:
+        check_vllm()
         from server.vllm_serve import parse_vllm_arguments
 
         parse_vllm_arguments([f"--help={group}"])
@@ -106,6 +108,8 @@ def serve(
     )
     traits = load_served_traits(settings)
     _allow_plugin()
+    # Before anything else of vLLM's is imported: another version need not have it.
+    check_vllm()
 
     from server.vllm_serve import parse_vllm_arguments, run
 

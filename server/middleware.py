@@ -106,6 +106,7 @@ class _AnswerRewriter:
         self._held: Message | None = None
         self._body = b""
         self._events: EventSplitter | None = None
+        self._broken = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -135,7 +136,8 @@ class _AnswerRewriter:
         try:
             body = await self._attacher.body(self._body)
         except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
-            body = self._failed(self._body)
+            self._failed()
+            body = self._body
         MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
@@ -149,16 +151,19 @@ class _AnswerRewriter:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _event(self, event: bytes) -> bytes:
+        if self._broken:
+            return event
         try:
             return await self._attacher.event(event)
         except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
-            return self._failed(event)
+            self._failed()
+            return event
 
-    def _failed(self, answer: bytes) -> bytes:
-        """Count and log a failure of ours; return vLLM's answer as it is."""
+    def _failed(self) -> None:
+        """Count and log a failure of ours; from here on vLLM's answer goes out as it is."""
+        self._broken = True
         self._metrics.responses_incomplete.labels("internal_error").inc()
         logger.exception("Scores could not be attached; the answer goes out without.")
-        return answer
 
 
 def _path(scope: Scope) -> str:

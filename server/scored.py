@@ -79,7 +79,7 @@ class ScoredRequest:
             answer: as of `progress`.
             whole: whether it carries all tokens, whatever earlier events carried.
         """
-        complete = await self._wait(answer)
+        missing = await self._wait(answer)
         turns = self._turns(answer)
         total = sum(len(rows.tokens) for rows in turns)
         start = 0 if whole else self._sent.get(answer, 0)
@@ -97,7 +97,11 @@ class ScoredRequest:
                 if not whole:
                     fields["start"] = start
         carrier["traits"] = traits
-        carrier["traits_complete"] = complete
+        carrier["traits_complete"] = missing is None
+        if missing is None:
+            self._metrics.responses_scored.inc()
+        else:
+            self._metrics.responses_incomplete.labels(missing).inc()
 
     def _turns(self, answer: int | None) -> list[ChoiceRows]:
         """Return what an answer is made of: one choice of one call, or the only choice of every call."""
@@ -114,19 +118,13 @@ class ScoredRequest:
             answer -= call.num_choices
         raise LookupError(f"the response has {answer + 1} more choices than the engine was asked for")
 
-    async def _wait(self, answer: int | None) -> bool:
-        """Wait for the last rows; count the response."""
+    async def _wait(self, answer: int | None) -> str | None:
+        """Wait for the last rows; return why they are not all here, or None where they are."""
         parts = [(call, 0) for call in self._calls] if answer is None else [self._call(answer)]
-        reason = None
         if not all(call.accepted for call, _ in parts):
-            reason = "ledger_full"
-        elif not all([await call.wait_complete(index, ROWS_TIMEOUT) for call, index in parts]):
-            reason = "rows_missing"
-        if reason is None:
-            self._metrics.responses_scored.inc()
-        else:
-            self._metrics.responses_incomplete.labels(reason).inc()
-        return reason is None
+            return "ledger_full"
+        complete = [await call.wait_complete(index, ROWS_TIMEOUT) for call, index in parts]
+        return None if all(complete) else "rows_missing"
 
 
 # The request whose handler is running; the calls of the engine that it makes are its own.

@@ -1,6 +1,7 @@
 """The start-up check refuses a tap that is dead, silent or broken. The engine here says only what the worker sends."""
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,36 +9,55 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server import canary
+from server.config import trait_set
 from server.errors import CanaryError
 from server.metrics import Metrics
 from server.monitor import Monitor
 from server.transport import REQUEST_KEY, Frame, Span
 from tests.unit.traits import served_trait
 
+PROMPT = list(range(10, 18))
+TOKENS = [50, 51, 52, 53]
+ALIVE: list[list[float]] = [[1, 2], [3, 4], [5, 6], [7, 8]]
+
 
 class Engine:
-    """An engine whose worker sends `rows` for the request it is given."""
+    """An engine whose worker sends projections for the request it is given, as if they were of `tokens`."""
 
-    def __init__(self, monitor: Monitor, rows: list[list[float]]) -> None:
+    def __init__(self, monitor: Monitor, rows: list[list[float]], tokens: list[int] = TOKENS, engines: int = 1) -> None:
         self._monitor = monitor
-        self._rows = np.array(rows, dtype=np.float32).reshape(-1, 2)
+        self._rows = rows
+        self._tokens = tokens
+        self.ranks: list[int | None] = []
+        parallel = SimpleNamespace(data_parallel_size=engines, data_parallel_external_lb=False)
+        self.vllm_config = SimpleNamespace(parallel_config=parallel)
 
-    async def generate(self, prompt: Any, params: Any, request_id: str) -> AsyncIterator[None]:
-        span = Span(params.extra_args[REQUEST_KEY], request_id, -1, len(self._rows))
-        if len(self._rows):
-            self._monitor.ledger.deliver(Frame([2], [span], self._rows.tobytes()))
-        yield None
+    async def generate(
+        self, prompt: Any, params: Any, request_id: str, *, data_parallel_rank: int | None = None
+    ) -> AsyncIterator[Any]:
+        self.ranks.append(data_parallel_rank)
+        inputs = [PROMPT[-1], *self._tokens]
+        rows = [[7 + i, inputs[i], *row] for i, row in enumerate(self._rows)]
+        span = Span(params.extra_args[REQUEST_KEY], request_id, len(PROMPT), len(rows))
+        if rows:
+            data = np.array(rows, dtype=np.float32).tobytes()
+            self._monitor.ledger.deliver(Frame([2], [2], [span], 0, data))
+        output = SimpleNamespace(index=0, token_ids=TOKENS)
+        yield SimpleNamespace(prompt_token_ids=PROMPT, outputs=[output])
 
 
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr(canary, "_ROWS_TIMEOUT", 0.05)
     traits = [served_trait("alive", column=0), served_trait("other", column=1)]
-    return Monitor(traits, "tokens", "api", Metrics(CollectorRegistry()))
+    return Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
 
 
-async def test_a_living_tap_passes(monitor: Monitor) -> None:
-    await canary.run_canary(Engine(monitor, [[1, 2], [3, 4], [5, 6], [7, 8]]), monitor)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("engines", "ranks"), [(1, [None]), (3, [0, 1, 2])])
+async def test_a_living_tap_passes_on_every_engine(monitor: Monitor, engines: int, ranks: list[int | None]) -> None:
+    engine = Engine(monitor, ALIVE, engines=engines)
+    await canary.run_canary(engine, monitor)  # type: ignore[arg-type]
+    assert engine.ranks == ranks
     assert len(monitor.ledger) == 0
 
 
@@ -57,3 +77,9 @@ async def test_anything_else_refuses_to_start(monitor: Monitor, rows: list[list[
     with pytest.raises(CanaryError, match=says):
         await canary.run_canary(Engine(monitor, rows), monitor)  # type: ignore[arg-type]
     assert len(monitor.ledger) == 0
+
+
+async def test_rows_of_other_tokens_refuse_to_start(monitor: Monitor) -> None:
+    """A worker that reads the wrong rows tells projections, finite and moving, of other tokens."""
+    with pytest.raises(CanaryError, match="of other tokens than those that were generated"):
+        await canary.run_canary(Engine(monitor, ALIVE, tokens=[50, 99, 52]), monitor)  # type: ignore[arg-type]

@@ -1,16 +1,16 @@
 """Vectors, layers and a model's shape: what goes together, and what is refused."""
 
+import datetime
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from builder.artifacts import save_tensor
-from server.config import Settings, check_fits, load_served_traits, tap_config
+from builder.artifacts import Card, save_card, save_tensor, vector_sha256
+from server.config import Settings, check_fits, load_served_traits, tap_config, trait_set
 from server.errors import ConfigError
 from server.launcher import parse_layers
-from server.tap import MAX_TRAITS
 
 
 def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **options: object) -> Settings:
@@ -19,14 +19,44 @@ def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **option
     return Settings((directory,), **options)  # type: ignore[arg-type]
 
 
-def test_columns_are_in_ascending_order_of_layer(tmp_path: Path) -> None:
+def test_each_layer_numbers_its_own_columns(tmp_path: Path) -> None:
     traits = load_served_traits(settings(tmp_path, layer=2, layer_of={"b": 1}))
-    assert [(t.name, t.layer, t.column) for t in traits] == [("b", 1, 0), ("a", 2, 1), ("c", 2, 2)]
+    assert [(t.name, t.layer, t.column) for t in traits] == [("a", 2, 0), ("b", 1, 0), ("c", 2, 1)]
+    loaded = trait_set(traits, layers=[1, 2, 3])
+    assert list(loaded.traits) == ["a", "b", "c"]
+    assert loaded.columns.widths == {1: 1, 2: 2, 3: 0}
 
 
-def test_a_layer_takes_so_many_vectors_and_no_more(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"a layer takes {MAX_TRAITS}"):
-        load_served_traits(settings(tmp_path, names=tuple(f"t{i}" for i in range(MAX_TRAITS + 1))))
+def test_the_best_layer_is_that_of_the_card(tmp_path: Path) -> None:
+    vector = np.ones((4, 8), dtype=np.float32)
+    date = datetime.date(2026, 1, 1)
+    save_tensor(vector, tmp_path / "a.pt")
+    card = Card(
+        trait="a", model="m", hidden_size=8, num_layers=3, sha256=vector_sha256(vector), date=date, best_layer=3
+    )
+    save_card(card, tmp_path / "a.json")
+    (trait,) = load_served_traits(Settings((tmp_path,), layer="best"))
+    assert trait.layer == 3
+    (trait,) = load_served_traits(Settings((tmp_path,), layer=1, layer_of={"a": "best"}))
+    assert trait.layer == 3
+
+
+def test_the_best_layer_of_a_vector_without_a_card(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no card that says which layer is best"):
+        load_served_traits(settings(tmp_path, layer="best"))
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 16), (16, 16), (17, 32), (64, 64)])
+def test_columns_come_in_steps(tmp_path: Path, count: int, columns: int) -> None:
+    """So that one more trait does not compile the model anew."""
+    options = settings(tmp_path, names=tuple(f"t{i}" for i in range(count)), layer=2)
+    assert tap_config(load_served_traits(options), options)["columns"] == columns
+
+
+def test_a_server_with_admin_has_columns_and_layers_to_spare(tmp_path: Path) -> None:
+    options = settings(tmp_path, layer=2, admin=True, spare_layers=(1, 2))
+    config = tap_config(load_served_traits(options), options)
+    assert (config["columns"], config["layers"]) == (64, [1, 2])
 
 
 @pytest.mark.parametrize("layer", [0, 4, 500])
@@ -49,15 +79,21 @@ def test_the_compile_cache_key_depends_on_the_layers_alone(tmp_path: Path) -> No
     """A path or an id in it would compile anew at every start; a missing layer would serve a graph without its tap."""
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
-    one = tap_config(load_served_traits(settings(tmp_path / "x", layer=2)))
-    same = tap_config(load_served_traits(settings(tmp_path / "y", names=("z",), layer=2)))
-    other = tap_config(load_served_traits(settings(tmp_path / "x", layer=3)))
+    one, same, other = (
+        tap_config(load_served_traits(options), options)
+        for options in (
+            settings(tmp_path / "x", layer=2),
+            settings(tmp_path / "y", names=("z",), layer=2),
+            settings(tmp_path / "x", layer=3),
+        )
+    )
     assert json.dumps(one, sort_keys=True) == json.dumps(same, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 
 def test_layers_on_the_command_line() -> None:
     assert parse_layers(()) == (None, {})
-    assert parse_layers(("12", "a=3", "b=4")) == (12, {"a": 3, "b": 4})
+    assert parse_layers(("12", "a=3", "b=best")) == (12, {"a": 3, "b": "best"})
+    assert parse_layers(("best",)) == ("best", {})
 
 
 @pytest.mark.parametrize("value", ["last", "a=", "-1", "1.5", "a=b"])

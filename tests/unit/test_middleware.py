@@ -1,34 +1,58 @@
 """Scores are attached to answers; everything else passes byte for byte. The application behind it is a recorder."""
 
+import asyncio
 import json
-import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
 
+from server.config import TraitsDefault, trait_set
+from server.engine import watch
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
-from server.transport import REQUEST_KEY, Frame, Span
+from tests.unit.engine import TOKENS, Engine
 from tests.unit.traits import served_trait
 
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETIONS, BATCH = "/v1/chat/completions", "/v1/completions", "/v1/chat/completions/batch"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+EVENTS = "text/event-stream; charset=utf-8"
+MINE = [3.5, 4.0, None]
 
 
 class App:
-    """Stands where vLLM stands: keeps what it was asked, has rows delivered, answers with given pieces."""
+    """Stands where vLLM stands: generates, then answers with given pieces, or with one event a generated token.
+
+    Args of the constructor:
+        monitor: the server's.
+        answer: the body; or, for a stream, makes an event out of the number of a token (-1 for the last).
+        calls: how often it generates, one after the other.
+    """
 
     def __init__(
-        self, pieces: list[bytes], media_type: str = "application/json", status: int = 200, rows: int = 0
+        self,
+        monitor: Monitor,
+        answer: bytes | Callable[[int], bytes],
+        media_type: str = "application/json",
+        *,
+        status: int = 200,
+        n: int = 1,
+        calls: int = 1,
+        cut: int = 10**6,
     ) -> None:
-        self.pieces = pieces
+        self.engine = Engine(monitor.ledger)
+        watch(self.engine)  # type: ignore[arg-type]
+        self.answer = answer
         self.media_type = media_type
         self.status = status
-        self.rows = rows
-        self.monitor: Monitor | None = None
-        self.req_id = "chatcmpl-1-2"
+        self.n = n
+        self.calls = calls
+        self.cut = cut
         self.body = b""
         self.error: Exception | None = None
 
@@ -41,21 +65,33 @@ class App:
         assert dict(scope["headers"])[b"content-length"] == str(len(self.body)).encode()
         if self.error is not None:
             raise self.error
-        if self.rows and self.monitor is not None:
-            key = json.loads(self.body)["vllm_xargs"][REQUEST_KEY]
-            data = b"".join(float_bytes(value) for value in range(self.rows))
-            self.monitor.ledger.deliver(Frame([2], [Span(key, self.req_id, -1, self.rows)], data))
+        pieces = [self.answer] if isinstance(self.answer, bytes) else []
         headers = [(b"content-type", self.media_type.encode()), (b"x-test", b"1")]
         if self.media_type == "application/json":
-            headers.append((b"content-length", str(sum(map(len, self.pieces))).encode()))
+            headers.append((b"content-length", str(sum(map(len, pieces))).encode()))
+        kind = RequestOutputKind.FINAL_ONLY if pieces else RequestOutputKind.DELTA
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        for i, piece in enumerate(self.pieces):
-            await send({"type": "http.response.body", "body": piece, "more_body": i < len(self.pieces) - 1})
+        # vLLM calls generate in its handler, and reads a stream's outputs in another task.
+        streams = [
+            self.engine.generate({}, SamplingParams(n=self.n, output_kind=kind), f"cmpl-1-{i}")
+            for i in range(self.calls if self.status == 200 else 0)
+        ]
+        for stream in streams:
+            await asyncio.create_task(self._generate(stream, send))
+        whole = b"".join(pieces) if pieces else b"data: [DONE]\n\n"
+        for start in range(0, len(whole), self.cut):
+            await send({"type": "http.response.body", "body": whole[start : start + self.cut], "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-
-def float_bytes(value: float) -> bytes:
-
-    return struct.pack("<f", value)
+    async def _generate(self, stream: Any, send: Send) -> None:
+        number = 0
+        async for _ in stream:
+            if not isinstance(self.answer, bytes):
+                event = self.answer(number if number < len(TOKENS[0]) - 1 else -1)
+                for start in range(0, len(event), self.cut):
+                    body = event[start : start + self.cut]
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            number += 1
 
 
 class Call:
@@ -69,19 +105,17 @@ class Call:
         return b"".join(m.get("body", b"") for m in self.messages[1:])
 
     @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
     def headers(self) -> dict[bytes, bytes]:
         return dict(self.messages[0]["headers"])
 
     @property
     def events(self) -> list[Any]:
-        lines = [line.removeprefix(b"data: ") for line in self.body.split(b"\n\n") if line.startswith(b"data: {")]
-        return [json.loads(line) for line in lines]
-
-
-@pytest.fixture
-def monitor(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    monkeypatch.setattr("server.attach.ROWS_TIMEOUT", 0.05)
-    return Monitor([served_trait(mean=0.0, std=1.0)], "tokens", "api", Metrics(registry))
+        lines = [line for line in self.body.splitlines() if line.startswith(b"data: {")]
+        return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
 
 @pytest.fixture
@@ -89,8 +123,17 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
+@pytest.fixture
+def monitor(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Monitor:
+    monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 0.05)
+    return monitor_of(registry, "tokens")
+
+
+def monitor_of(registry: CollectorRegistry, default: TraitsDefault) -> Monitor:
+    return Monitor(trait_set([served_trait(mean=0.0, std=1.0)]), default, "api", Metrics(registry))
+
+
 async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method: str = "POST") -> Call:
-    app.monitor = monitor
     result = Call()
     # The body comes in two messages, as it does from a slow client.
     waiting: list[Message] = [
@@ -110,140 +153,159 @@ async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method
     return result
 
 
-def chunk(text: str, tokens: list[int], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish, "token_ids": tokens}
+def choices(*indices: int) -> bytes:
+    return json.dumps({"id": "x", "choices": [{"index": i, "text": "é"} for i in indices]}).encode()
+
+
+def chunk(number: int) -> bytes:
+    choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": "stop" if number == -1 else None}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 
-ANSWER = {"id": "x", "choices": [{"index": 0, "token_ids": [5, 6, 7], "text": "é"}], "prompt_token_ids": [1, 2]}
+ASKED = b'{"messages": [] }'
 
 
-async def test_a_json_answer_gets_scores_and_loses_what_was_not_asked_for(monitor: Monitor) -> None:
-    body = json.dumps(ANSWER).encode()
-    app = App([body[:11], body[11:]], rows=3)
-    result = await call(app, monitor, b'{"messages": [], "vllm_xargs": {"mine": 1}}')
-    answer = json.loads(result.body)
-    choice = answer["choices"][0]
-    assert choice["traits"]["paternalism"]["tokens"] == [1.0, 2.0, None]
-    assert choice["traits"]["paternalism"]["prompt_last"] == 0.0
-    assert choice["traits"]["paternalism"]["mean"] == 1.5
+@pytest.mark.parametrize("cut", [1, 11, 10**6])
+async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
+    app = App(monitor, choices(0), cut=cut)
+    result = await call(app, monitor, ASKED)
+    (choice,) = result.json["choices"]
+    assert choice["traits"]["paternalism"]["tokens"] == MINE
+    assert choice["traits"]["paternalism"]["prompt_last"] == 51.0
+    assert choice["traits"]["paternalism"]["mean"] == 3.75
     assert choice["traits_complete"] is True
-    assert choice["token_ids"] is None
-    assert answer["prompt_token_ids"] is None
     assert choice["text"] == "é"
     assert result.headers[b"content-length"] == str(len(result.body)).encode()
     assert result.headers[b"x-test"] == b"1"
-    asked = json.loads(app.body)
-    assert asked["return_token_ids"] is True
-    assert asked["vllm_xargs"]["mine"] == 1
+    assert app.body == ASKED, "a request that says nothing of traits reaches vLLM byte for byte"
 
 
 async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
-    app = App([json.dumps(ANSWER).encode()], rows=3)
+    app = App(monitor, choices(0))
     await call(app, monitor, b'{"messages": [], "traits": {"include": ["paternalism"]}}')
-    assert "traits" not in json.loads(app.body)
+    assert json.loads(app.body) == {"messages": []}
 
 
-async def test_token_ids_stay_for_the_client_that_asked(monitor: Monitor) -> None:
-    app = App([json.dumps(ANSWER).encode()], rows=3)
-    answer = json.loads((await call(app, monitor, b'{"return_token_ids": true}')).body)
-    assert answer["choices"][0]["token_ids"] == [5, 6, 7]
-    assert answer["prompt_token_ids"] == [1, 2]
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_each_choice_of_each_prompt_gets_its_own_scores(monitor: Monitor, path: str) -> None:
+    """Choice k of prompt p is number p * n + k, in whatever order they stand."""
+    app = App(monitor, choices(0, 3, 2, 1), n=2, calls=2)
+    result = await call(app, monitor, b'{"prompt": "p", "n": "2"}', path)
+    tokens = {choice["index"]: choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]}
+    assert tokens == {0: MINE, 1: [8.5, 9.0, None], 2: MINE, 3: [8.5, 9.0, None]}
+
+
+async def test_the_choices_of_a_batch_are_in_the_order_of_its_conversations(monitor: Monitor) -> None:
+    """With n = 2 vLLM gives both choices of a conversation its number as their index."""
+    result = await call(App(monitor, choices(0, 0, 1, 1), n=2, calls=2), monitor, ASKED, BATCH)
+    tokens = [choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]]
+    assert tokens == [MINE, [8.5, 9.0, None], MINE, [8.5, 9.0, None]]
+
+
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
+async def test_an_answer_without_choices_gets_scores_at_its_top(monitor: Monitor, path: str) -> None:
+    result = await call(App(monitor, b'{"id": "x", "output": []}'), monitor, ASKED, path)
+    assert result.json["traits"]["paternalism"]["tokens"] == MINE
+    assert result.json["traits_complete"] is True
+    assert result.json["output"] == []
+
+
+async def test_an_answer_of_several_turns_has_the_tokens_of_all(monitor: Monitor) -> None:
+    """A response that calls a tool inside the server is generated in several calls of the engine."""
+    result = await call(App(monitor, b'{"output": []}', calls=2), monitor, ASKED, RESPONSES)
+    told = result.json["traits"]["paternalism"]
+    assert told["tokens"] == [*MINE, *MINE]
+    assert told["mean"] == 3.75
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8, 1000])
 async def test_a_stream_joins_to_the_whole_however_it_is_cut(monitor: Monitor, cut: int) -> None:
-    stream = b": ping\n\n" + chunk("a", [5]) + chunk("b", [6, 7]) + chunk("", [8], "stop") + b"data: [DONE]\n\n"
-    app = App([stream[i : i + cut] for i in range(0, len(stream), cut)], "text/event-stream; charset=utf-8", rows=4)
-    result = await call(app, monitor, b'{"stream": true}')
+    result = await call(App(monitor, chunk, EVENTS, cut=cut), monitor, b'{"stream": true}')
     parts = [event["choices"][0] for event in result.events]
-    assert [p.get("traits", {}).get("paternalism", {}).get("start") for p in parts] == [None, 0, 2]
-    assert parts[1]["traits"]["paternalism"]["tokens"] == [1.0, 2.0]
-    assert parts[2]["traits"]["paternalism"]["tokens"] == [3.0, None]
-    assert parts[2]["traits"]["paternalism"]["mean"] == 2.0
+    assert [part.get("traits", {}).get("paternalism", {}).get("start") for part in parts] == [None, 0, 1]
+    assert parts[1]["traits"]["paternalism"]["tokens"] == [3.5]
+    assert parts[2]["traits"]["paternalism"]["tokens"] == [4.0, None]
+    assert parts[2]["traits"]["paternalism"]["mean"] == 3.75
     assert parts[2]["traits_complete"] is True
     assert "traits_complete" not in parts[1]
-    assert [p["token_ids"] for p in parts] == [None] * 3
-    assert result.body.startswith(b": ping\n\n")
+    assert result.body.startswith(chunk(0)), "an event that carries no scores is left as it is"
     assert result.body.endswith(b"data: [DONE]\n\n")
 
 
-async def test_usage_events_pass_untouched(monitor: Monitor) -> None:
-    usage = b'data: {"choices":[],"usage":{"completion_tokens":1}}\n\n'
-    app = App([chunk("", [8], "stop"), usage], "text/event-stream", rows=1)
-    assert usage in (await call(app, monitor, b'{"stream": true}')).body
+async def test_a_stream_of_responses(monitor: Monitor) -> None:
+    """Its last event holds the whole response, so it holds the whole scores."""
+
+    def event(number: int) -> bytes:
+        kind = "response.completed" if number == -1 else "response.output_text.delta"
+        data = {"type": kind, "delta": "é"} if number != -1 else {"type": kind, "response": {"id": "x"}}
+        return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+    result = await call(App(monitor, event, EVENTS), monitor, ASKED, RESPONSES)
+    first, second, last = result.events
+    assert "traits" not in first
+    assert second["traits"] == {"paternalism": {"start": 0, "tokens": [3.5]}}
+    assert last["response"]["traits"]["paternalism"]["tokens"] == MINE
+    assert "start" not in last["response"]["traits"]["paternalism"]
+    assert last["response"]["traits_complete"] is True
+    assert result.body.count(b"event: response.") == 3
+
+
+async def test_a_stream_of_messages(monitor: Monitor) -> None:
+    def event(number: int) -> bytes:
+        kind = "message_delta" if number == -1 else "content_block_delta"
+        return f"event: {kind}\ndata: {json.dumps({'type': kind})}\n\n".encode()
+
+    result = await call(App(monitor, event, EVENTS), monitor, ASKED, MESSAGES)
+    first, second, last = result.events
+    assert "traits" not in first
+    assert second["traits"] == {"paternalism": {"start": 0, "tokens": [3.5]}}
+    assert last["traits"]["paternalism"]["tokens"] == [4.0, None]
+    assert last["traits"]["paternalism"]["mean"] == 3.75
+    assert last["traits_complete"] is True
+
+
+async def test_events_without_choices_pass_untouched(monitor: Monitor) -> None:
+    odd = b': ping\n\ndata: {"choices":[],"usage":{"completion_tokens":1}}\n\ndata: {"error":  {}}\n\n'
+    result = await call(App(monitor, lambda number: odd + chunk(number), EVENTS), monitor, ASKED)
+    assert result.body.count(odd) == 3
 
 
 async def test_rows_that_do_not_come_cost_the_scores_and_not_the_answer(
     monitor: Monitor, registry: CollectorRegistry
 ) -> None:
-    app = App([json.dumps(ANSWER).encode()], rows=2)
-    choice = json.loads((await call(app, monitor, b"{}" + b" " * 9)).body)["choices"][0]
+    app = App(monitor, choices(0))
+    app.engine.lost = [1]
+    (choice,) = (await call(app, monitor, ASKED)).json["choices"]
     assert choice["text"] == "é"
     assert choice["traits_complete"] is False
-    assert choice["traits"]["paternalism"]["tokens"] == [1.0, None, None]
+    assert choice["traits"]["paternalism"]["tokens"] == [3.5, None, None]
     assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "rows_missing"}) == 1
     assert registry.get_sample_value("traitwatch_responses_scored_total") == 0
 
 
-async def test_an_answer_without_token_ids_is_not_called_complete(
-    monitor: Monitor, registry: CollectorRegistry
+async def test_a_full_ledger_answers_unscored_and_at_once(
+    monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = {"choices": [{"index": 0, "token_ids": None, "text": "x"}]}
-    app = App([json.dumps(answer).encode()], rows=2)
-    choice = json.loads((await call(app, monitor, b"{}" + b" " * 9)).body)["choices"][0]
+    monkeypatch.setattr("server.ledger.MAX_OPEN_CALLS", 0)
+    monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 3600)
+    (choice,) = (await call(App(monitor, choices(0)), monitor, ASKED)).json["choices"]
     assert choice["traits_complete"] is False
-    labels = {"reason": "token_count_unknown"}
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", labels) == 1
+    assert choice["traits"]["paternalism"]["tokens"] == [None, None, None]
+    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "ledger_full"}) == 1
 
 
-COMPLETIONS = "/v1/completions"
-
-
-async def test_an_echoed_prompt_is_kept_and_the_tokens_are_counted_from_the_usage(monitor: Monitor) -> None:
-    """vLLM leaves an echoed prompt out when it is asked for token ids."""
-    answer = {"choices": [{"index": 0, "token_ids": None, "text": "x"}], "usage": {"completion_tokens": 3}}
-    app = App([json.dumps(answer).encode()], rows=3)
-    result = await call(app, monitor, b'{"prompt": "p", "echo": true}', COMPLETIONS)
-    assert "return_token_ids" not in json.loads(app.body)
-    choice = json.loads(result.body)["choices"][0]
-    assert choice["traits"]["paternalism"]["tokens"] == [1.0, 2.0, None]
-    assert choice["traits_complete"] is True
-
-
-async def test_n_is_read_as_vllm_reads_it(monitor: Monitor) -> None:
-    """A lenient "2" makes prompt 1's first choice the third of the response, not the second."""
-    choices = [{"index": i, "token_ids": [5, 6], "text": "x"} for i in range(4)]
-    app = App([json.dumps({"choices": choices}).encode()], rows=2)
-    app.req_id = "cmpl-id-1-random"
-    result = await call(app, monitor, b'{"prompt": ["p", "q"], "n": "2"}', COMPLETIONS)
-    complete = [choice["traits_complete"] for choice in json.loads(result.body)["choices"]]
-    assert complete == [False, False, True, False]
-
-
-async def test_events_that_exist_for_their_token_ids_alone_are_not_sent(monitor: Monitor) -> None:
-    """vLLM sends them while a tool parser makes up its mind; without token ids it sends nothing."""
-    silent = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":null,"token_ids":[6]}]}\n\n'
-    stream = [chunk("a", [5]), silent, silent, chunk("b", [7]), chunk("", [8], "stop")]
-    app = App(stream, "text/event-stream", rows=5)
-    parts = [event["choices"][0] for event in (await call(app, monitor, b'{"stream": true}')).events]
-    assert [part["delta"] for part in parts] == [{"content": "a"}, {"content": "b"}, {"content": ""}]
-    tokens = [t for part in parts for t in part.get("traits", {}).get("paternalism", {}).get("tokens", [])]
-    assert tokens == [1.0, 2.0, 3.0, 4.0, None]
-
-
-@pytest.mark.parametrize("media_type", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("media_type", ["application/json", EVENTS])
 async def test_a_failure_of_ours_leaves_vllms_answer(
     monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, media_type: str
 ) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("server.attach.summary", broken)
-    answer = json.dumps(ANSWER).encode() if media_type == "application/json" else chunk("a", [5], "stop")
-    result = await call(App([answer], media_type, rows=3), monitor, b'{"messages": []}')
+    monkeypatch.setattr("server.scored.summary", broken)
+    answer = choices(0) if media_type == "application/json" else (lambda number: chunk(-1))
+    result = await call(App(monitor, answer, media_type), monitor, ASKED)
     assert result.messages[0]["status"] == 200
-    assert result.body == answer
+    assert result.body == (choices(0) if media_type == "application/json" else chunk(-1) * 3 + b"data: [DONE]\n\n")
     labels = {"reason": "internal_error"}
     assert registry.get_sample_value("traitwatch_responses_incomplete_total", labels) == 1
 
@@ -252,8 +314,8 @@ async def test_a_failure_of_ours_leaves_vllms_answer(
     ("body", "path", "method"),
     [
         (b'{"messages": [],   "traits_like": 1}', CHAT, "POST"),
-        (b"{not json at all", CHAT, "POST"),
-        (b'["a", "list"]   ', CHAT, "POST"),
+        (b'{"traits": not json at all', CHAT, "POST"),
+        (b'["traits",   "a list"]   ', CHAT, "POST"),
         (b'{"traits": true, "input": "x"}', "/v1/embeddings", "POST"),
         (b'{"traits": true}', CHAT, "GET"),
     ],
@@ -261,54 +323,75 @@ async def test_a_failure_of_ours_leaves_vllms_answer(
 async def test_what_is_not_to_be_scored_passes_byte_for_byte(
     registry: CollectorRegistry, body: bytes, path: str, method: str
 ) -> None:
-    off = Monitor([served_trait()], "off", "api", Metrics(registry))
-    pieces = [b'{"a":  1,', b' "choices": [{"index": 0}]}']
-    app = App(pieces)
+    off = monitor_of(registry, "off")
+    answer = b'{"a":  1, "choices": [{"index": 0}]}'
+    app = App(off, answer)
     result = await call(app, off, body, path, method)
     assert app.body == body
-    assert [m.get("body") for m in result.messages[1:]] == pieces
+    assert result.body == answer
+    assert not app.engine.seen[0].extra_args
 
 
 async def test_traits_false_is_taken_out_and_the_answer_left_alone(monitor: Monitor) -> None:
-    pieces = [b'{"choices":  [{"index": 0}]}']
-    app = App(pieces)
+    answer = b'{"choices":  [{"index": 0}]}'
+    app = App(monitor, answer)
     result = await call(app, monitor, b'{"traits": false, "messages": []}')
     assert json.loads(app.body) == {"messages": []}
-    assert result.body == pieces[0]
+    assert result.body == answer
 
 
 async def test_an_error_of_vllms_passes_untouched(monitor: Monitor) -> None:
     error = b'{"error":  {"message": "no"}}'
-    result = await call(App([error], status=400), monitor, b'{"traits": true}')
+    result = await call(App(monitor, error, status=400), monitor, b'{"traits": true}')
     assert result.messages[0]["status"] == 400
     assert result.body == error
 
 
-async def test_an_unknown_trait_is_a_400_and_vllm_is_not_asked(monitor: Monitor) -> None:
-    app = App([b"{}"])
-    result = await call(app, monitor, b'{"traits": {"include": ["kindness"]}}')
+@pytest.mark.parametrize(
+    "traits", [b'{"include": ["kindness"]}', b'{"tokens": 1}', b'{"layer": 3}', b'"all"'], ids=repr
+)
+async def test_what_cannot_be_honoured_is_a_400_and_vllm_is_not_asked(monitor: Monitor, traits: bytes) -> None:
+    app = App(monitor, b"{}")
+    result = await call(app, monitor, b'{"traits": ' + traits + b"}")
     assert result.messages[0]["status"] == 400
-    assert json.loads(result.body)["error"]["param"] == "traits"
+    assert result.json["error"]["param"] == "traits"
     assert app.body == b""
+    assert app.engine.seen == []
+
+
+@pytest.mark.parametrize("field", ["use_beam_search", "background"])
+async def test_what_cannot_be_scored_is_answered_unscored_and_counted(
+    monitor: Monitor, registry: CollectorRegistry, field: str
+) -> None:
+    body = json.dumps({"messages": [], field: True}).encode()
+    app = App(monitor, choices(0))
+    result = await call(app, monitor, body)
+    assert app.body == body
+    assert result.body == choices(0)
+    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "not_scorable"}) == 1
+    refused = await call(App(monitor, choices(0)), monitor, json.dumps({field: True, "traits": True}).encode())
+    assert refused.messages[0]["status"] == 400
+    assert "cannot be scored" in refused.json["error"]["message"]
+    scored = await call(App(monitor, choices(0)), monitor, json.dumps({field: False}).encode())
+    assert scored.json["choices"][0]["traits_complete"] is True
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("client left")])
 async def test_the_ledger_is_empty_afterwards(monitor: Monitor, error: Exception | None) -> None:
-    app = App([json.dumps(ANSWER).encode()], rows=3)
+    app = App(monitor, choices(0))
     app.error = error
     if error is None:
-        await call(app, monitor, b'{"traits": true}')
+        await call(app, monitor, ASKED)
     else:
         with pytest.raises(RuntimeError):
-            await call(app, monitor, b'{"traits": true}')
+            await call(app, monitor, ASKED)
     assert len(monitor.ledger) == 0
 
 
-async def test_two_requests_get_different_keys(monitor: Monitor) -> None:
-    keys = set()
-    for _ in range(2):
-        app = App([json.dumps(ANSWER).encode()], rows=3)
-        await call(app, monitor, b'{"traits": true}')
-        keys.add(json.loads(app.body)["vllm_xargs"][REQUEST_KEY])
-    assert len(keys) == 2
-    assert all(key.startswith("api:") for key in keys)
+async def test_requests_at_once_do_not_see_each_others_calls(monitor: Monitor) -> None:
+    answers = await asyncio.gather(
+        *(call(App(monitor, choices(*range(n)), n=n), monitor, ASKED) for n in (1, 2, 3, 1, 2, 3))
+    )
+    for n, answer in zip((1, 2, 3, 1, 2, 3), answers, strict=True):
+        told = [choice["traits"]["paternalism"]["tokens"] for choice in answer.json["choices"]]
+        assert told == [[TOKENS[k][0] / 2, TOKENS[k][1] / 2, None] for k in range(n)]

@@ -2,46 +2,52 @@
 
 import numpy as np
 import pytest
+import torch
 
 from builder.vllm_private import BatchLayout
 from server.rows import ScoredRequest, scored_rows
-from server.transport import Span
 
-REQUESTS = {"r1": ScoredRequest("k1", prompt_len=10), "r2": ScoredRequest("k2", prompt_len=4)}
+REQUESTS = {
+    "r1": ScoredRequest("k1", prompt_len=10),
+    "r2": ScoredRequest("k2", prompt_len=4),
+    "all": ScoredRequest("k3", prompt_len=6, with_prompt=True),
+}
 
 
 def layout(*requests: tuple[str, int, int]) -> BatchLayout:
     """Return a layout; each request is (id, rows in this pass, position of the first)."""
     starts = np.cumsum([0, *(count for _, count, _ in requests)]).astype(np.int32)
-    return BatchLayout([r for r, _, _ in requests], starts, np.array([c for _, _, c in requests], dtype=np.int32))
+    computed = np.array([c for _, _, c in requests], dtype=np.int32)
+    unread = torch.empty(0)
+    return BatchLayout([r for r, _, _ in requests], starts, computed, unread, unread)
 
 
 @pytest.mark.parametrize(
     ("batch", "spans", "rows"),
     [
-        pytest.param(layout(("r1", 10, 0)), [Span("k1", "r1", -1, 1)], [9], id="a prompt gives its last state"),
+        pytest.param(layout(("r1", 10, 0)), [("k1", 1)], [9], id="a prompt gives its last state"),
         pytest.param(layout(("r1", 6, 0)), [], [], id="a first chunk of a prompt gives nothing"),
-        pytest.param(layout(("r1", 4, 6)), [Span("k1", "r1", -1, 1)], [3], id="its last chunk gives the last state"),
-        pytest.param(layout(("r1", 1, 9)), [Span("k1", "r1", -1, 1)], [0], id="a cached prompt is run from its last"),
-        pytest.param(layout(("r1", 1, 10)), [Span("k1", "r1", 0, 1)], [0], id="the first token's state"),
-        pytest.param(layout(("r1", 4, 12)), [Span("k1", "r1", 2, 4)], [0, 1, 2, 3], id="speculated tokens"),
-        pytest.param(layout(("r1", 14, 0)), [Span("k1", "r1", -1, 5)], [9, 10, 11, 12, 13], id="recomputation"),
-        pytest.param(layout(("other", 3, 7), ("r2", 1, 6)), [Span("k2", "r2", 2, 1)], [3], id="others are passed over"),
+        pytest.param(layout(("r1", 4, 6)), [("k1", 1)], [3], id="its last chunk gives the last state"),
+        pytest.param(layout(("r1", 1, 9)), [("k1", 1)], [0], id="a cached prompt is run from its last"),
+        pytest.param(layout(("r1", 1, 10)), [("k1", 1)], [0], id="the first token's state"),
+        pytest.param(layout(("r1", 4, 12)), [("k1", 4)], [0, 1, 2, 3], id="speculated tokens"),
+        pytest.param(layout(("r1", 14, 0)), [("k1", 5)], [9, 10, 11, 12, 13], id="recomputation"),
+        pytest.param(layout(("all", 4, 0)), [("k3", 4)], [0, 1, 2, 3], id="a chunk of a prompt that is wanted"),
+        pytest.param(layout(("all", 2, 4)), [("k3", 2)], [0, 1], id="its last chunk"),
+        pytest.param(layout(("other", 3, 7), ("r2", 1, 6)), [("k2", 1)], [3], id="others are passed over"),
         pytest.param(
             layout(("r1", 1, 13), ("r2", 4, 0), ("other", 1, 3)),
-            [Span("k1", "r1", 3, 1), Span("k2", "r2", -1, 1)],
+            [("k1", 1), ("k2", 1)],
             [0, 4],
             id="decode beside prefill",
         ),
-        pytest.param(
-            layout(("r1", 1, 13), ("r2", 1, 9)),
-            [Span("k1", "r1", 3, 1), Span("k2", "r2", 5, 1)],
-            [0, 1],
-            id="decode alone is one run",
-        ),
+        pytest.param(layout(("r1", 1, 13), ("r2", 1, 9)), [("k1", 1), ("k2", 1)], [0, 1], id="decode alone is one run"),
     ],
 )
-def test_rows_from_the_prompts_last_position_on(batch: BatchLayout, spans: list[Span], rows: list[int]) -> None:
+def test_rows_from_the_prompts_last_position_on(
+    batch: BatchLayout, spans: list[tuple[str, int]], rows: list[int]
+) -> None:
     got_spans, got_rows = scored_rows(batch, REQUESTS)
-    assert got_spans == spans
+    assert [(span.key, span.count) for span in got_spans] == spans
+    assert all(span.prompt_len == REQUESTS[span.req_id].prompt_len for span in got_spans)
     assert np.arange(100)[got_rows].tolist() == rows

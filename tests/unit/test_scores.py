@@ -1,55 +1,85 @@
-"""What a response says of a trait, in the units the API promises."""
+"""What a response says of its traits, in the units the API promises."""
+
+import math
+import warnings
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from builder.artifacts import Float32Array
+from server.config import ServedTrait
 from server.scores import describe, summary, token_values
+from server.spikes import find_spikes
 from tests.unit.traits import served_trait, uncalibrated
 
-STATES = np.array([[3.0], [5.0], [1.0]], dtype=np.float32)
 PROMPT_LAST = np.array([0.25], dtype=np.float32)
 
 
+def projections(*values: float) -> Float32Array:
+    """Return the projections of a response of one trait; the last token has no state."""
+    return np.array([[*values, np.nan]], dtype=np.float32)
+
+
+def fields(trait: ServedTrait, *values: float) -> dict[str, Any]:
+    return summary([trait], projections(*values), PROMPT_LAST)[trait.name]
+
+
 def test_z_is_in_standard_deviations_of_the_baseline() -> None:
-    fields = summary(served_trait(mean=1.0, std=2.0), STATES, PROMPT_LAST)
-    assert fields["mean"] == 3.0
-    assert fields["z"] == 1.0
-    assert fields["max_z"] == 2.0
-    assert fields["prompt_last"] == 0.25
-    assert fields["layer"] == 2
+    told = fields(served_trait(mean=1.0, std=2.0), 3, 5, 1)
+    assert told["mean"] == 3.0
+    assert told["z"] == 1.0
+    assert told["max_z"] == 2.0
+    assert told["prompt_last"] == 0.25
+    assert told["layer"] == 2
 
 
 def test_an_uncalibrated_trait_has_projections_and_no_z() -> None:
-    fields = summary(uncalibrated(served_trait()), STATES, PROMPT_LAST)
-    assert fields["mean"] == 3.0
-    assert fields["z"] is None
-    assert fields["max_z"] is None
-    assert fields["spikes"] == []
+    told = fields(uncalibrated(served_trait()), 3, 5, 1)
+    assert told["mean"] == 3.0
+    assert told["z"] is None
+    assert told["max_z"] is None
+    assert told["spikes"] == []
 
 
-def test_a_response_without_states_has_no_mean() -> None:
-    fields = summary(served_trait(), STATES[:0], PROMPT_LAST)
-    assert fields["mean"] is None
-    assert fields["z"] is None
+@pytest.mark.parametrize("values", [projections(), projections()[:, :0]], ids=["one token", "no token"])
+def test_a_response_without_states_has_no_mean(values: Float32Array) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = summary([served_trait()], values, PROMPT_LAST)["paternalism"]
+    assert (told["mean"], told["z"], told["max_z"], told["spikes"]) == (None, None, None, [])
 
 
 def test_missing_states_are_null_and_left_out_of_the_mean() -> None:
-    states = np.array([[3.0], [np.nan], [1.0]], dtype=np.float32)
-    assert token_values(served_trait(), states) == [3.0, None, 1.0]
-    assert summary(served_trait(), states, PROMPT_LAST)["mean"] == 2.0
+    assert token_values(projections(3, math.nan, 1)) == [[3.0, None, 1.0, None]]
+    assert fields(served_trait(), 3, math.nan, 1)["mean"] == 2.0
 
 
-def test_a_trait_reads_its_own_column() -> None:
-    states = np.array([[1.0, 7.0]], dtype=np.float32)
-    assert token_values(served_trait(column=1), states) == [7.0]
+def test_traits_do_not_mix() -> None:
+    values = np.array([[1, 3, np.nan], [7, 9, np.nan]], dtype=np.float32)
+    last = np.array([0.5, 0.75], dtype=np.float32)
+    told = summary([served_trait("a", mean=0, std=1), served_trait("b", mean=8, std=2)], values, last)
+    assert [(t["mean"], t["z"], t["max_z"], t["prompt_last"]) for t in told.values()] == [
+        (2.0, 2.0, 3.0, 0.5),
+        (8.0, 0.0, 0.5, 0.75),
+    ]
 
 
 def test_sustained_high_z_is_reported_as_a_spike() -> None:
-    states = np.array([[1.0]] * 5 + [[17.0]] * 6, dtype=np.float32)
-    (spike,) = summary(served_trait(mean=1.0, std=2.0), states, PROMPT_LAST)["spikes"]
+    (spike,) = fields(served_trait(mean=1.0, std=2.0), *[1.0] * 5, *[17.0] * 6)["spikes"]
     assert spike["start"] == 6
     assert spike["end"] == 11
     assert spike["peak_z"] == pytest.approx(8.0)
+
+
+@given(st.lists(st.one_of(st.floats(-8, 8, width=32), st.just(math.nan)), max_size=40))
+def test_the_spikes_are_those_of_the_definition(values: list[float]) -> None:
+    """Whatever is passed over for speed: gaps, quiet responses, spikes at either end."""
+    told = fields(served_trait(mean=0.0, std=1.0), *values)["spikes"]
+    z = projections(*values).astype(np.float64)[0].tolist()
+    assert [(s["start"], s["end"]) for s in told] == [(s.start, s.end) for s in find_spikes(z)]
 
 
 def test_the_listing_tells_what_is_calibrated() -> None:

@@ -1,12 +1,14 @@
 """What a request may say of traits, and what it gets."""
 
+import numpy as np
 import pytest
 
+from server.config import trait_set
 from server.errors import RequestError
 from server.selection import select
 from tests.unit.traits import served_trait
 
-LOADED = {name: served_trait(name) for name in ("deception", "paternalism")}
+LOADED = trait_set([served_trait("paternalism", column=1), served_trait("deception")])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_what_goes_unscored(value: object, default: str) -> None:
         ({"include": "paternalism"}, "include"),
         ({"tokens": 1}, "tokens"),
         ({"layer": 3}, "layer"),
-        ({"prompt": True}, "prompt"),
+        ({"prompt": 1}, "prompt"),
         ("all", "true, false or an object"),
         (1, "true, false or an object"),
     ],
@@ -50,3 +52,18 @@ def test_what_goes_unscored(value: object, default: str) -> None:
 def test_what_is_refused(value: object, says: str) -> None:
     with pytest.raises(RequestError, match=says):
         select(value, LOADED, "tokens")
+
+
+def test_the_prompt_is_scored_where_that_is_asked() -> None:
+    wanted, unsaid = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
+    assert wanted is not None
+    assert unsaid is not None
+    assert (wanted.prompt, unsaid.prompt) == (True, False)
+
+
+def test_each_trait_reads_its_own_column() -> None:
+    loaded = trait_set([served_trait("a", layer=3, column=0), served_trait("b", layer=1, column=1)], layers=[2])
+    selection = select({"include": ["b", "a"]}, loaded, "off")
+    assert selection is not None
+    states = np.array([[10, 11, 30], [12, 13, 32]], dtype=np.float32)
+    assert selection.projections(states).tolist() == [[11, 13], [30, 32]]

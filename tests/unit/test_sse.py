@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.sse import EventSplitter, event_data
+from server.sse import EventSplitter, event_data, with_data
 
 STREAM = b'data: {"a": "\xc3\xa9\\n"}\n\n: comment\n\ndata: 1\r\n\r\nevent: x\ndata: 2\n\ndata: [DONE]\n\n'
 
@@ -35,8 +35,20 @@ def test_what_is_not_whole_is_kept() -> None:
         (b'data: {"a": 1}\n\n', b'{"a": 1}'),
         (b"data:[DONE]\r\n\r\n", b"[DONE]"),
         (b": keep-alive\n\n", None),
-        (b"event: x\ndata: 2\n\n", None),
+        (b"event: x\ndata: 2\n\n", b"2"),
+        (b"data: 1\ndata: 2\n\n", None),
     ],
 )
-def test_only_a_plain_data_event_has_data(event: bytes, data: bytes | None) -> None:
+def test_only_an_event_with_one_data_line_has_data(event: bytes, data: bytes | None) -> None:
     assert event_data(event) == data
+
+
+@pytest.mark.parametrize(
+    ("event", "rewritten"),
+    [
+        (b'data: {"a": 1}\n\n', b'data: {"\\n": 2}\n\n'),
+        (b'event: delta\r\ndata: {"a": 1}\r\n\r\n', b'event: delta\r\ndata: {"\\n": 2}\r\n\r\n'),
+    ],
+)
+def test_data_is_replaced_and_the_rest_kept(event: bytes, rewritten: bytes) -> None:
+    assert with_data(event, b'{"\\n": 2}') == rewritten

@@ -10,6 +10,7 @@ from builder.vllm_private import BatchLayout
 from builder.vllm_reader import join
 
 LAYERS, HIDDEN = [0, 1, 2], 4
+UNREAD = torch.empty(0)
 # The state of each layer at each of 12 positions of a text.
 STATES = np.random.default_rng(0).standard_normal((3, 12, HIDDEN)).astype(np.float32)
 
@@ -32,6 +33,8 @@ class Engine:
                 [name for name, _, _ in rows],
                 np.cumsum([0, *lengths], dtype=np.int32),
                 np.array([begin for _, begin, _ in rows], dtype=np.int32),
+                UNREAD,
+                UNREAD,
             )
         )
 
@@ -128,7 +131,7 @@ def test_the_residual_is_added_in_float32() -> None:
     sums = StateSums([0], 1, max_tokens=1, device="cpu")
     sums.ask("r", 1, [0], 1)
     sums.write(0, torch.tensor([[256.0]], dtype=torch.bfloat16), torch.tensor([[1.0]], dtype=torch.bfloat16))
-    sums.collect(BatchLayout(["r"], np.array([0, 1], dtype=np.int32), np.array([0], dtype=np.int32)))
+    sums.collect(BatchLayout(["r"], np.array([0, 1], dtype=np.int32), np.array([0], dtype=np.int32), UNREAD, UNREAD))
     assert np.frombuffer(sums.take(1)["sums"], np.float32).tolist() == [257.0], "bfloat16 would say 256"
 
 

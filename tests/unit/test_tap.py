@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from builder.errors import LayoutError
-from server.tap import MAX_TRAITS, Tap
+from server.tap import Tap
 
 HIDDEN = 8
 MAX_TOKENS = 16
+COLUMNS = 4
 
 
 class Layer(nn.Module):
@@ -50,7 +51,8 @@ class Model(nn.Module):
 
 
 def tapped(model: Model) -> Tap:
-    return Tap({1: model.layers[0], 2: model.norm}, final_layer=2, hidden_size=HIDDEN, max_tokens=MAX_TOKENS)
+    modules = {1: model.layers[0], 2: model.norm}
+    return Tap(modules, final_layer=2, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
 
 
 def unit_rows(count: int) -> torch.Tensor:
@@ -74,13 +76,15 @@ def test_projections_are_those_of_the_residual_stream_and_of_the_normed_state(co
     with torch.inference_mode():
         run(torch.randn(4, HIDDEN))
         # Loaded after the graph was compiled: nothing is recompiled, and the new vectors are used.
-        tap.load(1, first)
-        tap.load(2, last)
+        tap.load(1, 0, first)
+        tap.load(2, 0, last)
+        assert tap.widths == [2, 1]
         for tokens in (4, 9):
             x = torch.randn(tokens, HIDDEN)
             run(x)
-            torch.testing.assert_close(tap.read(slice(0, tokens)), expected(plain, x, first, last))
-            torch.testing.assert_close(tap.read([2, 0]), expected(plain, x, first, last)[[2, 0]])
+            wanted = expected(plain, x, first, last)
+            torch.testing.assert_close(torch.cat(tap.read(slice(0, tokens)), dim=1), wanted)
+            torch.testing.assert_close(torch.cat(tap.read(torch.tensor([2, 0])), dim=1), wanted[[2, 0]])
 
 
 def test_the_sum_is_taken_in_float32() -> None:
@@ -97,17 +101,23 @@ def test_more_rows_than_the_buffer_holds_are_refused() -> None:
         torch.ops.traitwatch.project(torch.ones(5, HIDDEN), None, torch.ones(HIDDEN, 1), torch.zeros(4, 1))
 
 
-def test_what_is_read_does_not_change_with_the_next_pass() -> None:
+def test_a_column_is_loaded_without_touching_the_others() -> None:
+    torch.manual_seed(0)
     model = Model()
     tap = tapped(model)
-    tap.load(1, unit_rows(1))
-    tap.load(2, unit_rows(1))
+    tap.load(1, 0, unit_rows(3))
+    x = torch.randn(3, HIDDEN)
     with torch.inference_mode():
-        model(torch.randn(3, HIDDEN))
-        read = tap.read(slice(0, 3))
-        before = read.clone()
-        model(torch.randn(3, HIDDEN))
-    assert torch.equal(read, before)
+        model(x)
+        before = tap.read(slice(0, 3))[0].clone()
+        other = unit_rows(1)
+        tap.load(1, 1, other)
+        model(x)
+        after = tap.read(slice(0, 3))[0]
+        hidden, residual = model.layers[0](x, torch.zeros_like(x))
+    assert tap.widths == [3, 0]
+    torch.testing.assert_close(after[:, [0, 2]], before[:, [0, 2]])
+    torch.testing.assert_close(after[:, [1]], (hidden + residual) @ other.T)
 
 
 def test_the_buffers_are_not_part_of_the_model() -> None:
@@ -117,7 +127,7 @@ def test_the_buffers_are_not_part_of_the_model() -> None:
     assert set(model.state_dict()) == before
 
 
-@pytest.mark.parametrize("shape", [(1, HIDDEN + 1), (MAX_TRAITS + 1, HIDDEN)])
+@pytest.mark.parametrize("shape", [(1, HIDDEN + 1), (COLUMNS + 1, HIDDEN)])
 def test_vectors_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(LayoutError, match=str(shape[1])):
-        tapped(Model()).load(1, torch.zeros(shape))
+        tapped(Model()).load(1, 0, torch.zeros(shape))

@@ -1,6 +1,7 @@
 """What we read of vLLM beyond its promises is there, in the version that is installed."""
 
 import ast
+import copy
 import dataclasses
 import inspect
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from builder.errors import LayoutError
@@ -30,13 +32,15 @@ def test_the_v1_runner_has_the_batch_that_we_read() -> None:
     batch = import_module("vllm.v1.worker.gpu_input_batch").InputBatch
     assert isinstance(inspect.getattr_static(batch, "req_ids"), property)
     assert "self.num_computed_tokens_cpu = " in inspect.getsource(batch.__init__)
-    runner = source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner")
-    assert "self.input_batch = InputBatch(" in ast.unparse(runner)
+    runner = ast.unparse(source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner"))
+    assert "self.input_batch = InputBatch(" in runner
+    assert "self.input_ids = self._make_buffer(self.max_num_tokens, dtype=torch.int32)" in runner
+    assert "self.positions = torch.zeros(self.max_num_tokens" in runner
 
 
 def test_the_v2_runner_has_the_batch_that_we_read() -> None:
     batch = fields_of(source_of("vllm.v1.worker.gpu.input_batch", "InputBatch"))
-    assert {"req_ids", "num_reqs", "query_start_loc_np", "num_computed_tokens_np"} <= batch
+    assert {"req_ids", "num_reqs", "query_start_loc_np", "num_computed_tokens_np", "positions", "input_ids"} <= batch
     assert "input_batch" in fields_of(source_of("vllm.v1.worker.gpu.model_runner", "ExecuteModelState"))
     assert "self.execute_model_state" in ast.unparse(source_of("vllm.v1.worker.gpu.model_runner", "GPUModelRunner"))
 
@@ -61,9 +65,13 @@ def named(module: str, qualname: str) -> Any:
 def test_the_layout_of_a_v1_batch() -> None:
     runner = named("vllm.v1.worker.gpu_model_runner", "GPUModelRunner")
     runner.input_batch = SimpleNamespace(req_ids=["a", "b"], num_computed_tokens_cpu=np.array([7, 0, 99]))
+    runner.positions = torch.tensor([7, 0, 1, 2, 9])
+    runner.input_ids = SimpleNamespace(gpu=torch.tensor([50, 60, 61, 62, 9]))
     scheduled = SimpleNamespace(num_scheduled_tokens={"b": 3, "a": 1})
     layout = layout_reader(runner)(runner, scheduled)
     assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
+    assert layout.positions[:4].tolist() == [7, 0, 1, 2]
+    assert layout.token_ids[:4].tolist() == [50, 60, 61, 62]
 
 
 def test_the_layout_of_a_v2_batch() -> None:
@@ -73,10 +81,14 @@ def test_the_layout_of_a_v2_batch() -> None:
         num_reqs=2,
         query_start_loc_np=np.array([0, 1, 4, 4, 4]),
         num_computed_tokens_np=np.array([7, 0]),
+        positions=torch.tensor([7, 0, 1, 2, 0]),
+        input_ids=torch.tensor([50, 60, 61, 62, 0]),
     )
     runner.execute_model_state = SimpleNamespace(input_batch=batch)
     layout = layout_reader(runner)(runner, None)
     assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
+    assert layout.positions[:4].tolist() == [7, 0, 1, 2]
+    assert layout.token_ids[:4].tolist() == [50, 60, 61, 62]
 
 
 def test_a_runner_derived_from_a_known_one_is_known() -> None:
@@ -129,3 +141,35 @@ def test_a_later_stage_of_a_pipeline_has_the_inputs_that_we_allocate() -> None:
 def test_a_request_can_pass_the_prefix_cache_by() -> None:
     params = import_module("vllm.sampling_params").SamplingParams
     assert params(skip_reading_prefix_cache=True).skip_reading_prefix_cache is True
+
+
+def test_every_endpoint_that_is_scored_generates_through_the_engine_client() -> None:
+    """What the server wraps: a public method, called with the prompt and the parameters in their places."""
+    client = import_module("vllm.engine.protocol").EngineClient
+    assert list(inspect.signature(client.generate).parameters)[:4] == [
+        "self",
+        "prompt",
+        "sampling_params",
+        "request_id",
+    ]
+    for module in (
+        "vllm.entrypoints.openai.chat_completion.serving",
+        "vllm.entrypoints.openai.chat_completion.batch_serving",
+        "vllm.entrypoints.openai.completion.serving",
+        "vllm.entrypoints.openai.responses.serving",
+    ):
+        calls = [
+            node
+            for node in ast.walk(ast.parse(inspect.getsource(import_module(module))))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "self.engine_client.generate"
+        ]
+        assert len(calls) == 1, module
+        assert len(calls[0].args) >= 3, module
+
+
+def test_sampling_parameters_are_copied_with_all_that_they_hold() -> None:
+    params = import_module("vllm.sampling_params").SamplingParams(temperature=0.25, stop=["x"], extra_args={"a": 1})
+    copied = copy.copy(params)
+    copied.extra_args = {"b": 2}
+    assert params.extra_args == {"a": 1}
+    assert (copied.temperature, copied.stop, copied.output_kind) == (0.25, ["x"], params.output_kind)

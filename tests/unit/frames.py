@@ -1,0 +1,39 @@
+"""Frames as a worker sends them, for the server's unit tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.transport import Frame, Span
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows of one request: their positions, the tokens that were their input, and their projections, one a row."""
+
+    key: str
+    req_id: str
+    prompt_len: int
+    positions: Sequence[int]
+    token_ids: Sequence[int]
+    values: Sequence[float]
+
+
+def frame(*runs: Run, layers: Sequence[int] = (2,), widths: Sequence[int] | None = None, dropped: int = 0) -> Frame:
+    """Return the frame of some runs; each projection stands in all columns of its row."""
+    widths = [1] * len(layers) if widths is None else list(widths)
+    rows = [
+        [position, token_id, *[value] * sum(widths)]
+        for run in runs
+        for position, token_id, value in zip(run.positions, run.token_ids, run.values, strict=True)
+    ]
+    spans = [Span(run.key, run.req_id, run.prompt_len, len(run.positions)) for run in runs]
+    return Frame(list(layers), widths, spans, dropped, np.array(rows, dtype=np.float32).tobytes())
+
+
+def answer_run(key: str, prompt: Sequence[int], tokens: Sequence[int], req_id: str = "chatcmpl-x-1") -> Run:
+    """Return the rows of a whole answer: place p has the projection p, the prompt-last state -1."""
+    count = len(tokens)
+    positions = range(len(prompt) - 1, len(prompt) - 1 + count)
+    return Run(key, req_id, len(prompt), positions, [prompt[-1], *tokens[:-1]], range(-1, count - 1))
