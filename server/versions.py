@@ -1,6 +1,6 @@
 """Which vLLM this package was made for, and whether the installed one is such.
 
-The bound stands in one place, the `gpu` and `cpu` extras of pyproject.toml, and is read from the package's own metadata.
+The bound stands in one place, the `gpu` and `cpu` extras of pyproject.toml, and is read from our own metadata.
 The tap reads private attributes of vLLM: in another minor version a row may lie elsewhere without anything failing. So
 there is no switch to go on regardless. Who wants to try another vLLM changes the extra, installs, and runs
 `traitwatch doctor`.
