@@ -2,7 +2,7 @@
 # Variables: ARGS="..." for the command behind the goal, BACKEND=cpu|gpu and PYTHON=/path/to/python for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint vectors bench-builder
+.PHONY: help setup demo test test-matrix lint vectors bench bench-builder
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ demo: setup ## Serve the embedded model and show two chats with their scores (AR
 
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
 	@.venv/bin/python -m pytest $(ARGS)
+
+test-matrix: setup ## Serve under every engine feature and compare each projection with transformers
+	@.venv/bin/python -m pytest tests/matrix $(ARGS)
 
 lint: setup ## Check style, format and types
 	.venv/bin/ruff check .
@@ -31,6 +34,9 @@ vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, w
 	@for trait in $(TRAITS); do \
 		.venv/bin/traitwatch build $$trait --model "$$(.venv/bin/traitwatch model)" $(EMBEDDED) --out $(OUT) $(ARGS) || exit; \
 	done
+
+bench: setup ## Time the server against plain vLLM under a public load generator (ARGS=--quick for a short run)
+	@.venv/bin/python -m tests.benchmarks.serving $(ARGS)
 
 bench-builder: setup ## Time the extraction engines against reading one answer at a time
 	@.venv/bin/python -m tests.benchmarks.builder $(ARGS)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 
 START_TIMEOUT = 420.0
 STOP_TIMEOUT = 60.0
@@ -33,12 +34,17 @@ class Server:
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
-    def metric(self, name: str) -> float:
-        """Return the value of a metric without labels."""
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-        raise KeyError(name)
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels among theirs."""
+        samples = [
+            sample.value
+            for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        if not samples:
+            raise KeyError(name, labels)
+        return sum(samples)
 
 
 def free_port() -> int:

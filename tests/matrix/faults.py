@@ -1,0 +1,60 @@
+"""A server whose worker misbehaves on command: `python -m tests.matrix.faults serve MODEL ...`.
+
+The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lose`
+(the rows of one pass are lost), `break` (reading the rows fails), `restart` (the sender is replaced by a new one, as it
+is when a worker starts anew), or nothing. Everything else is the real server.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from server import vllm_serve
+from server.transport import Sender
+from server.worker import TraitWorker
+from traitwatch import main
+
+VARIABLE = "TRAITWATCH_FAULT"
+
+
+def fault() -> str:
+    """Return the command."""
+    file = Path(os.environ[VARIABLE])
+    return file.read_text() if file.exists() else ""
+
+
+class StallingSender(Sender):
+    """A sender whose thread stands still for as long as it is told to."""
+
+    def _send(self, *arguments: Any) -> None:
+        while fault() == "stall":
+            time.sleep(0.01)
+        super()._send(*arguments)
+
+
+class FaultyWorker(TraitWorker):
+    """The server's worker, with faults."""
+
+    def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
+        self._endpoint = (api_process, endpoint)
+        self._sender = StallingSender(self._tap.layers)
+        super().traitwatch_connect(api_process, endpoint)
+
+    def _send(self, layout: Any) -> None:
+        command = fault()
+        if command == "break":
+            raise RuntimeError("told to break")
+        if command == "lose" and layout.num_computed.max() > 30:
+            Path(os.environ[VARIABLE]).write_text("")
+            return
+        if command == "restart":
+            Path(os.environ[VARIABLE]).write_text("")
+            self._sender.close()
+            self.traitwatch_connect(*self._endpoint)
+        super()._send(layout)
+
+
+if __name__ == "__main__":
+    vllm_serve.WORKER_CLASS = "tests.matrix.faults.FaultyWorker"
+    main()
