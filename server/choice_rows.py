@@ -133,7 +133,12 @@ class ChoiceRows:
         return not self.tokens or (self.matched() == len(self.tokens) - 1 and self._prompt_complete())
 
     def states(self, start: int, end: int) -> Float32Array:
-        """Return the projections of token states `start` to `end`: `[end - start, columns]`, NaN where missing."""
+        """Return the projections of token states `start` to `end`: `[end - start, columns]`, NaN where missing.
+
+        What has matched is returned as a view, to be read at once.
+        """
+        if end <= self._matched:
+            return self._values[self._row_of(start) : self._row_of(end)]
         return self._told(self._row_of(start), self._row_of(end), self.tokens[start:end])
 
     def prompt_states(self) -> Float32Array:

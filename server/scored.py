@@ -66,8 +66,7 @@ class ScoredRequest:
             return
         values = token_values(self.selection.projections(_states(turns, start, end)))
         carrier["traits"] = {
-            trait.name: {"start": start, "tokens": tokens}
-            for trait, tokens in zip(self.selection.traits, values, strict=True)
+            name: {"start": start, "tokens": tokens} for name, tokens in zip(self.selection.names, values, strict=True)
         }
         self._sent[answer] = end
 
@@ -159,4 +158,6 @@ def _states(turns: Sequence[ChoiceRows], start: int, end: int) -> Float32Array:
                 parts.append(np.full((1, rows.columns.total), np.nan, dtype=np.float32))
         offset += len(rows.tokens)
     columns = turns[0].columns.total if turns else 0
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate(parts) if parts else np.empty((0, columns), dtype=np.float32)

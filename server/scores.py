@@ -5,11 +5,13 @@ entries and the last is null. All of it is done for all traits at once: the work
 nor the tokens but where the answer itself does.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (smoothing would import it in the first response)
 
 from builder.artifacts import Float32Array
 from builder.smoothing import Float64Array, smooth
@@ -108,6 +110,8 @@ def _may_spike(z: Float64Array) -> list[bool]:
 def _rounded(values: Float64Array) -> list[list[float | None]]:
     """Round every value; NaN becomes None. `values`: two-dimensional."""
     rows: list[list[float | None]] = np.round(values, _DECIMALS).tolist()
+    if not math.isnan(values.sum()):
+        return rows
     for i in np.nonzero(np.isnan(values).any(axis=1))[0].tolist():
         rows[i] = [None if value != value else value for value in rows[i]]
     return rows

@@ -1,7 +1,10 @@
 """The `traits` field of a request: what its client wants scored."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
 from builder.artifacts import Float32Array
@@ -42,8 +45,18 @@ class Selection:
 
     def projections(self, states: Float32Array) -> Float32Array:
         """Return the traits' own columns of rows: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""
-        chosen: Float32Array = states[:, [self.columns.place(trait.layer, trait.column) for trait in self.traits]].T
+        chosen: Float32Array = states[:, self._places].T
         return chosen
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The traits' names."""
+        return tuple(trait.name for trait in self.traits)
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.intp]:
+        """Where the traits' columns stand in a row: `[num_traits]`."""
+        return np.array([self.columns.place(trait.layer, trait.column) for trait in self.traits], dtype=np.intp)
 
 
 def select(value: object, loaded: TraitSet, default: TraitsDefault) -> Selection | None:

@@ -30,10 +30,15 @@ class EventSplitter:
 
 def event_data(event: bytes) -> bytes | None:
     """Return the data of an event that has one `data:` line and perhaps an `event:` line; None for any other."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        # What vLLM's chat and completions send.
+        return event[6:-2]
     found = _DATA_LINE.findall(event)
     return found[0] if len(found) == 1 and not event.startswith(b":") else None
 
 
 def with_data(event: bytes, data: bytes) -> bytes:
     """Return an event with other data in its one `data:` line."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return b"data: " + data + b"\n\n"
     return _DATA_LINE.sub(lambda line: b"data: " + data, event)

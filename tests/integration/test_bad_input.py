@@ -119,8 +119,18 @@ def test_a_worker_class_of_somebody_elses(model: Path, tmp_path: Path) -> None:
 
 def test_what_the_tap_does_not_follow(model: Path, tmp_path: Path) -> None:
     vector_file(tmp_path)
-    speculation = '{"method": "ngram", "num_speculative_tokens": 2}'
-    assert "--speculative-config" in refusal(model, "--traits", tmp_path, "--speculative-config", speculation)
+    assert "--enable-dbo" in refusal(model, "--traits", tmp_path, "--enable-dbo")
+
+
+def test_a_spare_layer_that_the_model_does_not_have(model: Path, tmp_path: Path) -> None:
+    vector_file(tmp_path)
+    assert "--traits-tap 31: " in refusal(model, "--traits", tmp_path, "--traits-tap", "31")
+
+
+def test_loading_traits_into_one_of_several_api_processes(model: Path, tmp_path: Path) -> None:
+    vector_file(tmp_path)
+    error = refusal(model, "--traits", tmp_path, "--traits-admin", "--api-server-count", "2")
+    assert "would be unknown to the others" in error
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
