@@ -19,7 +19,7 @@ from server.metrics import Metrics
 from server.monitor import Monitor
 from server.scored import SCORED_REQUEST, ScoredRequest
 from server.selection import Selection, select
-from server.shapes import SHAPES
+from server.shapes import MESSAGES, SHAPES
 from server.sse import EventSplitter
 
 _FIELD = "traits"
@@ -51,7 +51,7 @@ class TraitsMiddleware:
         try:
             selection, scope, received = _read_request(scope, received, monitor)
         except RequestError as error:
-            await _bad_request(error)(scope, receive, send)
+            await _bad_request(error, _path(scope))(scope, receive, send)
             return
         if selection is None:
             await self._app(scope, _replay(received, receive), send)
@@ -83,6 +83,7 @@ def _read_request(
     fields = _decode(body) if names else {}
     if fields is None:
         return None, scope, received
+    said = _FIELD in fields
     asked = fields.pop(_FIELD, None)
     selection = select(asked, monitor.traits, monitor.default)
     unscorable = [what for name, what in _NOT_SCORABLE.items() if fields.get(name)]
@@ -91,7 +92,7 @@ def _read_request(
             raise RequestError(f"traits: {unscorable[0]} cannot be scored; leave one of the two out.")
         monitor.metrics.responses_incomplete.labels("not_scorable").inc()
         selection = None
-    if _FIELD in names:
+    if said:
         scope, received = _with_body(scope, fields)
     return selection, scope, received
 
@@ -209,7 +210,9 @@ def _decode(body: bytes) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def _bad_request(error: RequestError) -> JSONResponse:
-    """Return an error in OpenAI's shape."""
+def _bad_request(error: RequestError, path: str) -> JSONResponse:
+    """Return an error in OpenAI's shape; for `/v1/messages` in Anthropic's, which is the same in a frame."""
     content = {"message": str(error), "type": "BadRequestError", "param": _FIELD, "code": 400}
+    if path == MESSAGES:
+        return JSONResponse({"type": "error", "error": {**content, "type": "invalid_request_error"}}, status_code=400)
     return JSONResponse({"error": content}, status_code=400)

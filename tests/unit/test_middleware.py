@@ -314,6 +314,7 @@ async def test_a_failure_of_ours_leaves_vllms_answer(
     ("body", "path", "method"),
     [
         (b'{"messages": [],   "traits_like": 1}', CHAT, "POST"),
+        (b'{"messages": [{"content":   "say \\"traits\\"", "traits": 1}]}', CHAT, "POST"),
         (b'{"traits": not json at all', CHAT, "POST"),
         (b'["traits",   "a list"]   ', CHAT, "POST"),
         (b'{"traits": true, "input": "x"}', "/v1/embeddings", "POST"),
