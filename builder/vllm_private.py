@@ -49,12 +49,10 @@ class LayoutReader(Protocol):
 
 def _read_v1(runner: Any, scheduler_output: Any) -> BatchLayout:
     batch = runner.input_batch
-    req_ids = batch.req_ids
-    scheduled = scheduler_output.num_scheduled_tokens
-    starts = np.zeros(len(req_ids) + 1, dtype=np.int32)
-    np.cumsum([scheduled[req_id] for req_id in req_ids], out=starts[1:])
-    computed = batch.num_computed_tokens_cpu[: len(req_ids)]
-    return BatchLayout(req_ids, starts, computed, runner.positions, runner.input_ids.gpu)
+    count = len(batch.req_ids)
+    # The runner's own boundaries: with `ngram_gpu` it drops drafts that the scheduler's output still counts.
+    starts, computed = runner.query_start_loc.np[: count + 1], batch.num_computed_tokens_cpu[:count]
+    return BatchLayout(batch.req_ids, starts, computed, runner.positions, runner.input_ids.gpu)
 
 
 def _read_v2(runner: Any, scheduler_output: Any) -> BatchLayout:
@@ -66,6 +64,11 @@ def _read_v2(runner: Any, scheduler_output: Any) -> BatchLayout:
 
 def layout_reader(runner: object) -> LayoutReader:
     """Choose the reader for a model runner; raise `LayoutError` for one whose batch layout is not known."""
+    if getattr(getattr(runner, "speculative_config", None), "enable_adaptive_verification", False):
+        raise LayoutError(
+            "speculative decoding with enable_adaptive_verification lays its rows out on the device alone, where "
+            "Traitwatch cannot tell whose they are; set it to false."
+        )
     readers: dict[str, LayoutReader] = {
         "vllm.v1.worker.gpu_model_runner.GPUModelRunner": _read_v1,
         "vllm.v1.worker.gpu.model_runner.GPUModelRunner": _read_v2,

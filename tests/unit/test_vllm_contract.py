@@ -34,6 +34,7 @@ def test_the_v1_runner_has_the_batch_that_we_read() -> None:
     assert "self.num_computed_tokens_cpu = " in inspect.getsource(batch.__init__)
     runner = ast.unparse(source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner"))
     assert "self.input_batch = InputBatch(" in runner
+    assert "self.query_start_loc.np[1:num_reqs + 1] = cu_num_tokens" in runner
     assert "self.input_ids = self._make_buffer(self.max_num_tokens, dtype=torch.int32)" in runner
     assert "self.positions = torch.zeros(self.max_num_tokens" in runner
 
@@ -67,8 +68,8 @@ def test_the_layout_of_a_v1_batch() -> None:
     runner.input_batch = SimpleNamespace(req_ids=["a", "b"], num_computed_tokens_cpu=np.array([7, 0, 99]))
     runner.positions = torch.tensor([7, 0, 1, 2, 9])
     runner.input_ids = SimpleNamespace(gpu=torch.tensor([50, 60, 61, 62, 9]))
-    scheduled = SimpleNamespace(num_scheduled_tokens={"b": 3, "a": 1})
-    layout = layout_reader(runner)(runner, scheduled)
+    runner.query_start_loc = SimpleNamespace(np=np.array([0, 1, 4, 4, 4]))
+    layout = layout_reader(runner)(runner, None)
     assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
     assert layout.positions[:4].tolist() == [7, 0, 1, 2]
     assert layout.token_ids[:4].tolist() == [50, 60, 61, 62]
