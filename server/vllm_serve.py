@@ -61,10 +61,20 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
             "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
             "leave them out."
         )
-    if args.enable_dbo or args.prefill_context_parallel_size > 1:
+    if args.enable_dbo or args.ubatch_size > 1 or args.prefill_context_parallel_size > 1:
         raise ConfigError(
-            "--enable-dbo and --prefill-context-parallel-size split a pass into several, which the tap does not "
-            "follow; leave them out."
+            "--enable-dbo, --ubatch-size and --prefill-context-parallel-size split a pass into several, which the tap "
+            "does not follow; leave them out."
+        )
+    if args.kv_sharing_fast_prefill:
+        raise ConfigError(
+            "--kv-sharing-fast-prefill runs some layers on some of a prompt's tokens, and the tap would credit their "
+            "projections to others; leave it out."
+        )
+    if (args.speculative_config or {}).get("enable_adaptive_verification"):
+        raise ConfigError(
+            "--speculative-config: enable_adaptive_verification lets the device decide whose rows are whose, which the "
+            "tap cannot follow; set it to false."
         )
     if settings.admin and (args.api_server_count or 1) > 1:
         raise ConfigError(

@@ -1,0 +1,28 @@
+"""Options of vLLM's under which rows could not be credited are refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from server.config import Settings
+from server.errors import ConfigError
+from server.vllm_serve import parse_vllm_arguments, run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--worker-cls", "some.Worker"],
+        ["--headless"],
+        ["--enable-dbo"],
+        ["--ubatch-size", "2"],
+        ["--prefill-context-parallel-size", "2"],
+        ["--kv-sharing-fast-prefill"],
+        ["--speculative-config", '{"method": "dspark", "model": "m", "enable_adaptive_verification": true}'],
+    ],
+    ids=lambda options: options[0],
+)
+def test_an_option_that_strays_rows_is_refused_by_name(options: list[str]) -> None:
+    args = parse_vllm_arguments(["some/model", *options])
+    with pytest.raises(ConfigError, match=options[0]):
+        run(args, Settings((Path("vectors"),)), [])
