@@ -1,0 +1,96 @@
+"""What a run does, decided before it starts: which server against which, under which loads, in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.benchmarks.serving.load import Load
+
+Mode = Literal["eager", "compiled"]
+
+PLAIN = "plain vLLM"
+CONTROL = "plain vLLM again"
+HIDDEN_STATES = "hidden states"
+# The goals of the project hold here.
+GOAL_TRAITS = 6
+MORE_TRAITS = 64
+GOAL_CONCURRENCY = 32
+
+# Measured on two cores of a Xeon with AMX: seconds of a forward pass, alone and for each further stream, and seconds
+# that a server takes to start. They serve to say beforehand how long a run takes, and for nothing else.
+_PASS_S, _PASS_S_PER_STREAM = 0.035, 0.0018
+_START_S: dict[Mode, float] = {"eager": 40.0, "compiled": 110.0}
+_PAUSE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two servers that take turns.
+
+    Attributes:
+        base: name of the side that is divided by.
+        side: name of the side that is measured.
+        loads: the loads that both get.
+    """
+
+    base: str
+    side: str
+    loads: tuple[Load, ...]
+
+
+def traits_side(count: int) -> str:
+    """Return the name of the side that has `count` traits loaded."""
+    return f"{count} trait{'' if count == 1 else 's'}"
+
+
+def scores(side: str) -> bool:
+    """Tell whether a side's answers are scored."""
+    return side not in (PLAIN, CONTROL, HIDDEN_STATES, traits_side(0))
+
+
+def plan(sides: Sequence[str], loads: Sequence[Load]) -> list[Comparison]:
+    """Return the comparisons of one mode, those with the same base together.
+
+    Each side is compared with plain vLLM; `MORE_TRAITS` with `GOAL_TRAITS` too, where both are asked for. That one, the
+    control and the hidden states get the load of the highest concurrency alone: the goals are stated there.
+    """
+    highest = (max(loads, key=lambda load: load.concurrency),)
+    comparisons = [
+        Comparison(PLAIN, side, highest if side in (HIDDEN_STATES, CONTROL) else tuple(loads)) for side in sides
+    ]
+    fewer, more = traits_side(GOAL_TRAITS), traits_side(MORE_TRAITS)
+    if fewer in sides and more in sides:
+        comparisons.append(Comparison(fewer, more, highest))
+    return comparisons
+
+
+def order(comparison: Comparison, pair: int, load_number: int) -> tuple[str, str]:
+    """Return who goes first: A B, B A, A B, ... over the pairs, and over the loads of a pair."""
+    both = comparison.base, comparison.side
+    return both if (pair + load_number) % 2 == 0 else (both[1], both[0])
+
+
+def load_seconds(load: Load) -> float:
+    """Estimate how long a load takes, the pause before it included."""
+    passes = load.prompts * load.tokens / load.concurrency
+    return _PAUSE_S + passes * (_PASS_S + _PASS_S_PER_STREAM * load.concurrency)
+
+
+def comparison_seconds(comparison: Comparison, pairs: int) -> float:
+    """Estimate the seconds of all pairs of a comparison and of its warm-up."""
+    warm_up = 2 * load_seconds(comparison.loads[-1])
+    return warm_up + pairs * sum(2 * load_seconds(load) for load in comparison.loads)
+
+
+def run_seconds(modes: Sequence[Mode], comparisons: Sequence[Comparison], pairs: int) -> float:
+    """Estimate the seconds of a whole run: each base starts once, each side once."""
+    return sum(
+        start_seconds(mode) * len({comparison.base for comparison in comparisons})
+        + sum(start_seconds(mode) + comparison_seconds(comparison, pairs) for comparison in comparisons)
+        for mode in modes
+    )
+
+
+def start_seconds(mode: Mode) -> float:
+    """Estimate how long a server takes to start."""
+    return _START_S[mode]

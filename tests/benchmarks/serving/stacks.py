@@ -1,0 +1,102 @@
+"""Where the time of an API process goes, from the stacks that py-spy took of it.
+
+A sample belongs to the innermost frame whose file tells whose work it is: compiled code (pydantic-core, msgspec, the
+event loop) has no frame of its own, so its time is that of the function that called it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OURS = "Traitwatch"
+# The innermost frame that matches any of these decides; patterns are tried in this order on each frame's file.
+_OWNERS = (
+    (OURS, re.compile(r"^(server|builder)/|/(server|builder)/[a-z_]+\.py$")),
+    ("vLLM", re.compile(r"(^|/)vllm/")),
+    ("pydantic, JSON", re.compile(r"(^|/)(pydantic(_core)?|json|msgspec)/")),
+    ("sockets between processes (zmq)", re.compile(r"(^|/)zmq/")),
+    (
+        "event loop and HTTP (asyncio, uvloop, uvicorn, starlette, fastapi)",
+        re.compile(r"(^|/)(asyncio|uvloop|uvicorn|starlette|fastapi|h11|httptools|anyio|prometheus_fastapi_\w+)/"),
+    ),
+)
+OTHER = "other"
+# Threads that wait in these are asleep, though now and then a sample finds them as they wake.
+_WAITING = {
+    ("Condition.wait", "threading.py"),
+    ("_PollLikeSelector.select", "selectors.py"),
+    ("EpollSelector.select", "selectors.py"),
+    ("_worker", "concurrent/futures/thread.py"),
+}
+# A frame of py-spy's raw format: `function (file:line)`, file below site-packages or the standard library.
+_FRAME = re.compile(r"^(?P<function>.+) \((?P<file>[^()]+?)(?::\d+)?\)$")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some samples with something in common.
+
+    Attributes:
+        owner: whose work it is.
+        where: the function, `file:function`; empty where it does not matter.
+        samples: how many there were.
+    """
+
+    owner: str
+    where: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Samples that were alike.
+
+    Attributes:
+        frames: (function, file), outermost first.
+        samples: how many there were.
+    """
+
+    frames: tuple[tuple[str, str], ...]
+    samples: int
+
+
+def read_stacks(text: str) -> list[Stack]:
+    """Read what `py-spy record --format raw --threads` wrote: frames joined by `;`, then a count.
+
+    Stacks of threads that wait are left out.
+    """
+    stacks = []
+    for line in text.splitlines():
+        joined, _, count = line.rpartition(" ")
+        if not count.isdecimal():
+            continue
+        frames = (found for part in joined.split(";") if (found := _FRAME.match(part)))
+        stack = Stack(tuple((frame["function"], frame["file"]) for frame in frames), int(count))
+        if stack.frames and stack.frames[-1] not in _WAITING:
+            stacks.append(stack)
+    return stacks
+
+
+def owner(stack: Stack) -> tuple[str, str]:
+    """Return whose work a stack is, and the frame that says so as `file:function`."""
+    for function, file in reversed(stack.frames):
+        for name, pattern in _OWNERS:
+            if pattern.search(file):
+                return name, f"{file}:{function}"
+    return OTHER, ""
+
+
+def shares(stacks: Iterable[Stack]) -> tuple[list[Share], list[Share]]:
+    """Return the samples of each owner, and of each function of ours, the most first."""
+    owners: Counter[str] = Counter()
+    functions: Counter[tuple[str, str]] = Counter()
+    for stack in stacks:
+        name, where = owner(stack)
+        owners[name] += stack.samples
+        if name == OURS:
+            functions[name, where] += stack.samples
+    return (
+        [Share(name, "", samples) for name, samples in owners.most_common()],
+        [Share(name, where, samples) for (name, where), samples in functions.most_common()],
+    )
