@@ -87,10 +87,11 @@ def _messages_event(data: Json) -> list[Carrier]:
     return []
 
 
+MESSAGES = "/v1/messages"
 SHAPES = {
     "/v1/chat/completions": Shape(_choices_of_body, _choices_of_event),
     "/v1/completions": Shape(_choices_of_body, _choices_of_event),
     "/v1/chat/completions/batch": Shape(_choices_of_batch, _choices_of_event),
     "/v1/responses": Shape(_one_answer, _responses_event),
-    "/v1/messages": Shape(_one_answer, _messages_event),
+    MESSAGES: Shape(_one_answer, _messages_event),
 }
