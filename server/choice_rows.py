@@ -4,7 +4,8 @@ A row is kept by its place: -1 is the state at the prompt's last position, 0 tha
 the prompt's tokens are wanted too, theirs are the places from -prompt_len on. A later write to a place replaces the
 earlier one, which is what preemption and recomputation need. A row counts only where the token that was its input is
 the token that the response has there: a draft that speculation tried and dropped leaves no trace, and a row that went
-astray is missing instead of wrong.
+astray is missing instead of wrong. The drafts after a dropped one are those of another text even where their tokens
+come after all: the next rows, which begin where the answer went on, take all that was written beyond their end.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ class ChoiceRows:
         self._values = np.empty((0, columns.total), dtype=np.float32)
         # For each worker that sends (they hold different layers): the token id of each row, or _NOTHING.
         self._inputs: dict[tuple[int, ...], list[int]] = {}
+        # For each of them: the end of the rows that it wrote last.
+        self._ends: dict[tuple[int, ...], int] = {}
         self._matched = 0
 
     @property
@@ -69,7 +72,7 @@ class ChoiceRows:
             layers: the layers of the worker that sent them.
             copies: which of their columns go where (`Columns.copies`).
             prompt_len: tokens of the prompt.
-            positions: of each row, its position in the text.
+            positions: of each row, its position in the text; ascending.
             token_ids: of each row, the token that was its input.
             rows: `[num_rows, columns of the worker]`, float32.
 
@@ -91,6 +94,7 @@ class ChoiceRows:
         inputs = self._inputs.get(layers)
         if inputs is None:
             inputs = self._inputs[layers] = [_NOTHING] * self._values.shape[0]
+        self._begin(layers, inputs, places[0], places[-1] + 1)
         if len(places) == 1:
             place = places[0]
             for source, target in copies:
@@ -102,6 +106,15 @@ class ChoiceRows:
         for place, token_id in zip(places, token_ids, strict=True):
             inputs[place] = token_id
         return True
+
+    def _begin(self, layers: tuple[int, ...], inputs: list[int], first: int, end: int) -> None:
+        """Make way for rows `first` to `end`: what was written beyond them goes, but for what is known to be right."""
+        before = self._ends.get(layers, 0)
+        if end < before:
+            for row in range(max(end, self._row_of(self.matched())), before):
+                inputs[row] = _NOTHING
+        self._ends[layers] = end
+        self._matched = min(self._matched, max(0, first + self._first))
 
     def _grow(self, needed: int) -> bool:
         old = self._values.shape[0]

@@ -131,9 +131,17 @@ def test_an_answer_without_tokens_waits_for_nothing() -> None:
     assert rows.complete()
 
 
+def leading(naive: dict[int, tuple[int, float]], tokens: list[int]) -> int:
+    """Return how many token states match without a gap."""
+    return next((p for p, token in enumerate(tokens[:-1]) if p not in naive or naive[p][0] != token), len(tokens) - 1)
+
+
 @given(st.lists(st.tuples(st.integers(-1, 40), st.integers(1, 6)), max_size=25), st.integers(1, 45))
 def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> None:
-    """Any order of writes, with tokens that match or not, gives what a dictionary of places gives."""
+    """Any order of writes, with tokens that match or not, gives what a dictionary of places gives.
+
+    A write takes what is beyond its end with it, but for the places that match without a gap from the first on.
+    """
     rows = choice()
     rows.tokens = [i % 3 for i in range(num_tokens)]
     rows.prompt = [0, 0, 2]
@@ -143,11 +151,29 @@ def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> N
         # Every third write brings tokens of another text.
         token_ids = [(place + (number % 3 == 2)) % 3 for place in places]
         write(rows, places, token_ids, value=number / 64)
+        kept = max(start + count, leading(naive, rows.tokens))
+        naive = {p: row for p, row in naive.items() if p < kept}
         naive.update({p: (t, np.float32(p + number / 64).item()) for p, t in zip(places, token_ids, strict=True)})
     right = [p for p in range(num_tokens - 1) if p in naive and naive[p][0] == rows.tokens[p]]
-    leading = next((i for i in range(num_tokens) if i not in right), num_tokens - 1)
-    assert rows.matched() == leading
+    assert rows.matched() == leading(naive, rows.tokens)
     told = rows.states(0, num_tokens - 1)[:, 0]
     assert [None if math.isnan(v) else v for v in told.tolist()] == [
         naive[p][1] if p in right else None for p in range(num_tokens - 1)
     ]
+
+
+def test_a_draft_after_a_rejected_one_leaves_no_trace_even_where_its_token_comes_after_all() -> None:
+    """What it was the state of is the text with the rejected draft; the answer's own row is still on its way."""
+    rows = choice()
+    rows.tokens = [7]
+    write(rows, [-1], [102])
+    write(rows, [0, 1, 2], [7, 55, 9], value=0.25)
+    rows.tokens = [7, 8]
+    assert rows.matched() == 1
+    write(rows, [1], [8], value=0.25)
+    rows.tokens = [7, 8, 9, 7]
+    assert (rows.matched(), rows.complete()) == (2, False)
+    assert math.isnan(rows.states(0, 3)[2, 0])
+    write(rows, [2], [9], value=0.5)
+    assert rows.complete()
+    assert rows.states(0, 3)[:, 0].tolist() == [0.25, 1.25, 2.5]
