@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("builder.commands.compare:compare", "Show the cosines between vectors."),
     "define": ("builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
+    "doctor": ("server.doctor:doctor", "Check on this machine that a model is scored rightly, and at what cost."),
     "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
     "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
     "layers": ("builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),

@@ -1,10 +1,13 @@
 """What can go wrong in the server.
 
     ServerError
-    ├── ConfigError     an option, a vector or a model that do not go together; raised before anything starts
-    ├── CanaryError     the engine came up, but a known prompt was not scored; the server refuses to serve
-    ├── RequestError    a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
-    └── AdminError      a trait cannot be loaded or unloaded; becomes an HTTP error of its status
+    ├── ConfigError       an option, a vector or a model that do not go together; raised before anything starts
+    ├── CanaryError       the engine came up, but a known prompt was not scored; the server refuses to serve
+    ├── StartError        a server that the doctor runs did not start
+    ├── AnswerError       a server that the doctor runs did not answer as it should
+    ├── NoReferenceError  transformers cannot say what the projections must be
+    ├── RequestError      a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+    └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
 A vLLM that is not laid out as the tap knows it is a `builder.errors.LayoutError`, raised in the worker at start-up.
 
@@ -22,6 +25,18 @@ class ConfigError(ServerError):
 
 class CanaryError(ServerError):
     """The start-up check found that projections do not arrive, or are not what they must be."""
+
+
+class StartError(ServerError):
+    """A server that was run as a subprocess ended, or did not answer in time."""
+
+
+class AnswerError(ServerError):
+    """A server's answer is not what was asked for."""
+
+
+class NoReferenceError(ServerError):
+    """transformers cannot run the model here."""
 
 
 class RequestError(ServerError):

@@ -26,6 +26,7 @@ def parse_vllm_arguments(arguments: list[str]) -> Namespace:
     ServeSubcommand().subparser_init(subparsers)
     args: Namespace = parser.parse_args(["serve", *arguments])
     ServeSubcommand().validate(args)
+    args.model = args.model_tag or args.model
     return args
 
 
@@ -39,8 +40,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     _refuse_unsupported(args, settings)
     cli_env_setup()
     configure_logging_from_args(args)
-    args.model = args.model_tag or args.model
-    config = _model_config(args)
+    config = model_config(args)
     num_layers = config.get_total_num_hidden_layers()
     check_fits(traits, args.model, num_layers, config.get_hidden_size())
     beyond = [layer for layer in settings.spare_layers if layer > num_layers]
@@ -83,8 +83,12 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
         )
 
 
-def _model_config(args: Namespace) -> ModelConfig:
-    """Read the model's configuration as the engine will, which downloads it where it is not here yet."""
+def model_config(args: Namespace) -> ModelConfig:
+    """Read the model's configuration as the engine will, which downloads it where it is not here yet.
+
+    Raises:
+        ConfigError: vLLM cannot use the model.
+    """
     try:
         return AsyncEngineArgs.from_cli_args(args).create_model_config()
     except (ValueError, OSError) as error:

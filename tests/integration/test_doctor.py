@@ -1,0 +1,68 @@
+"""`traitwatch doctor`, run as a user runs it: on the embedded model and this machine's CPU."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.doctor_chats import SERVED_NAME
+from tests.integration.serving import environment, traitwatch
+
+pytestmark = pytest.mark.engine
+
+OPTIONS = ("--cpu", "--rounds", "1", "--loads", "2", "--enforce-eager", "--max-model-len", "1024")
+
+
+def doctor_environment(cache: Path) -> Mapping[str, str]:
+    return {**environment(), "XDG_CACHE_HOME": str(cache)}
+
+
+def servers_left() -> list[int]:
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if SERVED_NAME in (p.info["cmdline"] or ())]
+
+
+def test_every_check_passes_here_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.md"
+    command = traitwatch("doctor", model, *OPTIONS, "--out", out)
+    done = subprocess.run(command, capture_output=True, text=True, env=doctor_environment(tmp_path), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = out.read_text()
+    assert done.stdout == report
+    verdicts = re.findall(r"^\| (\w+) \| \*\*(.+)\*\* \|$", report, re.MULTILINE)
+    assert verdicts == [(check, "pass") for check in ("servers", "parity", "isolation", "overhead")]
+    for layer in (1, 10, 20, 30):
+        row = re.search(rf"^\| {layer} \| (\S+) \| (\S+) \|", report, re.MULTILINE)
+        assert row is not None
+        correlation, error = map(float, row.groups())
+        assert correlation > 0.999
+        assert error < 0.05
+    assert "| chats at once (others hung up between them) | 32 |" in report
+    assert "GPUs, CUDA graphs and CUDA streams; the V2 model runner" in report
+    assert f"## Traitwatch doctor: {model.name}\n" in report
+    assert str(model.parent) not in report
+    assert servers_left() == []
+
+
+def test_ctrl_c_ends_the_servers(model: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        traitwatch("doctor", model, *OPTIONS), stderr=subprocess.DEVNULL, env=doctor_environment(tmp_path)
+    )
+    deadline = time.monotonic() + 120
+    while not _an_engine_starts(tmp_path):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(90) != 0
+    assert servers_left() == []
+
+
+def _an_engine_starts(cache: Path) -> bool:
+    logs = cache.glob("traitwatch/doctor/*/*.log")
+    return any("EngineCore" in log.read_text(errors="replace") for log in logs)
