@@ -14,7 +14,8 @@ from vllm.platforms import current_platform
 
 from builder.errors import LayoutError
 from builder.sums import CUTS, KEY, StateSums
-from builder.vllm_private import LayoutReader, allocate_stage_inputs, layer_modules, layout_reader
+from builder.vllm_layers import is_placeholder, layer_modules, state_modules, state_parts
+from builder.vllm_private import LayoutReader, allocate_stage_inputs, layout_reader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
@@ -36,23 +37,21 @@ class SumsWorker(PlatformWorker):  # type: ignore[misc]
             allocate_stage_inputs(self.model_runner)
         config = self.vllm_config.model_config
         num_layers = config.get_total_num_hidden_layers()
-        layers, norm = layer_modules(self.model_runner.get_model(), num_layers)
-        modules = {**{i + 1: layer for i, layer in enumerate(layers[:-1])}, num_layers: norm}
-        # Layers of other pipeline stages are placeholders without weights.
-        mine = {layer: module for layer, module in modules.items() if _has_weights(module)}
-        embedding = [0] if _has_weights(layers[0]) else []
+        model = self.model_runner.get_model()
+        first = layer_modules(model, num_layers)[0][0]
+        mine = state_modules(model, num_layers, last_stage=get_pp_group().is_last_rank)
+        embedding = [] if is_placeholder(first) else [0]
         self._sums = StateSums(
             [*embedding, *sorted(mine)],
             config.get_hidden_size(),
             int(self.vllm_config.scheduler_config.max_num_batched_tokens),
             self.device,
         )
-        for layer, module in mine.items():
-            hook = _norm_hook if layer == num_layers else _layer_hook
-            module.register_forward_hook(partial(hook, self._sums, layer))
+        for layer, state in mine.items():
+            state.module.register_forward_hook(partial(_state_hook, self._sums, layer, state.summed))
         if embedding:
             width = config.get_hidden_size()
-            layers[0].register_forward_pre_hook(partial(_input_hook, self._sums, width), with_kwargs=True)
+            first.register_forward_pre_hook(partial(_input_hook, self._sums, width), with_kwargs=True)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run the pass, then add what it computed to the sums of its requests."""
@@ -90,27 +89,9 @@ class SumsWorker(PlatformWorker):  # type: ignore[misc]
         return (self._sums.layers, taken) if get_tensor_model_parallel_rank() == 0 else None
 
 
-def _has_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
-
-
-def _layer_hook(sums: StateSums, layer: int, module: nn.Module, args: object, output: object) -> None:
-    """Keep the residual stream after a decoder layer: the sum of (hidden, residual), or one tensor."""
-    match output:
-        case (torch.Tensor() as hidden, torch.Tensor() as residual):
-            sums.write(layer, hidden, residual)
-        case torch.Tensor() as hidden:
-            sums.write(layer, hidden, None)
-        case _:
-            raise LayoutError(
-                f"{type(module).__name__} returns neither (hidden, residual) nor hidden states; this architecture is "
-                "not supported by --engine vllm, use --engine transformers."
-            )
-
-
-def _norm_hook(sums: StateSums, layer: int, module: nn.Module, args: object, output: Any) -> None:
-    """Keep the normed state; what a fused norm returns beside it is the sum before the norm."""
-    sums.write(layer, output[0] if isinstance(output, tuple) else output, None)
+def _state_hook(sums: StateSums, layer: int, summed: bool, module: nn.Module, args: object, output: object) -> None:
+    """Keep the hidden state that a module's output is, or is the sum of."""
+    sums.write(layer, *state_parts(output, summed))
 
 
 def _input_hook(sums: StateSums, width: int, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -125,4 +106,4 @@ def _input_hook(sums: StateSums, width: int, module: nn.Module, args: Any, kwarg
             f"the first {type(module).__name__} takes {len(states)} tensors as wide as its states; this architecture "
             "is not supported by --engine vllm, use --engine transformers."
         )
-    sums.write(0, states[0], None)
+    sums.write(0, *state_parts(states[0], summed=False))

@@ -1,7 +1,8 @@
-"""Everything that reads what vLLM does not promise: the modules of a model and the batch of a model runner.
+"""What reads of a model runner what vLLM does not promise: which rows of a batch are whose.
 
-The builder's engine and the server's tap both stand on it. A contract test holds each part to the installed vLLM.
-Whatever does not look as expected is refused at start-up: reading the wrong rows is worse than reading none.
+The builder's engine and the server's tap both stand on it, and on builder/vllm_layers.py. A contract test holds each
+part to the installed vLLM. Whatever does not look as expected is refused at start-up: reading the wrong rows is worse
+than reading none.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from builder.errors import LayoutError
-
-_LAYER_LISTS = ("layers", "h", "blocks")
-_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 
 
 @dataclass(frozen=True)
@@ -81,41 +78,6 @@ def layout_reader(runner: object) -> LayoutReader:
         f"model runner {type(runner).__module__}.{type(runner).__qualname__} is not known to Traitwatch, which could "
         "credit rows to the wrong request; use a vLLM version and a platform that docs list as supported."
     )
-
-
-def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.Module]:
-    """Find a model's decoder layers and its final norm.
-
-    Args:
-        model: the model as vLLM loaded it.
-        num_layers: decoder layers of the text model.
-
-    Returns:
-        The layers, `layers[L - 1]` giving layer index L, and the final norm, giving layer index num_layers.
-
-    Raises:
-        LayoutError: no place in the model looks like that, or more than one does.
-    """
-    found: list[tuple[str, nn.ModuleList]] = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and name.split(".")[-1] in _LAYER_LISTS
-    ]
-    if len(found) != 1:
-        places = ", ".join(name for name, _ in found) or "none"
-        raise LayoutError(
-            f"{type(model).__name__}: expected one list of {num_layers} decoder layers, found {places}; "
-            "this architecture is not supported yet."
-        )
-    name, layers = found[0]
-    parent = model.get_submodule(name.rpartition(".")[0])
-    norms = [module for norm in _FINAL_NORMS if isinstance(module := getattr(parent, norm, None), nn.Module)]
-    if len(norms) != 1:
-        raise LayoutError(
-            f"{type(model).__name__}: expected one final norm beside {name}, found {len(norms)}; "
-            "this architecture is not supported yet."
-        )
-    return layers, norms[0]
 
 
 def allocate_stage_inputs(runner: Any) -> None:

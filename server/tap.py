@@ -6,15 +6,17 @@ nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving 
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 import server.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
 from builder.errors import LayoutError
+from builder.vllm_layers import StateModule, state_parts
 
 # Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
-TAP_VERSION = 1
+TAP_VERSION = 2
 
 _VECTORS = "traitwatch_vectors"
 _PROJECTIONS = "traitwatch_projections"
@@ -27,26 +29,23 @@ class Tap:
         layers: the tapped layer indices, ascending.
     """
 
-    def __init__(
-        self, modules: Mapping[int, nn.Module], *, final_layer: int, hidden_size: int, max_tokens: int, columns: int
-    ):
+    def __init__(self, modules: Mapping[int, StateModule], *, hidden_size: int, max_tokens: int, columns: int):
         """Allocate the buffers and register the hooks.
 
         Args:
             modules: layer index to the module whose output is that layer's hidden state.
-            final_layer: the index whose module is the final norm (its first output alone is the state).
             hidden_size: width of the residual stream.
             max_tokens: the most tokens that one forward pass can carry, padding included.
             columns: columns of each layer, free ones included.
         """
         self.layers = sorted(modules)
-        self._modules = dict(modules)
+        self._modules = {layer: state.module for layer, state in modules.items()}
         self._used = dict.fromkeys(self.layers, 0)
-        for layer, module in modules.items():
+        for layer, module in self._modules.items():
             device = next((p.device for p in module.parameters()), torch.device("cpu"))
             module.register_buffer(_VECTORS, torch.zeros(hidden_size, columns, device=device), persistent=False)
             module.register_buffer(_PROJECTIONS, torch.zeros(max_tokens, columns, device=device), persistent=False)
-            module.register_forward_hook(_final_norm_hook if layer == final_layer else _decoder_layer_hook)
+            module.register_forward_hook(partial(_project_hook, modules[layer].summed))
 
     @property
     def widths(self) -> list[int]:
@@ -88,13 +87,7 @@ class Tap:
         return parts
 
 
-def _decoder_layer_hook(module: nn.Module, args: object, output: object) -> None:
-    """Project the residual stream after a decoder layer: the sum of (hidden, residual), or one tensor."""
-    hidden, residual = output if isinstance(output, tuple) else (output, None)
+def _project_hook(summed: bool, module: nn.Module, args: object, output: object) -> None:
+    """Project the hidden state that a module's output is, or is the sum of."""
+    hidden, residual = state_parts(output, summed)
     torch.ops.traitwatch.project(hidden, residual, module.traitwatch_vectors, module.traitwatch_projections)
-
-
-def _final_norm_hook(module: nn.Module, args: object, output: object) -> None:
-    """Project the normed state; what a fused norm returns beside it is the sum before the norm."""
-    hidden = output[0] if isinstance(output, tuple) else output
-    torch.ops.traitwatch.project(hidden, None, module.traitwatch_vectors, module.traitwatch_projections)

@@ -8,11 +8,12 @@ import logging
 from typing import Any
 
 import torch
-from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
 from builder.errors import LayoutError
-from builder.vllm_private import BatchLayout, LayoutReader, layer_modules, layout_reader
+from builder.vllm_layers import state_modules
+from builder.vllm_private import BatchLayout, LayoutReader, layout_reader
 from server.config import CONFIG_KEY
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
@@ -49,13 +50,9 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             raise LayoutError(f"configuration is of tap {config['tap']}, the worker of {TAP_VERSION}; install one.")
         model_config = self.vllm_config.model_config
         num_layers = model_config.get_total_num_hidden_layers()
-        layers, norm = layer_modules(self.model_runner.get_model(), num_layers)
-        modules = {layer: norm if layer == num_layers else layers[layer - 1] for layer in config["layers"]}
-        # Layers of other pipeline stages are placeholders without weights.
-        mine = {layer: m for layer, m in modules.items() if any(True for _ in m.parameters())}
+        states = state_modules(self.model_runner.get_model(), num_layers, last_stage=get_pp_group().is_last_rank)
         return Tap(
-            mine,
-            final_layer=num_layers,
+            {layer: states[layer] for layer in config["layers"] if layer in states},
             hidden_size=model_config.get_hidden_size(),
             max_tokens=_max_tokens(self.vllm_config),
             columns=config["columns"],

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from builder.errors import LayoutError
+from builder.vllm_layers import StateModule
 from server.tap import Tap
 
 HIDDEN = 8
@@ -51,8 +52,8 @@ class Model(nn.Module):
 
 
 def tapped(model: Model) -> Tap:
-    modules = {1: model.layers[0], 2: model.norm}
-    return Tap(modules, final_layer=2, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
+    states = {1: StateModule(model.layers[0], summed=True), 2: StateModule(model.norm, summed=False)}
+    return Tap(states, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
 
 
 def unit_rows(count: int) -> torch.Tensor:
@@ -85,6 +86,34 @@ def test_projections_are_those_of_the_residual_stream_and_of_the_normed_state(co
             wanted = expected(plain, x, first, last)
             torch.testing.assert_close(torch.cat(tap.read(slice(0, tokens)), dim=1), wanted)
             torch.testing.assert_close(torch.cat(tap.read(torch.tensor([2, 0])), dim=1), wanted[[2, 0]])
+
+
+class StaleLayer(nn.Module):
+    """A decoder layer as Cohere's in vLLM: beside the whole state it returns a residual that nobody adds."""
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return hidden * 3, hidden
+
+
+class BatchedLayer(nn.Module):
+    """A decoder layer as transformers', which vLLM runs with a batch of one: `[1, num_tokens, hidden_size]`."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return (hidden * 3)[None]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("layer", [StaleLayer, BatchedLayer])
+def test_a_state_that_is_the_output_is_projected_alone(layer: type[nn.Module], compiled: bool) -> None:
+    torch.manual_seed(0)
+    module, directions = layer(), unit_rows(2)
+    tap = Tap({1: StateModule(module, summed=False)}, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
+    tap.load(1, 0, directions)
+    run: Any = torch.compile(module, fullgraph=True) if compiled else module
+    x = torch.randn(5, HIDDEN)
+    with torch.inference_mode():
+        run(x)
+    torch.testing.assert_close(tap.read(slice(0, 5))[0], 3 * x @ directions.T)
 
 
 def test_the_sum_is_taken_in_float32() -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from builder.errors import LayoutError
-from builder.vllm_private import layer_modules, layout_reader
+from builder.vllm_private import layout_reader
 
 
 def source_of(module: str, name: str) -> ast.ClassDef:
@@ -100,34 +99,6 @@ def test_a_runner_derived_from_a_known_one_is_known() -> None:
 def test_an_unknown_runner_is_refused() -> None:
     with pytest.raises(LayoutError, match="not known to Traitwatch"):
         layout_reader(named("vllm.v9", "Runner"))
-
-
-class Decoder(nn.Module):
-    def __init__(self, layers: int, norm: str = "norm") -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(layers))
-        setattr(self, norm, nn.LayerNorm(1))
-
-
-def test_layers_and_final_norm_are_found() -> None:
-    model = nn.ModuleDict({"model": Decoder(3), "lm_head": nn.Linear(1, 1)})
-    layers, norm = layer_modules(model, 3)
-    assert layers is model["model"].layers
-    assert norm is model["model"].norm
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.ModuleDict({"model": Decoder(4)}),
-        nn.ModuleDict({"a": Decoder(3), "b": Decoder(3)}),
-        nn.ModuleDict({"model": Decoder(3, norm="unheard_of")}),
-    ],
-    ids=["another number of layers", "two towers", "no norm"],
-)
-def test_a_model_that_looks_otherwise_is_refused_by_name(model: nn.Module) -> None:
-    with pytest.raises(LayoutError, match="ModuleDict"):
-        layer_modules(model, 3)
 
 
 def test_a_later_stage_of_a_pipeline_has_the_inputs_that_we_allocate() -> None:
