@@ -83,6 +83,7 @@ def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     record = Record(out, {**options, "comparisons": [asdict(c) for c in comparisons], "seconds_estimated": seconds})
     console.print(f"About {_minutes(seconds)}. Results: {out}, after every pair; logs: {directory}. Ctrl-C keeps both.")
+    status = 0
     columns = (
         BarColumn(),
         TaskProgressColumn(),
@@ -101,8 +102,9 @@ def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
             benchmark.run(options["modes"], comparisons)
         except KeyboardInterrupt:
             console.print("Interrupted; this is what there is.")
+            status = 130
     report(record.data, console)
-    raise SystemExit(1 if record.data["failures"] else 0)
+    raise SystemExit(status or (1 if record.data["failures"] else 0))
 
 
 def _load(text: str, prompt_tokens: int, tokens: int) -> Load:

@@ -61,14 +61,27 @@ class LoadGenerator:
         result.unlink(missing_ok=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if self._process.poll() is not None:
+            raise LoadError(f"the load generator is gone (exit status {self._process.returncode}); see {self._log}.")
         before = _cpu_seconds(self._process.pid)
-        self._process.stdin.write(json.dumps(arguments(url, self._model, load, seed, result)) + "\n")
-        self._process.stdin.flush()
-        if self._process.stdout.readline().strip() != "done":
+        try:
+            self._process.stdin.write(json.dumps(arguments(url, self._model, load, seed, result)) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline().strip()
+        except KeyboardInterrupt:
+            # Servers end at once only when nobody waits for their answers.
+            self.close()
+            raise
+        if answer != "done":
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
             raise LoadError(f"the load generator ended (exit status {self._process.wait()}):\n{tail}")
         after = _cpu_seconds(self._process.pid)
         return {**figures(json.loads(result.read_text()), load), "client_cpu_s": after - before}
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.wait()
 
 
 @contextmanager
@@ -87,11 +100,11 @@ def load_generator(model: Path, directory: Path) -> Iterator[LoadGenerator]:
             text=True,
             start_new_session=True,
         )
+    generator = LoadGenerator(process, model, directory, log)
     try:
-        yield LoadGenerator(process, model, directory, log)
+        yield generator
     finally:
-        process.terminate()
-        process.wait()
+        generator.close()
 
 
 def arguments(url: str, model: Path, load: Load, seed: int, result: Path) -> list[str]:
@@ -131,7 +144,8 @@ def figures(result: dict[str, Any], load: Load) -> dict[str, Any]:
         LoadError: not all requests were answered.
     """
     if result["completed"] != load.prompts:
-        errors = [error for error in result.get("errors", []) if error]
+        # Each is a traceback; its last line says what it was.
+        errors = [error.strip().splitlines()[-1] for error in result.get("errors", []) if error]
         raise LoadError(f"{load.prompts - result['completed']} of {load.prompts} requests failed: {errors[:1]}")
     tokens = result["total_output_tokens"]
     # The time between tokens is told between events. It compares two servers only if they cut their streams alike.
