@@ -76,10 +76,12 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
             "--speculative-config: enable_adaptive_verification lets the device decide whose rows are whose, which the "
             "tap cannot follow; set it to false."
         )
-    if settings.admin and (args.api_server_count or 1) > 1:
+    # vLLM starts an API process for every data-parallel engine where their number is left to it.
+    api_processes = args.api_server_count or args.data_parallel_size or 1
+    if settings.admin and api_processes > 1:
         raise ConfigError(
-            "--traits-admin and --api-server-count: a trait that one API process loads would be unknown to the others; "
-            "leave one of the two out."
+            f"--traits-admin with {api_processes} API processes: a trait that one of them loads would be unknown to the "
+            "others; leave it out, or give --api-server-count 1."
         )
 
 

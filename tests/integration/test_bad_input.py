@@ -129,8 +129,9 @@ def test_a_spare_layer_that_the_model_does_not_have(model: Path, tmp_path: Path)
 
 def test_loading_traits_into_one_of_several_api_processes(model: Path, tmp_path: Path) -> None:
     vector_file(tmp_path)
-    error = refusal(model, "--traits", tmp_path, "--traits-admin", "--api-server-count", "2")
-    assert "would be unknown to the others" in error
+    for several in ("--api-server-count", "--data-parallel-size"):
+        error = refusal(model, "--traits", tmp_path, "--traits-admin", several, "2")
+        assert "--traits-admin with 2 API processes" in error
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
