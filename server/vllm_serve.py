@@ -80,8 +80,8 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
     api_processes = args.api_server_count or args.data_parallel_size or 1
     if settings.admin and api_processes > 1:
         raise ConfigError(
-            f"--traits-admin with {api_processes} API processes: a trait that one of them loads would be unknown to the "
-            "others; leave it out, or give --api-server-count 1."
+            f"--traits-admin with {api_processes} API processes: a trait that one of them loads would be unknown to "
+            "the others; leave it out, or give --api-server-count 1."
         )
 
 
