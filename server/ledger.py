@@ -147,6 +147,7 @@ class Ledger:
         self.frames += 1
         self.silent = False
         num_rows = sum(span.count for span in frame.spans)
+        self._metrics.rows_received.inc(num_rows)
         values = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, ROW_HEAD + sum(frame.widths))
         positions, token_ids = values[:, :ROW_HEAD].astype(np.int64).T.tolist()
         rows = values[:, ROW_HEAD:]

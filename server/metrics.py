@@ -22,6 +22,11 @@ class Metrics:
         )
         for reason in ("rows_missing", "ledger_full", "not_scorable", "internal_error"):
             self.responses_incomplete.labels(reason)
+        self.rows_received = Counter(
+            "traitwatch_rows_received",
+            "Rows that came from the workers; of each token state one from every pipeline stage with tapped layers.",
+            registry=registry,
+        )
         self.rows_dropped = Counter(
             "traitwatch_rows_dropped", "Rows that were lost on their way to a response.", ["reason"], registry=registry
         )

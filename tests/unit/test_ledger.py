@@ -76,6 +76,13 @@ def test_rows_for_a_closed_call_are_counted_and_dropped(ledger: Ledger, registry
     assert registry.get_sample_value("traitwatch_rows_unclaimed_total") == 3
 
 
+def test_every_row_that_comes_is_counted(ledger: Ledger, registry: CollectorRegistry) -> None:
+    call = opened(ledger)
+    for _ in range(2):
+        ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    assert registry.get_sample_value("traitwatch_rows_received_total") == 6
+
+
 def test_a_full_ledger_accepts_no_more_calls(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "MAX_OPEN_CALLS", 1)
     first, second = opened(ledger), opened(ledger)
