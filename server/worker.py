@@ -13,7 +13,7 @@ from vllm.platforms import current_platform
 
 from builder.errors import LayoutError
 from builder.vllm_layers import state_modules
-from builder.vllm_private import BatchLayout, LayoutReader, layout_reader
+from builder.vllm_private import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from server.config import CONFIG_KEY
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
@@ -42,6 +42,8 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         self._failed = False
         self._sender = None
         self._read_layout = layout_reader(self.model_runner)
+        if current_platform.is_cpu() and not get_pp_group().is_first_rank:
+            allocate_stage_inputs(self.model_runner)
         self._tap = self._make_tap()
 
     def _make_tap(self) -> Tap:
