@@ -16,9 +16,10 @@ from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
 from server.canary import run_canary
-from server.config import CONFIG_KEY, ServedTrait, Settings, load_served_traits, trait_set
+from server.config import CONFIG_KEY, ServedTrait, load_served_traits, trait_set
 from server.engine import watch
 from server.errors import ConfigError
+from server.launch import launch_of
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
@@ -27,9 +28,6 @@ from server.routes import Serving, add_routes
 from server.transport import Receiver
 
 logger = logging.getLogger(__name__)
-
-# Where the launcher leaves our settings in vLLM's parsed arguments.
-SETTINGS_ATTRIBUTE = "traitwatch_settings"
 
 
 class TraitwatchPlugin:
@@ -54,11 +52,12 @@ class TraitwatchPlugin:
             CanaryError: scores do not come as they should.
         """
         assert engine_client is not None, "the task 'generate' has an engine"
-        settings: Settings = getattr(args, SETTINGS_ATTRIBUTE)
+        launch = launch_of(args)
+        settings = launch.settings
         model = _served_model(engine_client)
         traits = load_served_traits(settings)
         metrics = Metrics()
-        receiver = Receiver(metrics)
+        receiver = Receiver(metrics, launch.sockets)
         monitor = Monitor(trait_set(traits, model.tapped), settings.default, receiver.api_process, metrics)
         self._receiving = asyncio.create_task(receiver.run(monitor.ledger.deliver))
         self._receiving.add_done_callback(_log_end)

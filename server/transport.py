@@ -12,7 +12,6 @@ many.
 
 import logging
 import queue
-import tempfile
 import threading
 import uuid
 from collections import Counter
@@ -205,14 +204,21 @@ def _by_owner(rows: Rows) -> list[tuple[str, Sequence[Span], bytes]]:
 class Receiver:
     """Receives frames in the API process and hands them to the ledger.
 
-    The socket is `ipc://` in a private directory (mode 0700) that is removed when the receiver goes away.
+    The socket is `ipc://` in the launcher's directory. It is not ours to make and to remove: vLLM kills API processes
+    where there are several, and what they left would stay.
     """
 
-    def __init__(self, metrics: Metrics):
+    def __init__(self, metrics: Metrics, directory: Path):
+        """Listen.
+
+        Args:
+            metrics: where frames that cannot be read, and rows that were lost, are counted.
+            directory: where the socket is to be; nobody else may enter it.
+        """
         self.api_process = uuid.uuid4().hex[:12]
         self._metrics = metrics
-        self._directory = tempfile.TemporaryDirectory(prefix="traitwatch-")
-        self.endpoint = f"ipc://{Path(self._directory.name) / 'rows'}"
+        self._path = directory / self.api_process
+        self.endpoint = f"ipc://{self._path}"
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.set_hwm(_HIGH_WATER_MARK)
@@ -235,4 +241,4 @@ class Receiver:
         finally:
             self._socket.close(linger=0)
             self._context.term()
-            self._directory.cleanup()
+            self._path.unlink(missing_ok=True)

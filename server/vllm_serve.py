@@ -1,8 +1,10 @@
 """Hands a parsed command line to vLLM's own `serve`, after making sure that vectors and model go together."""
 
+import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import vllm.envs as envs
 from vllm.config import ModelConfig
@@ -14,7 +16,8 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.config import CONFIG_KEY, ServedTrait, Settings, check_fits, tap_config
 from server.errors import ConfigError
-from server.plugin import SETTINGS_ATTRIBUTE, TraitwatchPlugin
+from server.launch import Launch
+from server.plugin import TraitwatchPlugin
 
 WORKER_CLASS = "server.worker.TraitWorker"
 
@@ -48,8 +51,9 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         raise ConfigError(f"--traits-tap {beyond[0]}: {args.model} has layers 1 to {num_layers}.")
     args.worker_cls = WORKER_CLASS
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
-    setattr(args, SETTINGS_ATTRIBUTE, settings)
-    ServeSubcommand.cmd(args)
+    with tempfile.TemporaryDirectory(prefix="traitwatch-") as sockets:
+        Launch(settings, Path(sockets)).leave_in(args)
+        ServeSubcommand.cmd(args)
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:

@@ -1,7 +1,6 @@
 """Rows cross a real ZeroMQ socket, each to the API process that waits for it."""
 
 import asyncio
-import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +51,8 @@ def values_of(frame: Frame) -> list[float]:
     return values
 
 
-async def test_rows_arrive_as_they_were_sent(registry: CollectorRegistry) -> None:
-    receiver = Receiver(Metrics(registry))
+async def test_rows_arrive_as_they_were_sent(registry: CollectorRegistry, tmp_path: Path) -> None:
+    receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20])
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "chatcmpl-1", -1, 2)
@@ -65,8 +64,8 @@ async def test_rows_arrive_as_they_were_sent(registry: CollectorRegistry) -> Non
     assert values_of(frame) == [0.5, -1.25]
 
 
-async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry) -> None:
-    one, other = Receiver(Metrics(registry)), Receiver(Metrics(CollectorRegistry()))
+async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, tmp_path: Path) -> None:
+    one, other = Receiver(Metrics(registry), tmp_path), Receiver(Metrics(CollectorRegistry()), tmp_path)
     sender = Sender([20])
     for receiver in (one, other):
         sender.connect(receiver.api_process, receiver.endpoint)
@@ -82,8 +81,8 @@ async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry) -
     assert values_of(theirs) == [10, 11]
 
 
-async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: CollectorRegistry) -> None:
-    receiver = Receiver(Metrics(registry))
+async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: CollectorRegistry, tmp_path: Path) -> None:
+    receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20])
     sender.connect(receiver.api_process, receiver.endpoint)
     sender.send(rows([Span("nobody:1", "r", 0, 1)], 1))
@@ -93,8 +92,8 @@ async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: Coll
     assert values_of(frame) == [2]
 
 
-async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry) -> None:
-    receiver = Receiver(Metrics(registry))
+async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry, tmp_path: Path) -> None:
+    receiver = Receiver(Metrics(registry), tmp_path)
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(receiver.endpoint)
         socket.send(b"\xc1 not msgpack")
@@ -115,23 +114,25 @@ async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry) -
         sender.close()
 
 
-async def test_the_socket_is_private_and_goes_away(registry: CollectorRegistry) -> None:
-    receiver = Receiver(Metrics(registry))
-    directory = Path(receiver.endpoint.removeprefix("ipc://")).parent
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+async def test_the_socket_is_in_the_launchers_directory_and_goes_away(
+    registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    receiver = Receiver(Metrics(registry), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert receiver.endpoint == f"ipc://{path}"
     task = asyncio.create_task(receiver.run(lambda frame: None))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert not directory.exists()
+    assert not path.exists()
 
 
 async def test_where_the_reader_lags_rows_are_dropped_and_told(
-    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""
     monkeypatch.setattr("server.transport._HIGH_WATER_MARK", 2)
-    receiver = Receiver(Metrics(registry))
+    receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20])
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "r", 0, 1)
@@ -153,10 +154,10 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
 
 
 async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
-    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+    registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.transport._MAX_QUEUED_BYTES", 100)
-    receiver = Receiver(Metrics(registry))
+    receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20])
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "r", 0, 1)

@@ -1,0 +1,32 @@
+"""What the launcher and the plugin tell each other through vLLM's parsed arguments."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.config import Settings
+
+_ATTRIBUTE = "traitwatch_launch"
+
+
+@dataclass
+class Launch:
+    """One run of a server. API processes that are not the launcher itself have a copy.
+
+    Attributes:
+        settings: the options that are ours.
+        sockets: a directory that only this user may enter; the launcher removes it when the server has ended.
+    """
+
+    settings: Settings
+    sockets: Path
+
+    def leave_in(self, args: Namespace) -> None:
+        """Leave it for the plugin."""
+        setattr(args, _ATTRIBUTE, self)
+
+
+def launch_of(args: Namespace) -> Launch:
+    """Return what the launcher left."""
+    launch: Launch = getattr(args, _ATTRIBUTE)
+    return launch
