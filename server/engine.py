@@ -15,6 +15,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from server.launch import Launch
 from server.ledger import Call
 from server.scored import SCORED_REQUEST
 from server.transport import PROMPT_KEY, REQUEST_KEY
@@ -35,6 +36,24 @@ def watch(engine: EngineClient) -> None:
         return _followed(outputs, call, deltas=marked.output_kind == RequestOutputKind.DELTA)
 
     engine.generate = generate
+
+
+def watch_end(engine: EngineClient, launch: Launch) -> None:
+    """Note in `launch` whether the engine died; vLLM itself ends with exit status 0 then, as if it had been told to.
+
+    vLLM shuts the client down in both cases, the first time before or after it has noticed that the engine is dead.
+    """
+    plain: Callable[..., None] = engine.shutdown
+    ended = False
+
+    def shutdown(*args: Any, **kwargs: Any) -> None:
+        nonlocal ended
+        if not ended:
+            launch.engine_died = engine.errored
+        ended = True
+        plain(*args, **kwargs)
+
+    engine.shutdown = shutdown
 
 
 def marked_params(params: SamplingParams, call: Call) -> SamplingParams:

@@ -3,6 +3,7 @@
     ServerError
     ├── ConfigError       an option, a vector or a model that do not go together; raised before anything starts
     ├── CanaryError       the engine came up, but a known prompt was not scored; the server refuses to serve
+    ├── EngineDiedError   an engine process ended while the server was up, and the server with it
     ├── StartError        a server that the doctor runs did not start
     ├── AnswerError       a server that the doctor runs did not answer as it should
     ├── NoReferenceError  transformers cannot say what the projections must be
@@ -25,6 +26,10 @@ class ConfigError(ServerError):
 
 class CanaryError(ServerError):
     """The start-up check found that projections do not arrive, or are not what they must be."""
+
+
+class EngineDiedError(ServerError):
+    """An engine process, or a worker of it, ended before the server was told to."""
 
 
 class StartError(ServerError):

@@ -16,10 +16,12 @@ class Launch:
     Attributes:
         settings: the options that are ours.
         sockets: a directory that only this user may enter; the launcher removes it when the server has ended.
+        engine_died: set by the plugin when the engine ended before it was told to.
     """
 
     settings: Settings
     sockets: Path
+    engine_died: bool = False
 
     def leave_in(self, args: Namespace) -> None:
         """Leave it for the plugin."""

@@ -17,7 +17,7 @@ from vllm.engine.protocol import EngineClient
 
 from server.canary import run_canary
 from server.config import CONFIG_KEY, ServedTrait, load_served_traits, trait_set
-from server.engine import watch
+from server.engine import watch, watch_end
 from server.errors import ConfigError
 from server.launch import launch_of
 from server.metrics import Metrics
@@ -54,6 +54,7 @@ class TraitwatchPlugin:
         assert engine_client is not None, "the task 'generate' has an engine"
         launch = launch_of(args)
         settings = launch.settings
+        watch_end(engine_client, launch)
         model = _served_model(engine_client)
         traits = load_served_traits(settings)
         metrics = Metrics()

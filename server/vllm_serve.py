@@ -15,7 +15,7 @@ from vllm.logger import configure_logging_from_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.config import CONFIG_KEY, ServedTrait, Settings, check_fits, tap_config
-from server.errors import ConfigError
+from server.errors import ConfigError, EngineDiedError
 from server.launch import Launch
 from server.plugin import TraitwatchPlugin
 
@@ -38,6 +38,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
 
     Raises:
         ConfigError: the vectors do not fit the model, or options of vLLM's stand in the way.
+        EngineDiedError: an engine process died.
     """
     _check_plugin()
     _refuse_unsupported(args, settings)
@@ -52,8 +53,11 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     args.worker_cls = WORKER_CLASS
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
     with tempfile.TemporaryDirectory(prefix="traitwatch-") as sockets:
-        Launch(settings, Path(sockets)).leave_in(args)
+        launch = Launch(settings, Path(sockets))
+        launch.leave_in(args)
         ServeSubcommand.cmd(args)
+    if launch.engine_died:
+        raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
