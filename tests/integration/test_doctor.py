@@ -59,7 +59,7 @@ def test_ctrl_c_ends_the_servers(model: Path, tmp_path: Path) -> None:
         assert process.poll() is None
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(90) != 0
+    assert process.wait(40) != 0
     assert servers_left() == []
 
 
