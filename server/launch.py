@@ -1,7 +1,8 @@
 """What the launcher and the plugin tell each other through vLLM's parsed arguments."""
 
+import os
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.config import Settings
@@ -16,11 +17,13 @@ class Launch:
     Attributes:
         settings: the options that are ours.
         sockets: a directory that only this user may enter; the launcher removes it when the server has ended.
+        pid: process id of the launcher.
         engine_died: set by the plugin when the engine ended before it was told to.
     """
 
     settings: Settings
     sockets: Path
+    pid: int = field(default_factory=os.getpid)
     engine_died: bool = False
 
     def leave_in(self, args: Namespace) -> None:

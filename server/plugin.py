@@ -19,6 +19,7 @@ from server.canary import run_canary
 from server.config import CONFIG_KEY, ServedTrait, load_served_traits, trait_set
 from server.engine import watch, watch_end
 from server.errors import ConfigError
+from server.guard import end_with
 from server.launch import launch_of
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
@@ -55,6 +56,8 @@ class TraitwatchPlugin:
         launch = launch_of(args)
         settings = launch.settings
         watch_end(engine_client, launch)
+        end_with(launch.pid)
+        await engine_client.collective_rpc("traitwatch_end_with", args=(launch.pid,))
         model = _served_model(engine_client)
         traits = load_served_traits(settings)
         metrics = Metrics()

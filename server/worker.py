@@ -15,6 +15,7 @@ from builder.errors import LayoutError
 from builder.vllm_layers import state_modules
 from builder.vllm_private import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from server.config import CONFIG_KEY
+from server.guard import end_with
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
 from server.transport import PROMPT_KEY, REQUEST_KEY, Rows, Sender, api_process_of
@@ -40,6 +41,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         self._requests: dict[str, ScoredRequest] = {}
         self._api_processes: set[str] = set()
         self._failed = False
+        self._guarded = False
         self._sender = None
         self._read_layout = layout_reader(self.model_runner)
         if current_platform.is_cpu() and not get_pp_group().is_first_rank:
@@ -68,6 +70,12 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             self._sender = Sender(self._tap.layers)
         self._sender.connect(api_process, endpoint)
         self._api_processes.add(api_process)
+
+    def traitwatch_end_with(self, launcher: int) -> None:
+        """End this worker's engine when the launcher, a process id, has ended (called by `collective_rpc`)."""
+        if not self._guarded:
+            end_with(launcher)
+        self._guarded = True
 
     def traitwatch_load(self, layer: int, column: int, directions: bytes, num_traits: int) -> None:
         """Make `directions` the vectors of a layer's columns from `column` on (called by `collective_rpc`).
