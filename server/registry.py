@@ -110,9 +110,13 @@ class Registry:
     def _find(self, path: str) -> Path:
         """Return a file below one of the configured directories, wherever links in the path lead."""
         for directory in self._settings.directories:
-            file = (directory / path).resolve()
-            if file.is_relative_to(directory) and file.is_file():
-                return file
+            try:
+                file = (directory / path).resolve()
+                if file.is_relative_to(directory) and file.is_file():
+                    return file
+            except (OSError, RuntimeError, ValueError):
+                # What the system takes for no path at all: too long, a loop of links, a null byte.
+                continue
         raise AdminError(400, f"{path!r} is no file below the directories that the server was started with (--traits).")
 
     def _check_tapped(self, layer: int) -> None:

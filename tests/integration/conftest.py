@@ -1,4 +1,8 @@
-"""One eager server with probes on several layers, one plain vLLM, the reference: shared by the modules."""
+"""What the modules share: servers of two models, with and without scores, and what their projections must be.
+
+The embedded model is served in bfloat16 (`eager`, `plain`), the small random one of the engine matrix in float32
+(`scored`, `unscored`), where a projection can be told to the fourth decimal and sampling does not hang on rounding.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +14,29 @@ from builder.artifacts import Float32Array, save_tensor
 from builder.embedded_model import embedded_model
 from tests.integration.reference import Reference
 from tests.integration.serving import Server, plain_vllm, serving, traitwatch
+from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
 
 # The layers of the parity promise; the last is after the final norm.
 PROBE_LAYERS = (1, 10, 20, 30)
 ENGINE_LAYER_OPTIONS = [option for layer in PROBE_LAYERS for option in ("--traits-layer", f"probe{layer}={layer}")]
 
 
+# Grammars hold from the first token on, so that any model can be made to think and to call tools.
+_GRAMMAR_OPTION = '{"enable_in_reasoning": true, "disable_any_whitespace": true, "backend": "xgrammar"}'
+_GRAMMAR = ["--structured-outputs-config", _GRAMMAR_OPTION]
 # A budget below the longest prompts, so that they are prefilled in chunks.
-ENGINE_OPTIONS = ["--enforce-eager", "--max-num-batched-tokens", "128", "--max-num-seqs", "64"]
+ENGINE_OPTIONS = [
+    *("--enforce-eager", "--max-num-batched-tokens", "128", "--max-num-seqs", "64"),
+    *("--reasoning-parser", "granite", *_GRAMMAR),
+]
+# No parser of reasoning here: under granite's, which knows no end of it by tokens, vLLM streams tool calls as content.
+FLOAT32_OPTIONS = [
+    *("--dtype", "float32", "--enforce-eager", "--max-num-batched-tokens", "256", "--max-num-seqs", "64"),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", *_GRAMMAR),
+    *("--enable-prompt-tokens-details", "--sse-keep-alive-interval", "1"),
+]
+# vLLM keeps the answers of background requests only where it is told to.
+_WITH_STORE = ["env", "VLLM_ENABLE_RESPONSES_API_STORE=1"]
 
 
 @pytest.fixture(scope="session")
@@ -71,4 +90,36 @@ def plain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """vLLM's own server on the same model."""
     log = tmp_path_factory.mktemp("plain") / "server.log"
     with serving(plain_vllm(model, *ENGINE_OPTIONS), log) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def float32_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small random model of the engine matrix."""
+    return save_model(tmp_path_factory.mktemp("float32") / "random-llama")
+
+
+@pytest.fixture(scope="session")
+def float32_probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_probes(tmp_path_factory.mktemp("float32-probes"))
+
+
+@pytest.fixture(scope="session")
+def oracle(float32_model: Path, float32_probes: Path) -> Oracle:
+    return Oracle(float32_model, float32_probes)
+
+
+@pytest.fixture(scope="session")
+def scored(float32_model: Path, float32_probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that scores by default: its clients need not know of it."""
+    command = [*traitwatch("serve", float32_model, "--traits", float32_probes, *LAYER_OPTIONS), *FLOAT32_OPTIONS]
+    with serving([*_WITH_STORE, *command], tmp_path_factory.mktemp("scored") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def unscored(float32_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """vLLM's own server on the same model, with the same options."""
+    command = plain_vllm(float32_model, *FLOAT32_OPTIONS)
+    with serving([*_WITH_STORE, *command], tmp_path_factory.mktemp("unscored") / "server.log") as server:
         yield server

@@ -1,0 +1,384 @@
+"""Traits come and go while the server serves: behind the key, out of the directory alone, and never under a request."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from builder.artifacts import save_tensor
+from server.config import ADMIN_COLUMNS
+from tests.integration.answers import told
+from tests.integration.cases import COMPLETIONS
+from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.matrix.model import HIDDEN_SIZE, NUM_LAYERS, Oracle
+
+pytestmark = pytest.mark.engine
+
+KEY = "a-secret"
+# Long enough that what is done to a stream's trait is done in its midst.
+LONG = 950
+# A client on a busy machine may see a stream only when it is over; what is told of it is right all the same.
+ATTEMPTS = 5
+VECTOR = "probe2_response_avg_diff.pt"
+
+
+def _save(file: Path, seed: int, shape: tuple[int, int] = (NUM_LAYERS + 1, HIDDEN_SIZE)) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32), file)
+
+
+@dataclass
+class Stream:
+    """A stream under way.
+
+    Attributes:
+        running: set when its first events have come.
+        answer: its whole answer, in the end.
+    """
+
+    running: threading.Event = field(default_factory=threading.Event)
+    answer: "Future[httpx.Response]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Admin:
+    """The server, as one who has its key uses it.
+
+    Attributes:
+        server: the server.
+        directory: what it was given as --traits: `probe2`, and others below that it was not told of.
+    """
+
+    server: Server
+    directory: Path
+
+    def call(self, method: str, path: str, body: Any = None, key: str | None = KEY) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.request(method, f"{self.server.url}{path}", json=body, headers=headers, timeout=60)
+
+    def load(self, name: str, path: str | None = None, **fields: Any) -> httpx.Response:
+        return self.call("POST", f"/v1/traits/{name}", fields if path is None else {"path": path, **fields})
+
+    def unload(self, name: str) -> httpx.Response:
+        return self.call("DELETE", f"/v1/traits/{name}")
+
+    def names(self) -> list[str]:
+        return [trait["id"] for trait in self.call("GET", "/v1/traits").json()["data"]]
+
+    def ask(self, max_tokens: int = 16, **fields: Any) -> httpx.Response:
+        return self.call("POST", COMPLETIONS, self._body(max_tokens) | fields)
+
+    @contextmanager
+    def streams(self, count: int) -> Iterator[list[Stream]]:
+        """Have some streams under way; at the end of the block wait for the end of theirs."""
+        streams = [Stream() for _ in range(count)]
+        with ThreadPoolExecutor(count) as clients:
+            for stream in streams:
+                clients.submit(self._read, stream)
+            for stream in streams:
+                assert stream.running.wait(60)
+            yield streams
+
+    def _read(self, stream: Stream) -> None:
+        headers = {"authorization": f"Bearer {KEY}"}
+        body = self._body(LONG) | {"stream": True}
+        try:
+            with httpx.stream(
+                "POST", f"{self.server.url}{COMPLETIONS}", json=body, headers=headers, timeout=60
+            ) as response:
+                received = b""
+                for chunk in response.iter_bytes():
+                    received += chunk
+                    if received.count(b"data: ", 0, 10_000) > 4:
+                        stream.running.set()
+            stream.answer.set_result(httpx.Response(200, headers=response.headers, content=received))
+        except Exception as error:  # noqa: BLE001 (it is raised where the answer is asked for)
+            stream.answer.set_exception(error)
+
+    def _body(self, max_tokens: int) -> dict[str, Any]:
+        return {
+            "model": MODEL_NAME,
+            "prompt": "The sea was calm",
+            "max_tokens": max_tokens,
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("admin")
+    directory = root / "vectors"
+    _save(directory / VECTOR, 1)
+    _save(directory / "other" / VECTOR, 2)
+    _save(directory / "other" / "probe4_response_avg_diff.pt", 3)
+    _save(directory / "bad" / "wide.pt", 4, (NUM_LAYERS + 1, HIDDEN_SIZE + 1))
+    _save(directory / "bad" / "deep.pt", 5, (NUM_LAYERS + 2, HIDDEN_SIZE))
+    torch.save({"vector": torch.zeros(NUM_LAYERS + 1, HIDDEN_SIZE)}, directory / "bad" / "dictionary.pt")
+    save_tensor(np.zeros((NUM_LAYERS + 1, HIDDEN_SIZE), dtype=np.float32), directory / "bad" / "zero.pt")
+    # What is outside, and the ways to it.
+    _save(root / "outside" / VECTOR, 6)
+    (directory / "bad" / "link.pt").symlink_to(root / "outside" / VECTOR)
+    (directory / "bad" / "linked").symlink_to(root / "outside")
+    (directory / "bad" / "loop").symlink_to(directory / "bad" / "loop")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def admin(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+    command = traitwatch("serve", float32_model, "--traits", directory, "--traits-layer", "2", "--traits-tap", "4")
+    options = ["--traits-admin", "--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
+    with serving([*command, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:
+        yield Admin(server, directory)
+
+
+@pytest.fixture(autouse=True)
+def as_at_the_start(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "admin" in request.fixturenames:
+        admin: Admin = request.getfixturevalue("admin")
+        for name in admin.names():
+            if name != "probe2":
+                assert admin.unload(name).status_code == 200
+        assert admin.load("probe2", VECTOR).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def first(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    """What the vector with which the server starts projects."""
+    alone = tmp_path_factory.mktemp("first")
+    shutil.copy(directory / VECTOR, alone)
+    return Oracle(float32_model, alone)
+
+
+@pytest.fixture(scope="module")
+def other(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    """What the other vector of that name projects."""
+    alone = tmp_path_factory.mktemp("other")
+    shutil.copy(directory / "other" / VECTOR, alone)
+    return Oracle(float32_model, alone)
+
+
+def check(oracle: Oracle, answer: httpx.Response, name: str = "probe2") -> int:
+    """Assert that trait `name` of an answer is what an oracle's `probe2` is; return the number of tokens."""
+    (one,) = told(answer).values()
+    assert one.complete is True
+    oracle.check({"probe2": one.traits[name]}, one.prompt, one.tokens)
+    return len(one.tokens)
+
+
+@pytest.mark.parametrize("key", [None, "a-guess"])
+def test_nothing_is_told_or_done_without_the_key(key: str | None, admin: Admin) -> None:
+    assert admin.call("GET", "/v1/traits", key=key).status_code == 401
+    assert admin.call("POST", "/v1/traits/more", {"path": VECTOR}, key=key).status_code == 401
+    assert admin.call("DELETE", "/v1/traits/probe2", key=key).status_code == 401
+    assert admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x"}, key=key).status_code == 401
+    # Not even which traits there are, by the answer to one that is not.
+    asked = admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key)
+    assert asked.status_code == 401
+    assert admin.names() == ["probe2"]
+
+
+def test_a_server_without_the_option_loads_and_unloads_nothing(scored: Server) -> None:
+    for method, body in (("POST", {"path": "probe1_response_avg_diff.pt"}), ("DELETE", None)):
+        response = httpx.request(method, f"{scored.url}/v1/traits/probe1", json=body)
+        assert response.status_code == 403
+        assert "--traits-admin" in response.json()["error"]["message"]
+    assert len(httpx.get(f"{scored.url}/v1/traits").json()["data"]) == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside/probe2_response_avg_diff.pt",
+        "other/../../outside/probe2_response_avg_diff.pt",
+        "bad/link.pt",
+        "bad/linked/probe2_response_avg_diff.pt",
+        "bad/loop",
+        "nowhere.pt",
+        "other",
+        ".",
+        "",
+        "a\0b.pt",
+        "a" * 5000,
+        "/etc/passwd",
+        "ABSOLUTE",
+    ],
+)
+def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) -> None:
+    outside = admin.directory.parent / "outside" / VECTOR
+    response = admin.load("more", str(outside) if path == "ABSOLUTE" else path)
+    assert response.status_code == 400, response.text
+    assert "no file below the directories" in response.json()["error"]["message"]
+    assert admin.names() == ["probe2"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"path": "bad/wide.pt"}, "[5, 129]"),
+        ({"path": "bad/deep.pt"}, "[6, 128]"),
+        ({"path": "bad/dictionary.pt"}, "not a plain tensor"),
+        ({"path": "bad/zero.pt"}, "zero at layer 2"),
+        ({"path": VECTOR, "layer": 1}, "layer 1 is not tapped; tapped are 2, 4"),
+        ({"path": VECTOR, "layer": 99}, "layer 99 is not tapped"),
+        ({"path": VECTOR, "layer": -1}, "layer -1 is not tapped"),
+        ({"path": VECTOR, "layer": "best"}, "no card that says which layer is best"),
+        ({"path": VECTOR, "layer": "last"}, "layer"),
+        ({"path": VECTOR, "layers": 2}, "layers"),
+        ({"path": 2}, "path"),
+        ([], ""),
+        ({}, "'more_response_avg_diff.pt' is no file"),
+    ],
+)
+def test_what_does_not_fit_is_not_loaded(body: Any, says: str, admin: Admin) -> None:
+    response = admin.call("POST", "/v1/traits/more", body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert says in error["message"]
+    assert error["code"] == 400
+    assert admin.names() == ["probe2"]
+
+
+@pytest.mark.parametrize("name", ["%2E%2E", "a b", ".hidden", "x" * 65, "caf%C3%A9"])
+def test_a_trait_has_a_proper_name(name: str, admin: Admin) -> None:
+    response = admin.load(name, VECTOR)
+    assert response.status_code == 400, response.text
+    assert "is not a trait name" in response.json()["error"]["message"]
+
+
+def test_a_trait_is_loaded_scored_and_unloaded(admin: Admin, first: Oracle, other: Oracle) -> None:
+    loaded = admin.load("second", "other/probe2_response_avg_diff.pt")
+    assert loaded.status_code == 200
+    assert (loaded.json()["id"], loaded.json()["layer"]) == ("second", 2)
+    assert admin.names() == ["probe2", "second"]
+    answer = admin.ask()
+    check(first, answer)
+    check(other, answer, "second")
+    assert list(told(admin.ask(traits={"include": ["second"]}))[0].traits) == ["second"]
+    assert admin.unload("second").json() == {"id": "second", "object": "trait", "deleted": True}
+    assert admin.names() == ["probe2"]
+    assert list(told(admin.ask())[0].traits) == ["probe2"]
+    refused = admin.ask(traits={"include": ["second"]})
+    assert refused.status_code == 400
+    again = admin.unload("second")
+    assert again.status_code == 404
+    assert "'second'" in again.json()["error"]["message"]
+
+
+def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(
+    admin: Admin, float32_model: Path, tmp_path: Path, first: Oracle
+) -> None:
+    assert admin.load("probe4", "other/probe4_response_avg_diff.pt", layer=4).json()["layer"] == 4
+    shutil.copy(admin.directory / "other" / "probe4_response_avg_diff.pt", tmp_path)
+    answer = admin.ask()
+    check(first, answer)
+    (one,) = told(answer).values()
+    Oracle(float32_model, tmp_path).check(one.traits, one.prompt, one.tokens)
+
+
+def test_a_stream_keeps_the_vector_with_which_it_began(admin: Admin, first: Oracle, other: Oracle) -> None:
+    for _ in range(ATTEMPTS):
+        assert admin.load("probe2", VECTOR).status_code == 200
+        with admin.streams(3) as streams:
+            replaced = admin.load("probe2", "other/probe2_response_avg_diff.pt")
+            assert replaced.status_code == 200
+            later = [admin.ask(), admin.ask(stream=True)]
+            in_time = not any(stream.answer.done() for stream in streams)
+        for stream in streams:
+            assert check(first, stream.answer.result()) == LONG
+        for answer in [*later, admin.ask()]:
+            check(other, answer)
+        if in_time:
+            return
+    pytest.fail("the streams were over too early to tell, every time")
+
+
+def test_a_stream_keeps_a_trait_that_is_unloaded_while_others_come_and_go(
+    admin: Admin, first: Oracle, other: Oracle
+) -> None:
+    for _ in range(ATTEMPTS):
+        assert admin.load("probe2", VECTOR).status_code == 200
+        with admin.streams(3) as streams:
+            assert admin.unload("probe2").status_code == 200
+            without = admin.ask()
+            later = {}
+            for name in ("second", "third"):
+                assert admin.load(name, "other/probe2_response_avg_diff.pt").status_code == 200
+                later[name] = admin.ask()
+                assert admin.unload(name).status_code == 200
+            in_time = not any(stream.answer.done() for stream in streams)
+        for stream in streams:
+            assert check(first, stream.answer.result()) == LONG
+        assert told(without)[0].traits == {}
+        for name, answer in later.items():
+            check(other, answer, name)
+        if in_time:
+            return
+    pytest.fail("the streams were over too early to tell, every time")
+
+
+def test_traits_come_and_go_under_a_load(admin: Admin, first: Oracle, other: Oracle) -> None:
+    """Whatever is loaded where, each answer has the vectors of the moment at which it was asked for."""
+    with ThreadPoolExecutor(8) as clients:
+        answers = []
+        for number in range(24):
+            admin.load("probe2", f"{'other/' if number % 2 else ''}{VECTOR}")
+            answers.append(clients.submit(admin.ask, 40))
+            # Its request is in before the next vector: it has told something.
+            check(other if number % 2 else first, admin.ask(2))
+    by_first = by_other = 0
+    for answer in answers:
+        (one,) = told(answer.result()).values()
+        is_first, is_other = (_is(oracle, one.traits, one.prompt, one.tokens) for oracle in (first, other))
+        assert is_first != is_other, "an answer of two vectors"
+        by_first, by_other = by_first + is_first, by_other + is_other
+    assert min(by_first, by_other) > 0
+
+
+def _is(oracle: Oracle, *answer: Any) -> bool:
+    try:
+        oracle.check(*answer)
+    except AssertionError:
+        return False
+    return True
+
+
+def test_all_columns_can_be_filled_and_a_column_is_free_when_its_last_request_has_ended(
+    admin: Admin, first: Oracle, other: Oracle
+) -> None:
+    paths = (VECTOR, "other/probe2_response_avg_diff.pt")
+    for number in range(1, ADMIN_COLUMNS):
+        assert admin.load(f"trait{number}", paths[number % 2]).status_code == 200
+    answer = admin.ask()
+    for number in range(1, ADMIN_COLUMNS):
+        check(other if number % 2 else first, answer, f"trait{number}")
+    full = admin.load("more", VECTOR)
+    assert full.status_code == 409
+    assert "64 columns" in full.json()["error"]["message"]
+    for _ in range(ATTEMPTS):
+        with admin.streams(1) as (stream,):
+            assert admin.unload("trait7").status_code == 200
+            held = admin.load("more", VECTOR)
+            in_time = not stream.answer.done()
+        check(other, stream.answer.result(), "trait7")
+        if in_time:
+            break
+        # The column was free already; give it back.
+        assert admin.unload("more").status_code == 200
+        assert admin.load("trait7", "other/probe2_response_avg_diff.pt").status_code == 200
+    assert in_time, "the stream was over too early to tell, every time"
+    assert held.status_code == 409
+    assert admin.load("more", VECTOR).status_code == 200
+    answer = admin.ask()
+    check(first, answer, "more")
+    check(other, answer, "trait9")

@@ -1,0 +1,178 @@
+"""Every endpoint and every shape of answer: vLLM's own answer unchanged, each choice with the scores of its own tokens.
+
+Served in float32, so that a row of another token, choice or request is off by hundreds of times what is allowed.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.answers import Told, headers, own_part, post, told
+from tests.integration.cases import CASES, CHAT, COMPLETIONS, Case
+from tests.integration.serving import MODEL_NAME, Server
+from tests.matrix.model import Oracle
+
+pytestmark = pytest.mark.engine
+
+# Two runs of a request differ by the order of float32 sums, and by the rounding to four decimals.
+NEAR = 1e-3
+# Where its loop was busy, vLLM joins the tokens that came meanwhile into one event: with luck, another run has none.
+RUNS = 4
+
+CASES_AND_STREAMS = [
+    pytest.param(case, stream, id=f"{name}{', streamed' if stream else ''}")
+    for name, case in CASES.items()
+    for stream in (False, True)
+    if not (stream and case.stream is None)
+]
+
+
+@pytest.mark.parametrize(("case", "stream"), CASES_AND_STREAMS)
+def test_all_of_an_answer_but_its_scores_is_vllms_own(
+    case: Case, stream: bool, scored: Server, unscored: Server
+) -> None:
+    fields = {"stream": True, **(case.stream or {})} if stream else {}
+    for run in range(RUNS):
+        theirs = post(unscored, case.path, case.body, **fields)
+        ours = post(scored, case.path, case.body, **fields)
+        assert ours.status_code == theirs.status_code == 200, theirs.text
+        assert headers(ours) == headers(theirs)
+        if own_part(ours) == own_part(theirs) or run == RUNS - 1 or not stream:
+            break
+    assert own_part(ours) == own_part(theirs)
+    assert case.says in theirs.text
+    assert all(one.complete is True and one.traits for one in told(ours).values())
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_choice_has_the_scores_of_its_own_tokens(case: Case, scored: Server, oracle: Oracle) -> None:
+    whole = told(post(scored, case.path, case.body, **case.tells_tokens))
+    for answer, one in _with_tokens(whole, case, scored).items():
+        oracle.check(one.traits, one.prompt, one.tokens)
+        assert one.complete is True, answer
+        for name, scores in one.traits.items():
+            states = scores["tokens"][:-1]
+            assert scores["mean"] == (pytest.approx(sum(states) / len(states), abs=NEAR) if states else None), name
+    if case.stream is None:
+        return
+    streamed = told(post(scored, case.path, case.body, **case.tells_tokens, stream=True, **case.stream))
+    assert streamed.keys() == whole.keys()
+    for answer, one in _with_tokens(streamed, case, scored).items():
+        oracle.check(one.traits, one.prompt, one.tokens)
+        assert one.complete is True, answer
+        assert one.traits == {name: _near(scores) for name, scores in whole[answer].traits.items()}, answer
+
+
+@pytest.mark.parametrize("name", ["chat", "chat, three choices", "completions, prompts and choices"])
+def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, scored: Server) -> None:
+    """With every event, all tokens of the choice's earlier events are scored."""
+    case = CASES[name]
+    more = {"return_token_ids": True, "max_tokens": 100, "ignore_eos": True}
+    streamed = told(post(scored, case.path, case.body, stream=True, **more))
+    for answer, one in streamed.items():
+        assert len(one.behind) > 20, answer
+        assert max(one.behind) == 0, f"choice {answer}: {one.behind}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["chat", "chat, three choices", "completions, prompts and choices", "completions, echo", "batch", "responses"],
+)
+def test_the_prompt_is_scored_where_it_is_wanted(name: str, stream: bool, scored: Server, oracle: Oracle) -> None:
+    case = CASES[name]
+    fields = {"stream": True} if stream and case.stream is not None else {}
+    wanted = {"include": ["probe1", "probe4"], "prompt": True}
+    choices = told(post(scored, case.path, case.body, traits=wanted, **case.tells_tokens, **fields))
+    for one in _with_tokens(choices, case, scored).values():
+        expected = oracle.projections(one.prompt)
+        assert list(one.traits) == ["probe1", "probe4"]
+        for probe, scores in one.traits.items():
+            assert scores["prompt_tokens"] == pytest.approx(expected[probe].tolist(), abs=NEAR), probe
+            assert scores["prompt_tokens"][-1] == scores["prompt_last"]
+            assert len(scores["tokens"]) == len(one.tokens)
+
+
+def test_a_long_prompt_is_scored_whole_though_the_cache_holds_it(scored: Server, oracle: Oracle) -> None:
+    """It is prefilled in chunks, and the second time vLLM would take most of it from its prefix cache."""
+    body = {"model": MODEL_NAME, "prompt": "It rained. " * 60, "max_tokens": 4, "return_token_ids": True}
+    for _ in range(2):
+        answer = post(scored, COMPLETIONS, body, traits={"prompt": True}).json()
+        choice = answer["choices"][0]
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        assert choice["traits_complete"] is True
+        for probe, expected in oracle.projections(choice["prompt_token_ids"]).items():
+            assert choice["traits"][probe]["prompt_tokens"] == pytest.approx(expected.tolist(), abs=NEAR), probe
+    from_cache = post(scored, COMPLETIONS, body).json()
+    assert from_cache["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+    choice = from_cache["choices"][0]
+    oracle.check(choice["traits"], choice["prompt_token_ids"], choice["token_ids"])
+
+
+def test_comments_and_the_end_mark_pass_untouched(scored: Server, oracle: Oracle) -> None:
+    """While the engine stands still, vLLM keeps the connection alive with comments."""
+    body = {**CASES["completions"].body, "max_tokens": 400, "ignore_eos": True, "return_token_ids": True}
+    with httpx.stream("POST", f"{scored.url}{COMPLETIONS}", json={**body, "stream": True}, timeout=60) as response:
+        chunks = response.iter_bytes()
+        received = next(chunks)
+        with _standing_still(scored):
+            while b": keep-alive\n\n" not in received:
+                received += next(chunks)
+        received += b"".join(chunks)
+    assert received.endswith(b"\n\ndata: [DONE]\n\n")
+    one = told(httpx.Response(200, headers=response.headers, content=received))[0]
+    assert len(one.tokens) == 400
+    assert one.complete is True
+    oracle.check(one.traits, one.prompt, one.tokens)
+
+
+def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle) -> None:
+    cases = [(case, stream) for case in CASES.values() for stream in {False, case.stream is not None}]
+
+    def ask(case: Case, stream: bool) -> dict[int, Told]:
+        fields = {"stream": True, **(case.stream or {})} if stream else {}
+        return told(post(scored, case.path, case.body, **case.tells_tokens, **fields))
+
+    with ThreadPoolExecutor(32) as clients:
+        answers = list(clients.map(lambda asked: ask(*asked), cases))
+    for (case, _), choices in zip(cases, answers, strict=True):
+        for one in _with_tokens(choices, case, scored).values():
+            oracle.check(one.traits, one.prompt, one.tokens)
+
+
+@contextmanager
+def _standing_still(server: Server) -> Iterator[None]:
+    """Stop the engine's processes; let them go on in the end."""
+    engine = [child.pid for child in psutil.Process(server.process.pid).children(recursive=True)]
+    for pid in engine:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in engine:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _with_tokens(choices: dict[int, Told], case: Case, server: Server) -> dict[int, Told]:
+    """Return the choices; those that do not tell their tokens have what their twins tell."""
+    for twin, (answer, one) in zip(case.twins, choices.items(), strict=bool(case.twins)):
+        same = told(post(server, CHAT, twin, return_token_ids=True, traits=False))[0]
+        assert one.tokens in ([], same.tokens), answer
+        one.tokens, one.prompt = same.tokens, same.prompt
+    return choices
+
+
+def _near(scores: Any) -> Any:
+    """Return what compares equal to the scores of another run."""
+    if isinstance(scores, dict):
+        return {name: _near(value) for name, value in scores.items()}
+    if isinstance(scores, list):
+        return [_near(value) for value in scores]
+    return pytest.approx(scores, abs=NEAR) if isinstance(scores, float) else scores

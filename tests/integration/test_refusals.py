@@ -1,0 +1,137 @@
+"""What cannot be scored, and what no server could make sense of: refused before anything is generated, or counted."""
+
+import time
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.integration.answers import OURS, post
+from tests.integration.cases import CASES, CHAT, COMPLETIONS, CONVERSATION, ENDPOINTS, MESSAGES, RESPONSES, bare
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+MALFORMED: list[tuple[Any, str]] = [
+    ({"include": ["kindness"]}, "no trait 'kindness' is loaded"),
+    ({"include": "probe1"}, "traits.include"),
+    ({"include": [1]}, "traits.include"),
+    ({"tokens": 1}, "traits.tokens"),
+    ({"prompt": "yes"}, "traits.prompt"),
+    ({"includes": ["probe1"]}, "traits.includes"),
+    ("probe1", "traits must be"),
+    (["probe1"], "traits must be"),
+    (1, "traits must be"),
+]
+BEAM = {"use_beam_search": True, "n": 2, "temperature": 0.0, "max_tokens": 8}
+UNSCORABLE = [
+    pytest.param(CHAT, {"model": MODEL_NAME, "messages": CONVERSATION, **BEAM}, id="chat, beam search"),
+    pytest.param(COMPLETIONS, {"model": MODEL_NAME, "prompt": "The sea", **BEAM}, id="completions, beam search"),
+    pytest.param(
+        RESPONSES,
+        {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8},
+        id="responses, in the background",
+    ),
+]
+
+
+def _computed(server: Server) -> float:
+    return server.metric("vllm:prompt_tokens_total") + server.metric("vllm:generation_tokens_total")
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_malformed_traits_are_refused_before_anything_is_generated(path: str, scored: Server) -> None:
+    before = _computed(scored)
+    for traits, says in MALFORMED:
+        for stream in (False, True):
+            response = post(scored, path, bare(path), traits=traits, stream=stream)
+            assert response.status_code == 400, traits
+            assert response.headers["content-type"] == "application/json"
+            error = response.json()["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert says in error["message"], traits
+            assert (error["param"], error["code"]) == ("traits", 400)
+    assert _computed(scored) == before
+
+
+def test_what_is_computed_is_counted(scored: Server) -> None:
+    """Without which the test before this would show nothing."""
+    before = _computed(scored)
+    for path in ENDPOINTS:
+        assert post(scored, path, bare(path)).status_code == 200
+    assert _computed(scored) > before
+
+
+def test_the_openai_sdk_raises_a_bad_request(scored: Server) -> None:
+    with pytest.raises(openai.BadRequestError, match="no trait 'kindness'") as refused:
+        scored.client().chat.completions.create(
+            model=MODEL_NAME,
+            messages=[{"role": "user", "content": "Hello"}],
+            extra_body={"traits": {"include": ["kindness"]}},
+        )
+    assert refused.value.param == "traits"
+    with pytest.raises(openai.BadRequestError, match="traits must be"):
+        scored.client().responses.create(model=MODEL_NAME, input="Hello", extra_body={"traits": "all"})
+
+
+def test_the_anthropic_sdk_raises_a_bad_request(scored: Server) -> None:
+    client = anthropic.Anthropic(base_url=scored.url, api_key="none", max_retries=0)
+    with pytest.raises(anthropic.BadRequestError, match="no trait 'kindness'") as refused:
+        client.messages.create(
+            model=MODEL_NAME,
+            max_tokens=8,
+            messages=[{"role": "user", "content": "Hello"}],
+            extra_body={"traits": {"include": ["kindness"]}},
+        )
+    assert refused.value.type == "invalid_request_error"
+    assert isinstance(refused.value.body, dict)
+    assert refused.value.body["type"] == "error"
+
+
+@pytest.mark.parametrize("traits", [True, {"include": ["probe1"]}, {"tokens": False}])
+@pytest.mark.parametrize(("path", "body"), UNSCORABLE)
+def test_what_cannot_be_scored_is_refused_where_scores_were_asked_for(
+    path: str, body: dict[str, Any], traits: Any, scored: Server
+) -> None:
+    before = _computed(scored)
+    response = post(scored, path, body, traits=traits)
+    assert response.status_code == 400
+    assert "cannot be scored" in response.json()["error"]["message"]
+    assert _computed(scored) == before
+
+
+@pytest.mark.parametrize(("path", "body"), UNSCORABLE)
+def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
+    path: str, body: dict[str, Any], scored: Server
+) -> None:
+    before = scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable")
+    response = post(scored, path, body)
+    assert response.status_code == 200, response.text
+    assert not any(f'"{name}"' in response.text for name in OURS)
+    assert scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable") == before + 1
+    unwatched = post(scored, path, body, traits=False)
+    assert unwatched.status_code == 200
+    assert scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable") == before + 1
+
+
+def test_a_background_response_is_as_vllm_keeps_it(scored: Server) -> None:
+    body = {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8}
+    queued = post(scored, RESPONSES, body).json()
+    assert queued["status"] == "queued"
+    deadline = time.monotonic() + 30
+    while (kept := httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}").json())["status"] in ("queued", "in_progress"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert kept["usage"]["output_tokens"] == 8
+    assert kept.keys().isdisjoint(OURS)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_traits_elsewhere_in_a_request_are_no_business_of_ours(path: str, scored: Server, unscored: Server) -> None:
+    """The word in a message, and the field in an object that is not the body."""
+    body = {**CASES["messages"].body, "messages": [{"role": "user", "content": '{"traits": "x", "background": true}'}]}
+    ours, theirs = (post(server, path, body, metadata={"traits": "yes"}) for server in (scored, unscored))
+    assert ours.status_code == theirs.status_code == 200
+    assert ours.json()["usage"] == theirs.json()["usage"]

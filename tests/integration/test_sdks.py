@@ -1,0 +1,351 @@
+"""The official SDKs' ordinary examples, as their documentation has them, against a server that scores by default.
+
+Nothing in them knows of scores: no field of ours is sent, and no type of theirs declares one. What they have of them:
+
+- openai, chat and completions: `completion.choices[0].traits` and `.traits_complete`. Streamed: `.traits` of a chunk's
+  choice, parts to join, the last of which (with `finish_reason`) has the rest and the summary; with the helper
+  `chat.completions.stream`, on `event.chunk` of the events of type `chunk`, and not in `get_final_completion()`.
+- openai, responses: `response.traits` and `.traits_complete`. Streamed: `event.traits` of the `.delta` events (parts),
+  and everything in `event.response` of `response.completed`; with the helper `responses.stream`, which makes its own
+  deltas and drops what it does not know, in `get_final_response()` alone.
+- anthropic, messages: `message.traits` and `.traits_complete`. Streamed, with the helper `messages.stream` too:
+  `event.traits` of the events `content_block_delta` (parts) and `message_delta` (the rest and the summary), and not in
+  `get_final_message()`.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import anthropic
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.integration.answers import Told
+from tests.integration.cases import SCHEMA, TOOL, WEATHER
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+PROBES = ["probe1", "probe2", "probe4"]
+MESSAGES: list[Any] = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "Say this is a test"},
+]
+
+
+class Weather(BaseModel):
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2]
+
+
+@pytest.fixture
+def client(scored: Server) -> openai.OpenAI:
+    return scored.client()
+
+
+@pytest.fixture
+def async_client(scored: Server) -> openai.AsyncOpenAI:
+    return scored.async_client()
+
+
+@pytest.fixture
+def claude(scored: Server) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=scored.url, api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def async_claude(scored: Server) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=scored.url, api_key="none", max_retries=0)
+
+
+def scored_whole(carrier: Any, num_tokens: int) -> None:
+    """Check the scores of an SDK object that has an answer's all."""
+    assert carrier.traits_complete is True
+    assert list(carrier.traits) == PROBES
+    for scores in carrier.traits.values():
+        assert len(scores["tokens"]) == num_tokens
+        assert scores["tokens"][-1] is None
+        assert None not in scores["tokens"][:-1]
+        assert isinstance(scores["prompt_last"], float)
+
+
+def joined(carriers: Iterable[Any]) -> Told:
+    """Join what the SDK objects of a stream tell; check that it is all there."""
+    told = Told()
+    for carrier in carriers:
+        told.take(carrier.model_extra or {})
+    assert told.complete is True
+    assert list(told.traits) == PROBES
+    assert all(scores["tokens"][-1] is None and None not in scores["tokens"][:-1] for scores in told.traits.values())
+    return told
+
+
+# openai: chat
+
+
+def test_openai_chat(client: openai.OpenAI) -> None:
+    completion: Any = client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES)
+    assert completion.choices[0].message.content
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_chat_streamed(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL_NAME, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    )
+    chunks: list[Any] = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text
+    told = joined(chunk.choices[0] for chunk in chunks if chunk.choices)
+    assert len(told.traits["probe2"]["tokens"]) == chunks[-1].usage.completion_tokens
+    assert chunks[-1].model_extra.keys().isdisjoint(("traits", "traits_complete"))
+
+
+def test_openai_chat_streaming_helper(client: openai.OpenAI) -> None:
+    chunks: list[Any] = []
+    text = ""
+    with client.chat.completions.stream(model=MODEL_NAME, messages=MESSAGES, max_completion_tokens=40) as stream:
+        for event in stream:
+            if event.type == "content.delta":
+                text += event.delta
+            elif event.type == "chunk":
+                chunks += event.chunk.choices
+    assert stream.get_final_completion().choices[0].message.content == text
+    joined(chunks)
+
+
+def test_openai_chat_with_streaming_response(client: openai.OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(model=MODEL_NAME, messages=MESSAGES) as response:
+        assert response.headers["content-type"] == "application/json"
+        completion: Any = response.parse()
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_chat_with_raw_response(client: openai.OpenAI) -> None:
+    response = client.chat.completions.with_raw_response.create(model=MODEL_NAME, messages=MESSAGES)
+    completion: Any = response.parse()
+    assert int(response.headers["content-length"]) == len(response.content)
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_chat_parsed_into_a_model(client: openai.OpenAI) -> None:
+    completion: Any = client.chat.completions.parse(
+        model=MODEL_NAME,
+        messages=MESSAGES,
+        response_format=Weather,
+        extra_body={"structured_outputs": {"json": SCHEMA}},
+    )
+    assert completion.choices[0].message.parsed.city in ("Paris", "Rome")
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_chat_with_tools(client: openai.OpenAI) -> None:
+    tools: Any = [TOOL]
+    completion: Any = client.chat.completions.create(
+        model=MODEL_NAME, messages=MESSAGES, tools=tools, tool_choice="required", parallel_tool_calls=False
+    )
+    call = completion.choices[0].message.tool_calls[0]
+    assert call.function.name == "get_weather"
+    assert Weather.model_validate_json(call.function.arguments).days in (1, 2)
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_chat_with_tools_streaming_helper(client: openai.OpenAI) -> None:
+    chunks: list[Any] = []
+    arguments = ""
+    tools: Any = [TOOL]
+    with client.chat.completions.stream(
+        model=MODEL_NAME, messages=MESSAGES, tools=tools, tool_choice="required", parallel_tool_calls=False
+    ) as stream:
+        for event in stream:
+            if event.type == "tool_calls.function.arguments.delta":
+                arguments += event.arguments_delta
+            elif event.type == "chunk":
+                chunks += event.chunk.choices
+    calls = stream.get_final_completion().choices[0].message.tool_calls
+    assert calls
+    assert calls[0].function.arguments == arguments
+    assert json.loads(arguments)["city"] in ("Paris", "Rome")
+    joined(chunks)
+
+
+async def test_openai_chat_async(async_client: openai.AsyncOpenAI) -> None:
+    completion: Any = await async_client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES)
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+    stream = await async_client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES, stream=True)
+    joined([chunk.choices[0] async for chunk in stream])
+    async with async_client.chat.completions.stream(model=MODEL_NAME, messages=MESSAGES) as helper:
+        chunks = [choice async for event in helper if event.type == "chunk" for choice in event.chunk.choices]
+        final = await helper.get_final_completion()
+    assert final.choices[0].message.content
+    joined(chunks)
+
+
+# openai: completions
+
+
+def test_openai_completions(client: openai.OpenAI) -> None:
+    completion: Any = client.completions.create(model=MODEL_NAME, prompt="Say this is a test", max_tokens=20)
+    assert completion.choices[0].text
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+
+
+def test_openai_completions_streamed(client: openai.OpenAI) -> None:
+    stream = client.completions.create(model=MODEL_NAME, prompt="Say this is a test", max_tokens=20, stream=True)
+    joined(completion.choices[0] for completion in stream)
+
+
+async def test_openai_completions_async(async_client: openai.AsyncOpenAI) -> None:
+    completion: Any = await async_client.completions.create(model=MODEL_NAME, prompt="Say this is a test")
+    scored_whole(completion.choices[0], completion.usage.completion_tokens)
+    stream = await async_client.completions.create(model=MODEL_NAME, prompt="Say this is a test", stream=True)
+    joined([completion.choices[0] async for completion in stream])
+
+
+# openai: responses
+
+
+def test_openai_responses(client: openai.OpenAI) -> None:
+    response: Any = client.responses.create(
+        model=MODEL_NAME, instructions="You are a coding assistant.", input="How do I check a type in Python?"
+    )
+    assert response.output_text
+    scored_whole(response, response.usage.output_tokens)
+
+
+def test_openai_responses_streamed(client: openai.OpenAI) -> None:
+    stream = client.responses.create(model=MODEL_NAME, input="Write a story.", stream=True)
+    events: list[Any] = list(stream)
+    final = events[-1]
+    assert final.type == "response.completed"
+    scored_whole(final.response, final.response.usage.output_tokens)
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in deltas) == final.response.output_text
+    told = Told()
+    for event in deltas:
+        told.take(event.model_extra)
+    for name, scores in final.response.traits.items():
+        early = told.traits[name]["tokens"]
+        assert scores["tokens"][: len(early)] == early
+        assert len(early) >= len(scores["tokens"]) / 2
+
+
+def test_openai_responses_streaming_helper(client: openai.OpenAI) -> None:
+    text = ""
+    with client.responses.stream(model=MODEL_NAME, input="Write a story.") as stream:
+        for event in stream:
+            if event.type == "response.output_text.delta":
+                text += event.delta
+        final: Any = stream.get_final_response()
+    assert final.output_text == text
+    scored_whole(final, final.usage.output_tokens)
+
+
+def test_openai_responses_conversation_with_tools(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", **WEATHER}]
+    asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    first: Any = client.responses.create(
+        model=MODEL_NAME, input=asked, tools=tools, tool_choice="required", parallel_tool_calls=False
+    )
+    scored_whole(first, first.usage.output_tokens)
+    call = next(item for item in first.output if item.type == "function_call")
+    asked += first.output
+    asked.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
+    second: Any = client.responses.create(model=MODEL_NAME, input=asked, tools=tools, tool_choice="none")
+    scored_whole(second, second.usage.output_tokens)
+
+
+async def test_openai_responses_async(async_client: openai.AsyncOpenAI) -> None:
+    response: Any = await async_client.responses.create(model=MODEL_NAME, input="Explain disestablishmentarianism.")
+    scored_whole(response, response.usage.output_tokens)
+    async with async_client.responses.stream(model=MODEL_NAME, input="Write a story.") as stream:
+        kinds = {event.type async for event in stream}
+        final: Any = await stream.get_final_response()
+    assert "response.output_text.delta" in kinds
+    scored_whole(final, final.usage.output_tokens)
+
+
+def test_openai_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL_NAME]
+
+
+# anthropic
+
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello, Claude"}]
+
+
+def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
+    message: Any = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME)
+    assert message.content[0].text
+    scored_whole(message, message.usage.output_tokens)
+
+
+def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
+    stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, stream=True)
+    events: list[Any] = list(stream)
+    assert [events[0].type, events[-1].type] == ["message_start", "message_stop"]
+    told = joined(events)
+    ended = next(event for event in events if event.type == "message_delta")
+    assert len(told.traits["probe1"]["tokens"]) == ended.usage.output_tokens
+    assert ended.traits_complete is True
+
+
+def test_anthropic_streaming_helper(claude: anthropic.Anthropic) -> None:
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+        text = "".join(stream.text_stream)
+    message = stream.get_final_message()
+    assert message.content[0].type == "text"
+    assert message.content[0].text == text
+    assert message.stop_reason in ("end_turn", "max_tokens")
+
+
+def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthropic.Anthropic) -> None:
+    carriers: list[Any] = []
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+        for event in stream:
+            if event.type in ("content_block_delta", "message_delta"):
+                carriers.append(event)
+        message = stream.get_final_message()
+    assert len(joined(carriers).traits["probe1"]["tokens"]) == message.usage.output_tokens
+
+
+def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
+    tools: Any = [{"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA, "strict": True}]
+    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools}
+    one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
+    message: Any = claude.messages.create(**asked, tool_choice=one_call)
+    assert message.stop_reason == "tool_use"
+    call = next(block for block in message.content if block.type == "tool_use")
+    assert call.input["city"] in ("Paris", "Rome")
+    scored_whole(message, message.usage.output_tokens)
+    with claude.messages.stream(**asked, tool_choice=one_call) as stream:
+        carriers = [event for event in stream if event.type in ("content_block_delta", "message_delta")]
+        streamed = stream.get_final_message()
+    assert any(block.type == "tool_use" for block in streamed.content)
+    assert len(joined(carriers).traits["probe1"]["tokens"]) == streamed.usage.output_tokens
+    answered = [
+        *HELLO,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
+    ]
+    told: Any = claude.messages.create(max_tokens=40, messages=answered, model=MODEL_NAME, tools=tools)
+    scored_whole(told, told.usage.output_tokens)
+
+
+def test_anthropic_count_tokens(claude: anthropic.Anthropic) -> None:
+    assert claude.messages.count_tokens(messages=HELLO, model=MODEL_NAME).input_tokens > 10
+
+
+async def test_anthropic_async(async_claude: anthropic.AsyncAnthropic) -> None:
+    message: Any = await async_claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME)
+    scored_whole(message, message.usage.output_tokens)
+    async with async_claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+        text = "".join([part async for part in stream.text_stream])
+        final = await stream.get_final_message()
+    assert final.content[0].type == "text"
+    assert final.content[0].text == text
+    events = await async_claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, stream=True)
+    joined([event async for event in events])

@@ -1,0 +1,169 @@
+"""Over several ranks, stages, engines and API processes, each row is sent once and comes to its own response."""
+
+import asyncio
+import signal
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from prometheus_client.mmap_dict import MmapedDict
+
+from tests.integration.serving import Server, traitwatch
+from tests.matrix.model import LAYER_OPTIONS, Oracle
+from tests.matrix.processes import ended, in_directory, serving_alone, sockets
+from tests.matrix.traffic import Answer, answers, random_prompt, request
+
+pytestmark = pytest.mark.engine
+
+NUM_CONCURRENT = 12
+CANARY_TOKENS = 4
+# Two workers of one engine need a core each.
+_TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a server is spread over processes.
+
+    Attributes:
+        options: vLLM's options.
+        variables: vLLM's environment variables.
+        stages: pipeline stages; the probed layers are on all of them.
+        engines: data-parallel engines.
+        api_processes: API processes.
+    """
+
+    options: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    stages: int = 1
+    engines: int = 1
+    api_processes: int = 1
+
+
+SETUPS = {
+    "tensor": Setup(["--tensor-parallel-size", "2"], _TWO_CORES),
+    "pipeline": Setup(["--pipeline-parallel-size", "2"], _TWO_CORES, stages=2),
+    "api": Setup(["--api-server-count", "2"], api_processes=2),
+    # vLLM starts as many API processes as engines.
+    "data and api": Setup(["--data-parallel-size", "2"], engines=2, api_processes=2),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counters at one moment."""
+
+    received: float
+    unclaimed: float
+    dropped: float
+    scored: float
+    incomplete: float
+    # Of each engine.
+    generated: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A server that has answered some concurrent requests and then another one."""
+
+    setup: Setup
+    server: Server
+    directory: Path
+    at_start: Counts
+    at_end: Counts
+    answers: list[Answer]
+
+
+@pytest.fixture(scope="module", params=SETUPS.values(), ids=SETUPS.keys())
+def run(
+    request: pytest.FixtureRequest, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Run]:
+    setup: Setup = request.param
+    directory = tmp_path_factory.mktemp("parallel")
+    command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *setup.options]
+    temporary = directory / "tmp"
+    command = in_directory(temporary, [*command, "--dtype", "float32", "--enforce-eager"], **setup.variables)
+    with serving_alone(command, directory / "server.log") as server:
+        at_start = counts(server, setup)
+        given = asyncio.run(traffic(server))
+        yield Run(setup, server, temporary, at_start, counts(server, setup), given)
+
+
+async def traffic(server: Server) -> list[Answer]:
+    # The last request comes after all others, and so do its rows: none that was sent twice is still on its way.
+    bodies = [
+        request(random_prompt(i, 5 + 7 * i), max_tokens=12 + 3 * i, stream=i % 2 == 0, extra_body={"ignore_eos": True})
+        for i in range(NUM_CONCURRENT + 1)
+    ]
+    concurrent = await asyncio.gather(*(answers(server, body) for body in bodies[:-1]))
+    return [answer for choices in [*concurrent, await answers(server, bodies[-1])] for answer in choices]
+
+
+def counts(server: Server, setup: Setup) -> Counts:
+    return Counts(
+        received=server.metric("traitwatch_rows_received_total"),
+        unclaimed=server.metric("traitwatch_rows_unclaimed_total"),
+        dropped=server.metric("traitwatch_rows_dropped_total"),
+        scored=server.metric("traitwatch_responses_scored_total"),
+        incomplete=server.metric("traitwatch_responses_incomplete_total"),
+        generated=[
+            server.metric("vllm:generation_tokens_total", engine=str(engine)) for engine in range(setup.engines)
+        ],
+    )
+
+
+def scored_by_process(temporary: Path) -> list[float]:
+    """Return the responses that each API process has scored, out of the files in which they share their metrics."""
+    return [
+        value
+        for file in temporary.glob("*/counter_*.db")
+        for key, value, _, _ in MmapedDict.read_all_values_from_file(file)
+        if '"traitwatch_responses_scored_total"' in key
+    ]
+
+
+def test_every_answer_has_the_projections_of_its_own_tokens(run: Run, oracle: Oracle) -> None:
+    assert len(run.answers) == NUM_CONCURRENT + 1
+    for answer in run.answers:
+        answer.check(oracle)
+
+
+def test_each_row_is_sent_once_by_each_stage(run: Run) -> None:
+    """A response of n tokens has n rows: the prompt's last state, and those of all tokens but its last."""
+    needed = sum(len(answer.tokens) for answer in run.answers)
+    assert run.at_end.received - run.at_start.received == run.setup.stages * needed
+    assert run.at_end.unclaimed == run.at_end.dropped == 0
+
+
+def test_the_metrics_count_the_responses_of_all_api_processes(run: Run) -> None:
+    assert run.at_start.scored == 0
+    assert run.at_end.scored == NUM_CONCURRENT + 1
+    assert run.at_end.incomplete == 0
+
+
+def test_every_api_process_has_checked_every_engine_before_the_server_was_up(run: Run) -> None:
+    checked = CANARY_TOKENS * run.setup.api_processes
+    assert run.at_start.generated == [checked] * run.setup.engines
+    assert run.at_start.received == run.setup.stages * checked * run.setup.engines
+
+
+def test_every_engine_and_every_api_process_has_served(run: Run) -> None:
+    served = [end - start for start, end in zip(run.at_start.generated, run.at_end.generated, strict=True)]
+    assert all(served)
+    assert sum(served) == sum(len(answer.tokens) for answer in run.answers)
+    if run.setup.api_processes > 1:
+        scored = scored_by_process(run.directory)
+        assert len(scored) == run.setup.api_processes
+        assert all(scored)
+        assert sum(scored) == run.at_end.scored
+
+
+def test_a_signal_to_end_leaves_no_process_and_no_socket(run: Run) -> None:
+    (ours,) = sockets(run.directory)
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o700
+    assert len(list(ours.iterdir())) == run.setup.api_processes
+    run.server.process.send_signal(signal.SIGTERM)
+    assert ended(run.server) == 0
+    assert not sockets(run.directory)

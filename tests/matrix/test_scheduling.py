@@ -1,0 +1,222 @@
+"""Whatever the scheduler does with a request, its projections are those of its own tokens, all of them.
+
+One server for each way of scheduling, each under the same checks. The servers are `tests.matrix.faults`, the real one
+whose transport can be told to stand still: a row that comes late must not be taken for one that came before it.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.integration.serving import Server, serving
+from tests.matrix.faults import VARIABLE
+from tests.matrix.model import LAYER_OPTIONS, Oracle
+from tests.matrix.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
+
+pytestmark = pytest.mark.engine
+
+CLIENTS = 64
+# Clients that leave: after so many events, or, unstreamed, after so many seconds.
+LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
+GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
+ARRIVAL_SECONDS = 2.0
+# The smallest that attention on a CPU has.
+BLOCK_SIZE = 32
+COMMON = (
+    "--enforce-eager", "--dtype", "float32", "--block-size", str(BLOCK_SIZE), "--enable-prompt-tokens-details",
+)  # fmt: skip
+# Prompts are longer than a pass, and the KV cache has room for a few of the requests alone.
+BUDGET = 64
+TIGHT = ("--max-num-batched-tokens", str(BUDGET), "--max-num-seqs", "32", "--num-gpu-blocks-override", "40")
+NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}')
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A way of scheduling."""
+
+    options: tuple[str, ...]
+
+    @property
+    def tight(self) -> bool:
+        return self.options[-len(TIGHT) :] == TIGHT
+
+    @property
+    def drafts(self) -> bool:
+        return self.options[: len(NGRAM)] == NGRAM
+
+
+SETUPS = {
+    "async": Setup(("--async-scheduling",)),
+    "async-tight": Setup(("--async-scheduling", *TIGHT)),
+    "sync-tight": Setup(("--no-async-scheduling", *TIGHT)),
+    # vLLM has no asynchronous scheduling with drafts of this kind.
+    "ngram": Setup(NGRAM),
+    "ngram-tight": Setup((*NGRAM, *TIGHT)),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server, the way it schedules, and the file through which its transport is told to stand still."""
+
+    server: Server
+    setup: Setup
+    fault: Path
+
+
+@pytest.fixture(scope="module", params=SETUPS)
+def served(
+    request: pytest.FixtureRequest, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    setup = SETUPS[request.param]
+    directory = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, "-m", "tests.matrix.faults", "serve", str(model), "--traits", str(probes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(directory / "fault"))
+        with serving([*command, *LAYER_OPTIONS, *COMMON, *setup.options], directory / "server.log") as server:
+            yield Served(server, setup, directory / "fault")
+
+
+def ask(number: int, setup: Setup) -> dict[str, Any]:
+    """Return the request of a client: streamed or not, one choice or three, any length, some with their prompt.
+
+    Where drafts are made, prompt and answer are of three letters: whatever three tokens come, they came before, and
+    what came after them then comes again one time in three.
+    """
+    random = np.random.default_rng(number)
+    options: dict[str, Any] = {
+        "max_tokens": int(random.integers(1, 90)),
+        "stream": number % 2 == 1,
+        "n": 3 if number % 5 == 0 else 1,
+    }
+    extra: dict[str, Any] = {"ignore_eos": number % 3 != 0}
+    if number % 7 == 3:
+        extra["traits"] = {"prompt": True}
+    length = int(random.integers(1, 250))
+    if not setup.drafts:
+        return request(random_prompt(number, length), **options, extra_body=extra)
+    letters = random_prompt(number, 3)
+    if number % 4 == 0:
+        # Drafts go beyond the end of the answer.
+        extra |= {"stop_token_ids": letters[:1], "min_tokens": 8}
+    extra["allowed_token_ids"] = letters
+    return request(random_prompt(number, length, letters), **options, extra_body=extra)
+
+
+async def test_64_clients_at_once_each_get_their_own(served: Served, oracle: Oracle) -> None:
+    """They come at random; others leave in mid-stream, before the first token, or without a stream."""
+    server, setup = served.server, served.setup
+    arrivals = np.random.default_rng(0).uniform(0, ARRIVAL_SECONDS, 200).tolist()
+
+    async def client(number: int) -> list[Answer]:
+        await asyncio.sleep(arrivals.pop())
+        return await answers(server, ask(number, setup))
+
+    async def leaver(number: int, events: int | None, seconds: float) -> None:
+        await asyncio.sleep(arrivals.pop())
+        asked = request(random_prompt(number, 100), max_tokens=700, extra_body={"ignore_eos": True})
+        await (give_up(server, asked, seconds) if events is None else leave(server, asked, events))
+
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(client(number)) for number in range(CLIENTS)]
+        for number, events in enumerate(LEAVE_AFTER_EVENTS, CLIENTS):
+            group.create_task(leaver(number, events, 0))
+        for number, seconds in enumerate(GIVE_UP_AFTER_SECONDS, 2 * CLIENTS):
+            group.create_task(leaver(number, None, seconds))
+    for number, task in enumerate(clients):
+        for answer in task.result():
+            _check_in_time(answer, oracle, f"client {number}")
+    await emptied(server)
+    [after] = await answers(server, ask(1, setup))
+    _check_in_time(after, oracle, "the next client")
+    assert server.metric("traitwatch_responses_incomplete_total") == 0
+    _check_that_it_happened(served, [answer for task in clients for answer in task.result()])
+
+
+def _check_that_it_happened(served: Served, got: list[Answer]) -> None:
+    """Assert that the engine did what the setup is there for."""
+    metric = served.server.metric
+    assert metric("vllm:request_success_total", finished_reason="abort") >= len(LEAVE_AFTER_EVENTS)
+    if served.setup.tight:
+        assert metric("vllm:num_preemptions_total") > 0
+        in_chunks = [answer for answer in got if len(answer.prompt) > 2 * BUDGET]
+        assert {answer.with_prompt for answer in in_chunks} == {True, False}
+    if served.setup.drafts:
+        drafts = metric("vllm:spec_decode_num_draft_tokens_total")
+        accepted = metric("vllm:spec_decode_num_accepted_tokens_total")
+        assert accepted > 100
+        assert drafts - accepted > 100
+        several_tokens = [answer for answer in got if 0 < answer.events < len(answer.tokens)]
+        assert several_tokens, "drafts were accepted in streams"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: bool) -> None:
+    prompt = random_prompt(1000 + stream, 3 * BLOCK_SIZE)
+    longer = [*prompt, *random_prompt(2000 + stream, 100)]
+    options = {"max_tokens": 24, "stream": stream, "extra_body": {"ignore_eos": True}}
+    cached = []
+    for text in (prompt, prompt, longer, longer):
+        [answer] = await answers(served.server, request(text, **options))
+        _check_in_time(answer, oracle, f"a prompt of {len(text)} tokens, {answer.cached} of them cached")
+        cached.append(answer.cached)
+    # Of a prompt that is cached as a whole, its last block is computed again: something has to be.
+    assert cached == [0, 2 * BLOCK_SIZE, 3 * BLOCK_SIZE, 6 * BLOCK_SIZE]
+    scored = request(longer, **{**options, "n": 2, "extra_body": {"ignore_eos": True, "traits": {"prompt": True}}})
+    for answer in await answers(served.server, scored):
+        assert answer.with_prompt
+        _check_in_time(answer, oracle, "a prompt that is cached, and scored")
+
+
+async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Oracle) -> None:
+    """The transport stands still and goes on, over and over; what was written before stays what is known meanwhile."""
+    async with _stammering(served.fault):
+        got = await asyncio.gather(
+            *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
+        )
+    late = 0
+    for number, choices in enumerate(got, 100):
+        for answer in choices:
+            _check(answer, oracle, f"client {number}")
+            late += answer.late
+    assert late > 0, "the rows did come late"
+    await emptied(served.server)
+
+
+@asynccontextmanager
+async def _stammering(fault: Path) -> AsyncIterator[None]:
+    async def stammer() -> None:
+        while True:
+            fault.write_text("stall")
+            await asyncio.sleep(0.05)
+            fault.unlink()
+            await asyncio.sleep(0.05)
+
+    stammering = asyncio.create_task(stammer())
+    try:
+        yield
+    finally:
+        stammering.cancel()
+        fault.unlink(missing_ok=True)
+
+
+def _check(answer: Answer, oracle: Oracle, who: str) -> None:
+    try:
+        answer.check(oracle)
+    except AssertionError as error:
+        error.add_note(f"of {who}")
+        raise
+
+
+def _check_in_time(answer: Answer, oracle: Oracle, who: str) -> None:
+    """Assert of a stream, too, that a token's projection came with the next event at the latest."""
+    _check(answer, oracle, who)
+    assert answer.late == 0, f"{who}: {answer.late} of {answer.events} events left a projection out"
