@@ -50,12 +50,13 @@ class Shape:
 
 
 def _choices_of_body(answer: Json) -> list[Carrier]:
-    return [Carrier(choice, choice["index"], Part.WHOLE) for choice in answer["choices"]]
+    # vLLM answers with null where the server is ended in the midst of a request.
+    return [Carrier(choice, choice["index"], Part.WHOLE) for choice in answer["choices"] or ()]
 
 
 def _choices_of_batch(answer: Json) -> list[Carrier]:
     # `index` is the conversation's number there, whatever `n` is.
-    return [Carrier(choice, i, Part.WHOLE) for i, choice in enumerate(answer["choices"])]
+    return [Carrier(choice, i, Part.WHOLE) for i, choice in enumerate(answer["choices"] or ())]
 
 
 def _choices_of_event(data: Json) -> list[Carrier]:

@@ -180,6 +180,12 @@ async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
     assert app.body == ASKED, "a request that says nothing of traits reaches vLLM byte for byte"
 
 
+async def test_an_answer_without_choices_passes(monitor: Monitor, registry: CollectorRegistry) -> None:
+    result = await call(App(monitor, b'{"choices":null}'), monitor, ASKED)
+    assert result.body == b'{"choices":null}'
+    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "internal_error"}) == 0
+
+
 async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
     app = App(monitor, choices(0))
     await call(app, monitor, b'{"messages": [], "traits": {"include": ["paternalism"]}}')
