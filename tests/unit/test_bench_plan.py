@@ -40,11 +40,6 @@ def test_the_full_run_is_what_the_issue_asks_for() -> None:
     assert {HIDDEN_STATES, CONTROL} < set(compared)
 
 
-def test_comparisons_of_one_base_stand_together_so_that_it_starts_once() -> None:
-    bases = [comparison.base for comparison in plan(SIDES, LOADS)]
-    assert bases == sorted(bases, key=bases.index)
-
-
 def test_either_side_goes_first_as_often_under_every_load() -> None:
     comparison = Comparison(PLAIN, traits_side(6), tuple(LOADS))
     for number in range(3):

@@ -1,6 +1,7 @@
-"""Runs the benchmark: `python -m tests.benchmarks.serving`, some two hours alone on the machine; `--quick`: minutes."""
+"""Runs the benchmark: `python -m tests.benchmarks.serving`, some hours alone on the machine; `--quick`: minutes."""
 
 import json
+import signal
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,7 @@ QUICK: dict[str, Any] = {
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="A small run, of some three minutes.")
+@click.option("--quick", is_flag=True, help="A small run, of some three minutes that decides nothing.")
 @click.option(
     "--mode", "modes", type=click.Choice(["eager", "compiled"]), multiple=True, help="Again for more.  [both]"
 )
@@ -56,7 +57,7 @@ QUICK: dict[str, Any] = {
     multiple=True,
     help="Streams at once, and requests in all. Again for more.  [1x6, 8x24, 32x96]",
 )
-@click.option("--pairs", type=click.IntRange(min=1), help="Pairs of loads for each ratio.  [6]")
+@click.option("--pairs", type=click.IntRange(min=1), help="Pairs for each ratio; each starts both servers anew.  [6]")
 @click.option("--tokens", type=click.IntRange(min=2), help="Mean tokens of an answer.  [64]")
 @click.option("--prompt-tokens", type=click.IntRange(min=4), help="Mean tokens of a prompt.  [64]")
 @click.option(
@@ -98,6 +99,8 @@ def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
             progress.update(task, advance=done, description=what or None)
 
         benchmark = Benchmark(embedded_model(), directory, record, options["pairs"], console=console, advance=advance)
+        # Both end the servers, which have sessions of their own and would stay.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             benchmark.run(options["modes"], comparisons)
         except KeyboardInterrupt:

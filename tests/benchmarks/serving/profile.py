@@ -47,6 +47,8 @@ def main(sides: tuple[str, ...], mode: Any, streams: int, prompts: int, tokens: 
     directory = Path(tempfile.mkdtemp(prefix="bench-profile-"))
     console.print(f"Stacks and logs: {directory}")
     load = Load(streams, prompts, 64, tokens)
+    # As Ctrl-C does, so that no server stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with load_generator(model, directory) as generator:
         for text in sides:
             side = make_side(PLAIN if text == "plain" else traits_side(int(text)), model, mode, directory)

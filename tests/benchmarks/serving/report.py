@@ -132,10 +132,11 @@ def _goals(grouped: dict[tuple[str, str, str, int], list[Run]]) -> Table:
 def notes(record: dict[str, Any]) -> list[str]:
     """Return what a reader has to know to read the tables right."""
     lines = [
-        "Each ratio is side / base of one pair: both servers up, loaded in turn with the same requests, the order "
-        "alternating. The interval holds the true median with the confidence of the sign test (5 pairs 93.8 %, 6 pairs "
-        "96.9 %; smallest to largest ratio), whatever the noise. It knows nothing of what differs from one start of a "
-        f"server to the next; the ratio of {PLAIN} to itself, where measured, shows what this machine calls equal.",
+        "Each ratio is side / base of one pair: both servers started anew and up together, loaded in turn with the "
+        "same requests; who starts first, and who is loaded first, alternates. The interval holds the true median with "
+        "the confidence of the sign test (5 pairs 93.8 %, 6 pairs 96.9 %; smallest to largest ratio), whatever the "
+        f"noise, that of one start to the next included. The ratio of {PLAIN} to itself, where measured, shows what "
+        "this machine calls equal.",
         "A goal is met or not met where the whole interval lies on one side of it.",
         "vLLM's EngineCore and worker spin while they wait for each other, so CPU engine follows the duration of the "
         "load more than the work; CPU API is work. The load generator runs on the same cores and reads larger events "

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 
 from tests.benchmarks.serving.load import LoadError, LoadGenerator, load_generator
 from tests.benchmarks.serving.measure import measure
-from tests.benchmarks.serving.plan import Comparison, Mode, load_seconds, order, start_seconds
+from tests.benchmarks.serving.plan import Comparison, Mode, load_seconds, order, start_seconds, warm_up
 from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.record import Record
 from tests.benchmarks.serving.report import ITL_P50, THROUGHPUT, ratios
@@ -28,7 +27,7 @@ class Benchmark:
         model: directory of the model.
         directory: where logs and vectors go.
         record: where measurements go.
-        pairs: times that both servers of a comparison get each load.
+        pairs: times that both servers of a comparison are started and get each load.
         console: where each pair is told.
         advance: is told of progress.
     """
@@ -42,35 +41,44 @@ class Benchmark:
         self._advance = advance
         # Each pair has requests of its own: a prompt that came before would be answered from the prefix cache.
         self._seed = 0
+        self._starts = 0
 
     def run(self, modes: Sequence[Mode], comparisons: Sequence[Comparison]) -> None:
-        """Measure all comparisons in each mode; what fails is recorded, and the rest goes on."""
+        """Measure all comparisons in each mode, a pair of each before the next pair of any.
+
+        A comparison that fails is recorded and not tried again in this mode; the rest goes on.
+        """
         with load_generator(self._model, self._directory) as generator:
             for mode in modes:
-                for base, group in groupby(comparisons, lambda comparison: comparison.base):
-                    try:
-                        with self._serving(mode, base) as server:
-                            for comparison in group:
-                                self._beside(mode, server, comparison, generator)
-                    except (AssertionError, SideError) as error:
-                        self._failed(f"{mode}: all against {base}", error)
-
-    def _beside(self, mode: Mode, base: Server, comparison: Comparison, generator: LoadGenerator) -> None:
-        """Start the side of a comparison beside its base, and measure."""
-        try:
-            with self._serving(mode, comparison.side) as side:
-                servers = {comparison.base: base, comparison.side: side}
-                # The first answers of a server, and of the load generator, are slower than all that follow.
-                for name, other in (comparison.base, comparison.side), (comparison.side, comparison.base):
-                    self._advance(0, f"{mode}: warming {name} up")
-                    measure(generator, servers[name], servers[other], comparison.loads[-1], self._next_seed())
-                    self._advance(load_seconds(comparison.loads[-1]), "")
+                failed: set[Comparison] = set()
                 for pair in range(self._pairs):
-                    self._pair(mode, servers, comparison, pair, generator)
-        except (AssertionError, SideError, LoadError) as error:
-            self._failed(f"{mode}: {comparison.side} / {comparison.base}", error)
+                    for comparison in comparisons:
+                        if comparison in failed:
+                            continue
+                        try:
+                            self._pair(mode, comparison, pair, generator)
+                        except (AssertionError, SideError, LoadError) as error:
+                            failed.add(comparison)
+                            self._failed(f"{mode}: {comparison.side} / {comparison.base}, pair {pair + 1}", error)
 
-    def _pair(
+    def _pair(self, mode: Mode, comparison: Comparison, pair: int, generator: LoadGenerator) -> None:
+        """Start both servers anew, and put each load on each of them.
+
+        Two starts of the very same server differ by some per cent for as long as they run. Pairs of the same two
+        processes would agree on that difference, and their interval would be too narrow.
+        """
+        first, second = order(comparison, pair)
+        with self._serving(mode, first) as one, self._serving(mode, second) as two:
+            servers = {first: one, second: two}
+            # The first answers of a server, and of the load generator, are slower than all that follow.
+            warm = warm_up(comparison.loads[-1])
+            for name, other in (first, second), (second, first):
+                self._advance(0, f"{mode}: warming {name} up")
+                measure(generator, servers[name], servers[other], warm, self._next_seed())
+                self._advance(load_seconds(warm), "")
+            self._loads(mode, servers, comparison, pair, generator)
+
+    def _loads(
         self, mode: Mode, servers: dict[str, Server], comparison: Comparison, pair: int, generator: LoadGenerator
     ) -> None:
         for number, load in enumerate(comparison.loads):
@@ -101,7 +109,8 @@ class Benchmark:
     def _serving(self, mode: Mode, name: str) -> Iterator[Server]:
         """Start a side, make sure that it does its work, and note what it took to start."""
         side = make_side(name, self._model, mode, self._directory)
-        log = self._directory / f"{mode}-{name.replace(' ', '-')}.log"
+        self._starts += 1
+        log = self._directory / f"{self._starts:03}-{mode}-{name.replace(' ', '-')}.log"
         self._advance(0, f"{mode}: starting {name}")
         started = time.monotonic()
         with serving(side.command, log) as server:
