@@ -5,7 +5,7 @@ the prompt's tokens are wanted too, theirs are the places from -prompt_len on. A
 earlier one, which is what preemption and recomputation need. A row counts only where the token that was its input is
 the token that the response has there: a draft that speculation tried and dropped leaves no trace, and a row that went
 astray is missing instead of wrong. The drafts after a dropped one are those of another text even where their tokens
-come after all: the next rows, which begin where the answer went on, take all that was written beyond their end.
+come after all: where a write brings another token than was there, all that was written beyond it goes.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class ChoiceRows:
         self._values = np.empty((0, columns.total), dtype=np.float32)
         # For each worker that sends (they hold different layers): the token id of each row, or _NOTHING.
         self._inputs: dict[tuple[int, ...], list[int]] = {}
-        # For each of them: the end of the rows that it wrote last.
+        # For each of them: the end of the rows that are kept.
         self._ends: dict[tuple[int, ...], int] = {}
         self._matched = 0
 
@@ -94,7 +94,10 @@ class ChoiceRows:
         inputs = self._inputs.get(layers)
         if inputs is None:
             inputs = self._inputs[layers] = [_NOTHING] * self._values.shape[0]
-        self._begin(layers, inputs, places[0], places[-1] + 1)
+        kept = self._ends.get(layers, 0)
+        if places[0] < kept:
+            kept = self._drop_other_text(inputs, places[0], token_ids, kept)
+        self._ends[layers] = max(kept, places[-1] + 1)
         if len(places) == 1:
             place = places[0]
             for source, target in copies:
@@ -107,14 +110,27 @@ class ChoiceRows:
             inputs[place] = token_id
         return True
 
-    def _begin(self, layers: tuple[int, ...], inputs: list[int], first: int, end: int) -> None:
-        """Make way for rows `first` to `end`: what was written beyond them goes, but for what is known to be right."""
-        before = self._ends.get(layers, 0)
-        if end < before:
-            for row in range(max(end, self._row_of(self.matched())), before):
-                inputs[row] = _NOTHING
-        self._ends[layers] = end
-        self._matched = min(self._matched, max(0, first + self._first))
+    def _drop_other_text(self, inputs: list[int], first: int, token_ids: Sequence[int], before: int) -> int:
+        """Forget the rows that come after those about to be written, where these are of other tokens than were there.
+
+        Args:
+            inputs: the token ids of the worker's rows.
+            first: the first row that is about to be written.
+            token_ids: the tokens of the rows that are.
+            before: the end of the rows that are kept now.
+
+        Returns:
+            The end of the rows that are kept from now on.
+        """
+        for row, token_id in enumerate(token_ids, first):
+            if row == before:
+                break
+            if inputs[row] not in (token_id, _NOTHING):
+                end = min(first + len(token_ids), before)
+                inputs[end:before] = [_NOTHING] * (before - end)
+                self._matched = min(self._matched, max(0, row + self._first))
+                return end
+        return before
 
     def _grow(self, needed: int) -> bool:
         old = self._values.shape[0]

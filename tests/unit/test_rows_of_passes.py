@@ -1,0 +1,111 @@
+"""The rows of a choice, as an engine sends them that drafts, drops, prefills in chunks, preempts and recomputes."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from server.choice_rows import ChoiceRows
+from server.columns import Columns
+
+COLUMNS = Columns({2: 1})
+LAYERS = (2,)
+RUNS = 1500
+
+
+@dataclass
+class Rows:
+    """Rows of one pass."""
+
+    positions: list[int]
+    token_ids: list[int]
+    projections: list[float]
+
+
+class Engine:
+    """Generates a text that is known before; a projection is its position, negative where what is before is another."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        letters = rng.choice([2, 3, 50])
+        self.prompt = [rng.randrange(letters) for _ in range(rng.randint(1, 40))]
+        self.tokens = [rng.randrange(letters) for _ in range(rng.randint(1, 60))]
+        self.with_prompt = rng.random() < 0.2
+        self._text = self.prompt + self.tokens
+        self._letters = letters
+        self._block_size = rng.choice([4, 8, 32])
+        self._known = len(self.prompt)
+        self._computed = self._cached = 0
+
+    def run(self) -> list[Rows | int]:
+        """Return, in their order, the rows of the passes and how many tokens there are after them."""
+        told: list[Rows | int] = []
+        while self._known < len(self._text):
+            if self.rng.random() < 0.08:
+                self._preempt()
+            told += self._pass()
+        return told
+
+    def _preempt(self) -> None:
+        """Lose the KV cache, but for some whole blocks; none where the prompt's rows are wanted."""
+        blocks = min(self._cached, self._known - 1) // self._block_size
+        self._computed = 0 if self.with_prompt else self.rng.randint(0, blocks) * self._block_size
+
+    def _pass(self) -> list[Rows | int]:
+        budget = self.rng.randint(1, 20)
+        first, end = self._computed, min(self._computed + budget, self._known)
+        drafts = []
+        if end == self._known:
+            for place in range(end, end + min(self.rng.randint(0, 4), budget - (end - first))):
+                lucky = place < len(self._text) and self.rng.random() < 0.6
+                drafts.append(self._text[place] if lucky else self.rng.randrange(self._letters))
+        token_ids = self._text[first:end] + drafts
+        right = [self._text[first : first + n + 1] == token_ids[: n + 1] for n in range(len(token_ids))]
+        skip = 0 if self.with_prompt else max(0, len(self.prompt) - 1 - first)
+        positions = list(range(first, first + len(token_ids)))[skip:]
+        signs = [1 if ok else -1 for ok in right[skip:]]
+        told: list[Rows | int] = []
+        if positions:
+            values = [sign * (p + 1.0) for sign, p in zip(signs, positions, strict=True)]
+            told.append(Rows(positions, token_ids[skip:], values))
+        self._computed = end
+        if end == self._known:
+            accepted = sum(right[end - first :])
+            self._computed = min(end + accepted, len(self._text) - 1)
+            self._known = min(end + accepted + 1, len(self._text))
+            told.append(self._known - len(self.prompt))
+        self._cached = max(self._cached, self._computed)
+        return told
+
+
+def interleaved(rng: random.Random, told: list[Rows | int]) -> list[Rows | int]:
+    """Return the same with rows and tokens on ways of different speed, each in its order; or as they were."""
+    haste = rng.choice([None, 0.25, 0.5, 0.8])
+    if haste is None:
+        return told
+    rows = [x for x in told if isinstance(x, Rows)][::-1]
+    counts = [x for x in told if isinstance(x, int)][::-1]
+    mixed: list[Rows | int] = []
+    while rows or counts:
+        mixed.append(rows.pop() if rows and (not counts or rng.random() < haste) else counts.pop())
+    return mixed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_wrong_is_ever_told_and_nothing_is_missing_at_the_end(seed: int) -> None:
+    for number in range(RUNS):
+        rng = random.Random(seed * RUNS + number)
+        engine = Engine(rng)
+        choice = ChoiceRows(COLUMNS, with_prompt=engine.with_prompt, reserve=lambda nbytes: True)
+        choice.prompt = engine.prompt
+        for item in interleaved(rng, engine.run()):
+            if isinstance(item, int):
+                choice.tokens = engine.tokens[:item]
+            else:
+                values = np.array(item.projections, dtype=np.float32)[:, None]
+                copies = COLUMNS.copies(LAYERS, [1])
+                choice.write(LAYERS, copies, len(engine.prompt), item.positions, item.token_ids, values)
+            told = choice.states(0, choice.matched())[:, 0].tolist()
+            assert told == [len(engine.prompt) + place + 1.0 for place in range(len(told))], f"run {number}"
+        assert choice.complete(), f"run {number}"
