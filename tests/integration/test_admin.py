@@ -1,6 +1,7 @@
 """Traits come and go while the server serves: behind the key, out of the directory alone, and never under a request."""
 
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,16 +19,15 @@ from builder.artifacts import save_tensor
 from server.config import ADMIN_COLUMNS
 from tests.integration.answers import told
 from tests.integration.cases import COMPLETIONS
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.integration.serving import MODEL_NAME, Server, serving
 from tests.matrix.model import HIDDEN_SIZE, NUM_LAYERS, Oracle
 
 pytestmark = pytest.mark.engine
 
 KEY = "a-secret"
-# Long enough that what is done to a stream's trait is done in its midst.
-LONG = 950
-# A client on a busy machine may see a stream only when it is over; what is told of it is right all the same.
-ATTEMPTS = 5
+# Six seconds of `SlowWorker`: what is done to a stream's trait is done in its midst.
+LONG = 300
+TOO_EARLY = "the streams were over too early to tell"
 VECTOR = "probe2_response_avg_diff.pt"
 
 
@@ -74,7 +74,7 @@ class Admin:
     def names(self) -> list[str]:
         return [trait["id"] for trait in self.call("GET", "/v1/traits").json()["data"]]
 
-    def ask(self, max_tokens: int = 16, **fields: Any) -> httpx.Response:
+    def ask(self, max_tokens: int = 8, **fields: Any) -> httpx.Response:
         return self.call("POST", COMPLETIONS, self._body(max_tokens) | fields)
 
     @contextmanager
@@ -135,9 +135,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    command = traitwatch("serve", float32_model, "--traits", directory, "--traits-layer", "2", "--traits-tap", "4")
-    options = ["--traits-admin", "--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
-    with serving([*command, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:
+    command = [sys.executable, "-m", "tests.integration.slow", "serve", str(float32_model), "--traits", str(directory)]
+    ours = ["--traits-layer", "2", "--traits-tap", "4", "--traits-admin"]
+    options = ["--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
+    with serving([*command, *ours, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:
         yield Admin(server, directory)
 
 
@@ -287,53 +288,42 @@ def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(
 
 
 def test_a_stream_keeps_the_vector_with_which_it_began(admin: Admin, first: Oracle, other: Oracle) -> None:
-    for _ in range(ATTEMPTS):
-        assert admin.load("probe2", VECTOR).status_code == 200
-        with admin.streams(3) as streams:
-            replaced = admin.load("probe2", "other/probe2_response_avg_diff.pt")
-            assert replaced.status_code == 200
-            later = [admin.ask(), admin.ask(stream=True)]
-            in_time = not any(stream.answer.done() for stream in streams)
-        for stream in streams:
-            assert check(first, stream.answer.result()) == LONG
-        for answer in [*later, admin.ask()]:
-            check(other, answer)
-        if in_time:
-            return
-    pytest.fail("the streams were over too early to tell, every time")
+    with admin.streams(3) as streams:
+        assert admin.load("probe2", "other/probe2_response_avg_diff.pt").status_code == 200
+        later = [admin.ask(), admin.ask(stream=True)]
+        assert not any(stream.answer.done() for stream in streams), TOO_EARLY
+    for stream in streams:
+        assert check(first, stream.answer.result()) == LONG
+    for answer in [*later, admin.ask()]:
+        check(other, answer)
 
 
 def test_a_stream_keeps_a_trait_that_is_unloaded_while_others_come_and_go(
     admin: Admin, first: Oracle, other: Oracle
 ) -> None:
-    for _ in range(ATTEMPTS):
-        assert admin.load("probe2", VECTOR).status_code == 200
-        with admin.streams(3) as streams:
-            assert admin.unload("probe2").status_code == 200
-            without = admin.ask()
-            later = {}
-            for name in ("second", "third"):
-                assert admin.load(name, "other/probe2_response_avg_diff.pt").status_code == 200
-                later[name] = admin.ask()
-                assert admin.unload(name).status_code == 200
-            in_time = not any(stream.answer.done() for stream in streams)
-        for stream in streams:
-            assert check(first, stream.answer.result()) == LONG
-        assert told(without)[0].traits == {}
-        for name, answer in later.items():
-            check(other, answer, name)
-        if in_time:
-            return
-    pytest.fail("the streams were over too early to tell, every time")
+    later = {}
+    with admin.streams(3) as streams:
+        assert admin.unload("probe2").status_code == 200
+        without = admin.ask()
+        for name in ("second", "third"):
+            assert admin.load(name, "other/probe2_response_avg_diff.pt").status_code == 200
+            later[name] = admin.ask()
+            assert admin.unload(name).status_code == 200
+        assert not any(stream.answer.done() for stream in streams), TOO_EARLY
+    for stream in streams:
+        assert check(first, stream.answer.result()) == LONG
+    assert told(without)[0].traits == {}
+    for name, answer in later.items():
+        check(other, answer, name)
 
 
 def test_traits_come_and_go_under_a_load(admin: Admin, first: Oracle, other: Oracle) -> None:
     """Whatever is loaded where, each answer has the vectors of the moment at which it was asked for."""
     with ThreadPoolExecutor(8) as clients:
         answers = []
-        for number in range(24):
+        for number in range(16):
             admin.load("probe2", f"{'other/' if number % 2 else ''}{VECTOR}")
-            answers.append(clients.submit(admin.ask, 40))
+            answers.append(clients.submit(admin.ask, 20))
             # Its request is in before the next vector: it has told something.
             check(other if number % 2 else first, admin.ask(2))
     by_first = by_other = 0
@@ -365,19 +355,12 @@ def test_all_columns_can_be_filled_and_a_column_is_free_when_its_last_request_ha
     full = admin.load("more", VECTOR)
     assert full.status_code == 409
     assert "64 columns" in full.json()["error"]["message"]
-    for _ in range(ATTEMPTS):
-        with admin.streams(1) as (stream,):
-            assert admin.unload("trait7").status_code == 200
-            held = admin.load("more", VECTOR)
-            in_time = not stream.answer.done()
-        check(other, stream.answer.result(), "trait7")
-        if in_time:
-            break
-        # The column was free already; give it back.
-        assert admin.unload("more").status_code == 200
-        assert admin.load("trait7", "other/probe2_response_avg_diff.pt").status_code == 200
-    assert in_time, "the stream was over too early to tell, every time"
-    assert held.status_code == 409
+    with admin.streams(1) as (stream,):
+        assert admin.unload("trait7").status_code == 200
+        held = admin.load("more", VECTOR)
+        assert not stream.answer.done(), TOO_EARLY
+        assert held.status_code == 409
+    check(other, stream.answer.result(), "trait7")
     assert admin.load("more", VECTOR).status_code == 200
     answer = admin.ask()
     check(first, answer, "more")

@@ -1,0 +1,27 @@
+"""A server that takes its time: `python -m tests.integration.slow serve MODEL ...`.
+
+Each forward pass sleeps first. What is done to a stream's trait is then done in the stream's midst, however busy the
+machine; everything else is the real server.
+"""
+
+import time
+from typing import Any
+
+from server import vllm_serve
+from server.worker import TraitWorker
+from traitwatch import main
+
+SECONDS_PER_PASS = 0.02
+
+
+class SlowWorker(TraitWorker):
+    """The server's worker, slower."""
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        time.sleep(SECONDS_PER_PASS)
+        return super().execute_model(scheduler_output)
+
+
+if __name__ == "__main__":
+    vllm_serve.WORKER_CLASS = "tests.integration.slow.SlowWorker"
+    main()
