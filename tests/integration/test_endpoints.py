@@ -3,9 +3,7 @@
 Served in float32, so that a row of another token, choice or request is off by hundreds of times what is allowed.
 """
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -118,17 +116,18 @@ def test_a_long_prompt_is_scored_whole_though_the_cache_holds_it(scored: Server,
 
 def test_comments_and_the_end_mark_pass_untouched(scored: Server, oracle: Oracle) -> None:
     """While the engine stands still, vLLM keeps the connection alive with comments."""
-    body = {**CASES["completions"].body, "max_tokens": 400, "ignore_eos": True, "return_token_ids": True}
-    with httpx.stream("POST", f"{scored.url}{COMPLETIONS}", json={**body, "stream": True}, timeout=60) as response:
+    body = {**CASES["completions"].body, "ignore_eos": True, "return_token_ids": True, "stream": True}
+    with (
+        _standing_still(scored) as go_on,
+        httpx.stream("POST", f"{scored.url}{COMPLETIONS}", json=body, timeout=60) as response,
+    ):
         chunks = response.iter_bytes()
         received = next(chunks)
-        with _standing_still(scored):
-            while b": keep-alive\n\n" not in received:
-                received += next(chunks)
+        assert received.startswith(b": keep-alive\n\n")
+        go_on()
         received += b"".join(chunks)
     assert received.endswith(b"\n\ndata: [DONE]\n\n")
-    one = told(httpx.Response(200, headers=response.headers, content=received))[0]
-    assert len(one.tokens) == 400
+    (one,) = told(httpx.Response(200, headers=response.headers, content=received)).values()
     assert one.complete is True
     oracle.check(one.traits, one.prompt, one.tokens)
 
@@ -148,16 +147,20 @@ def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle
 
 
 @contextmanager
-def _standing_still(server: Server) -> Iterator[None]:
-    """Stop the engine's processes; let them go on in the end."""
-    engine = [child.pid for child in psutil.Process(server.process.pid).children(recursive=True)]
-    for pid in engine:
-        os.kill(pid, signal.SIGSTOP)
+def _standing_still(server: Server) -> Iterator[Callable[[], None]]:
+    """Stop the engine's processes until the function that is given is called, or the block ends."""
+    engine = psutil.Process(server.process.pid).children(recursive=True)
+
+    def go_on() -> None:
+        for process in engine:
+            process.resume()
+
+    for process in engine:
+        process.suspend()
     try:
-        yield
+        yield go_on
     finally:
-        for pid in engine:
-            os.kill(pid, signal.SIGCONT)
+        go_on()
 
 
 def _with_tokens(choices: dict[int, Told], case: Case, server: Server) -> dict[int, Told]:
