@@ -28,7 +28,7 @@ CLIENTS = 64
 LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
 GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
 ARRIVAL_SECONDS = 2.0
-STALL_SECONDS = 0.04
+STALL_SECONDS = 0.25
 # The smallest that attention on a CPU has.
 BLOCK_SIZE = 32
 COMMON = (
