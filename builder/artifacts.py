@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,11 @@ class PersonaVector:
     def hidden_size(self) -> int:
         """Width of the model it was built on."""
         return int(self.vector.shape[1])
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of its values, as the card has it."""
+        return vector_sha256(self.vector)
 
     def direction(self, layer: int) -> Float32Array:
         """Return `v / ||v||` at `layer`: `[hidden_size]`, float32.

@@ -64,7 +64,7 @@ class SumsWorker(PlatformWorker):  # type: ignore[misc]
         output = super().execute_model(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens:
             with torch.inference_mode():
-                self._sums.collect(self._read_layout(self.model_runner, scheduler_output))
+                self._sums.collect(self._read_layout(self.model_runner))
         return output
 
     def traitwatch_project_on(self, directions: bytes | None) -> None:

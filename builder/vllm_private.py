@@ -39,12 +39,12 @@ class BatchLayout:
 class LayoutReader(Protocol):
     """Reads the layout of the batch that a model runner has just run."""
 
-    def __call__(self, runner: Any, scheduler_output: Any) -> BatchLayout:
+    def __call__(self, runner: Any) -> BatchLayout:
         """Return the layout."""
         ...
 
 
-def _read_v1(runner: Any, scheduler_output: Any) -> BatchLayout:
+def _read_v1(runner: Any) -> BatchLayout:
     batch = runner.input_batch
     count = len(batch.req_ids)
     # The runner's own boundaries: with `ngram_gpu` it drops drafts that the scheduler's output still counts.
@@ -52,7 +52,7 @@ def _read_v1(runner: Any, scheduler_output: Any) -> BatchLayout:
     return BatchLayout(batch.req_ids, starts, computed, runner.positions, runner.input_ids.gpu)
 
 
-def _read_v2(runner: Any, scheduler_output: Any) -> BatchLayout:
+def _read_v2(runner: Any) -> BatchLayout:
     batch = runner.execute_model_state.input_batch
     count = batch.num_reqs
     starts, computed = batch.query_start_loc_np[: count + 1], batch.num_computed_tokens_np[:count]

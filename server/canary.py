@@ -33,7 +33,7 @@ async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
     parallel = engine.vllm_config.parallel_config
     shared = parallel.data_parallel_size > 1 and not parallel.data_parallel_external_lb
     for rank in range(parallel.data_parallel_size) if shared else [None]:
-        call = monitor.ledger.open(monitor.traits.columns)
+        call = monitor.ledger.open(monitor.traits)
         try:
             await _generate(engine, call, rank)
             complete = await call.wait_complete(0, _ROWS_TIMEOUT)

@@ -1,8 +1,9 @@
-"""Between vLLM's endpoints and its engine: marks the calls that are to be scored, and sees what they generate.
+"""Between vLLM's endpoints and its engine: marks the calls, and sees what they generate.
 
 `EngineClient.generate` is the one public method through which every endpoint of vLLM generates. It is wrapped on the
-one instance that the server has: a call that belongs to a scored HTTP request gets a key in its sampling parameters,
-which vLLM carries to the worker, and its outputs are read on their way back. Any other call goes through as it came.
+one instance that the server has: every call gets a key in its sampling parameters, which vLLM carries to the worker,
+and its outputs are read on their way back. A call that belongs to a scored HTTP request is held for its response; any
+other is recorded all the same.
 """
 
 import copy
@@ -17,31 +18,40 @@ from vllm.sampling_params import RequestOutputKind
 
 from server.launch import Launch
 from server.ledger import Call
-from server.scored import SCORED_REQUEST
+from server.monitor import Monitor
+from server.scored import SCORED_REQUEST, Unscorable
 from server.transport import PROMPT_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
 
 
-def watch(engine: EngineClient) -> None:
+def watch(engine: EngineClient, monitor: Monitor) -> None:
     """Wrap the `generate` of an engine client."""
     plain: Callable[..., AsyncGenerator[RequestOutput, None]] = engine.generate
 
-    def generate(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
-        call = _open_call(sampling_params)
-        if call is None:
-            return plain(prompt, sampling_params, *args, **kwargs)
-        marked = marked_params(sampling_params, call)
-        outputs = plain(prompt, marked, *args, **kwargs)
-        return _followed(outputs, call, deltas=marked.output_kind == RequestOutputKind.DELTA)
+    def generate(
+        prompt: Any, sampling_params: Any, request_id: str, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        def start(params: Any) -> AsyncGenerator[RequestOutput, None]:
+            return plain(prompt, params, request_id, *args, **kwargs)
+
+        scored = SCORED_REQUEST.get()
+        if not isinstance(sampling_params, SamplingParams):
+            return start(sampling_params)
+        if isinstance(scored, Unscorable):
+            return _counted(start(sampling_params), sampling_params, monitor)
+        # The calls of a response are known by their order, so they are opened before the first output is asked for.
+        call = None if scored is None else scored.open_call(request_id, sampling_params.n)
+        return _followed(start, sampling_params, request_id, call, monitor)
 
     engine.generate = generate
 
 
-def watch_end(engine: EngineClient, launch: Launch) -> None:
-    """Note in `launch` whether the engine died; vLLM itself ends with exit status 0 then, as if it had been told to.
+def watch_end(engine: EngineClient, launch: Launch, at_end: Callable[[], None]) -> None:
+    """Call `at_end` when the server ends, and note in `launch` whether its engine died.
 
-    vLLM shuts the client down in both cases, the first time before or after it has noticed that the engine is dead.
+    vLLM itself ends with exit status 0 then, as if it had been told to. It shuts the client down in both cases, the
+    first time before or after it has noticed that the engine is dead.
     """
     plain: Callable[..., None] = engine.shutdown
     ended = False
@@ -50,6 +60,7 @@ def watch_end(engine: EngineClient, launch: Launch) -> None:
         nonlocal ended
         if not ended:
             launch.engine_died = engine.errored
+            at_end()
         ended = True
         plain(*args, **kwargs)
 
@@ -79,20 +90,32 @@ def take(output: RequestOutput, call: Call, *, deltas: bool) -> None:
             rows.tokens = list(part.token_ids)
 
 
-def _open_call(sampling_params: Any) -> Call | None:
-    scored = SCORED_REQUEST.get()
-    if scored is None or not isinstance(sampling_params, SamplingParams):
-        return None
-    return scored.open_call(sampling_params.n)
-
-
 async def _followed(
-    outputs: AsyncGenerator[RequestOutput, None], call: Call, *, deltas: bool
+    start: Callable[[SamplingParams], AsyncGenerator[RequestOutput, None]],
+    params: SamplingParams,
+    request_id: str,
+    call: Call | None,
+    monitor: Monitor,
 ) -> AsyncGenerator[RequestOutput, None]:
-    failed = False
+    """Generate, and note what is generated.
+
+    Args:
+        start: starts the engine's own generator.
+        params: the caller's sampling parameters.
+        request_id: the engine's id of the request.
+        call: the call as its response has opened it; None where no response carries its scores.
+        monitor: is told when it has ended.
+    """
+    if call is None:
+        call = monitor.ledger.open(monitor.traits, params.n, request_id=request_id)
+    call.started = True
+    deltas = params.output_kind == RequestOutputKind.DELTA
+    outputs = start(marked_params(params, call) if call.accepted else params)
+    failed = finished = False
     try:
         async for output in outputs:
             try:
+                finished = output.finished
                 take(output, call, deltas=deltas)
             except Exception:
                 # A monitoring failure must not fail a generation; its rows will not match, and the response says so.
@@ -101,4 +124,25 @@ async def _followed(
                 failed = True
             yield output
     finally:
-        await outputs.aclose()
+        try:
+            await outputs.aclose()
+        finally:
+            monitor.recorder.ended(call, finished=finished)
+
+
+async def _counted(
+    outputs: AsyncGenerator[RequestOutput, None], params: SamplingParams, monitor: Monitor
+) -> AsyncGenerator[RequestOutput, None]:
+    """Count tokens that cannot be scored."""
+    deltas = params.output_kind == RequestOutputKind.DELTA
+    count = 0
+    try:
+        async for output in outputs:
+            tokens = sum(len(part.token_ids) for part in output.outputs)
+            count = count + tokens if deltas else max(count, tokens)
+            yield output
+    finally:
+        try:
+            await outputs.aclose()
+        finally:
+            monitor.recorder.not_scorable(count)

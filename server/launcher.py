@@ -4,6 +4,7 @@ Our options are taken out of the command line, all others go to vLLM's own parse
 against each other before an engine starts.
 """
 
+import math
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -61,6 +62,46 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     help="Tap this layer too, for traits that are loaded later; may be given again.",
 )
 @click.option(
+    "--traits-spike-rate",
+    "spike_rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    metavar="RATE",
+    help="Share of neutral responses that may have a spike: chooses among the thresholds of a trait's card (0.01, "
+    "0.001), and is the budget that alerts count against.",
+)
+@click.option(
+    "--traits-threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=Z",
+    help="Smoothed z above which a run of tokens of trait NAME is a spike, in place of its card's. May be given again.",
+)
+@click.option(
+    "--traits-events",
+    "events",
+    metavar="FILE",
+    help="Log every spike to FILE as a line of JSON; `-` for standard output. No text, unless --traits-events-text.",
+)
+@click.option("--traits-events-text", "events_text", is_flag=True, help="Log the prompt and the response too.")
+@click.option(
+    "--traits-events-max-mb",
+    "events_max_mb",
+    type=click.FloatRange(0),
+    default=50,
+    show_default=True,
+    help="Rotate FILE when it would become longer, MiB; 0 for never.",
+)
+@click.option(
+    "--traits-events-keep",
+    "events_keep",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Rotated files to keep.",
+)
+@click.option(
     "--traits-default",
     "default",
     type=click.Choice(["tokens", "summary", "off"]),
@@ -84,6 +125,12 @@ def serve(
     default: Any,
     admin: bool,
     spare_layers: tuple[int, ...],
+    spike_rate: float,
+    thresholds: tuple[str, ...],
+    events: str | None,
+    events_text: bool,
+    events_max_mb: float,
+    events_keep: int,
     vllm_arguments: tuple[str, ...],
 ) -> None:
     """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
@@ -95,8 +142,10 @@ def serve(
         curl localhost:8000/v1/traits
     """
     from builder.artifacts import DEFAULT_LAYER
-    from server.config import Settings, load_served_traits
+    from server.config import Settings, SpikeLogSettings, load_served_traits
 
+    if events is None and events_text:
+        raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")
     overall, layer_of = parse_layers(layers)
     settings = Settings(
         directories=tuple(d.resolve() for d in directories),
@@ -105,6 +154,16 @@ def serve(
         default=default,
         admin=admin,
         spare_layers=spare_layers,
+        spike_rate=spike_rate,
+        threshold_of=parse_thresholds(thresholds),
+        spike_log=None
+        if events is None
+        else SpikeLogSettings(
+            events if events == "-" else str(Path(events).resolve()),
+            text=events_text,
+            max_bytes=round(events_max_mb * 2**20),
+            keep=events_keep,
+        ),
     )
     traits = load_served_traits(settings)
     _allow_plugin()
@@ -130,6 +189,20 @@ def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "La
         else:
             overall = layer
     return overall, layer_of
+
+
+def parse_thresholds(values: tuple[str, ...]) -> dict[str, float]:
+    """Return the thresholds of `--traits-threshold` values by trait."""
+    threshold_of = {}
+    for value in values:
+        name, _, z = value.rpartition("=")
+        try:
+            threshold_of[name] = float(z)
+        except ValueError:
+            threshold_of[name] = math.nan
+        if not name or not math.isfinite(threshold_of[name]):
+            raise ConfigError(f"--traits-threshold {value}: give a trait and a z, as in paternalism=3.5.")
+    return threshold_of
 
 
 def _allow_plugin() -> None:

@@ -6,17 +6,21 @@ nothing stays behind. All of it runs in the event loop of the API process.
 """
 
 import asyncio
+import time
 
 import numpy as np
 
 from server.choice_rows import ChoiceRows
-from server.columns import Columns
+from server.config import TraitSet
 from server.metrics import Metrics
+from server.scores import Scores
 from server.transport import ROW_HEAD, Frame, new_key
 
 # More open calls or more bytes of rows than this, and new ones are answered unscored. A row of six traits has 24 bytes.
 MAX_OPEN_CALLS = 16_384
 MAX_BYTES = 2**30
+# Seconds that an answer may wait for its last rows. They take milliseconds; this is for rows that were lost.
+ROWS_TIMEOUT = 1.0
 # Seconds that an answer waits for its last rows once frames have stopped to come.
 SILENT_TIMEOUT = 0.05
 
@@ -27,20 +31,39 @@ class Call:
     Attributes:
         key: what the worker calls it.
         accepted: False when the ledger was full: then no rows will come.
+        loaded: the traits that the server had when it began.
         num_choices: `n` of its sampling parameters.
-        columns: the columns of its rows.
+        request_id: the engine's id of the request.
         with_prompt: whether the prompt's tokens are scored too.
+        holders: how many still need its rows: its response, and the recorder.
+        started: whether the engine was asked for its first output.
+        engine: index of the engine that runs it, once a row has come.
     """
 
     def __init__(
-        self, ledger: "Ledger", key: str, columns: Columns, num_choices: int, *, with_prompt: bool, accepted: bool
+        self,
+        ledger: "Ledger",
+        key: str,
+        loaded: TraitSet,
+        num_choices: int,
+        *,
+        request_id: str,
+        with_prompt: bool,
+        holders: int,
+        accepted: bool,
     ):
         self.key = key
         self.accepted = accepted
+        self.loaded = loaded
         self.num_choices = num_choices
-        self.columns = columns
+        self.request_id = request_id
         self.with_prompt = with_prompt
+        self.holders = holders
+        self.started = False
+        self.engine: int | None = None
+        self.columns = loaded.columns
         self._ledger = ledger
+        self._scores: dict[int, tuple[int, Scores]] = {}
         self._choices: dict[int, ChoiceRows] = {}
         self._arrived = asyncio.Event()
 
@@ -60,6 +83,26 @@ class Call:
         if not number.isdecimal() or int(number) >= self.num_choices:
             raise ValueError(f"rows of {req_id!r}, which is none of {self.num_choices} choices")
         return self.choice(int(number))
+
+    def complete(self) -> bool:
+        """Tell whether every choice is complete."""
+        return all(self.choice(index).complete() for index in range(self.num_choices))
+
+    def scores(self, index: int) -> Scores:
+        """Return the scores of a choice so far, for all loaded traits; NaN where rows are missing."""
+        rows = self.choice(index)
+        count = len(rows.tokens)
+        known = self._scores.get(index)
+        if known is not None and known[0] == count:
+            return known[1]
+        states = np.full((count, self.columns.total), np.nan, dtype=np.float32)
+        if count:
+            states[:-1] = rows.states(0, count - 1)
+        places = self.loaded.places
+        scores = Scores(self.loaded.all, states[:, places].T, rows.prompt_last()[places])
+        if rows.complete():
+            self._scores[index] = count, scores
+        return scores
 
     def arrived(self) -> None:
         """Wake whoever waits for rows."""
@@ -115,21 +158,50 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, columns: Columns, num_choices: int = 1, *, with_prompt: bool = False) -> Call:
-        """Open a call; not accepted when too much is open, and then it goes unscored."""
-        accepted = len(self._open) < MAX_OPEN_CALLS and self._bytes < MAX_BYTES
-        key = new_key(self._api_process)
-        call = Call(self, key, columns, num_choices, with_prompt=with_prompt, accepted=accepted)
-        if accepted:
-            self._open[key] = call
-            self._metrics.ledger_requests.set(len(self._open))
+    def open(
+        self,
+        loaded: TraitSet,
+        num_choices: int = 1,
+        *,
+        request_id: str = "",
+        with_prompt: bool = False,
+        holders: int = 1,
+    ) -> Call:
+        """Open a call; not accepted when too much is open, and then it goes unscored.
+
+        Args:
+            loaded: the traits that it is scored for.
+            num_choices: `n` of its sampling parameters.
+            request_id: the engine's id of the request.
+            with_prompt: whether the prompt's tokens are scored too.
+            holders: how many will `release` it; the last closes it.
+        """
+        call = Call(
+            self,
+            new_key(self._api_process),
+            loaded,
+            num_choices,
+            request_id=request_id,
+            with_prompt=with_prompt,
+            holders=holders,
+            accepted=len(self._open) < MAX_OPEN_CALLS and self._bytes < MAX_BYTES,
+        )
+        if call.accepted:
+            self._open[call.key] = call
+            self._tell()
         return call
 
+    def release(self, call: Call) -> None:
+        """Say that one of a call's holders needs its rows no more."""
+        call.holders -= 1
+        if call.holders <= 0:
+            self.close(call)
+
     def close(self, call: Call) -> None:
-        """Forget a call and its rows."""
+        """Forget a call and its rows, whoever holds it."""
         if self._open.pop(call.key, None) is not None:
             self._bytes -= call.nbytes
-            self._metrics.ledger_requests.set(len(self._open))
+            self._tell()
 
     def reserve(self, nbytes: int) -> bool:
         """Take bytes for rows; False when there are not so many."""
@@ -146,6 +218,8 @@ class Ledger:
         """
         self.frames += 1
         self.silent = False
+        lag = max(0.0, time.time() - frame.time)
+        self._metrics.transport_lag[self._metrics.engine_of(frame.engine)].observe(lag)
         num_rows = sum(span.count for span in frame.spans)
         self._metrics.rows_received.inc(num_rows)
         values = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, ROW_HEAD + sum(frame.widths))
@@ -159,12 +233,17 @@ class Ledger:
             if call is None:
                 self._metrics.rows_unclaimed.inc(span.count)
             else:
+                call.engine = frame.engine
                 copies = call.columns.copies(frame.layers, frame.widths)
                 choice = call.choice_of(span.req_id)
                 kept = choice.write(
                     layers, copies, span.prompt_len, positions[first:end], token_ids[first:end], rows[first:end]
                 )
                 if not kept:
-                    self._metrics.rows_dropped.labels("ledger_full").inc(span.count)
+                    self._metrics.rows_dropped["ledger_full"].inc(span.count)
                 call.arrived()
             first = end
+
+    def _tell(self) -> None:
+        self._metrics.ledger_requests.set(len(self._open))
+        self._metrics.ledger_bytes.set(self._bytes)

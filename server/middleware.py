@@ -15,16 +15,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.attach import Attacher
 from server.errors import RequestError
-from server.metrics import Metrics
 from server.monitor import Monitor
-from server.scored import SCORED_REQUEST, ScoredRequest
+from server.recorder import Recorder
+from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection, select
 from server.shapes import MESSAGES, SHAPES
 from server.sse import EventSplitter
 
 _FIELD = "traits"
-# What makes a request's answer no run of tokens that could be scored, as its body says it.
-_NOT_SCORABLE = {"use_beam_search": "beam search", "background": "a background response"}
+# What makes a response carry no scores, as the request's body says it.
+_BEAM_SEARCH, _BACKGROUND = "use_beam_search", "background"
+_WITHOUT_SCORES = {_BEAM_SEARCH: "beam search", _BACKGROUND: "a background response"}
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,15 @@ class TraitsMiddleware:
         except RequestError as error:
             await _bad_request(error, _path(scope))(scope, receive, send)
             return
-        if selection is None:
-            await self._app(scope, _replay(received, receive), send)
+        if not isinstance(selection, Selection):
+            token = SCORED_REQUEST.set(selection)
+            try:
+                await self._app(scope, _replay(received, receive), send)
+            finally:
+                SCORED_REQUEST.reset(token)
             return
-        request = ScoredRequest(selection, monitor.ledger, monitor.metrics)
-        rewriter = _AnswerRewriter(Attacher(request, SHAPES[_path(scope)]), send, monitor.metrics)
+        request = ScoredRequest(selection, monitor.ledger)
+        rewriter = _AnswerRewriter(Attacher(request, SHAPES[_path(scope)]), send, monitor.recorder)
         token = SCORED_REQUEST.set(request)
         try:
             await self._app(scope, _replay(received, receive), rewriter)
@@ -68,29 +73,32 @@ class TraitsMiddleware:
 
 def _read_request(
     scope: Scope, received: list[Message], monitor: Monitor
-) -> tuple[Selection | None, Scope, list[Message]]:
-    """Decide whether a request is scored, and take our field out of its body.
+) -> tuple[Selection | Unscorable | None, Scope, list[Message]]:
+    """Decide what a response carries, and take our field out of the request's body.
 
     Returns:
-        What the response carries, and the request as vLLM is to see it.
+        What the response carries (None: no scores), and the request as vLLM is to see it.
 
     Raises:
         RequestError: `traits` is malformed, or asks for what cannot be scored.
     """
     body = b"".join(message.get("body", b"") for message in received)
-    names = [name for name in (_FIELD, *_NOT_SCORABLE) if f'"{name}"'.encode() in body]
+    names = [name for name in (_FIELD, *_WITHOUT_SCORES) if f'"{name}"'.encode() in body]
     # A body that says none of them, which is the usual one, need not be read.
     fields = _decode(body) if names else {}
     if fields is None:
         return None, scope, received
     said = _FIELD in fields
     asked = fields.pop(_FIELD, None)
-    selection = select(asked, monitor.traits, monitor.default)
-    unscorable = [what for name, what in _NOT_SCORABLE.items() if fields.get(name)]
-    if selection is not None and unscorable:
-        if asked is not None:
-            raise RequestError(f"traits: {unscorable[0]} cannot be scored; leave one of the two out.")
-        monitor.metrics.responses_incomplete.labels("not_scorable").inc()
+    selection: Selection | Unscorable | None = select(asked, monitor.traits, monitor.default)
+    without = [what for name, what in _WITHOUT_SCORES.items() if fields.get(name)]
+    if without and asked is not None and selection is not None:
+        raise RequestError(f"traits: {without[0]} carries no scores; leave one of the two out.")
+    if fields.get(_BEAM_SEARCH):
+        # Its beams share states and are dropped and continued: no run of tokens that could be scored.
+        monitor.recorder.not_attached("not_scorable")
+        selection = Unscorable.UNSCORABLE
+    elif without:
         selection = None
     if said:
         scope, received = _with_body(scope, fields)
@@ -100,9 +108,9 @@ def _read_request(
 class _AnswerRewriter:
     """A `send` that rewrites answers: a JSON body as a whole, a stream event by event, anything else not at all."""
 
-    def __init__(self, attacher: Attacher, send: Send, metrics: Metrics):
+    def __init__(self, attacher: Attacher, send: Send, recorder: Recorder):
         self._attacher = attacher
-        self._metrics = metrics
+        self._recorder = recorder
         self._send = send
         self._held: Message | None = None
         self._body = b""
@@ -163,7 +171,7 @@ class _AnswerRewriter:
     def _failed(self) -> None:
         """Count and log a failure of ours; from here on vLLM's answer goes out as it is."""
         self._broken = True
-        self._metrics.responses_incomplete.labels("internal_error").inc()
+        self._recorder.not_attached("internal_error")
         logger.exception("Scores could not be attached; the answer goes out without.")
 
 

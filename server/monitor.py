@@ -1,22 +1,43 @@
-"""What one API process knows while it serves: the traits, the open calls, the counters."""
+"""What one API process knows while it serves: the traits, the open calls, the recorder."""
+
+from collections.abc import Sequence
 
 from server.config import TraitsDefault, TraitSet
 from server.ledger import Ledger
 from server.metrics import Metrics
+from server.recorded import Sink
+from server.recorder import Recorder
 
 
 class Monitor:
     """The state that the middleware, the routes and the receiver of an API process share.
 
     Attributes:
-        traits: the traits that it has now.
         default: what a response carries when its request says nothing.
         ledger: the open calls.
-        metrics: the counters.
+        recorder: records what has ended.
     """
 
-    def __init__(self, traits: TraitSet, default: TraitsDefault, api_process: str, metrics: Metrics):
-        self.traits = traits
+    def __init__(
+        self,
+        traits: TraitSet,
+        default: TraitsDefault,
+        api_process: str,
+        metrics: Metrics,
+        model_name: str = "model",
+        sinks: Sequence[Sink] = (),
+    ):
         self.default = default
-        self.metrics = metrics
         self.ledger = Ledger(api_process, metrics)
+        self.recorder = Recorder(self.ledger, metrics, model_name, sinks)
+        self.traits = traits
+
+    @property
+    def traits(self) -> TraitSet:
+        """The traits that it has now."""
+        return self._traits
+
+    @traits.setter
+    def traits(self, loaded: TraitSet) -> None:
+        self._traits = loaded
+        self.recorder.tally.show(loaded.all)

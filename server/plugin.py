@@ -5,6 +5,7 @@ name without the key.
 """
 
 import asyncio
+import copy
 import logging
 from argparse import Namespace
 from collections import defaultdict
@@ -16,16 +17,21 @@ from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
 from server.canary import run_canary
-from server.config import CONFIG_KEY, ServedTrait, load_served_traits, trait_set
+from server.config import CONFIG_KEY, ServedTrait, Settings, load_served_traits, trait_set
 from server.engine import watch, watch_end
 from server.errors import ConfigError
+from server.events import SpikeLog
+from server.exposition import MetricsMiddleware
 from server.guard import end_with
+from server.labels import engine_indexes, model_name
 from server.launch import launch_of
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
+from server.recorded import Sink
 from server.registry import Registry, ServedModel
 from server.routes import Serving, add_routes
+from server.telemetry import telemetry_from_environment
 from server.transport import Receiver
 
 logger = logging.getLogger(__name__)
@@ -39,11 +45,12 @@ class TraitwatchPlugin:
 
     def __init__(self) -> None:
         self._up: Serving | None = None
-        self._receiving: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the middleware and the routes of `/v1/traits`."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
+        app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
         add_routes(app, self._serving)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
@@ -55,23 +62,35 @@ class TraitwatchPlugin:
         assert engine_client is not None, "the task 'generate' has an engine"
         launch = launch_of(args)
         settings = launch.settings
-        watch_end(engine_client, launch)
+        watch_end(engine_client, launch, self._end)
         end_with(launch.pid)
         await engine_client.collective_rpc("traitwatch_end_with", args=(launch.pid,))
         model = _served_model(engine_client)
         traits = load_served_traits(settings)
-        metrics = Metrics()
+        config = engine_client.vllm_config
+        name = model_name(config)
+        metrics = Metrics(model_name=name, engines=engine_indexes(config.parallel_config))
         receiver = Receiver(metrics, launch.sockets)
-        monitor = Monitor(trait_set(traits, model.tapped), settings.default, receiver.api_process, metrics)
-        self._receiving = asyncio.create_task(receiver.run(monitor.ledger.deliver))
-        self._receiving.add_done_callback(_log_end)
+        loaded = trait_set(traits, model.tapped)
+        sinks = _sinks(settings, engine_client, metrics)
+        monitor = Monitor(loaded, settings.default, receiver.api_process, metrics, name, sinks)
+        self._tasks = [
+            asyncio.create_task(receiver.run(monitor.ledger.deliver)),
+            asyncio.create_task(monitor.recorder.flush_at_intervals()),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(_log_end)
         await engine_client.collective_rpc("traitwatch_connect", args=(receiver.api_process, receiver.endpoint))
         await _load(engine_client, traits)
         await run_canary(engine_client, monitor)
-        watch(engine_client)
+        watch(engine_client, monitor)
         registry = Registry(monitor, engine_client, settings, model) if settings.admin else None
         self._up = Serving(monitor, registry)
         logger.info("Scoring %s.", ", ".join(f"{t.name} at layer {t.layer}" for t in traits))
+
+    def _end(self) -> None:
+        if self._up is not None:
+            self._up.monitor.recorder.close()
 
     def _serving(self) -> Serving:
         if self._up is None:
@@ -101,6 +120,28 @@ async def _load(engine: EngineClient, traits: list[ServedTrait]) -> None:
         await engine.collective_rpc("traitwatch_load", args=(layer, 0, directions.tobytes(), len(members)))
 
 
+def _sinks(settings: Settings, engine: EngineClient, metrics: Metrics) -> list[Sink]:
+    """Return those who are told of every response."""
+    sinks: list[Sink] = []
+    log = settings.spike_log
+    if log is not None:
+        # The log's thread decodes, and a tokenizer is not made for two threads.
+        decode = copy.deepcopy(engine.get_tokenizer()).decode if log.text else None
+        sinks.append(
+            SpikeLog(
+                log.file,
+                max_bytes=log.max_bytes,
+                keep=log.keep,
+                dropped=metrics.events_dropped["log"].inc,
+                decode=decode,
+            )
+        )
+    telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
+    if telemetry is not None:
+        sinks.append(telemetry)
+    return sinks
+
+
 def _log_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        logger.error("Receiving projections ended; responses will be incomplete.", exc_info=task.exception())
+        logger.error("Receiving or recording projections ended.", exc_info=task.exception())

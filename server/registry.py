@@ -17,7 +17,7 @@ from vllm.engine.protocol import EngineClient
 
 from builder.artifacts import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
 from builder.errors import ArtifactError
-from server.config import Layer, ServedTrait, Settings, TraitSet, check_fits, chosen_layer, trait_set
+from server.config import Layer, ServedTrait, Settings, TraitSet, check_fits, chosen_layer, chosen_threshold, trait_set
 from server.errors import AdminError, ConfigError
 from server.monitor import Monitor
 
@@ -72,7 +72,8 @@ class Registry:
                 vector = await asyncio.to_thread(self._read, check_trait_name(name), request.path)
                 layer = chosen_layer(vector, self._layer(name, request))
                 self._check_tapped(layer)
-                trait = ServedTrait(vector, layer, self._free_column(layer))
+                threshold = chosen_threshold(vector, layer, self._settings)
+                trait = ServedTrait(vector, layer, self._free_column(layer), threshold)
                 check_fits([trait], self._model.name, self._model.num_layers, self._model.hidden_size)
             except (ArtifactError, ConfigError) as error:
                 raise AdminError(400, str(error)) from None

@@ -6,19 +6,16 @@ endpoint of vLLM does between the two, its calls are known in their order, with 
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from enum import Enum
 from typing import Any
 
 import numpy as np
 
 from builder.artifacts import Float32Array
 from server.choice_rows import ChoiceRows
-from server.ledger import Call, Ledger
-from server.metrics import Metrics
-from server.scores import summary, token_values
+from server.ledger import ROWS_TIMEOUT, Call, Ledger
+from server.scores import Scores, token_values
 from server.selection import Selection
-
-# Seconds that an answer may wait for its last rows. They take milliseconds; this is for rows that were lost.
-ROWS_TIMEOUT = 1.0
 
 
 class ScoredRequest:
@@ -28,28 +25,37 @@ class ScoredRequest:
         selection: what its response is to carry.
     """
 
-    def __init__(self, selection: Selection, ledger: Ledger, metrics: Metrics):
+    def __init__(self, selection: Selection, ledger: Ledger):
         self.selection = selection
         self._ledger = ledger
-        self._metrics = metrics
         self._calls: list[Call] = []
         self._closed = False
         # Of each answer, the tokens whose projections have gone out.
         self._sent: dict[int | None, int] = {}
 
-    def open_call(self, num_choices: int) -> Call | None:
-        """Open a call of the engine; None once the response is over."""
+    def open_call(self, request_id: str, num_choices: int) -> Call | None:
+        """Open a call of the engine, which the response and the recorder hold; None once the response is over."""
         if self._closed:
             return None
-        call = self._ledger.open(self.selection.columns, num_choices, with_prompt=self.selection.prompt)
+        call = self._ledger.open(
+            self.selection.loaded,
+            num_choices,
+            request_id=request_id,
+            with_prompt=self.selection.prompt,
+            holders=2,
+        )
         self._calls.append(call)
         return call
 
     def close(self) -> None:
-        """Forget the calls and their rows."""
+        """Need the calls and their rows no more."""
         self._closed = True
         for call in self._calls:
-            self._ledger.close(call)
+            if call.started:
+                self._ledger.release(call)
+            else:
+                # The engine was never asked for an output, so nobody will say that the call has ended.
+                self._ledger.close(call)
 
     def progress(self, carrier: dict[str, Any], answer: int | None) -> None:
         """Put the projections that arrived since the answer's last event into `carrier`, if any did.
@@ -78,16 +84,15 @@ class ScoredRequest:
             answer: as of `progress`.
             whole: whether it carries all tokens, whatever earlier events carried.
         """
-        missing = await self._wait(answer)
+        complete = await self._wait(answer)
         turns = self._turns(answer)
         total = sum(len(rows.tokens) for rows in turns)
         start = 0 if whole else self._sent.get(answer, 0)
         selection = self.selection
-        states = selection.projections(_states(turns, 0, total))
-        prompt_last = selection.projections(turns[0].prompt_last()[None])[:, 0] if turns else None
-        tokens = token_values(states[:, start:]) if selection.tokens else None
+        scores = self._scores(answer, turns, total)
+        tokens = token_values(selection.chosen(scores.projections)[:, start:]) if selection.tokens else None
         prompt = token_values(selection.projections(turns[0].prompt_states())) if selection.prompt and turns else None
-        traits = summary(selection.traits, states, prompt_last)
+        traits = scores.of(selection.traits)
         for i, fields in enumerate(traits.values()):
             if prompt is not None:
                 fields["prompt_tokens"] = prompt[i]
@@ -96,11 +101,7 @@ class ScoredRequest:
                 if not whole:
                     fields["start"] = start
         carrier["traits"] = traits
-        carrier["traits_complete"] = missing is None
-        if missing is None:
-            self._metrics.responses_scored.inc()
-        else:
-            self._metrics.responses_incomplete.labels(missing).inc()
+        carrier["traits_complete"] = complete
 
     def _turns(self, answer: int | None) -> list[ChoiceRows]:
         """Return what an answer is made of: one choice of one call, or the only choice of every call."""
@@ -117,17 +118,35 @@ class ScoredRequest:
             answer -= call.num_choices
         raise LookupError(f"the response has {answer + 1} more choices than the engine was asked for")
 
-    async def _wait(self, answer: int | None) -> str | None:
-        """Wait for the last rows; return why they are not all here, or None where they are."""
+    async def _wait(self, answer: int | None) -> bool:
+        """Wait for the last rows; return whether they are all here."""
         parts = [(call, 0) for call in self._calls] if answer is None else [self._call(answer)]
         if not all(call.accepted for call, _ in parts):
-            return "ledger_full"
-        complete = [await call.wait_complete(index, ROWS_TIMEOUT) for call, index in parts]
-        return None if all(complete) else "rows_missing"
+            return False
+        return all([await call.wait_complete(index, ROWS_TIMEOUT) for call, index in parts])
+
+    def _scores(self, answer: int | None, turns: Sequence[ChoiceRows], total: int) -> Scores:
+        """Return the scores of an answer for all loaded traits."""
+        if answer is not None:
+            call, index = self._call(answer)
+            return call.scores(index)
+        if len(self._calls) == 1:
+            return self._calls[0].scores(0)
+        loaded = self.selection.loaded
+        states = _states(turns, 0, total)[:, loaded.places].T
+        last = turns[0].prompt_last()[loaded.places] if turns else np.full(len(loaded.all), np.nan, dtype=np.float32)
+        return Scores(loaded.all, states, last)
 
 
-# The request whose handler is running; the calls of the engine that it makes are its own.
-SCORED_REQUEST: ContextVar[ScoredRequest | None] = ContextVar("traitwatch_scored_request", default=None)
+class Unscorable(Enum):
+    """Stands in the place of a scored request where the calls of the engine are no runs of tokens."""
+
+    UNSCORABLE = "unscorable"
+
+
+# The request whose handler is running; the calls of the engine that it makes are its own. None: one whose response
+# carries no scores, or none at all.
+SCORED_REQUEST: ContextVar[ScoredRequest | Unscorable | None] = ContextVar("traitwatch_scored_request", default=None)
 
 
 def _arrived(turns: Sequence[ChoiceRows]) -> int:

@@ -48,6 +48,10 @@ class Selection:
         chosen: Float32Array = states[:, self._places].T
         return chosen
 
+    def chosen(self, values: Float32Array) -> Float32Array:
+        """Return the rows of the traits out of those of all loaded ones: `[num_loaded, ...]`."""
+        return values[self._among_loaded]
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The traits' names."""
@@ -56,7 +60,13 @@ class Selection:
     @cached_property
     def _places(self) -> npt.NDArray[np.intp]:
         """Where the traits' columns stand in a row: `[num_traits]`."""
-        return np.array([self.columns.place(trait.layer, trait.column) for trait in self.traits], dtype=np.intp)
+        return self.loaded.places[self._among_loaded]
+
+    @cached_property
+    def _among_loaded(self) -> list[int]:
+        """Where the traits stand among all that are loaded."""
+        order = {name: i for i, name in enumerate(self.loaded.traits)}
+        return [order[name] for name in self.names]
 
 
 def select(value: object, loaded: TraitSet, default: TraitsDefault) -> Selection | None:

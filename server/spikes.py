@@ -6,12 +6,10 @@ for calibration, over whole responses; the two are tested against each other.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.smoothing import MIN_TOKENS, WINDOW
-
-THRESHOLD = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,30 +27,57 @@ class Spike:
     peak_z: float
 
 
-def find_spikes(
-    z: Sequence[float], threshold: float = THRESHOLD, window: int = WINDOW, min_tokens: int = MIN_TOKENS
-) -> list[Spike]:
-    """Return the spikes of a response, in order.
+class SpikeDetector:
+    """Finds the spikes of one response, token by token, in constant time and memory a token.
 
-    Args:
-        z: z of each token state; NaN, where a state is missing, ends a spike and does not count.
+    Args of the constructor:
         threshold: the smoothed z must be above this.
         window: tokens of the smoothing.
         min_tokens: a shorter run is not a spike.
     """
-    spikes: list[Spike] = []
-    weight = 2.0 / (window + 1)
-    smoothed = 0.0
-    start: int | None = None
-    for i, value in enumerate(z):
-        missing = math.isnan(value)
+
+    def __init__(self, threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS):
+        self._threshold = threshold
+        self._weight = 2.0 / (window + 1)
+        self._min_tokens = min_tokens
+        self._smoothed = 0.0
+        self._count = 0
+        # Of the run above the threshold that is under way: its first token (None outside of one), its highest z.
+        self._start: int | None = None
+        self._peak = -math.inf
+
+    def push(self, z: float) -> Spike | None:
+        """Take the next token's z, and return the spike that it ended, if it did.
+
+        Args:
+            z: NaN, where the state is missing, ends a spike and does not count.
+        """
+        missing = math.isnan(z)
         if not missing:
-            smoothed += weight * (value - smoothed)
-        if smoothed > threshold and not missing:
-            start = i if start is None else start
-        elif start is not None:
-            spikes.append(Spike(start, i, max(z[start:i])))
-            start = None
-    if start is not None:
-        spikes.append(Spike(start, len(z), max(z[start:])))
-    return [spike for spike in spikes if spike.end - spike.start >= min_tokens]
+            self._smoothed += self._weight * (z - self._smoothed)
+        ended = None
+        if self._smoothed > self._threshold and not missing:
+            if self._start is None:
+                self._start, self._peak = self._count, z
+            else:
+                self._peak = max(self._peak, z)
+        else:
+            ended = self.finish()
+        self._count += 1
+        return ended
+
+    def finish(self) -> Spike | None:
+        """End the response, and return the spike that lasts to its end, if one does."""
+        start, self._start = self._start, None
+        if start is None or self._count - start < self._min_tokens:
+            return None
+        return Spike(start, self._count, self._peak)
+
+
+def find_spikes(
+    z: Iterable[float], threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS
+) -> list[Spike]:
+    """Return the spikes of a response, in order; `z` and the rest are as of `SpikeDetector`."""
+    detector = SpikeDetector(threshold, window, min_tokens)
+    found = [*map(detector.push, z), detector.finish()]
+    return [spike for spike in found if spike is not None]

@@ -13,10 +13,11 @@ many.
 import logging
 import queue
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,8 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
         widths: columns of each of them.
         spans: what the rows are, in their order.
         dropped: rows for this API process that were lost since the last frame.
+        engine: index of the engine, as vLLM's metrics have it.
+        time: when the pass ended, seconds since 1970.
         data: float32 `[sum of counts, ROW_HEAD + sum of widths]`, C order: position, token id, and then projections in
             units of the hidden state.
     """
@@ -73,6 +76,8 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
     widths: list[int]
     spans: list[Span]
     dropped: int
+    engine: int
+    time: float
     data: bytes
 
 
@@ -95,12 +100,14 @@ class Rows:
         widths: columns of each tapped layer.
         values: `[num_rows, ROW_HEAD + sum(widths)]`, float32, host memory, as in a frame.
         ready: recorded after the device-to-host copy; None where there was none.
+        time: when the pass ended, seconds since 1970.
     """
 
     spans: Sequence[Span]
     widths: Sequence[int]
     values: torch.Tensor
     ready: torch.cuda.Event | None
+    time: float = field(default_factory=time.time)
 
     @property
     def nbytes(self) -> int:
@@ -111,8 +118,9 @@ class Rows:
 class Sender:
     """Sends rows from a thread of its own, so that the forward pass waits for neither the device nor the socket."""
 
-    def __init__(self, layers: Sequence[int]):
+    def __init__(self, layers: Sequence[int], engine: int):
         self._layers = list(layers)
+        self._engine = engine
         self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
         # Bytes put in by the worker and taken out by the thread: each is written by one of the two alone.
         self._put = 0
@@ -151,7 +159,7 @@ class Sender:
                 if item.ready is not None:
                     item.ready.synchronize()
                 for api_process, spans, values in _by_owner(item):
-                    self._send(encoder, api_process, spans, item.widths, values)
+                    self._send(encoder, api_process, spans, item, values)
             except Exception:
                 # One bad pass must not end the monitoring of all that follow.
                 logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
@@ -165,12 +173,12 @@ class Sender:
         encoder: msgspec.msgpack.Encoder,
         api_process: str,
         spans: Sequence[Span],
-        widths: Sequence[int],
+        rows: Rows,
         values: bytes,
     ) -> None:
         """Send one frame, or count its rows as lost where its reader lags."""
         lost = self._lost[api_process]
-        frame = Frame(self._layers, list(widths), list(spans), lost, values)
+        frame = Frame(self._layers, list(rows.widths), list(spans), lost, self._engine, rows.time, values)
         try:
             self._sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
             self._lost[api_process] -= lost
@@ -233,7 +241,7 @@ class Receiver:
                 try:
                     frame = decoder.decode(message)
                     if frame.dropped:
-                        self._metrics.rows_dropped.labels("reader_behind").inc(frame.dropped)
+                        self._metrics.rows_dropped["reader_behind"].inc(frame.dropped)
                     deliver(frame)
                 except (msgspec.DecodeError, ValueError) as error:
                     self._metrics.frames_unreadable.inc()

@@ -67,7 +67,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         if get_tensor_model_parallel_rank() != 0 or not self._tap.layers:
             return
         if self._sender is None:
-            self._sender = Sender(self._tap.layers)
+            self._sender = Sender(self._tap.layers, self.vllm_config.parallel_config.data_parallel_index)
         self._sender.connect(api_process, endpoint)
         self._api_processes.add(api_process)
 
@@ -98,7 +98,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         try:
             self._track(scheduler_output)
             if self._sender is not None and self._requests and scheduler_output.total_num_scheduled_tokens:
-                self._send(self._read_layout(self.model_runner, scheduler_output))
+                self._send(self._read_layout(self.model_runner))
         except Exception:
             # A monitoring failure must not end the engine; it is told once, and its responses are incomplete.
             if not self._failed:

@@ -26,15 +26,12 @@ MALFORMED: list[tuple[Any, str]] = [
     (1, "traits must be"),
 ]
 BEAM = {"use_beam_search": True, "n": 2, "temperature": 0.0, "max_tokens": 8}
+BACKGROUND = {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8}
 UNSCORABLE = [
     pytest.param(CHAT, {"model": MODEL_NAME, "messages": CONVERSATION, **BEAM}, id="chat, beam search"),
     pytest.param(COMPLETIONS, {"model": MODEL_NAME, "prompt": "The sea", **BEAM}, id="completions, beam search"),
-    pytest.param(
-        RESPONSES,
-        {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8},
-        id="responses, in the background",
-    ),
 ]
+UNATTACHED = [*UNSCORABLE, pytest.param(RESPONSES, BACKGROUND, id="responses, in the background")]
 
 
 def _computed(server: Server) -> float:
@@ -91,34 +88,34 @@ def test_the_anthropic_sdk_raises_a_bad_request(scored: Server) -> None:
 
 
 @pytest.mark.parametrize("traits", [True, {"include": ["probe1"]}, {"tokens": False}])
-@pytest.mark.parametrize(("path", "body"), UNSCORABLE)
-def test_what_cannot_be_scored_is_refused_where_scores_were_asked_for(
+@pytest.mark.parametrize(("path", "body"), UNATTACHED)
+def test_scores_are_refused_where_a_response_cannot_carry_them(
     path: str, body: dict[str, Any], traits: Any, scored: Server
 ) -> None:
     before = _computed(scored)
     response = post(scored, path, body, traits=traits)
     assert response.status_code == 400
-    assert "cannot be scored" in response.json()["error"]["message"]
+    assert "carries no scores" in response.json()["error"]["message"]
     assert _computed(scored) == before
 
 
+@pytest.mark.parametrize("traits", [None, False])
 @pytest.mark.parametrize(("path", "body"), UNSCORABLE)
 def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
-    path: str, body: dict[str, Any], scored: Server
+    path: str, body: dict[str, Any], traits: Any, scored: Server
 ) -> None:
-    before = scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable")
-    response = post(scored, path, body)
+    responses = scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable")
+    tokens = scored.metric("traitwatch_tokens_unscored_total", reason="not_scorable")
+    response = post(scored, path, body, **({} if traits is None else {"traits": traits}))
     assert response.status_code == 200, response.text
     assert not any(f'"{name}"' in response.text for name in OURS)
-    assert scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable") == before + 1
-    unwatched = post(scored, path, body, traits=False)
-    assert unwatched.status_code == 200
-    assert scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable") == before + 1
+    assert scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable") == responses + 1
+    assert scored.metric("traitwatch_tokens_unscored_total", reason="not_scorable") > tokens
 
 
-def test_a_background_response_is_as_vllm_keeps_it(scored: Server) -> None:
-    body = {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8}
-    queued = post(scored, RESPONSES, body).json()
+def test_a_background_response_is_as_vllm_keeps_it_and_is_recorded(scored: Server) -> None:
+    before = scored.metric("traitwatch_tokens_scored_total")
+    queued = post(scored, RESPONSES, BACKGROUND).json()
     assert queued["status"] == "queued"
     deadline = time.monotonic() + 30
     while (kept := httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}").json())["status"] in ("queued", "in_progress"):
@@ -126,6 +123,9 @@ def test_a_background_response_is_as_vllm_keeps_it(scored: Server) -> None:
         time.sleep(0.05)
     assert kept["usage"]["output_tokens"] == 8
     assert kept.keys().isdisjoint(OURS)
+    while scored.metric("traitwatch_tokens_scored_total") != before + 7:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])

@@ -38,7 +38,7 @@ class FaultyWorker(TraitWorker):
 
     def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
         self._endpoint = (api_process, endpoint)
-        self._sender = StallingSender(self._tap.layers)
+        self._sender = StallingSender(self._tap.layers, self.vllm_config.parallel_config.data_parallel_index)
         super().traitwatch_connect(api_process, endpoint)
 
     def _send(self, layout: Any) -> None:

@@ -62,6 +62,7 @@ class Counts:
     incomplete: float
     # Of each engine.
     generated: list[float]
+    tokens: list[float]
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,19 @@ def counts(server: Server, setup: Setup) -> Counts:
         generated=[
             server.metric("vllm:generation_tokens_total", engine=str(engine)) for engine in range(setup.engines)
         ],
+        tokens=[server.metric("traitwatch_tokens_scored_total", engine=str(engine)) for engine in range(setup.engines)],
     )
 
 
 def scored_by_process(temporary: Path) -> list[float]:
     """Return the responses that each API process has scored, out of the files in which they share their metrics."""
     return [
-        value
+        sum(
+            value
+            for key, value, _, _ in MmapedDict.read_all_values_from_file(file)
+            if '"traitwatch_responses_scored_total"' in key
+        )
         for file in temporary.glob("*/counter_*.db")
-        for key, value, _, _ in MmapedDict.read_all_values_from_file(file)
-        if '"traitwatch_responses_scored_total"' in key
     ]
 
 
@@ -141,6 +145,8 @@ def test_the_metrics_count_the_responses_of_all_api_processes(run: Run) -> None:
     assert run.at_start.scored == 0
     assert run.at_end.scored == NUM_CONCURRENT + 1
     assert run.at_end.incomplete == 0
+    assert all(run.at_end.tokens), "every token is credited to the engine that generated it"
+    assert sum(run.at_end.tokens) == sum(len(answer.tokens) - 1 for answer in run.answers)
 
 
 def test_every_api_process_has_checked_every_engine_before_the_server_was_up(run: Run) -> None:

@@ -61,7 +61,8 @@ class Engine:
             SimpleNamespace(index=index, token_ids=list(self._tokens[index][first : step + 1]))
             for index in range(params.n)
         ]
-        return SimpleNamespace(prompt_token_ids=PROMPT, outputs=parts)
+        finished = step == len(self._tokens[0]) - 1
+        return SimpleNamespace(prompt_token_ids=PROMPT, outputs=parts, finished=finished)
 
     def _send(self, params: SamplingParams, request_id: str, index: int, step: int) -> None:
         """Send the rows of a pass: of the prompt first, then of the token that was generated before."""

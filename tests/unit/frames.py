@@ -20,7 +20,14 @@ class Run:
     values: Sequence[float]
 
 
-def frame(*runs: Run, layers: Sequence[int] = (2,), widths: Sequence[int] | None = None, dropped: int = 0) -> Frame:
+def frame(
+    *runs: Run,
+    layers: Sequence[int] = (2,),
+    widths: Sequence[int] | None = None,
+    dropped: int = 0,
+    engine: int = 0,
+    time: float = 0.0,
+) -> Frame:
     """Return the frame of some runs; each projection stands in all columns of its row."""
     widths = [1] * len(layers) if widths is None else list(widths)
     rows = [
@@ -29,7 +36,7 @@ def frame(*runs: Run, layers: Sequence[int] = (2,), widths: Sequence[int] | None
         for position, token_id, value in zip(run.positions, run.token_ids, run.values, strict=True)
     ]
     spans = [Span(run.key, run.req_id, run.prompt_len, len(run.positions)) for run in runs]
-    return Frame(list(layers), widths, spans, dropped, np.array(rows, dtype=np.float32).tobytes())
+    return Frame(list(layers), widths, spans, dropped, engine, time, np.array(rows, dtype=np.float32).tobytes())
 
 
 def answer_run(key: str, prompt: Sequence[int], tokens: Sequence[int], req_id: str = "chatcmpl-x-1") -> Run:

@@ -41,7 +41,7 @@ class Engine:
         span = Span(params.extra_args[REQUEST_KEY], request_id, len(PROMPT), len(rows))
         if rows:
             data = np.array(rows, dtype=np.float32).tobytes()
-            self._monitor.ledger.deliver(Frame([2], [2], [span], 0, data))
+            self._monitor.ledger.deliver(Frame([2], [2], [span], 0, 0, 0.0, data))
         output = SimpleNamespace(index=0, token_ids=TOKENS)
         yield SimpleNamespace(prompt_token_ids=PROMPT, outputs=[output])
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.artifacts import Card, save_card, save_tensor, vector_sha256
-from server.config import Settings, check_fits, load_served_traits, tap_config, trait_set
+from builder.artifacts import Calibration, Card, LayerCalibration, save_card, save_tensor, vector_sha256
+from builder.card import SpikeThreshold
+from server.config import Settings, Threshold, check_fits, load_served_traits, tap_config, trait_set
 from server.errors import ConfigError
-from server.launcher import parse_layers
+from server.launcher import parse_layers, parse_thresholds
 
 
 def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **options: object) -> Settings:
@@ -100,3 +101,72 @@ def test_layers_on_the_command_line() -> None:
 def test_a_layer_that_is_no_number(value: str) -> None:
     with pytest.raises(ConfigError, match="give a layer index"):
         parse_layers((value,))
+
+
+def calibrated(directory: Path, *thresholds: SpikeThreshold, window: int | None = 8) -> Path:
+    """Save a vector `a` with a card that knows some thresholds."""
+    vector = np.ones((4, 8), dtype=np.float32)
+    date = datetime.date(2026, 1, 1)
+    save_tensor(vector, directory / "a.pt")
+    calibration = Calibration(
+        layers=[LayerCalibration(mean=1, std=2, thresholds=list(thresholds))] * 4,
+        num_prompts=1,
+        num_tokens=2,
+        spike_window=window,
+        spike_min_tokens=3,
+        engine="test",
+        date=date,
+    )
+    card = Card(
+        trait="a",
+        model="m",
+        hidden_size=8,
+        num_layers=3,
+        sha256=vector_sha256(vector),
+        date=date,
+        calibration=calibration,
+    )
+    save_card(card, directory / "a.json")
+    return directory
+
+
+ONE_IN_100 = SpikeThreshold(rate=0.01, z=3.5, low=3, high=4)
+ONE_IN_1000 = SpikeThreshold(rate=0.001, z=5.5, low=4, high=7)
+
+
+def test_the_threshold_is_the_cards_for_the_wanted_rate(tmp_path: Path) -> None:
+    calibrated(tmp_path, ONE_IN_100, ONE_IN_1000)
+    (trait,) = load_served_traits(Settings((tmp_path,), layer=2))
+    assert trait.threshold == Threshold(3.5, 0.01)
+    (trait,) = load_served_traits(Settings((tmp_path,), layer=2, spike_rate=0.001))
+    assert trait.threshold == Threshold(5.5, 0.001)
+    with pytest.raises(ConfigError, match=r"'a' knows the thresholds for 0.01, 0.001; take one of these"):
+        load_served_traits(Settings((tmp_path,), layer=2, spike_rate=0.05))
+
+
+def test_an_operators_threshold_takes_the_place_of_the_cards(tmp_path: Path) -> None:
+    calibrated(tmp_path, ONE_IN_100)
+    (trait,) = load_served_traits(Settings((tmp_path,), layer=2, spike_rate=0.05, threshold_of={"a": 2.5}))
+    assert trait.threshold == Threshold(2.5, 0.05)
+    with pytest.raises(ConfigError, match="--traits-threshold names 'b', but the vectors are: a"):
+        load_served_traits(Settings((tmp_path,), layer=2, threshold_of={"b": 2.5}))
+
+
+@pytest.mark.parametrize("how", ["uncalibrated", "too few answers", "another smoothing"])
+def test_where_nobody_knows_a_threshold_there_is_none_and_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    calibrated(tmp_path, *([] if how == "too few answers" else [ONE_IN_100]), window=4 if "another" in how else 8)
+    if how == "uncalibrated":
+        (tmp_path / "a.json").unlink()
+    (trait,) = load_served_traits(Settings((tmp_path,), layer=2))
+    assert trait.threshold is None
+    assert "no alert will fire for it" in caplog.text
+    assert "traitwatch calibrate" in caplog.text
+
+
+def test_thresholds_are_read_from_the_command_line() -> None:
+    assert parse_thresholds(("a=3.5", "b.c-d=-1")) == {"a": 3.5, "b.c-d": -1.0}
+    for bad in ("3.5", "a=", "=3", "a=x", "a=nan", "a=inf"):
+        with pytest.raises(ConfigError, match=r"give a trait and a z"):
+            parse_thresholds((bad,))

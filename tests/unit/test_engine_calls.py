@@ -1,5 +1,6 @@
-"""The engine's `generate` marks the calls of a scored request, sees their tokens, and leaves all others alone."""
+"""The engine's `generate` marks its calls, sees their tokens, and has every one recorded, whoever made it."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,43 +10,132 @@ from vllm.sampling_params import RequestOutputKind
 
 from server.config import trait_set
 from server.engine import watch
-from server.ledger import Ledger
 from server.metrics import Metrics
-from server.scored import SCORED_REQUEST, ScoredRequest
+from server.monitor import Monitor
+from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection
 from server.transport import REQUEST_KEY
 from tests.unit.engine import PROMPT, TOKENS, Engine
+from tests.unit.samples import sample
 from tests.unit.traits import served_trait
 
 LOADED = trait_set([served_trait()])
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
 
 
 @pytest.fixture
-def engine(metrics: Metrics) -> Any:
-    engine = Engine(Ledger("api", metrics))
-    watch(engine)  # type: ignore[arg-type]
+def monitor(registry: CollectorRegistry) -> Monitor:
+    return Monitor(LOADED, "tokens", "api", Metrics(registry))
+
+
+@pytest.fixture
+def engine(monitor: Monitor) -> Any:
+    engine = Engine(monitor.ledger)
+    watch(engine, monitor)  # type: ignore[arg-type]
     return engine
 
 
 @pytest.fixture
-def request_(engine: Any, metrics: Metrics) -> ScoredRequest:
-    return ScoredRequest(Selection(tuple(LOADED.traits.values()), LOADED), engine.ledger, metrics)
+def request_(engine: Any) -> ScoredRequest:
+    return ScoredRequest(Selection(LOADED.all, LOADED), engine.ledger)
 
 
 async def run(engine: Any, params: SamplingParams) -> list[Any]:
     return [output async for output in engine.generate({"prompt_token_ids": PROMPT}, params, "chatcmpl-1")]
 
 
-async def test_a_call_outside_a_scored_request_goes_through_as_it_came(engine: Any) -> None:
-    params = SamplingParams(extra_args={"mine": 1})
+async def test_a_call_whose_response_carries_no_scores_is_recorded(engine: Any, registry: CollectorRegistry) -> None:
+    params = SamplingParams(n=2, extra_args={"mine": 1})
     assert await run(engine, params)
-    assert engine.seen == [params]
+    assert params.extra_args == {"mine": 1}, "the caller's object is not touched"
+    assert sample(registry, "tokens_scored_total") == 4
+    assert sample(registry, "responses_scored_total") == 2
+    assert sample(registry, "last_score_timestamp_seconds") > 0
+    assert len(engine.ledger) == 0
+
+
+async def test_what_is_not_sampled_goes_through_as_it_came(engine: Any) -> None:
+    params = SamplingParams(extra_args={"mine": 1})
+    token = SCORED_REQUEST.set(Unscorable.UNSCORABLE)
+    await run(engine, params)
+    SCORED_REQUEST.reset(token)
     assert engine.seen[0] is params
+    assert len(engine.ledger) == 0
+
+
+@pytest.mark.parametrize("kind", list(RequestOutputKind))
+async def test_tokens_that_cannot_be_scored_are_counted_once(
+    engine: Any, registry: CollectorRegistry, kind: RequestOutputKind
+) -> None:
+    token = SCORED_REQUEST.set(Unscorable.UNSCORABLE)
+    await run(engine, SamplingParams(n=2, output_kind=kind))
+    SCORED_REQUEST.reset(token)
+    assert sample(registry, "tokens_unscored_total", reason="not_scorable") == 6
+    assert sample(registry, "tokens_scored_total") == 0
+
+
+@pytest.mark.parametrize("carried", [True, False], ids=["attached", "not attached"])
+async def test_an_aborted_call_is_recorded_as_far_as_it_came(
+    engine: Any, request_: ScoredRequest, registry: CollectorRegistry, *, carried: bool
+) -> None:
+    token = SCORED_REQUEST.set(request_ if carried else None)
+    outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
+    SCORED_REQUEST.reset(token)
+    await anext(outputs)
+    await anext(outputs)
+    await outputs.aclose()
+    request_.close()
+    assert sample(registry, "tokens_scored_total") == 1
+    assert sample(registry, "responses_scored_total") == 1
+    assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 0
+    assert len(engine.ledger) == 0
+
+
+async def test_a_call_that_was_aborted_before_its_first_state_is_no_response(
+    engine: Any, registry: CollectorRegistry
+) -> None:
+    outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
+    await anext(outputs)
+    await outputs.aclose()
+    assert sample(registry, "responses_scored_total") == 0
+    assert len(engine.ledger) == 0
+
+
+async def test_a_call_that_never_began_leaves_nothing_behind(engine: Any, request_: ScoredRequest) -> None:
+    token = SCORED_REQUEST.set(request_)
+    outputs = engine.generate({}, SamplingParams(), "chatcmpl-1")
+    SCORED_REQUEST.reset(token)
+    assert len(engine.ledger) == 1
+    request_.close()
+    assert len(engine.ledger) == 0
+    await outputs.aclose()
+
+
+async def test_lost_rows_are_counted_as_tokens_that_were_not_scored(
+    engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.01)
+    engine.lost = [1]
+    await run(engine, SamplingParams())
+    async with asyncio.timeout(20):
+        while len(engine.ledger):
+            await asyncio.sleep(0.001)
+    assert sample(registry, "tokens_scored_total") == 1
+    assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 1
+    assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 1
+    assert sample(registry, "responses_scored_total") == 0
+
+
+async def test_a_fault_in_recording_reaches_nobody(
+    engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tally.Tally.add", lambda *_: 1 / 0)
+    assert await run(engine, SamplingParams())
+    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 1
     assert len(engine.ledger) == 0
 
 
@@ -79,9 +169,8 @@ async def test_the_clients_own_parameters_are_kept(engine: Any, request_: Scored
     assert seen.skip_reading_prefix_cache is not True
 
 
-async def test_scoring_the_prompt_passes_the_prefix_cache_by(engine: Any, metrics: Metrics) -> None:
-    selection = Selection(tuple(LOADED.traits.values()), LOADED, prompt=True)
-    request = ScoredRequest(selection, engine.ledger, metrics)
+async def test_scoring_the_prompt_passes_the_prefix_cache_by(engine: Any) -> None:
+    request = ScoredRequest(Selection(LOADED.all, LOADED, prompt=True), engine.ledger)
     token = SCORED_REQUEST.set(request)
     await run(engine, SamplingParams())
     SCORED_REQUEST.reset(token)
@@ -103,13 +192,15 @@ async def test_a_client_that_leaves_ends_the_call(engine: Any, request_: ScoredR
     assert engine.closed == 1
 
 
-async def test_a_response_that_is_over_opens_no_more_calls(engine: Any, request_: ScoredRequest) -> None:
+async def test_a_call_after_the_response_is_over_is_not_held_for_it(
+    engine: Any, request_: ScoredRequest, registry: CollectorRegistry
+) -> None:
     token = SCORED_REQUEST.set(request_)
     request_.close()
     await run(engine, SamplingParams())
     SCORED_REQUEST.reset(token)
     assert len(engine.ledger) == 0
-    assert not engine.seen[0].extra_args
+    assert sample(registry, "responses_scored_total") == 1
 
 
 async def test_an_output_that_cannot_be_read_reaches_the_client(

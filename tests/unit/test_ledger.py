@@ -6,13 +6,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server import ledger as ledger_module
-from server.columns import Columns
+from server.config import trait_set
 from server.ledger import Call, Ledger
 from server.metrics import Metrics
 from server.transport import Frame, Span
 from tests.unit.frames import Run, answer_run, frame
+from tests.unit.samples import sample
+from tests.unit.traits import served_trait
 
-COLUMNS = Columns({2: 1})
+LOADED = trait_set([served_trait()])
 PROMPT, TOKENS = [5, 6], [7, 8, 9]
 
 
@@ -28,7 +30,7 @@ def ledger(registry: CollectorRegistry) -> Ledger:
 
 def opened(ledger: Ledger, num_choices: int = 1) -> Call:
     """Return a call whose choices are of `PROMPT` and `TOKENS`."""
-    call = ledger.open(COLUMNS, num_choices)
+    call = ledger.open(LOADED, num_choices)
     for index in range(num_choices):
         call.choice(index).prompt, call.choice(index).tokens = PROMPT, TOKENS
     return call
@@ -73,14 +75,14 @@ def test_rows_for_a_closed_call_are_counted_and_dropped(ledger: Ledger, registry
     ledger.close(call)
     ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
     assert len(ledger) == 0
-    assert registry.get_sample_value("traitwatch_rows_unclaimed_total") == 3
+    assert sample(registry, "rows_unclaimed_total") == 3
 
 
 def test_every_row_that_comes_is_counted(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
     for _ in range(2):
         ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
-    assert registry.get_sample_value("traitwatch_rows_received_total") == 6
+    assert sample(registry, "rows_received_total") == 6
 
 
 def test_a_full_ledger_accepts_no_more_calls(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +104,7 @@ def test_rows_are_bounded_in_bytes(
     ledger.deliver(frame(answer_run(first.key, PROMPT, TOKENS), answer_run(second.key, PROMPT, TOKENS)))
     assert first.choice(0).complete()
     assert not second.choice(0).complete()
-    assert registry.get_sample_value("traitwatch_rows_dropped_total", {"reason": "ledger_full"}) == 3
+    assert sample(registry, "rows_dropped_total", reason="ledger_full") == 3
     ledger.close(first)
     third = opened(ledger)
     ledger.deliver(frame(answer_run(third.key, PROMPT, TOKENS)))
@@ -112,9 +114,9 @@ def test_rows_are_bounded_in_bytes(
 @pytest.mark.parametrize(
     "bad",
     [
-        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 2, 2)], 0, b"\0" * 12),
-        Frame([7], [1], [Span("KEY", "chatcmpl-x-1", 2, 1)], 0, b"\0" * 12),
-        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 9, 1)], 0, b"\0" * 12),
+        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 2, 2)], 0, 0, 0.0, b"\0" * 12),
+        Frame([7], [1], [Span("KEY", "chatcmpl-x-1", 2, 1)], 0, 0, 0.0, b"\0" * 12),
+        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 9, 1)], 0, 0, 0.0, b"\0" * 12),
     ],
     ids=["too little data", "a layer that is not tapped", "before the prompt-last state"],
 )
@@ -123,8 +125,50 @@ def test_a_frame_that_makes_no_sense_is_refused(ledger: Ledger, bad: Frame) -> N
     key = opened(ledger).key
     with pytest.raises(ValueError, match=r"."):
         ledger.deliver(
-            Frame(bad.layers, bad.widths, [Span(key, span.req_id, span.prompt_len, span.count)], 0, bad.data)
+            Frame(bad.layers, bad.widths, [Span(key, span.req_id, span.prompt_len, span.count)], 0, 0, 0.0, bad.data)
         )
+
+
+def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:
+    call = ledger.open(LOADED, holders=2)
+    ledger.release(call)
+    assert len(ledger) == 1
+    ledger.release(call)
+    assert len(ledger) == 0
+
+
+def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
+    ledger: Ledger, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.ledger.time.time", lambda: 100.25)
+    call = opened(ledger)
+    assert call.engine is None
+    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), engine=0, time=100.0))
+    assert call.engine == 0
+    assert sample(registry, "transport_lag_seconds_sum") == 0.25
+    assert sample(registry, "transport_lag_seconds_bucket", le="0.2") == 0
+    assert sample(registry, "transport_lag_seconds_bucket", le="0.5") == 1
+
+
+def test_what_the_ledger_holds_is_told(ledger: Ledger, registry: CollectorRegistry) -> None:
+    call = opened(ledger)
+    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    other = opened(ledger)
+    assert sample(registry, "ledger_requests") == 2
+    assert sample(registry, "ledger_bytes") == call.nbytes > 0
+    ledger.close(call)
+    ledger.close(other)
+    assert sample(registry, "ledger_requests") == sample(registry, "ledger_bytes") == 0
+
+
+def test_the_scores_of_a_choice_are_of_its_tokens_so_far(ledger: Ledger) -> None:
+    call = opened(ledger)
+    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    assert call.scores(0).projections.tolist() == [[0.0, 1.0, pytest.approx(float("nan"), nan_ok=True)]]
+    assert call.scores(0).prompt_last.tolist() == [-1.0]
+    assert call.scores(0) is call.scores(0), "the response and the metrics share them"
+    call.choice(0).tokens = TOKENS[:2]
+    assert call.scores(0).projections.shape == (1, 2)
 
 
 async def test_waiting_ends_when_the_last_row_comes(ledger: Ledger) -> None:

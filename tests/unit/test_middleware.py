@@ -17,6 +17,7 @@ from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
 from tests.unit.engine import TOKENS, Engine
+from tests.unit.samples import sample
 from tests.unit.traits import served_trait
 
 CHAT, COMPLETIONS, BATCH = "/v1/chat/completions", "/v1/completions", "/v1/chat/completions/batch"
@@ -46,7 +47,7 @@ class App:
         cut: int = 10**6,
     ) -> None:
         self.engine = Engine(monitor.ledger)
-        watch(self.engine)  # type: ignore[arg-type]
+        watch(self.engine, monitor)  # type: ignore[arg-type]
         self.answer = answer
         self.media_type = media_type
         self.status = status
@@ -126,6 +127,7 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def monitor(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 0.05)
+    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.05)
     return monitor_of(registry, "tokens")
 
 
@@ -151,6 +153,14 @@ async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method
     scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": headers}
     await TraitsMiddleware(app, lambda: monitor)(scope, receive, send)
     return result
+
+
+async def settled(monitor: Monitor) -> None:
+    """Wait until everything is recorded and let go of, and tell Prometheus."""
+    async with asyncio.timeout(20):
+        while len(monitor.ledger):
+            await asyncio.sleep(0.001)
+    monitor.recorder.tally.flush()
 
 
 def choices(*indices: int) -> bytes:
@@ -183,7 +193,7 @@ async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
 async def test_an_answer_without_choices_passes(monitor: Monitor, registry: CollectorRegistry) -> None:
     result = await call(App(monitor, b'{"choices":null}'), monitor, ASKED)
     assert result.body == b'{"choices":null}'
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "internal_error"}) == 0
+    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 0
 
 
 async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
@@ -285,8 +295,9 @@ async def test_rows_that_do_not_come_cost_the_scores_and_not_the_answer(
     assert choice["text"] == "é"
     assert choice["traits_complete"] is False
     assert choice["traits"]["paternalism"]["tokens"] == [3.5, None, None]
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "rows_missing"}) == 1
-    assert registry.get_sample_value("traitwatch_responses_scored_total") == 0
+    await settled(monitor)
+    assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 1
+    assert sample(registry, "responses_scored_total") == 0
 
 
 async def test_a_full_ledger_answers_unscored_and_at_once(
@@ -294,10 +305,11 @@ async def test_a_full_ledger_answers_unscored_and_at_once(
 ) -> None:
     monkeypatch.setattr("server.ledger.MAX_OPEN_CALLS", 0)
     monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 3600)
+    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 3600)
     (choice,) = (await call(App(monitor, choices(0)), monitor, ASKED)).json["choices"]
     assert choice["traits_complete"] is False
     assert choice["traits"]["paternalism"]["tokens"] == [None, None, None]
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "ledger_full"}) == 1
+    assert sample(registry, "responses_incomplete_total", reason="ledger_full") == 1
 
 
 @pytest.mark.parametrize("media_type", ["application/json", EVENTS])
@@ -307,13 +319,12 @@ async def test_a_failure_of_ours_leaves_vllms_answer(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("server.scored.summary", broken)
+    monkeypatch.setattr("server.scores.Scores.of", broken)
     answer = choices(0) if media_type == "application/json" else (lambda number: chunk(-1))
     result = await call(App(monitor, answer, media_type), monitor, ASKED)
     assert result.messages[0]["status"] == 200
     assert result.body == (choices(0) if media_type == "application/json" else chunk(-1) * 3 + b"data: [DONE]\n\n")
-    labels = {"reason": "internal_error"}
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", labels) == 1
+    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 1
 
 
 @pytest.mark.parametrize(
@@ -336,7 +347,6 @@ async def test_what_is_not_to_be_scored_passes_byte_for_byte(
     result = await call(app, off, body, path, method)
     assert app.body == body
     assert result.body == answer
-    assert not app.engine.seen[0].extra_args
 
 
 async def test_traits_false_is_taken_out_and_the_answer_left_alone(monitor: Monitor) -> None:
@@ -366,21 +376,53 @@ async def test_what_cannot_be_honoured_is_a_400_and_vllm_is_not_asked(monitor: M
     assert app.engine.seen == []
 
 
-@pytest.mark.parametrize("field", ["use_beam_search", "background"])
 async def test_what_cannot_be_scored_is_answered_unscored_and_counted(
-    monitor: Monitor, registry: CollectorRegistry, field: str
+    monitor: Monitor, registry: CollectorRegistry
 ) -> None:
-    body = json.dumps({"messages": [], field: True}).encode()
-    app = App(monitor, choices(0))
+    body = json.dumps({"messages": [], "use_beam_search": True}).encode()
+    app = App(monitor, choices(0), n=2)
     result = await call(app, monitor, body)
     assert app.body == body
     assert result.body == choices(0)
-    assert registry.get_sample_value("traitwatch_responses_incomplete_total", {"reason": "not_scorable"}) == 1
-    refused = await call(App(monitor, choices(0)), monitor, json.dumps({field: True, "traits": True}).encode())
+    assert not app.engine.seen[0].extra_args
+    assert sample(registry, "responses_incomplete_total", reason="not_scorable") == 1
+    assert sample(registry, "tokens_unscored_total", reason="not_scorable") == 2 * len(TOKENS[0])
+    assert sample(registry, "tokens_scored_total") == 0
+
+
+async def test_a_background_response_carries_no_scores_and_is_recorded(
+    monitor: Monitor, registry: CollectorRegistry
+) -> None:
+    body = json.dumps({"input": "", "background": True}).encode()
+    result = await call(App(monitor, b'{"output":  []}'), monitor, body, RESPONSES)
+    assert result.body == b'{"output":  []}'
+    await settled(monitor)
+    assert sample(registry, "responses_scored_total") == 1
+
+
+@pytest.mark.parametrize("field", ["use_beam_search", "background"])
+async def test_scores_that_a_response_cannot_carry_are_refused(monitor: Monitor, field: str) -> None:
+    app = App(monitor, choices(0))
+    refused = await call(app, monitor, json.dumps({field: True, "traits": True}).encode())
     assert refused.messages[0]["status"] == 400
-    assert "cannot be scored" in refused.json["error"]["message"]
+    assert "carries no scores" in refused.json["error"]["message"]
+    assert app.engine.seen == []
     scored = await call(App(monitor, choices(0)), monitor, json.dumps({field: False}).encode())
     assert scored.json["choices"][0]["traits_complete"] is True
+
+
+@pytest.mark.parametrize("default", ["off", "tokens"])
+@pytest.mark.parametrize("media_type", ["application/json", EVENTS])
+async def test_whether_or_not_a_response_carries_scores_it_is_recorded(
+    registry: CollectorRegistry, default: TraitsDefault, media_type: str
+) -> None:
+    monitor = monitor_of(registry, default)
+    answer = choices(0, 1) if media_type == "application/json" else chunk
+    await call(App(monitor, answer, media_type, n=2), monitor, ASKED)
+    await settled(monitor)
+    assert sample(registry, "responses_scored_total") == 2
+    assert sample(registry, "tokens_scored_total") == 4
+    assert sample(registry, "token_z_count", trait="paternalism") == 4
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("client left")])
@@ -392,7 +434,7 @@ async def test_the_ledger_is_empty_afterwards(monitor: Monitor, error: Exception
     else:
         with pytest.raises(RuntimeError):
             await call(app, monitor, ASKED)
-    assert len(monitor.ledger) == 0
+    await settled(monitor)
 
 
 async def test_requests_at_once_do_not_see_each_others_calls(monitor: Monitor) -> None:

@@ -1,5 +1,6 @@
 """What a response says of its traits, in the units the API promises."""
 
+import dataclasses
 import math
 import warnings
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder.artifacts import Float32Array
 from server.config import ServedTrait
-from server.scores import describe, summary, token_values
+from server.scores import Scores, describe, token_values
 from server.spikes import find_spikes
 from tests.unit.traits import served_trait, uncalibrated
 
@@ -24,7 +25,7 @@ def projections(*values: float) -> Float32Array:
 
 
 def fields(trait: ServedTrait, *values: float) -> dict[str, Any]:
-    return summary([trait], projections(*values), PROMPT_LAST)[trait.name]
+    return Scores((trait,), projections(*values), PROMPT_LAST).of([trait])[trait.name]
 
 
 def test_z_is_in_standard_deviations_of_the_baseline() -> None:
@@ -48,7 +49,7 @@ def test_an_uncalibrated_trait_has_projections_and_no_z() -> None:
 def test_a_response_without_states_has_no_mean(values: Float32Array) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        told = summary([served_trait()], values, PROMPT_LAST)["paternalism"]
+        told = Scores((served_trait(),), values, PROMPT_LAST).of([served_trait()])["paternalism"]
     assert (told["mean"], told["z"], told["max_z"], told["spikes"]) == (None, None, None, [])
 
 
@@ -60,7 +61,8 @@ def test_missing_states_are_null_and_left_out_of_the_mean() -> None:
 def test_traits_do_not_mix() -> None:
     values = np.array([[1, 3, np.nan], [7, 9, np.nan]], dtype=np.float32)
     last = np.array([0.5, 0.75], dtype=np.float32)
-    told = summary([served_trait("a", mean=0, std=1), served_trait("b", mean=8, std=2)], values, last)
+    traits = (served_trait("a", mean=0, std=1), served_trait("b", mean=8, std=2))
+    told = Scores(traits, values, last).of(traits)
     assert [(t["mean"], t["z"], t["max_z"], t["prompt_last"]) for t in told.values()] == [
         (2.0, 2.0, 3.0, 0.5),
         (8.0, 0.0, 0.5, 0.75),
@@ -74,15 +76,32 @@ def test_sustained_high_z_is_reported_as_a_spike() -> None:
     assert spike["peak_z"] == pytest.approx(8.0)
 
 
-@given(st.lists(st.one_of(st.floats(-8, 8, width=32), st.just(math.nan)), max_size=40))
-def test_the_spikes_are_those_of_the_definition(values: list[float]) -> None:
+@given(st.lists(st.one_of(st.floats(-8, 8, width=32), st.just(math.nan)), max_size=40), st.floats(-1, 4))
+def test_the_spikes_are_those_of_the_definition(values: list[float], threshold: float) -> None:
     """Whatever is passed over for speed: gaps, quiet responses, spikes at either end."""
-    told = fields(served_trait(mean=0.0, std=1.0), *values)["spikes"]
+    told = fields(served_trait(mean=0.0, std=1.0, threshold=threshold), *values)["spikes"]
     z = projections(*values).astype(np.float64)[0].tolist()
-    assert [(s["start"], s["end"]) for s in told] == [(s.start, s.end) for s in find_spikes(z)]
+    assert [(s["start"], s["end"]) for s in told] == [(s.start, s.end) for s in find_spikes(z, threshold)]
+
+
+def test_a_trait_without_threshold_has_z_and_no_spikes() -> None:
+    trait = dataclasses.replace(served_trait(), threshold=None)
+    told = fields(trait, *[17.0] * 9)
+    assert told["z"] == 8.0
+    assert told["spikes"] == []
+
+
+def test_some_of_the_traits_are_told_in_the_order_that_is_asked_for() -> None:
+    values = np.array([[1, np.nan], [7, np.nan], [5, np.nan]], dtype=np.float32)
+    traits = tuple(served_trait(name) for name in "abc")
+    told = Scores(traits, values, np.zeros(3, dtype=np.float32)).of([traits[2], traits[0]])
+    assert [(name, of["mean"]) for name, of in told.items()] == [("c", 5.0), ("a", 1.0)]
 
 
 def test_the_listing_tells_what_is_calibrated() -> None:
     listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
     assert listed[0]["calibration"] == {"mean": 1.0, "std": 2.0, "thresholds": []}
     assert listed[1]["calibration"] is None
+    assert listed[0]["threshold"] == {"z": 2.0, "rate": 0.01}
+    assert listed[1]["threshold"] is None
+    assert listed[1]["sha256"] == listed[0]["sha256"]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.spikes import Spike, find_spikes
+from server.spikes import Spike, SpikeDetector, find_spikes
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 
@@ -33,8 +33,25 @@ def test_a_missing_state_ends_a_spike_and_keeps_places() -> None:
 
 
 def test_one_loud_token_is_not_a_spike() -> None:
-    assert find_spikes([0, 0, 8, 0, 0, 0]) == []
+    assert find_spikes([0, 0, 8, 0, 0, 0], threshold=2) == []
 
 
 def test_a_spike_that_lasts_to_the_end_is_found() -> None:
     assert find_spikes([0.0] * 5 + [6.0] * 5, threshold=2, window=3, min_tokens=2) == [Spike(5, 10, 6.0)]
+
+
+def test_a_spike_is_told_by_the_token_that_ends_it() -> None:
+    detector = SpikeDetector(threshold=2, window=1, min_tokens=2)
+    assert [detector.push(z) for z in (5.0, 4.0, 7.0)] == [None] * 3
+    assert detector.push(0.0) == Spike(0, 3, 7.0)
+    assert detector.push(0.0) is None
+    assert [detector.push(z) for z in (3.0, 4.0)] == [None] * 2
+    assert detector.finish() == Spike(5, 7, 4.0)
+    assert detector.finish() is None
+
+
+@given(Z, st.integers(0, 60))
+def test_what_comes_later_changes_no_spike_that_was_told(z: list[float], cut: int) -> None:
+    whole, part = SpikeDetector(1.13), SpikeDetector(1.13)
+    told = [part.push(value) for value in z[:cut]]
+    assert [whole.push(value) for value in z][:cut] == told

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from server.metrics import Metrics
 from server.transport import Frame, Receiver, Rows, Sender, Span, new_key
+from tests.unit.samples import sample
 
 DEADLINE = 20.0
 
@@ -53,20 +55,22 @@ def values_of(frame: Frame) -> list[float]:
 
 async def test_rows_arrive_as_they_were_sent(registry: CollectorRegistry, tmp_path: Path) -> None:
     receiver = Receiver(Metrics(registry), tmp_path)
-    sender = Sender([20])
+    sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "chatcmpl-1", -1, 2)
+    before = time.time()
     sender.send(rows([span], 0.5, -1.25))
     (frame,) = await frames_of(receiver, 1)
     sender.close()
-    assert (frame.layers, frame.widths, frame.dropped) == ([20], [1], 0)
+    assert (frame.layers, frame.widths, frame.dropped, frame.engine) == ([20], [1], 0, 3)
+    assert before <= frame.time <= time.time()
     assert frame.spans == [span]
     assert values_of(frame) == [0.5, -1.25]
 
 
 async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, tmp_path: Path) -> None:
     one, other = Receiver(Metrics(registry), tmp_path), Receiver(Metrics(CollectorRegistry()), tmp_path)
-    sender = Sender([20])
+    sender = Sender([20], engine=3)
     for receiver in (one, other):
         sender.connect(receiver.api_process, receiver.endpoint)
     keys = [new_key(one.api_process), new_key(other.api_process), new_key(one.api_process)]
@@ -83,7 +87,7 @@ async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, t
 
 async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: CollectorRegistry, tmp_path: Path) -> None:
     receiver = Receiver(Metrics(registry), tmp_path)
-    sender = Sender([20])
+    sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
     sender.send(rows([Span("nobody:1", "r", 0, 1)], 1))
     sender.send(rows([Span(new_key(receiver.api_process), "r", 0, 1)], 2))
@@ -97,12 +101,12 @@ async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry, t
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(receiver.endpoint)
         socket.send(b"\xc1 not msgpack")
-        sender = Sender([20])
+        sender = Sender([20], engine=3)
         sender.connect(receiver.api_process, receiver.endpoint)
         deadline = asyncio.get_running_loop().time() + DEADLINE
         received: list[Frame] = []
         task = asyncio.create_task(receiver.run(received.append))
-        while registry.get_sample_value("traitwatch_frames_unreadable_total") != 1:
+        while sample(registry, "frames_unreadable_total") != 1:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
         sender.send(rows([Span(new_key(receiver.api_process), "r", 0, 1)], 3))
@@ -133,7 +137,7 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
     """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""
     monkeypatch.setattr("server.transport._HIGH_WATER_MARK", 2)
     receiver = Receiver(Metrics(registry), tmp_path)
-    sender = Sender([20])
+    sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "r", 0, 1)
     for number in range(200):
@@ -146,7 +150,7 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
         sender.send(rows([span], 1000))
         sent += 1
         await asyncio.sleep(0.05)
-    dropped = registry.get_sample_value("traitwatch_rows_dropped_total", {"reason": "reader_behind"})
+    dropped = sample(registry, "rows_dropped_total", reason="reader_behind")
     assert dropped == sent - len(received) > 0
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -158,7 +162,7 @@ async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
 ) -> None:
     monkeypatch.setattr("server.transport._MAX_QUEUED_BYTES", 100)
     receiver = Receiver(Metrics(registry), tmp_path)
-    sender = Sender([20])
+    sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
     span = Span(new_key(receiver.api_process), "r", 0, 1)
     stuck = Event()
@@ -170,9 +174,7 @@ async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
     task = asyncio.create_task(receiver.run(lambda frame: None))
     await wait_until(lambda: sender._taken == sender._put)
     sender.send(rows([span], 7))
-    await wait_until(
-        lambda: registry.get_sample_value("traitwatch_rows_dropped_total", {"reason": "reader_behind"}) == 42
-    )
+    await wait_until(lambda: sample(registry, "rows_dropped_total", reason="reader_behind") == 42)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     sender.close()

@@ -32,7 +32,7 @@ def runner_after_a_pass(batch: InputBatch) -> GPUModelRunner:
 
 
 def read(runner: GPUModelRunner) -> BatchLayout:
-    return layout_reader(runner)(runner, None)
+    return layout_reader(runner)(runner)
 
 
 def mixed_batch() -> InputBatch:

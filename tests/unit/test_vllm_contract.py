@@ -68,7 +68,7 @@ def test_the_layout_of_a_v1_batch() -> None:
     runner.positions = torch.tensor([7, 0, 1, 2, 9])
     runner.input_ids = SimpleNamespace(gpu=torch.tensor([50, 60, 61, 62, 9]))
     runner.query_start_loc = SimpleNamespace(np=np.array([0, 1, 4, 4, 4]))
-    layout = layout_reader(runner)(runner, None)
+    layout = layout_reader(runner)(runner)
     assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
     assert layout.positions[:4].tolist() == [7, 0, 1, 2]
     assert layout.token_ids[:4].tolist() == [50, 60, 61, 62]
@@ -85,7 +85,7 @@ def test_the_layout_of_a_v2_batch() -> None:
         input_ids=torch.tensor([50, 60, 61, 62, 0]),
     )
     runner.execute_model_state = SimpleNamespace(input_batch=batch)
-    layout = layout_reader(runner)(runner, None)
+    layout = layout_reader(runner)(runner)
     assert (layout.req_ids, layout.starts.tolist(), layout.num_computed.tolist()) == (["a", "b"], [0, 1, 4], [7, 0])
     assert layout.positions[:4].tolist() == [7, 0, 1, 2]
     assert layout.token_ids[:4].tolist() == [50, 60, 61, 62]

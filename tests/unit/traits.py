@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from builder.artifacts import Calibration, Card, LayerCalibration, PersonaVector, vector_sha256
-from server.config import ServedTrait
+from server.config import ServedTrait, Threshold
 
 
 def served_trait(
-    name: str = "paternalism", *, layer: int = 2, column: int = 0, mean: float = 1.0, std: float = 2.0
+    name: str = "paternalism",
+    *,
+    layer: int = 2,
+    column: int = 0,
+    mean: float = 1.0,
+    std: float = 2.0,
+    threshold: float = 2.0,
 ) -> ServedTrait:
-    """Return a calibrated trait of a model with 3 layers of 4 values."""
+    """Return a calibrated trait of a model with 3 layers of 4 values, whose threshold is for one in a hundred."""
     vector = np.ones((4, 4), dtype=np.float32)
     card = Card(
         trait=name,
@@ -29,10 +35,12 @@ def served_trait(
         ),
         date=datetime.date(2026, 1, 1),
     )
-    return ServedTrait(PersonaVector(name, vector, card, Path(f"{name}.pt")), layer, column)
+    return ServedTrait(
+        PersonaVector(name, vector, card, Path(f"{name}.pt")), layer, column, Threshold(threshold, rate=0.01)
+    )
 
 
 def uncalibrated(trait: ServedTrait) -> ServedTrait:
     """Return the trait as it is without a card."""
     bare = PersonaVector(trait.name, trait.vector.vector, None, trait.vector.path)
-    return ServedTrait(bare, trait.layer, trait.column)
+    return ServedTrait(bare, trait.layer, trait.column, threshold=None)

@@ -57,7 +57,7 @@ class HiddenStatesWorker(PlatformWorker):  # type: ignore[misc]
         """Run the pass, then send the last row of each request in it."""
         output = super().execute_model(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens:
-            layout = self._read_layout(self.model_runner, scheduler_output)
+            layout = self._read_layout(self.model_runner)
             rows = torch.from_numpy(layout.starts[1:] - 1)
             states = self._module.get_buffer(_BUFFER).index_select(0, rows.to(self.device))
             ids = "\n".join(layout.req_ids).encode()

@@ -1,0 +1,134 @@
+"""Drift of the whole traffic: whether the responses of the last minutes stand elsewhere than those of the last hours.
+
+Every scored response brings x, its mean z of each trait. Two exponentially weighted means follow it, a slow baseline
+and a fast window; their weights decay with time, not with responses, so that a busy server does not forget its baseline
+within a minute. Where w counts a response's weight, 1 when it comes and exp(-age / tau) later, a mean is sum(w x) /
+sum(w), and its variance that of x times sum(w^2) / sum(w)^2.
+
+- `drift` is fast minus slow in standard errors of that difference (as if the two were independent, which is nearly so
+  where tau differs much).
+- `cusum` is Page's one-sided cumulative sum (Page, 1954, Biometrika 41) of r = (x - slow mean) / slow standard
+  deviation: S = max(0, S + r - 0.5) for rises, and with -r for falls. For independent normal x the mean number of
+  responses until S passes h by chance is about (exp(b) - b - 1) / 0.5 with b = h + 1.166 (Siegmund, 1985): 20 million
+  at h = 15; a rise by one standard deviation passes it after some 32. Real traffic comes in topics and is not
+  independent, so an alert waits for it to last. r is cut at 4, so that one response is no drift, and S at 50, so that
+  an alert ends soon after what it tells of.
+
+Before `WARM_UP` responses the baseline is not known, and both are 0.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from builder.smoothing import Float64Array
+
+FAST_SECONDS = 300.0
+SLOW_SECONDS = 6 * 3600.0
+WARM_UP = 200
+ALLOWANCE = 0.5
+CUSUM_CAP = 50.0
+_LARGEST_RESIDUAL = 4.0
+_LEAST_STD = 1e-6
+
+
+class _Mean:
+    """Exponentially weighted mean and variance of several series, the weights decaying with time."""
+
+    def __init__(self, size: int, seconds: float):
+        self._seconds = seconds
+        self._last = np.zeros(size)
+        self._weight = np.zeros(size)
+        self._weight_squared = np.zeros(size)
+        self.mean = np.zeros(size)
+        self.variance = np.zeros(size)
+
+    def update(self, places: npt.NDArray[np.intp], x: Float64Array, now: float) -> None:
+        """Take a value of each of some series at time `now`, seconds."""
+        decay = np.exp((self._last[places] - now) / self._seconds)
+        self._last[places] = now
+        weight = self._weight[places] * decay + 1.0
+        self._weight[places] = weight
+        self._weight_squared[places] = self._weight_squared[places] * decay**2 + 1.0
+        step = 1.0 / weight
+        difference = x - self.mean[places]
+        self.mean[places] += step * difference
+        self.variance[places] = (1.0 - step) * (self.variance[places] + step * difference**2)
+
+    def squared_error(self) -> Float64Array:
+        """Return the variance of the mean, in units of the variance of one value: `[size]`; 0 without any."""
+        weight = np.maximum(self._weight, 1.0)
+        error: Float64Array = self._weight_squared / weight**2
+        return error
+
+    def forget(self, places: npt.NDArray[np.intp]) -> None:
+        """Begin some series anew."""
+        for values in (self._last, self._weight, self._weight_squared, self.mean, self.variance):
+            values[places] = 0.0
+
+    def grow(self, size: int) -> None:
+        """Make room for more series."""
+        for name in ("_last", "_weight", "_weight_squared", "mean", "variance"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros(size - old.shape[0])]))
+
+
+class Drift:
+    """The drift of several traits.
+
+    Attributes:
+        cusum_up: `[size]`, float64, standard deviations.
+        cusum_down: the same of falls.
+    """
+
+    def __init__(self, size: int, fast_seconds: float = FAST_SECONDS, slow_seconds: float = SLOW_SECONDS):
+        self.cusum_up = np.zeros(size)
+        self.cusum_down = np.zeros(size)
+        self._count = np.zeros(size, dtype=np.int64)
+        self._fast = _Mean(size, fast_seconds)
+        self._slow = _Mean(size, slow_seconds)
+
+    def update(self, places: npt.NDArray[np.intp], x: Float64Array, now: float) -> None:
+        """Take a response.
+
+        Args:
+            places: `[num_traits]`, where its traits stand; each at most once.
+            x: `[num_traits]`, its mean z of each, finite.
+            now: when it ended, seconds of a clock that does not go back.
+        """
+        known = self._count[places] >= WARM_UP
+        std = np.sqrt(np.maximum(self._slow.variance[places], _LEAST_STD**2))
+        residual = np.clip((x - self._slow.mean[places]) / std, -_LARGEST_RESIDUAL, _LARGEST_RESIDUAL)
+        for cusum, r in ((self.cusum_up, residual), (self.cusum_down, -residual)):
+            cusum[places] = np.where(known, np.clip(cusum[places] + r - ALLOWANCE, 0.0, CUSUM_CAP), 0.0)
+        self._count[places] += 1
+        self._fast.update(places, x, now)
+        self._slow.update(places, x, now)
+
+    @property
+    def ewma(self) -> Float64Array:
+        """The fast mean of x: `[size]`, float64."""
+        return self._fast.mean
+
+    def drift(self) -> Float64Array:
+        """Return fast minus slow mean in standard errors: `[size]`, float64; 0 before `WARM_UP` responses."""
+        known = np.flatnonzero(self._count >= WARM_UP)
+        error = np.sqrt(self._slow.variance * (self._fast.squared_error() + self._slow.squared_error()))[known]
+        told = np.zeros(self._count.shape)
+        difference = (self._fast.mean - self._slow.mean)[known]
+        told[known] = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
+        return told
+
+    def forget(self, places: npt.NDArray[np.intp]) -> None:
+        """Begin some traits anew."""
+        self._fast.forget(places)
+        self._slow.forget(places)
+        for values in (self.cusum_up, self.cusum_down, self._count):
+            values[places] = 0
+
+    def grow(self, size: int) -> None:
+        """Make room for more traits."""
+        self._fast.grow(size)
+        self._slow.grow(size)
+        for name in ("cusum_up", "cusum_down", "_count"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros(size - old.shape[0], dtype=old.dtype)]))

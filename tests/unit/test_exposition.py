@@ -1,0 +1,73 @@
+"""`GET /metrics` is up to date, and speaks OpenMetrics to those who ask for it."""
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from server.exposition import MetricsMiddleware
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+class Client:
+    """Asks an application that has the middleware; `flushes` counts its calls."""
+
+    def __init__(self) -> None:
+        self.flushes = 0
+
+        def answer(request: Request) -> PlainTextResponse:
+            return PlainTextResponse(f"vllm, {self.flushes} flushes")
+
+        app = Starlette(routes=[Route("/metrics", answer), Route("/v1/metrics", answer)])
+        app.add_middleware(MetricsMiddleware, flush=self._flush)  # type: ignore[arg-type]
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+    def _flush(self) -> None:
+        self.flushes += 1
+
+    async def get(self, path: str, accept: str = "text/plain") -> httpx.Response:
+        return await self._client.get(path, headers={"accept": accept})
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+async def test_what_was_scored_is_told_before_vllm_answers(client: Client) -> None:
+    assert (await client.get("/metrics")).text == "vllm, 1 flushes"
+
+
+async def test_a_scraper_that_asks_for_openmetrics_gets_it(client: Client) -> None:
+    response = await client.get("/metrics", OPENMETRICS)
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+    assert client.flushes == 1
+
+
+async def test_the_names_of_vllms_metrics_keep_their_colon(client: Client) -> None:
+    counter = Counter("vllm:colon", "", registry=REGISTRY)
+    try:
+        assert "\nvllm:colon_total 0.0\n" in (await client.get("/metrics", OPENMETRICS)).text
+    finally:
+        REGISTRY.unregister(counter)
+
+
+async def test_a_strict_parser_takes_histograms_of_signed_values(client: Client) -> None:
+    histogram = Histogram("signed", "", buckets=(-1, 0, 1), registry=REGISTRY)
+    histogram.observe(-3)
+    try:
+        text = (await client.get("/metrics", OPENMETRICS)).text
+        (family,) = [family for family in text_string_to_metric_families(text) if family.name == "signed"]
+        assert [sample.value for sample in family.samples if sample.name == "signed_bucket"] == [1, 1, 1, 1]
+    finally:
+        REGISTRY.unregister(histogram)
+
+
+async def test_other_paths_are_vllms(client: Client) -> None:
+    assert (await client.get("/v1/metrics", OPENMETRICS)).text == "vllm, 0 flushes"
