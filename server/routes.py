@@ -1,16 +1,20 @@
 """The routes beside vLLM's own: `/v1/traits`, behind vLLM's API key like everything under `/v1`."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from server.describing import describe, report_of
 from server.errors import AdminError
 from server.monitor import Monitor
 from server.registry import LoadRequest, Registry
-from server.scores import describe
+
+# A report is one page that loads nothing and runs nothing; a file that somebody else put there may not either.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,19 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving]) -> None:
     @app.get("/v1/traits")
     async def list_traits() -> dict[str, Any]:
         """List the loaded traits, their layers and their calibration."""
-        return {"object": "list", "data": describe(list(serving().monitor.traits.traits.values()))}
+        return {"object": "list", "data": describe(serving().monitor.traits.all)}
+
+    @app.get("/v1/traits/{name}/report", response_model=None)
+    async def show_report(name: str) -> Response:
+        """Return the report of a trait's vector, one HTML page."""
+        trait = serving().monitor.traits.traits.get(name)
+        if trait is None:
+            return _error(AdminError(404, f"no trait {name!r} is loaded here."))
+        try:
+            page = await asyncio.to_thread(report_of(trait).read_bytes)
+        except OSError:
+            return _error(AdminError(404, f"{name!r} has no report beside its vector; `traitwatch report` writes one."))
+        return HTMLResponse(page, headers={"Content-Security-Policy": _REPORT_POLICY})
 
     @app.post("/v1/traits/{name}", response_model=None)
     async def load_trait(name: str, request: LoadRequest | None = None) -> dict[str, Any] | JSONResponse:
@@ -41,7 +57,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving]) -> None:
             trait = await _registry(serving()).load(name, request or LoadRequest())
         except AdminError as error:
             return _error(error)
-        return describe([trait])[0]
+        return next(told for told in describe(serving().monitor.traits.all) if told["id"] == trait.name)
 
     @app.delete("/v1/traits/{name}", response_model=None)
     async def unload_trait(name: str) -> dict[str, Any] | JSONResponse:

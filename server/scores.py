@@ -124,27 +124,6 @@ def token_values(projections: Float32Array) -> list[list[float | None]]:
     return _rounded(projections.astype(np.float64))
 
 
-def describe(traits: Sequence[ServedTrait]) -> list[dict[str, Any]]:
-    """Return what `GET /v1/traits` says of the loaded traits."""
-    described = []
-    for trait in traits:
-        card = trait.vector.card
-        baseline = trait.vector.calibration(trait.layer)
-        described.append(
-            {
-                "id": trait.name,
-                "object": "trait",
-                "layer": trait.layer,
-                "description": card.description if card else "",
-                "sha256": trait.vector.sha256,
-                "threshold": {"z": trait.threshold.z, "rate": trait.threshold.rate} if trait.threshold else None,
-                "calibration": baseline.model_dump() if baseline else None,
-                "calibration_date": card.calibration.date.isoformat() if card and card.calibration else None,
-            }
-        )
-    return described
-
-
 def _over_states(reduce: Any, values: Float64Array) -> Float64Array:
     """Reduce `[num_traits, num_tokens]` over the states that are there; NaN where there is none."""
     if not values.shape[1]:

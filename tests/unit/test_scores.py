@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from builder.artifacts import Float32Array
 from server.config import ServedTrait
-from server.scores import Scores, describe, token_values
+from server.scores import Scores, token_values
 from server.spikes import find_spikes
 from tests.unit.traits import served_trait, uncalibrated
 
@@ -96,12 +96,3 @@ def test_some_of_the_traits_are_told_in_the_order_that_is_asked_for() -> None:
     traits = tuple(served_trait(name) for name in "abc")
     told = Scores(traits, values, np.zeros(3, dtype=np.float32)).of([traits[2], traits[0]])
     assert [(name, of["mean"]) for name, of in told.items()] == [("c", 5.0), ("a", 1.0)]
-
-
-def test_the_listing_tells_what_is_calibrated() -> None:
-    listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
-    assert listed[0]["calibration"] == {"mean": 1.0, "std": 2.0, "thresholds": []}
-    assert listed[1]["calibration"] is None
-    assert listed[0]["threshold"] == {"z": 2.0, "rate": 0.01}
-    assert listed[1]["threshold"] is None
-    assert listed[1]["sha256"] == listed[0]["sha256"]
