@@ -31,15 +31,21 @@ def launch(tmp_path: Path) -> Launch:
 
 
 @pytest.fixture
-def engine(launch: Launch) -> Any:
+def ends() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def engine(launch: Launch, ends: list[str]) -> Any:
     engine: Any = EngineClient()
-    watch_end(engine, launch)
+    watch_end(engine, launch, lambda: ends.append("end"))
     return engine
 
 
-def test_an_engine_that_is_ended_has_not_died(engine: Any, launch: Launch) -> None:
+def test_an_engine_that_is_ended_has_not_died(engine: Any, launch: Launch, ends: list[str]) -> None:
     engine.shutdown(timeout=3)
     engine.shutdown()
+    assert ends == ["end"]
     assert engine.timeouts == [3, None]
     assert not launch.engine_died
 
