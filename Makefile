@@ -2,7 +2,7 @@
 # Variables: ARGS="..." for the command behind the goal, BACKEND=cpu|gpu and PYTHON=/path/to/python for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-matrix lint vectors bench bench-builder
+.PHONY: help setup programs demo demo-alerts test test-matrix test-e2e lint vectors bench bench-builder false-alarms
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -13,11 +13,20 @@ setup: ## Create .venv and install everything into it (BACKEND=cpu|gpu and PYTHO
 demo: setup ## Serve the embedded model and show two chats with their scores (ARGS=--once ends after them)
 	@.venv/bin/traitwatch demo $(ARGS)
 
+demo-alerts: setup ## Serve it under Prometheus and Alertmanager, and see an alert come and go
+	@.venv/bin/traitwatch demo-alerts $(ARGS)
+
+programs: ## Install what demo-alerts and test-e2e drive: Debian's prometheus, prometheus-alertmanager and chromium
+	@bash scripts/programs.sh
+
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
 	@.venv/bin/python -m pytest $(ARGS)
 
 test-matrix: setup ## Serve under every engine feature and compare each projection with transformers
 	@.venv/bin/python -m pytest tests/matrix $(ARGS)
+
+test-e2e: setup ## Run the tests that drive a real Prometheus, Alertmanager and browser (`make programs` installs them)
+	@.venv/bin/python -m pytest tests/ops tests/e2e $(ARGS)
 
 lint: setup ## Check style, format and types
 	.venv/bin/ruff check .
@@ -35,8 +44,11 @@ vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, w
 		.venv/bin/traitwatch build $$trait --model "$$(.venv/bin/traitwatch model)" $(EMBEDDED) --out $(OUT) $(ARGS) || exit; \
 	done
 
-bench: setup ## Time the server against plain vLLM under a public load generator (ARGS=--quick for a short run)
+bench: setup ## Time the server against plain vLLM under a public load generator (hours; ARGS=--quick for minutes)
 	@.venv/bin/python -m tests.benchmarks.serving $(ARGS)
 
 bench-builder: setup ## Time the extraction engines against reading one answer at a time
 	@.venv/bin/python -m tests.benchmarks.builder $(ARGS)
+
+false-alarms: setup ## Count spikes in 200 neutral chats that took no part in calibration (some five minutes)
+	@.venv/bin/python -m tests.benchmarks.false_alarms $(ARGS)

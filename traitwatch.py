@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("builder.commands.compare:compare", "Show the cosines between vectors."),
     "define": ("builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
+    "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show a paternalism alert arriving at a webhook, and its end."),
     "doctor": ("server.doctor:doctor", "Check on this machine that a model is scored rightly, and at what cost."),
     "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
     "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
@@ -26,6 +27,7 @@ COMMANDS = {
     "model": ("builder.commands.model:model", "Print the path of the embedded model, preparing it on first use."),
     "report": ("builder.commands.report:report", "Write a vector's report, one HTML page."),
     "respond": ("builder.commands.respond:respond", "Answer a definition's questions under a condition."),
+    "rules": ("dashboards.rules:rules", "Write the Prometheus and Alertmanager files, ready to be loaded."),
     "serve": ("server.launcher:serve", "Serve a model with vLLM, every generated token scored."),
     "verify": ("builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs the programs that `make demo-alerts` and `make test-e2e` drive, from Debian's packages; does nothing where they are.
+set -euo pipefail
+
+missing=()
+command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
+command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
+command -v chromium >/dev/null || missing+=(chromium)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "programs: ${missing[*]} not found, and no apt-get to install them with: install them by hand." >&2
+    exit 1
+fi
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo)
+# Run level 1 keeps Debian from starting the services at once.
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
