@@ -1,0 +1,96 @@
+"""The PromQL of the Grafana dashboard, over the raw metrics of the server and of vLLM.
+
+Everything is summed over engines and instances of the model that is chosen. A denominator of zero is filtered out, so
+that a panel without traffic is empty instead of NaN.
+"""
+
+MODEL = 'model_name="$model_name"'
+TRAIT = f'{MODEL}, trait=~"$trait"'
+RATE_WINDOW = "$__rate_interval"
+RANGE_WINDOW = "$__range"
+
+
+def rate(metric: str, by: str = "", selector: str = MODEL, window: str = RATE_WINDOW) -> str:
+    """Return the growth of a counter: a second, or in all where `window` is the time range of the dashboard.
+
+    Args:
+        metric: name of the counter as it is scraped.
+        by: labels to keep, separated by commas.
+        selector: label matchers.
+        window: of the growth.
+    """
+    function = "increase" if window == RANGE_WINDOW else "rate"
+    return f"{_over('sum', by)}({function}({metric}{{{selector}}}[{window}]))"
+
+
+def largest(metric: str, by: str = "", selector: str = MODEL) -> str:
+    """Return the largest value of a gauge."""
+    return f"{_over('max', by)}({metric}{{{selector}}})"
+
+
+def quantile(share: float, histogram: str, by: str = "", selector: str = MODEL) -> str:
+    """Return a quantile of a histogram, interpolated within its buckets; nothing where it is NaN, without traffic."""
+    buckets = rate(f"{histogram}_bucket", f"{by}, le" if by else "le", selector)
+    return f"histogram_quantile({share:g}, {buckets}) > -Inf"
+
+
+def responses(window: str = RATE_WINDOW) -> str:
+    """Return the responses that were scored, per trait."""
+    return rate("traitwatch_responses_total", "trait", TRAIT, window)
+
+
+def spiking(window: str = RATE_WINDOW) -> str:
+    """Return the responses with at least one spike, per trait."""
+    return rate("traitwatch_responses_over_threshold_total", "trait", TRAIT, window)
+
+
+def spike_share(window: str = RATE_WINDOW) -> str:
+    """Return the share of scored responses with a spike, per trait."""
+    return f"{spiking(window)} / ({responses(window)} > 0)"
+
+
+def budget() -> str:
+    """Return the share of neutral responses that the card promises to have a spike, per trait."""
+    return f"({largest('traitwatch_threshold_rate', 'trait', TRAIT)} > 0)"
+
+
+def burn(window: str = RATE_WINDOW) -> str:
+    """Return the spike share as a multiple of its budget, per trait."""
+    return f"{spike_share(window)} / on (trait) {budget()}"
+
+
+def mean_z(window: str = RATE_WINDOW) -> str:
+    """Return the mean of the responses' mean z, per trait: a histogram of signed values has no sum that could serve."""
+    positive, negative = (
+        rate("traitwatch_response_z_total", "trait", f'{TRAIT}, sign="{sign}"', window)
+        for sign in ("positive", "negative")
+    )
+    return f"({positive} - {negative}) / ({responses(window)} > 0)"
+
+
+def farthest_drift() -> str:
+    """Return, per trait, the drift of the engine that drifted farthest, with its sign."""
+    highest = largest("traitwatch_drift", "trait", TRAIT)
+    lowest = f"min by (trait) (traitwatch_drift{{{TRAIT}}})"
+    return f"({highest} >= -{lowest}) or {lowest}"
+
+
+def coverage(window: str = RATE_WINDOW) -> str:
+    """Return the share of generated token states that were scored."""
+    scored = rate("traitwatch_tokens_scored_total", window=window)
+    unscored = rate("traitwatch_tokens_unscored_total", window=window)
+    return f"{scored} / (({scored} + {unscored}) > 0)"
+
+
+def vectors(labels: str) -> str:
+    """Return the loaded vectors, a 1 each: with several API processes, one that was unloaded stays as a 0."""
+    return f"({largest('traitwatch_vector_info', labels, TRAIT)} == 1)"
+
+
+def of_vectors(metric: str, labels: str) -> str:
+    """Return a gauge that each trait has, with the labels of the trait's vector."""
+    return f"{vectors(labels)} * on (trait) group_left () {largest(metric, 'trait', TRAIT)}"
+
+
+def _over(aggregation: str, by: str) -> str:
+    return f"{aggregation} by ({by}) " if by else aggregation
