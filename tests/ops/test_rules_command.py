@@ -1,0 +1,186 @@
+"""`traitwatch rules`: durations are divided, links completed, and nothing else of the shipped files changes."""
+
+import difflib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dashboards.errors import DashboardError
+from dashboards.rules import FILES, rendered, rules, scaled_duration, scaled_expression, write_files
+
+SHIPPED = Path(__file__).parents[2] / "dashboards"
+MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+
+
+def milliseconds(duration: str) -> int:
+    """What Prometheus's own grammar reads: each unit once, in this order."""
+    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?", duration)
+    assert parts, duration
+    return sum(int(part or 0) * unit for part, unit in zip(parts.groups(), MILLISECONDS.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("duration", "speed_up", "expected"),
+    [
+        ("5m", 60, "5s"),
+        ("1h", 60, "1m"),
+        ("1d", 60, "24m"),
+        ("30s", 60, "500ms"),
+        ("1h30m", 2, "45m"),
+        ("1w", 7, "1d"),
+        ("1y", 365, "1d"),
+        ("100ms", 100, "1ms"),
+        ("10m", 7, "1m25s714ms"),
+        ("1m", 0.5, "2m"),
+        ("0s", 60, "0s"),
+    ],
+)
+def test_a_duration_is_divided(duration: str, speed_up: float, expected: str) -> None:
+    assert scaled_duration(duration, speed_up) == expected
+
+
+def test_nothing_becomes_shorter_than_a_millisecond() -> None:
+    with pytest.raises(DashboardError, match="10ms divided by 60 is less than a millisecond"):
+        scaled_duration("10ms", 60)
+
+
+@given(
+    st.dictionaries(st.sampled_from(list(MILLISECONDS)), st.integers(1, 1000), min_size=1),
+    st.floats(0.01, 1000),
+)
+def test_any_duration_is_divided_to_the_millisecond(parts: dict[str, int], speed_up: float) -> None:
+    duration = "".join(f"{parts[unit]}{unit}" for unit in MILLISECONDS if unit in parts)
+    wanted = milliseconds(duration) / speed_up
+    assume(wanted >= 0.5001)
+    assert abs(milliseconds(scaled_duration(duration, speed_up)) - wanted) <= 0.5 + 1e-6 * wanted
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("rate(x[5m])", "rate(x[5s])"),
+        ("x offset 1d", "x offset 24m"),
+        ("x offset -1h", "x offset -1m"),
+        ("increase(x[1d] offset 30m)", "increase(x[24m] offset 30s)"),
+        ("max_over_time(rate(x[5m])[1h:1m])", "max_over_time(rate(x[5s])[1m:1s])"),
+        ("rate(x[ 1h30m ])", "rate(x[ 1m30s ])"),
+        ("x[1h:]", "x[1m:]"),
+        ("a:b:rate5m > 14.4", "a:b:rate5m > 14.4"),
+        ("a:b:mean1d_offset30m", "a:b:mean1d_offset30m"),
+        ("a_5m + b5m", "a_5m + b5m"),
+        ("x{path=\"/5m\", other='1h', more=`1d`}", "x{path=\"/5m\", other='1h', more=`1d`}"),
+        (r'x{a="\"[5m]"}[5m]', r'x{a="\"[5m]"}[5s]'),
+        ("x[5m] # not these 5m\n", "x[5s] # not these 5m\n"),
+        ("x > 1e3 and x > 0x5d and x > .5", "x > 1e3 and x > 0x5d and x > .5"),
+        ("x == Inf or x == 5", "x == Inf or x == 5"),
+        ("x @ 1609746000 offset 5m", "x @ 1609746000 offset 5s"),
+        ("5m", "5s"),
+    ],
+)
+def test_only_durations_are_divided(expression: str, expected: str) -> None:
+    assert scaled_expression(expression, 60) == expected
+
+
+NAMES = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", fullmatch=True)
+
+
+@given(NAMES, NAMES, st.sampled_from(["5m", "1h", "1d"]), st.integers(0, 10**6))
+def test_a_name_is_never_touched(metric: str, label: str, duration: str, number: int) -> None:
+    """Whatever names and label values look like, the window alone changes."""
+    before = f'sum by ({label}) (rate({metric}{{{label}="{duration}"}}[{duration}])) > {number}'
+    window = scaled_duration(duration, 60)
+    after = f'sum by ({label}) (rate({metric}{{{label}="{duration}"}}[{window}])) > {number}'
+    assert scaled_expression(before, 60) == after
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_comes_out_as_it_went_in(name: str) -> None:
+    text = (SHIPPED / name).read_text()
+    assert rendered(text) == text
+
+
+def test_only_values_with_a_time_change_and_comments_stay() -> None:
+    text = (
+        "# every 5m, see docs/runbooks.md\n"
+        "groups:\n"
+        "  - name: a5m # 5m\n"
+        "    interval: 1m\n"
+        "    rules:\n"
+        "      - alert: A5m\n"
+        "        expr: |\n"
+        "          rate(x[5m]) # 5m\n"
+        "            > 1\n"
+        "        for: 10m # ten\n"
+        "        keep_firing_for: 1h\n"
+        "        annotations:\n"
+        "          summary: in the last 5m\n"
+        "          runbook_url: docs/runbooks.md#a5m\n"
+    )
+    expected = (
+        "# every 5m, see docs/runbooks.md\n"
+        "groups:\n"
+        "  - name: a5m # 5m\n"
+        "    interval: 1s\n"
+        "    rules:\n"
+        "      - alert: A5m\n"
+        "        expr: |\n"
+        "          rate(x[5s]) # 5m\n"
+        "            > 1\n"
+        "        for: 10s # ten\n"
+        "        keep_firing_for: 1m\n"
+        "        annotations:\n"
+        "          summary: in the last 5m\n"
+        "          runbook_url: https://example.org/r#a5m\n"
+    )
+    assert rendered(text, speed_up=60, runbooks="https://example.org/r") == expected
+
+
+def test_a_quoted_expression_is_refused_rather_than_left_as_it_is() -> None:
+    with pytest.raises(DashboardError, match="'expr' in line 2 without quotes"):
+        rendered('rules:\n  - expr: "rate(x[5m])"\n', speed_up=60)
+
+
+def test_every_time_in_the_rules_is_sped_up(tmp_path: Path) -> None:
+    """Changed lines are those with a key that has a time; no window, `for` or interval is left as it was."""
+    for name, path in zip(FILES, write_files(tmp_path, speed_up=60), strict=True):
+        before, after = (SHIPPED / name).read_text(), path.read_text()
+        left = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]
+        assert all(re.search(r"\[(1m|6m|24m)\]", line) for line in left), left
+        changed = [line[2:] for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] == "-"]
+        assert all(re.search(r"\[\w+\]|(for|interval|wait): \w+$", line) for line in changed), changed
+        assert changed
+
+
+def test_the_command_writes_the_files_with_their_links(tmp_path: Path) -> None:
+    out = tmp_path / "monitoring"
+    result = CliRunner().invoke(rules, ["--out", str(out), "--runbooks", "https://example.org/runbooks"])
+    assert result.exit_code == 0, result.output
+    assert result.output.split() == [str(out / name) for name in FILES]
+    groups = yaml.safe_load((out / "prometheus/alert_rules.yml").read_text())["groups"]
+    links = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]]
+    assert links
+    assert all(link.startswith("https://example.org/runbooks#") for link in links)
+
+
+def test_the_command_writes_over_nothing_unless_told_to(tmp_path: Path) -> None:
+    kept = tmp_path / "prometheus" / "prometheus.yml"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    result = CliRunner().invoke(rules, ["--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert f"{kept} would be written over" in result.output
+    assert kept.read_text() == "mine"
+    assert not (tmp_path / "alertmanager").exists()
+    assert CliRunner().invoke(rules, ["--out", str(tmp_path), "--force"]).exit_code == 0
+    assert kept.read_text() != "mine"
+
+
+@pytest.mark.parametrize("speed_up", ["0", "-1"])
+def test_a_speed_up_is_positive(tmp_path: Path, speed_up: str) -> None:
+    result = CliRunner().invoke(rules, ["--out", str(tmp_path), "--speed-up", speed_up])
+    assert result.exit_code == 2

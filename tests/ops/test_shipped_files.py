@@ -1,0 +1,121 @@
+"""Prometheus and Alertmanager take the shipped files, and every alert leads to its section of the runbooks."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.rules import FILES, RUNBOOKS, write_files
+from tests.ops.promtool import PROMETHEUS, RULES, groups
+
+ROOT = Path(__file__).parents[2]
+ALERTMANAGER = ROOT / "dashboards" / "alertmanager" / "alertmanager.yml"
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """The rules of the shipped files that are an `alert` or a `record`."""
+    found = [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+    return [rule for rule in found if kind in rule]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alert")}
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_takes_the_rules() -> None:
+    run("promtool", "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+def test_promtool_takes_the_configuration_with_its_rules() -> None:
+    told = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+    assert "2 rule files found" in told
+
+
+def test_amtool_takes_the_routing() -> None:
+    told = run("amtool", "check-config", ALERTMANAGER)
+    assert "4 inhibit rules" in told
+
+
+@pytest.mark.parametrize("speed_up", [1.0, 7.0, 60.0])
+def test_the_written_files_are_taken_too(tmp_path: Path, speed_up: float) -> None:
+    scrape, recording, alerts, routing = write_files(tmp_path, speed_up=speed_up, runbooks="https://example.org/r")
+    run("promtool", "check", "config", scrape)
+    run("promtool", "check", "rules", "--lint=all", "--lint-fatal", recording, alerts)
+    run("amtool", "check-config", routing)
+
+
+@pytest.mark.parametrize("severity", ["page", "ticket", "info"])
+def test_each_severity_has_a_receiver_of_its_own(severity: str) -> None:
+    receiver = {"page": "pager", "ticket": "tickets", "info": "notes"}[severity]
+    told = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}")
+    assert told.strip() == receiver
+
+
+def test_the_alerts_are_those_that_are_promised() -> None:
+    severities = {name: rule["labels"]["severity"] for name, rule in ALERTS.items()}
+    assert severities == {
+        "TraitSpikesFast": "page",
+        "TraitSpikesSlow": "ticket",
+        "TraitDrift": "ticket",
+        "TraitShift": "ticket",
+        "TraitwatchCoverageLow": "ticket",
+        "TraitwatchSilent": "page",
+        "TraitwatchServerSilent": "ticket",
+        "TraitwatchVectorUncalibrated": "info",
+    }
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_tells_what_it_knows_and_where_to_read_on(name: str) -> None:
+    annotations = ALERTS[name]["annotations"]
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
+    # What an uncalibrated vector is about is all in its labels.
+    values = "$value" in annotations["description"] or "| query" in annotations["description"]
+    assert values or name == "TraitwatchVectorUncalibrated"
+    page, _, anchor = annotations["runbook_url"].partition("#")
+    assert page == RUNBOOKS
+    headings = re.findall(r"^## (\S+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert anchor in {heading.lower() for heading in headings}
+    assert anchor == name.lower()
+
+
+def test_the_runbooks_have_no_section_without_alert() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / RUNBOOKS).read_text(), re.MULTILINE)
+    assert set(headings) == ALERTS.keys()
+
+
+def test_the_runbooks_query_what_is_recorded() -> None:
+    recorded = {rule["record"] for rule in rules("record")}
+    named = set(re.findall(r"\bmodel(?:_trait)?:[a-z0-9_]+:[a-z0-9_]+", (ROOT / RUNBOOKS).read_text()))
+    assert named
+    assert named <= recorded
+
+
+@pytest.mark.parametrize("rule", rules("record"), ids=lambda rule: rule["record"])
+def test_a_recording_rule_is_named_level_metric_operation_with_the_windows_that_it_has(rule: dict[str, Any]) -> None:
+    level, metric, operation = rule["record"].split(":")
+    assert level in ("model", "model_trait")
+    assert metric.startswith("traitwatch_")
+    windows = re.findall(r"\[(\w+)\]", rule["expr"])
+    if windows:
+        assert operation.partition("_offset")[0].endswith(windows[0])
+        assert len(set(windows)) == 1
+
+
+def test_the_files_are_all_there_are() -> None:
+    shipped = {*PROMETHEUS.glob("*"), *ALERTMANAGER.parent.glob("*")}
+    assert shipped == {ROOT / "dashboards" / name for name in FILES}
+
+
+def test_the_groups_have_different_names() -> None:
+    names = [name for path in RULES for name in groups(path)]
+    assert len(set(names)) == len(names)
