@@ -3,32 +3,23 @@
 It starts the server as a user would, with our own command, and then speaks HTTP to it like any client.
 """
 
-import os
 import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
 import openai
-import platformdirs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dashboards.demo_chats import CHATS
+from dashboards.demo_server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory
 from dashboards.errors import DashboardError
 
 TRAIT = "paternalism"
-SERVED_NAME = "SmolLM2-135M-Instruct"
-_START_TIMEOUT = 900.0
-_STOP_TIMEOUT = 30.0
 # z at which the colour is full. Blue is below the neutral baseline, red above it.
 _FULL_COLOUR_Z = 3.0
 _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
@@ -46,13 +37,12 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     (blue) that of neutral chats. The server goes on until Ctrl-C.
     """
     console = Console(width=None if sys.stdout.isatty() else 110)
-    model = _embedded_model()
-    port = port or _port()
+    model = embedded_model()
+    port = choose_port(port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    log = Path(platformdirs.user_cache_dir("traitwatch")) / f"demo-server-{port}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = log_directory() / f"demo-server-{port}.log"
     try:
-        with _server(console, model, port, log, compiled=compiled) as url:
+        with demo_server(console, model, port, log, compiled=compiled) as url:
             scored = _show_chats(console, url)
             _show_addresses(console, url, log)
             if not once:
@@ -65,64 +55,6 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
         raise click.ClickException(f"{error} (the server's log: {log})") from error
     if not scored:
         raise click.ClickException(f"an answer came back without all of its scores; the server's log: {log}")
-
-
-def _embedded_model() -> Path:
-    """Return the path of the embedded model, which is prepared where this is its first use."""
-    made = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
-    if made.returncode != 0:
-        raise click.ClickException("the embedded model could not be prepared (see above).")
-    return Path(made.stdout.strip())
-
-
-def _traitwatch() -> list[str]:
-    return [sys.executable, "-m", "traitwatch"]
-
-
-@contextmanager
-def _server(console: Console, model: Path, port: int, log: Path, *, compiled: bool) -> Iterator[str]:
-    """Run a server; yield its address when it answers; end it by its own pid."""
-    url = f"http://127.0.0.1:{port}"
-    vectors = Path(__file__).parents[1] / "builder" / "data" / model.name
-    command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", SERVED_NAME]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048"]
-    if not compiled:
-        command.append("--enforce-eager")
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches us alone, and we end the server in order.
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
-        )
-    try:
-        with console.status("") as status:
-            started = time.monotonic()
-            while not _answers(url):
-                seconds = time.monotonic() - started
-                if process.poll() is not None or seconds > _START_TIMEOUT:
-                    raise DashboardError(f"the server did not start:\n{_tail(log)}")
-                status.update(f"Starting vLLM on {model.name} ({seconds:.0f} s; some 40 s on two CPU cores)")
-                time.sleep(0.5)
-        console.print(f"Serving {model.name} with the vector of {TRAIT} after {time.monotonic() - started:.0f} s.")
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of the server: offline, and a KV cache that fits a laptop, unless told otherwise."""
-    return {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _show_chats(console: Console, url: str) -> bool:
@@ -187,20 +119,3 @@ def _show_addresses(console: Console, url: str, log: Path) -> None:
     console.print(f"Traits       {url}/v1/traits")
     console.print(f"Metrics      {url}/metrics")
     console.print(f"Server log   {log}")
-
-
-def _port() -> int:
-    """Return 8000, or a free port where that is taken."""
-    for port in (8000, 0):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(sock.getsockname()[1])
-    raise DashboardError("no free port on 127.0.0.1.")
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -1,0 +1,44 @@
+"""`traitwatch demo-alerts`, as far as it goes without a model; with one it is the same path as tests/e2e."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from builder.definitions import load_definition
+from dashboards.alert_chats import burst_chats, ordinary_chats
+from dashboards.demo_alerts import demo_alerts
+
+DATA = Path(__file__).parents[2] / "builder" / "data"
+
+
+def test_without_prometheus_it_says_what_to_install_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(demo_alerts, [])
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: prometheus is not installed: on Debian and Ubuntu, apt-get install prometheus prometheus-alertmanager\n"
+    )
+
+
+def test_no_chat_took_part_in_building_or_calibrating_a_vector() -> None:
+    known: set[str] = set()
+    for path in DATA.glob("trait_data_*/*.json"):
+        definition = load_definition(path)
+        known |= {*definition.questions, *(e.question for e in definition.examples)}
+        known |= {text for e in definition.examples for text in (e.pos, e.neg)}
+    prompts = json.loads((DATA / "neutral_prompts.json").read_text())["prompts"]
+    assert prompts
+    known |= set(prompts)
+    said = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}
+    assert not said & known
+
+
+def test_the_burst_ends_in_questions_and_shows_replies_before_them() -> None:
+    chats = burst_chats(50)
+    assert len(chats) == 50
+    for chat in chats:
+        assert [message["role"] for message in chat] == ["user", "assistant"] * (len(chat) // 2) + ["user"]

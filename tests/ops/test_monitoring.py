@@ -1,0 +1,181 @@
+"""The real Prometheus and Alertmanager, run by `dashboards.monitoring`, over an exporter with made-up figures."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from dashboards.errors import DashboardError
+from dashboards.monitoring import Monitoring, find_programs, monitoring
+from dashboards.processes import free_port, running
+from dashboards.webhook import Notice, Webhook, webhook_receiver
+from tests.ops.exporter import Exporter, exporting
+from tests.ops.promtool import series
+
+# Ten minutes of the rules are six seconds: six scrapes.
+SPEED_UP = 100
+TIMEOUT = 40.0
+
+
+@dataclass(frozen=True)
+class Operated:
+    exporter: Exporter
+    webhook: Webhook
+    monitoring: Monitoring
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Operated]:
+    with (
+        exporting() as exporter,
+        webhook_receiver() as webhook,
+        monitoring([exporter.url], webhook.url, tmp_path, speed_up=SPEED_UP) as programs,
+    ):
+        yield Operated(exporter, webhook, programs)
+
+
+def notice(name: str, status: str, **labels: str) -> Callable[[Notice], bool]:
+    return lambda n: (n.name, n.status) == (name, status) and labels.items() <= n.labels.items()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_an_alert_arrives_with_its_words_and_is_resolved(operated: Operated) -> None:
+    bare = series("traitwatch_vector_info", trait="candour", layer="16", calibration_date="")
+    operated.exporter.gauge(bare, 1)
+    came = operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "firing", trait="candour"), TIMEOUT)
+    assert came is not None
+    assert came.labels["severity"] == "info"
+    assert came.annotations["summary"] == "candour of m is not calibrated"
+    assert came.annotations["runbook_url"].endswith("#traitwatchvectoruncalibrated")
+    assert operated.monitoring.firing() == [dict(came.labels)]
+    operated.exporter.gauge(bare, None)
+    assert operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "resolved"), TIMEOUT) is not None
+
+
+def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operated: Operated) -> None:
+    operated.exporter.counter(series("vllm:generation_tokens_total"), 300)
+    operated.exporter.counter(series("vllm:request_success_total", finished_reason="stop"), 3)
+    assert operated.webhook.wait_for(notice("TraitwatchSilent", "firing"), TIMEOUT) is not None
+    for model in ("m", "other"):
+        drift = series("traitwatch_drift_cusum", trait="paternalism", direction="up", model_name=model)
+        operated.exporter.gauge(drift, 20)
+    assert operated.webhook.wait_for(notice("TraitDrift", "firing", model_name="other"), TIMEOUT) is not None
+
+    def drifting() -> set[str]:
+        return {alert["model_name"] for alert in operated.monitoring.firing() if alert["alertname"] == "TraitDrift"}
+
+    until(lambda: drifting() == {"m", "other"})
+    # A server that is silent alone says no more than that the model is.
+    assert {n.name for n in operated.webhook.notices() if n.labels["model_name"] == "m"} == {"TraitwatchSilent"}
+    states = {
+        (alert["labels"]["alertname"], alert["labels"]["model_name"]): alert["status"]["state"]
+        for alert in httpx.get(f"{operated.monitoring.alertmanager}/api/v2/alerts").json()
+    }
+    assert states == {
+        ("TraitwatchSilent", "m"): "active",
+        ("TraitwatchServerSilent", "m"): "suppressed",
+        ("TraitDrift", "m"): "suppressed",
+        ("TraitDrift", "other"): "active",
+    }
+
+
+def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: Operated) -> None:
+    """Its own slow burn, and the drift of any trait; not the slow burn of another trait."""
+    operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 0)
+    for trait, spiking in (("paternalism", 5.0), ("deception", 1.0)):
+        operated.exporter.gauge(series("traitwatch_threshold_rate", engine="", trait=trait), 0.01)
+        operated.exporter.counter(series("traitwatch_responses_total", trait=trait), 10)
+        operated.exporter.counter(series("traitwatch_responses_over_threshold_total", trait=trait), spiking)
+    slow = operated.webhook.wait_for(notice("TraitSpikesSlow", "firing", trait="deception"), TIMEOUT)
+    assert slow is not None, "a tenth of the responses is a ticket"
+    fast = operated.webhook.wait_for(notice("TraitSpikesFast", "firing", trait="paternalism"), TIMEOUT)
+    assert fast is not None
+    assert "had a paternalism spike" in fast.annotations["description"]
+    assert not any("error" in text.lower() for text in fast.annotations.values())
+    operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 20)
+    until(lambda: any(alert["alertname"] == "TraitDrift" for alert in operated.monitoring.firing()))
+    until(lambda: sum(alert["alertname"] == "TraitSpikesSlow" for alert in operated.monitoring.firing()) == 2)
+    shown = {
+        (alert["labels"]["alertname"], alert["labels"]["trait"]): alert["status"]["state"] for alert in alerts(operated)
+    }
+    assert shown == {
+        ("TraitSpikesFast", "paternalism"): "active",
+        ("TraitSpikesSlow", "paternalism"): "suppressed",
+        ("TraitSpikesSlow", "deception"): "active",
+        ("TraitDrift", "candour"): "suppressed",
+    }
+
+
+def alerts(operated: Operated) -> list[dict[str, dict[str, str]]]:
+    found: list[dict[str, dict[str, str]]] = httpx.get(f"{operated.monitoring.alertmanager}/api/v2/alerts").json()
+    return found
+
+
+def test_nothing_of_it_stays(tmp_path: Path) -> None:
+    mine = psutil.Process()
+    before = set(mine.children(recursive=True))
+    with (
+        exporting() as exporter,
+        webhook_receiver() as webhook,
+        monitoring([exporter.url], webhook.url, tmp_path, speed_up=SPEED_UP) as programs,
+    ):
+        started = set(mine.children(recursive=True)) - before
+        assert len(started) == 2
+        urls = [programs.prometheus, programs.alertmanager, webhook.url]
+    assert not any(process.is_running() for process in started)
+    for url in urls:
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url)
+    assert (tmp_path / "prometheus.log").read_text()
+    assert (tmp_path / "alertmanager.log").read_text()
+
+
+def test_a_program_that_is_missing_is_named_with_the_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DashboardError, match="apt-get install prometheus prometheus-alertmanager"):
+        find_programs()
+    (tmp_path / "prometheus").write_text("#!/bin/sh\n")
+    (tmp_path / "prometheus").chmod(0o755)
+    with pytest.raises(DashboardError, match=r"^prometheus-alertmanager is not installed"):
+        find_programs()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import sys; sys.exit('the port is taken')", "the port is taken"),
+        ("import time; print('thinking', flush=True); time.sleep(600)", "thinking"),
+    ],
+)
+def test_a_program_that_does_not_start_is_told_with_the_end_of_its_log(tmp_path: Path, script: str, told: str) -> None:
+    ready = f"http://127.0.0.1:{free_port()}/"
+    with (
+        pytest.raises(DashboardError, match=f"the program did not start:\n{told}"),
+        running("the program", [sys.executable, "-c", script], tmp_path / "log", ready=ready, timeout=2),
+    ):
+        pass
+    assert not psutil.Process().children()
+
+
+def test_a_webhook_takes_notifications_and_nothing_else() -> None:
+    with webhook_receiver() as webhook:
+        assert httpx.post(webhook.url, content=b"no JSON").status_code == 400
+        assert httpx.post(webhook.url, json={"alerts": [{}]}).status_code == 400
+        alert = {"status": "firing", "labels": {"alertname": "A"}, "annotations": {}}
+        assert httpx.post(webhook.url, json={"alerts": [alert]}).status_code == 200
+        assert [n.name for n in webhook.notices()] == ["A"]
+        assert webhook.wait_for(lambda n: n.name == "A", 1) == webhook.notices()[0]
+        assert webhook.wait_for(lambda n: n.name == "B", 0.1) is None
