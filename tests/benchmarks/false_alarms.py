@@ -15,6 +15,7 @@ what the promise amounts to at either.
 import asyncio
 import datetime
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ import numpy as np
 import openai
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from builder.embedded_model import embedded_model
 from builder.neutral import load_neutral_prompts
@@ -39,7 +40,7 @@ from tests.integration.serving import serving, traitwatch
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
 # As the shipped vectors were calibrated: EMBEDDED in the Makefile, and the sampling on their cards.
-SAMPLING = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 80}
+SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 80}
 CONFIDENCE = 0.95
 
 
@@ -201,7 +202,7 @@ async def ask(url: str, api_key: str, prompts: Sequence[str], concurrent: int, d
                     model=model,
                     messages=[{"role": "user", "content": prompt}],
                     extra_body={"traits": True},
-                    **SAMPLING,  # type: ignore[arg-type]
+                    **SAMPLING,
                 )
             done(1)
             choice = answer.choices[0]
@@ -264,7 +265,7 @@ def results_table(results: Sequence[FalseAlarms], total: int) -> Table:
 @click.option("--redo", type=click.Path(exists=True, path_type=Path), help="Count anew in what an earlier run wrote.")
 def main(*, url: str | None, api_key: str, rate: float, concurrent: int, out: Path, redo: Path | None) -> None:
     """Measure how often neutral responses have a spike, trait by trait."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 170)
     if redo is not None:
         kept = json.loads(redo.read_text(encoding="utf-8"))
         promised = {trait: Promise(**fields) for trait, fields in kept["promises"].items()}
