@@ -232,8 +232,15 @@ class _EventFile(ConcurrentRotatingFileHandler):
         raise
 
 
-def _open(target: str, max_bytes: int, keep: int) -> _EventFile:
-    """Return the file of a log, there and private; raise `ConfigError` where it cannot be."""
+def checked_file(target: str) -> Path:
+    """Return the file of a log, there and private: what the launcher can refuse before an engine starts.
+
+    Args:
+        target: path of the file, not `-`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     # The file that is rotated is the real one, not a link to it.
     path = Path(os.path.realpath(target))
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -253,7 +260,12 @@ def _open(target: str, max_bytes: int, keep: int) -> _EventFile:
             f"--traits-events {target} cannot be written ({error.strerror}); give a file that this user may write, or "
             "- for stdout."
         ) from error
-    return _EventFile(str(path), maxBytes=max_bytes, backupCount=keep, encoding="utf-8", chmod=_PRIVATE)
+    return path
+
+
+def _open(target: str, max_bytes: int, keep: int) -> _EventFile:
+    path = str(checked_file(target))
+    return _EventFile(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", chmod=_PRIVATE)
 
 
 def _number(value: float) -> float | None:

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 
 from server.errors import ConfigError
-from server.events import SpikeLog
+from server.events import SpikeLog, checked_file
 from server.spikes import Spike
 from tests.unit.responses import SPIKE, decode, response, trait
 
@@ -103,6 +104,7 @@ def test_what_is_not_known_is_null(open_log: Callable[..., SpikeLog], path: Path
     log.close()
     (line,) = lines_of(path)
     assert line["mean_z"] is None
+    assert log.recent()[0]["mean_z"] is None
     assert line["threshold"] is None
 
 
@@ -144,6 +146,7 @@ def test_a_spike_whose_text_cannot_be_decoded_is_logged_without(
 def test_files_are_private(open_log: Callable[..., SpikeLog], path: Path) -> None:
     path.touch(mode=0o644)
     log = open_log(max_bytes=1000, keep=3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     for _ in range(20):
         log.record(response())
     log.close()
@@ -256,8 +259,12 @@ log.close()
     # Nobody reads the pipe, so the log's thread stands still in its first writes.
     process = run_python(code, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    seconds, lost = process.stderr.readline().split()
-    out, errors = process.communicate(timeout=TIMEOUT)
+    watchdog = Timer(TIMEOUT, process.kill)
+    watchdog.start()
+    said = process.stderr.readline()
+    out, errors = process.communicate()
+    watchdog.cancel()
+    seconds, lost = said.split()
     assert not errors
     written = [json.loads(line) for line in out.splitlines()]
     assert int(lost) > 1000
@@ -307,6 +314,8 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(
     open_log: Callable[..., SpikeLog], tmp_path: Path, target: str, says: str
 ) -> None:
     mode = Path("/dev/null").stat().st_mode
+    with pytest.raises(ConfigError, match=says):
+        checked_file(str(tmp_path / target))
     with pytest.raises(ConfigError, match=says) as refusal:
         open_log(str(tmp_path / target))
     assert str(tmp_path / target) in str(refusal.value)
@@ -351,7 +360,7 @@ def test_the_latest_events_are_remembered(open_log: Callable[..., SpikeLog], pat
     for i in range(250):
         log.record(response(str(i)))
     log.close()
-    assert log.recent() == lines_of(path)[:49:-1]
+    assert log.recent(1000) == log.recent() == lines_of(path)[:49:-1]
     assert [event["request_id"] for event in log.recent(2)] == ["249", "248"]
 
 
