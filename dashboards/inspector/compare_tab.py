@@ -1,0 +1,141 @@
+"""The tab Compare: one prompt, two panes that differ in whatever one likes, both answers streaming at once."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from dashboards.inspector.answers import Answer
+from dashboards.inspector.client import Served
+from dashboards.inspector.components import fragment, plot_of, view
+from dashboards.inspector.forms import Settings, SettingsForm, model_choices
+from dashboards.inspector.generation import Ask
+from dashboards.inspector.journal import Journal
+from dashboards.inspector.page import QUIET, Page, busy, problem_with, send_row
+from dashboards.inspector.presets import Preset, presets
+from dashboards.inspector.saving import save_row
+from dashboards.inspector.session import Session, titled_answers
+from dashboards.inspector.tables import comparison_html
+from dashboards.inspector.transcript import Message
+
+_NAME = "compare"
+_PANES = ("A", "B")
+_HINT = (
+    "Choose an example above: two answers to one question stream side by side, each token in the colour of its score. "
+    "Or make A and B differ in the settings, and ask below."
+)
+# The trait that the presets are about.
+_FOCUS = "paternalism"
+
+
+def compare_tab(page: Page) -> None:
+    """Build the tab where a layout is open."""
+    with gr.Row(elem_classes="tw-presets"):
+        fragment('<span class="tw-caption">See a difference:</span>')
+        buttons = [
+            (preset, gr.Button(preset.name, size="sm", elem_id=f"preset-{i}")) for i, preset in enumerate(presets())
+        ]
+    both = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+    box, send, stop = send_row("Ask both; Enter sends", _NAME)
+    plot_of(_NAME)
+    table = fragment(elem_id="compare-table")
+    with gr.Accordion("Settings of A and B: model, system prompt, earlier turns, sampling", open=False), gr.Row():
+        forms = []
+        for name in _PANES:
+            with gr.Column(min_width=300):
+                forms.append(SettingsForm(page.fleet.urls, name=name))
+    with gr.Row(elem_classes="tw-save"):
+        save_row(page.session, _NAME, lambda session: session.panes)
+    width = len(forms[0].inputs)
+
+    async def answer(session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        text = (text or "").strip()
+        if not text or session.compare_running.busy:
+            return
+        settings = [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(forms)]
+        served = [await page.fleet[pane.server].served() for pane in settings]
+        journal = Journal([pane.title for pane in settings], _union(served), focus=_focus(served))
+        session.panes = [pane.transcript(of) for pane, of in zip(settings, served, strict=True)]
+        asks = [
+            _begin(page, session, journal, i, pane, of, text)
+            for i, (pane, of) in enumerate(zip(settings, served, strict=True))
+        ]
+        if any(of.problem for of in served):
+            yield {both: str(journal)}
+            return
+        yield {both: str(journal), table: "", **busy(send, stop, True)}
+        async for lines in session.compare_running.run(asks, journal):
+            yield {both: lines}
+        yield {both: str(journal), table: comparison_html(titled_answers(session.panes)), **busy(send, stop, False)}
+
+    async def serve(*chosen: str | None) -> dict[Any, Any]:
+        served = [await page.fleet[url or ""].served() for url in chosen[:2]]
+        updates: dict[Any, Any] = {
+            form.model: model_choices(of, model) for form, of, model in zip(forms, served, chosen[2:], strict=True)
+        }
+        return updates
+
+    async def first(*chosen: str | None) -> dict[Any, Any]:
+        served = await page.fleet[chosen[0] or ""].served()
+        journal = Journal(_PANES, served.traits, hint=_HINT, focus=_focus([served]))
+        if problem_with(served):
+            journal.note(problem_with(served), bad=True)
+        return {**await serve(*chosen), both: str(journal)}
+
+    sending = [page.session, box, *forms[0].inputs, *forms[1].inputs]
+    outputs = [both, table, send, stop]
+    for trigger in (box.submit, send.click):
+        trigger(answer, sending, outputs, **QUIET)
+    for preset, button in buttons:
+        filled = button.click(_filler(preset), None, [box, *_filled(forms)], **QUIET)
+        filled.then(answer, sending, outputs, **QUIET)
+    stop.click(lambda session: session.compare_running.stop(), page.session, None, queue=False, **QUIET)
+    chosen = [form.server for form in forms] + [form.model for form in forms]
+    for form in forms:
+        form.server.change(serve, chosen, [form.model for form in forms], **QUIET)
+    page.blocks.load(first, chosen, [*(form.model for form in forms), both], **QUIET)
+
+
+def _begin(
+    page: Page, session: Session, journal: Journal, pane: int, settings: Settings, served: Served, text: str
+) -> tuple[Ask, Answer]:
+    """Show in a pane what stands before the answer, and return what is asked and the answer to fill."""
+    transcript = session.panes[pane]
+    for message in transcript.messages:
+        journal.message(message.role, message.text, pane, fold=True)
+    transcript.messages.append(Message("user", text))
+    journal.message("user", text, pane)
+    if problem_with(served):
+        journal.note(problem_with(served), pane, bad=True)
+    ask = settings.ask(page.fleet[settings.server], transcript)
+    answer = Answer(served.traits)
+    if not served.problem:
+        transcript.messages.append(Message("assistant", scored=answer))
+        journal.answer(served.traits, pane)
+    return ask, answer
+
+
+def _filled(forms: list[SettingsForm]) -> list[Any]:
+    """Return the components that a preset fills, after the box."""
+    return [c for form in forms for c in (form.title, form.system, form.examples, form.max_tokens, form.temperature)]
+
+
+def _filler(preset: Preset) -> Any:
+    """Return what fills in a preset."""
+
+    def fill() -> list[Any]:
+        values: list[Any] = [preset.prompt]
+        for title, examples in zip(preset.titles, preset.examples, strict=True):
+            values += [title, "", examples, preset.max_tokens, 0.7]
+        return values
+
+    return fill
+
+
+def _union(served: list[Served]) -> list[Any]:
+    """Return the traits of all servers, each name once."""
+    return list({trait.name: trait for of in served for trait in of.traits}.values())
+
+
+def _focus(served: list[Served]) -> str:
+    return _FOCUS if any(trait.name == _FOCUS for of in served for trait in of.traits) else ""
