@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.promtool import Told, alert, check, counter, gauge, series
+from tests.ops.promtool import Labels, Told, alert, check, counter, gauge, series
 
 FAST = alert("TraitSpikesFast", "page", trait="paternalism")
 SLOW = alert("TraitSpikesSlow", "ticket", trait="paternalism")
@@ -55,6 +55,13 @@ def test_a_slow_burn_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
     check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [told])
 
 
+@pytest.mark.parametrize(
+    ("share", "firing"), [(0.055, []), (0.065, [SLOW]), (0.14, [SLOW]), (0.15, [FAST, SLOW])], ids=str
+)
+def test_the_limits_are_6_and_14_4_times_the_budget(tmp_path: Path, share: float, firing: list[Labels]) -> None:
+    check(tmp_path, spikes((400, 10, 10 * share)), {400: firing})
+
+
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_low_volume_pages_nobody(tmp_path: Path, share: float) -> None:
     """24 responses an hour, of which many spike, are a ticket, and no page; 4 an hour are not even that."""
@@ -65,6 +72,11 @@ def test_low_volume_pages_nobody(tmp_path: Path, share: float) -> None:
 def test_a_few_spikes_in_thin_traffic_are_no_ticket(tmp_path: Path) -> None:
     """36 responses in six hours are enough to look at, but 4 spikes among them, 11 %, say too little."""
     check(tmp_path, spikes((280, 0.1, 0), (80, 0.1, 0.05)), {355: [], 360: []})
+
+
+def test_a_small_budget_is_not_overdrawn_by_a_response_or_two(tmp_path: Path) -> None:
+    """2 of 60 responses are 33 times a budget of 0.1 %."""
+    check(tmp_path, spikes((58, 1, 0), (2, 1, 1), budget=0.001), {59: [], 60: []})
 
 
 def test_no_traffic_is_no_alert(tmp_path: Path) -> None:
