@@ -94,17 +94,17 @@ class SpikeLog:
 
     def __init__(
         self,
-        target: str,
+        target: str | None,
         *,
-        max_bytes: int,
-        keep: int,
+        max_bytes: int = 0,
+        keep: int = 0,
         dropped: Callable[[int], object],
         decode: Callable[[Sequence[int]], str] | None = None,
     ):
         """Open the log.
 
         Args:
-            target: path of the file, or `-` for stdout, which is not rotated.
+            target: path of the file, or `-` for stdout, which is not rotated; None where only `recent` is wanted.
             max_bytes: size at which the file is rotated (a line may go beyond it); 0 for never.
             keep: rotated files to keep: FILE.1, the latest, to FILE.<keep>. With 0 the file is emptied instead.
             dropped: called with a number of events that were not written, from any thread.
@@ -119,7 +119,8 @@ class SpikeLog:
         self._undecoded = Seldom()
         self._recent: deque[SpikeEvent] = deque(maxlen=RECENT)
         self._recent_lock = Lock()
-        self._file = None if target == STDOUT else _open(target, max_bytes, keep)
+        self._stdout = target == STDOUT
+        self._file = None if target is None or self._stdout else _open(target, max_bytes, keep)
         self._background = Background[_Job](
             "spike event log",
             take=self._take,
@@ -154,10 +155,10 @@ class SpikeLog:
             self._recent.extend(events)
         # One write for all of them: they are written together or, with a full disk, lost together.
         lines = b"\n".join(map(msgspec.json.encode, events))
-        if self._file is None:
+        if self._stdout:
             sys.stdout.buffer.write(lines + b"\n")
             sys.stdout.buffer.flush()
-        else:
+        elif self._file is not None:
             self._file.emit(logging.makeLogRecord({"msg": lines.decode()}))
 
     def _with_texts(self, job: _Job, decode: Callable[[Sequence[int]], str]) -> list[SpikeEvent]:

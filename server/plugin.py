@@ -72,7 +72,9 @@ class TraitwatchPlugin:
         metrics = Metrics(model_name=name, engines=engine_indexes(config.parallel_config))
         receiver = Receiver(metrics, launch.sockets)
         loaded = trait_set(traits, model.tapped)
-        sinks = _sinks(settings, engine_client, metrics)
+        spikes = _spike_log(settings, engine_client, metrics)
+        telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
+        sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]
         monitor = Monitor(loaded, settings.default, receiver.api_process, metrics, name, sinks)
         self._tasks = [
             asyncio.create_task(receiver.run(monitor.ledger.deliver)),
@@ -85,7 +87,7 @@ class TraitwatchPlugin:
         await run_canary(engine_client, monitor)
         watch(engine_client, monitor)
         registry = Registry(monitor, engine_client, settings, model) if settings.admin else None
-        self._up = Serving(monitor, registry)
+        self._up = Serving(monitor, registry, spikes)
         logger.info("Scoring %s.", ", ".join(f"{t.name} at layer {t.layer}" for t in traits))
 
     def _end(self) -> None:
@@ -120,26 +122,15 @@ async def _load(engine: EngineClient, traits: list[ServedTrait]) -> None:
         await engine.collective_rpc("traitwatch_load", args=(layer, 0, directions.tobytes(), len(members)))
 
 
-def _sinks(settings: Settings, engine: EngineClient, metrics: Metrics) -> list[Sink]:
-    """Return those who are told of every response."""
-    sinks: list[Sink] = []
+def _spike_log(settings: Settings, engine: EngineClient, metrics: Metrics) -> SpikeLog:
+    """Return what keeps the latest spikes, and writes them where the settings say so."""
     log = settings.spike_log
-    if log is not None:
-        # The log's thread decodes, and a tokenizer is not made for two threads.
-        decode = copy.deepcopy(engine.get_tokenizer()).decode if log.text else None
-        sinks.append(
-            SpikeLog(
-                log.file,
-                max_bytes=log.max_bytes,
-                keep=log.keep,
-                dropped=metrics.events_dropped["log"].inc,
-                decode=decode,
-            )
-        )
-    telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
-    if telemetry is not None:
-        sinks.append(telemetry)
-    return sinks
+    dropped = metrics.events_dropped["log"].inc
+    if log is None:
+        return SpikeLog(None, dropped=dropped)
+    # The log's thread decodes, and a tokenizer is not made for two threads.
+    decode = copy.deepcopy(engine.get_tokenizer()).decode if log.text else None
+    return SpikeLog(log.file, max_bytes=log.max_bytes, keep=log.keep, dropped=dropped, decode=decode)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -1,15 +1,16 @@
-"""The routes beside vLLM's own: `/v1/traits`, behind vLLM's API key like everything under `/v1`."""
+"""The routes beside vLLM's own, `/v1/traits` and `/v1/spikes`: behind vLLM's API key like everything under `/v1`."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from server.describing import describe, report_of
 from server.errors import AdminError
+from server.events import RECENT, SpikeLog
 from server.monitor import Monitor
 from server.registry import LoadRequest, Registry
 
@@ -24,10 +25,12 @@ class Serving:
     Attributes:
         monitor: the traits and the open calls.
         registry: loads and unloads traits; None where the server was started without --traits-admin.
+        spikes: the latest spikes.
     """
 
     monitor: Monitor
     registry: Registry | None
+    spikes: SpikeLog
 
 
 def add_routes(app: FastAPI, serving: Callable[[], Serving]) -> None:
@@ -37,6 +40,11 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving]) -> None:
     async def list_traits() -> dict[str, Any]:
         """List the loaded traits, their layers and their calibration."""
         return {"object": "list", "data": describe(serving().monitor.traits.all)}
+
+    @app.get("/v1/spikes")
+    async def list_spikes(limit: Annotated[int, Query(ge=1, le=RECENT)] = 50) -> dict[str, Any]:
+        """List the latest spikes of this API process, newest first; texts only where the server logs them."""
+        return {"object": "list", "data": serving().spikes.recent(limit)}
 
     @app.get("/v1/traits/{name}/report", response_model=None)
     async def show_report(name: str) -> Response:

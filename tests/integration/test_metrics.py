@@ -181,3 +181,15 @@ def test_every_spike_is_logged_with_its_text(run: Run) -> None:
         assert event["text"] in texts
         assert event["spike_text"] in event["text"]
         assert 0 <= event["start"] < event["end"] <= event["tokens"] == TOKENS
+
+
+def test_the_latest_spikes_are_listed_with_their_text_where_it_is_logged(run: Run) -> None:
+    test_every_spike_is_logged_with_its_text(run)
+    logged = [json.loads(line) for line in run.events.read_text().splitlines()]
+    listed = httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 3}).json()
+    assert listed["object"] == "list"
+    assert 1 <= len(listed["data"]) <= 3
+    assert all(event in logged for event in listed["data"])
+    times = [event["time"] for event in listed["data"]]
+    assert times == sorted(times, reverse=True)
+    assert httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 0}).status_code in (400, 422)

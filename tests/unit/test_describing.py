@@ -14,6 +14,7 @@ from builder.artifacts import PersonaVector
 from builder.card import LayerVerification, Verification
 from server.config import ServedTrait, trait_set
 from server.describing import describe, report_of
+from server.events import SpikeLog
 from server.metrics import Metrics
 from server.monitor import Monitor
 from server.routes import Serving, add_routes
@@ -101,5 +102,5 @@ def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
 def _client(*traits: ServedTrait) -> TestClient:
     app = FastAPI()
     monitor = Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
-    add_routes(app, lambda: Serving(monitor, None))
+    add_routes(app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None)))
     return TestClient(app)

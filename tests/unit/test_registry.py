@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from builder.artifacts import save_tensor
 from server.config import Settings, load_served_traits, trait_set
+from server.events import SpikeLog
 from server.metrics import Metrics
 from server.monitor import Monitor
 from server.registry import Registry, ServedModel
@@ -53,8 +54,9 @@ class Server:
         self.engine = Engine()
         model = ServedModel("tiny", num_layers=3, hidden_size=8, tapped=TAPPED, columns=COLUMNS)
         registry = Registry(self.monitor, self.engine, settings, model) if admin else None  # type: ignore[arg-type]
+        spikes = SpikeLog(None, dropped=lambda count: None)
         app = FastAPI()
-        add_routes(app, lambda: Serving(self.monitor, registry))
+        add_routes(app, lambda: Serving(self.monitor, registry, spikes))
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
     async def load(self, name: str, **body: object) -> httpx.Response:
