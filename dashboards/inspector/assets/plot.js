@@ -165,9 +165,10 @@
           const several = view.panes.length > 1;
           const label = [several ? pane.title : "", drawn.length > 1 || !several ? name : ""].filter(Boolean).join(" · ");
           if (name === T.choice.trait) {
+            // Thousands of dots take the browser long to draw; one faint line says the same.
             data.push({
-              x, y: raw, mode: "markers", type: "scatter", hoverinfo: "skip", showlegend: false,
-              marker: { color: colour, size: 3.5, opacity: 0.38 },
+              x, y: raw, mode: x.length > 500 ? "lines" : "markers", type: "scatter", hoverinfo: "skip", showlegend: false,
+              opacity: 0.38, marker: { color: colour, size: 3.5 }, line: { color: colour, width: 0.7 },
             });
           }
           data.push({

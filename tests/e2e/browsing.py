@@ -1,0 +1,169 @@
+"""A real browser in front of the inspector: Debian's Chromium, driven by Playwright."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+WIDE = {"width": 1280, "height": 800}
+NARROW = {"width": 390, "height": 844}
+# An answer of the embedded model beside other work on two cores.
+ANSWER_TIMEOUT = 90_000
+
+
+@contextmanager
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """One visitor: a page of the inspector, and what went wrong in it.
+
+    Attributes:
+        page: the page.
+        context: what it shares with no other visitor.
+        errors: console errors, uncaught exceptions, and requests to other hosts.
+        bodies: the text of every response that came, except scripts and style sheets.
+    """
+
+    page: Page
+    context: BrowserContext
+    errors: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def view(self, name: str) -> Locator:
+        return self.page.locator(f"#{name}")
+
+    def tokens(self, view: str, pane: int = 0) -> Locator:
+        return self.view(view).locator(".tw-pane").nth(pane).locator(".t")
+
+    def coloured(self, view: str, pane: int = 0) -> Locator:
+        return self.view(view).locator(".tw-pane").nth(pane).locator(".t.h, .t.l")
+
+    def send(self, view: str, text: str) -> None:
+        box = self.page.locator(f"#{view}-message textarea")
+        box.fill(text)
+        box.press("Enter")
+
+    def wait_until_idle(self, view: str) -> None:
+        self.page.locator(f"#{view}-send").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
+
+    def wait_until_busy(self, view: str) -> None:
+        self.page.locator(f"#{view}-stop").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
+
+    def finish(self, view: str) -> None:
+        """Wait until what was just asked is being answered, and then until it is."""
+        self.wait_until_busy(view)
+        self.wait_until_idle(view)
+
+    def mean_z(self, view: str, pane: int = 0) -> float:
+        text = self.view(view).locator(".tw-pane").nth(pane).locator(".tw-stats b").inner_text()
+        return float(re.sub(r"^mean z ", "", text).replace("\N{MINUS SIGN}", "-"))
+
+    def points(self, view: str) -> int:
+        """How many points the longest line of a view's plot has."""
+        found = self.page.evaluate(
+            """(view) => {
+                const plot = document.querySelector(`.tw-place[data-view="${view}"] .tw-plot`);
+                const lines = ((plot && plot.data) || []).filter((trace) => trace.mode === "lines");
+                return Math.max(0, ...lines.map((trace) => trace.y.filter((y) => y !== null).length));
+            }""",
+            view,
+        )
+        return int(found)
+
+    def screenshot(self, name: str, *, full: bool = False) -> Path:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        self.page.screenshot(path=path, full_page=full)
+        return path
+
+
+@contextmanager
+def visit(
+    browser: Browser,
+    address: str,
+    *,
+    size: dict[str, int] = WIDE,
+    theme: str = "light",
+    expected: tuple[str, ...] = (),
+) -> Iterator[Visit]:
+    """Open the page as a new visitor; at the end, assert that nothing went wrong in it.
+
+    Args:
+        browser: the browser.
+        address: of the inspector.
+        size: of the window.
+        theme: `light` or `dark`.
+        expected: parts of console errors that are part of the test, such as of a request that has to fail.
+    """
+    context = browser.new_context(
+        viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce", locale="en-GB"
+    )
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    seen = Visit(page, context)
+
+    def told(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            seen.errors.append(f"console: {message.text}")
+
+    def answered(response: Response) -> None:
+        kind = response.headers.get("content-type", "")
+        if "javascript" in kind or "css" in kind or "event-stream" in kind:
+            return
+        try:
+            seen.bodies.append(response.text())
+        except Exception:  # noqa: BLE001  (a response whose page has gone has no body)
+            return
+
+    page.on("console", told)
+    page.on("pageerror", lambda error: seen.errors.append(f"exception: {error}"))
+    page.on("response", answered)
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith((address, "data:", "blob:"))
+            else seen.errors.append(f"a request to another host: {request.url}")
+        ),
+    )
+    try:
+        page.goto(f"{address}/?__theme={theme}")
+        page.locator("#header").wait_for()
+        yield seen
+        unexpected = [error for error in seen.errors if not any(part in error for part in expected)]
+        assert unexpected == []
+    finally:
+        context.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0, told: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)

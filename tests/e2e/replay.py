@@ -1,0 +1,96 @@
+"""A stand-in for a fast server, for what the embedded model cannot do: answers of thousands of tokens within seconds,
+and words that are chosen. It speaks the server's wire format and nothing else; whatever can be tested against the real
+server is."""
+
+import asyncio
+import json
+import math
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+from dashboards.processes import free_port
+
+TRAITS = ("alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking")
+MEAN, STD, THRESHOLD = -10.0, 14.0, 3.0
+
+
+def projection(trait: int, token: int) -> float:
+    return MEAN + STD * 4 * math.sin(token / 40 + trait)
+
+
+def _listed() -> list[dict[str, object]]:
+    return [
+        {
+            "id": name,
+            "layer": 20,
+            "calibration": {"mean": MEAN, "std": STD},
+            "threshold": {"z": THRESHOLD, "rate": 0.01},
+        }
+        for name in TRAITS
+    ]
+
+
+def _event(index: int, token: str, *, last: bool) -> bytes:
+    choice: dict[str, object] = {
+        "index": 0,
+        "delta": {"content": token},
+        "logprobs": {"content": [{"token": token, "logprob": -0.1, "bytes": None, "top_logprobs": []}]},
+        "finish_reason": "length" if last else None,
+    }
+    if index:
+        told = {name: {"start": index - 1, "tokens": [projection(k, index - 1)]} for k, name in enumerate(TRAITS)}
+        choice["traits"] = told
+    if last:
+        choice["traits_complete"] = True
+    event = {"id": "replay", "object": "chat.completion.chunk", "created": 0, "model": "replay", "choices": [choice]}
+    return f"data: {json.dumps(event)}\n\n".encode()
+
+
+@contextmanager
+def replaying(tokens: Sequence[str], pace: float) -> Iterator[str]:
+    """Serve an answer of these tokens; yield the server's address.
+
+    Args:
+        tokens: the answer.
+        pace: seconds between two tokens.
+    """
+
+    async def answer(_: Request) -> StreamingResponse:
+        async def events() -> AsyncIterator[bytes]:
+            for i, token in enumerate(tokens):
+                yield _event(i, token, last=i == len(tokens) - 1)
+                await asyncio.sleep(pace)
+            yield b"data: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def models(_: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [{"id": "replay", "object": "model"}]})
+
+    async def traits(_: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": _listed()})
+
+    routes = [
+        Route("/v1/models", models),
+        Route("/v1/traits", traits),
+        Route("/v1/chat/completions", answer, methods=["POST"]),
+    ]
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+        assert thread.is_alive()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)

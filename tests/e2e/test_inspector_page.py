@@ -1,0 +1,75 @@
+"""The inspector before a stand-in for a fast server: answers of 2,000 tokens, and a model that writes HTML."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from dashboards.inspector.process import inspector
+from dashboards.processes import free_port
+from tests.e2e.browsing import chromium, until, visit
+from tests.e2e.replay import projection, replaying
+
+pytestmark = pytest.mark.engine
+
+# A stall that a reader notices; and the share of frames that may come late on a shared machine of two cores.
+NOTICED_MS = 400.0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, chromium(playwright) as started:
+        yield started
+
+
+def test_two_thousand_tokens_stay_smooth(
+    browser: Browser, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    tokens = [f" word{i % 97}" if i % 40 else "\n\n" for i in range(2000)]
+    with (
+        replaying(tokens, pace=0.01) as url,
+        inspector([url], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.tab("Chat")
+        seen.page.evaluate(
+            """() => {
+                window.gaps = [];
+                let last = performance.now();
+                const frame = (now) => { window.gaps.push(now - last); last = now; requestAnimationFrame(frame); };
+                requestAnimationFrame(frame);
+            }"""
+        )
+        seen.send("chat", "Go.")
+        seen.finish("chat")
+        assert seen.tokens("chat").count() == 2000
+        gaps = sorted(seen.page.evaluate("window.gaps"))
+        median, late, worst = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1]
+        record_property("frame_gaps_ms", f"median {median:.0f}, 99 % {late:.0f}, worst {worst:.0f}")
+        print("GAPS", median, late, worst)
+        assert late < NOTICED_MS, (median, late, worst)
+        # Every projection is in its place.
+        seen.page.locator("#chat .t").nth(1500).hover()
+        expected = f"{projection(4, 1500):.2f}".replace("-", "\N{MINUS SIGN}")
+        expect(seen.page.locator(".tw-tip tr", has_text="paternalism")).to_contain_text(expected)
+        until(lambda: seen.points("chat") == 1999)
+
+
+def test_a_model_that_writes_html_shows_html(browser: Browser, tmp_path: Path) -> None:
+    written = "<script>window.hit=1</script><img src=x onerror='window.hit=1'><b>bold</b> &amp; ${1+1} {{value}}"
+    tokens = [written[i : i + 5] for i in range(0, len(written), 5)]
+    with (
+        replaying(tokens, pace=0.15) as url,
+        inspector([url], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.tab("Chat")
+        seen.send("chat", "<b>Write</b> HTML.")
+        seen.finish("chat")
+        assert seen.view("chat").locator(".tw-tokens").inner_text() == written
+        assert seen.view("chat").locator(".tw-user .tw-text").inner_text() == "<b>Write</b> HTML."
+        seen.tokens("chat").nth(2).hover()
+        seen.page.wait_for_timeout(500)
+        assert seen.page.evaluate("window.hit") is None
+        assert seen.page.locator(".tw-log img, .tw-log script, .tw-log b, .tw-tip b").count() == 0
