@@ -19,7 +19,7 @@ COMMANDS = {
     "compare": ("builder.commands.compare:compare", "Show the cosines between vectors."),
     "define": ("builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
-    "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show a paternalism alert arriving at a webhook, and its end."),
+    "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show an alert arriving at a webhook, and its end."),
     "doctor": ("server.doctor:doctor", "Check on this machine that a model is scored rightly, and at what cost."),
     "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
     "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
