@@ -1,9 +1,7 @@
 """The page: its header, its tabs, and the web application that serves them."""
 
-import base64
 import html
 from collections.abc import Sequence
-from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, Request, Response
@@ -12,10 +10,11 @@ from fastapi.responses import FileResponse, HTMLResponse
 from dashboards.inspector.chat_tab import chat_tab
 from dashboards.inspector.client import Server
 from dashboards.inspector.compare_tab import compare_tab
-from dashboards.inspector.components import ASSETS, PLOTLY, fragment, head, style
+from dashboards.inspector.components import ASSETS, PLOTLY, fragment, head, logo, style
 from dashboards.inspector.inspect_tab import inspect_tab
 from dashboards.inspector.live_tab import live_tab
 from dashboards.inspector.page import QUIET, Fleet, Page, problem_with
+from dashboards.inspector.page_head import PageHead
 from dashboards.inspector.problems import TROUBLE, problem
 from dashboards.inspector.session import Session
 from dashboards.inspector.theme import theme
@@ -107,6 +106,7 @@ def application(
         pwa=False,
         mcp_server=False,
     )
+    mounted.add_middleware(PageHead, icon=logo())
     return mounted
 
 
@@ -153,12 +153,11 @@ async def _status(fleet: Fleet) -> str:
 
 
 def _header(told: str, trouble: str) -> str:
-    logo = base64.b64encode(Path(ASSETS / "favicon.svg").read_bytes()).decode()
     dot = f'<span class="tw-dot{" tw-down" if trouble else ""}" aria-hidden="true"></span>' if told or trouble else ""
     state = html.escape(told or ("not connected" if trouble else ""))
     problem_box = f'<p class="tw-problem" role="alert">{html.escape(trouble)}</p>' if trouble else ""
     return (
         '<header class="tw-header">'
-        f'<img class="tw-logo" alt="" src="data:image/svg+xml;base64,{logo}"><h1>Traitwatch</h1>'
+        f'<img class="tw-logo" alt="" src="{logo()}"><h1>Traitwatch</h1>'
         f'<span class="tw-status">{dot}{state}</span></header>{problem_box}'
     )

@@ -20,7 +20,11 @@ from dashboards.errors import DashboardError
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7860, show_default=True, help="Port to listen on.")
 @click.option("--auth", metavar="USER:PASSWORD", envvar="TRAITWATCH_UI_AUTH", help="Ask for this login.")
-@click.option("--root-path", metavar="PATH", help="The path under which a proxy serves the page, such as /inspector.")
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    help="The path under which a proxy serves the page, such as /inspector; its whole address where it changes Host.",
+)
 @click.option(
     "--api-key",
     "keys",

@@ -20,6 +20,7 @@ def inspector(
     host: str = "127.0.0.1",
     api_key: str | None = None,
     auth: str | None = None,
+    root_path: str | None = None,
     waiting: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[str]:
     """Run the inspector while the context lasts; yield its address when it answers.
@@ -31,6 +32,7 @@ def inspector(
         host: where it listens.
         api_key: of the servers. It goes through the environment, where other users of the machine do not see it.
         auth: `user:password` that it asks for.
+        root_path: the path under which a proxy serves it.
         waiting: is told from time to time for how many seconds it has been waited.
 
     Raises:
@@ -39,6 +41,8 @@ def inspector(
     command = [sys.executable, "-m", "dashboards.inspector", "--host", host, "--port", str(port)]
     for url in urls:
         command += ["--url", url]
+    if root_path is not None:
+        command += ["--root-path", root_path]
     environment = dict(os.environ)
     environment.pop("TRAITWATCH_API_KEY", None)
     environment.pop("TRAITWATCH_UI_AUTH", None)

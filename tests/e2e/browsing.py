@@ -130,7 +130,7 @@ def visit(
 
     def told(message: ConsoleMessage) -> None:
         if message.type == "error":
-            seen.errors.append(f"console: {message.text}")
+            seen.errors.append(f"console: {message.text} ({message.location.get('url', '')})")
 
     def answered(response: Response) -> None:
         kind = response.headers.get("content-type", "")
@@ -157,7 +157,7 @@ def visit(
         page.locator("#header").wait_for()
         yield seen
         unexpected = [error for error in seen.errors if not any(part in error for part in expected)]
-        assert unexpected == []
+        assert unexpected == [], "\n".join(unexpected)
     finally:
         context.close()
 

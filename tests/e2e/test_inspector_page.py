@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
 from tests.e2e.browsing import chromium, until, visit
+from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
 
 pytestmark = pytest.mark.engine
@@ -47,7 +48,6 @@ def test_two_thousand_tokens_stay_smooth(
         gaps = sorted(seen.page.evaluate("window.gaps"))
         median, late, worst = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1]
         record_property("frame_gaps_ms", f"median {median:.0f}, 99 % {late:.0f}, worst {worst:.0f}")
-        print("GAPS", median, late, worst)
         assert late < NOTICED_MS, (median, late, worst)
         # Every projection is in its place.
         seen.page.locator("#chat .t").nth(1500).hover()
@@ -73,3 +73,19 @@ def test_a_model_that_writes_html_shows_html(browser: Browser, tmp_path: Path) -
         seen.page.wait_for_timeout(500)
         assert seen.page.evaluate("window.hit") is None
         assert seen.page.locator(".tw-log img, .tw-log script, .tw-log b, .tw-tip b").count() == 0
+
+
+def test_it_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> None:
+    port = free_port()
+    tokens = [f" word{i}" for i in range(60)]
+    with (
+        replaying(tokens, pace=0.05) as url,
+        inspector([url], port, tmp_path / "log", root_path="/inspector") as direct,
+        proxied(direct, "/inspector") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.tab("Chat")
+        seen.send("chat", "Go.")
+        seen.finish("chat")
+        assert seen.tokens("chat").count() == 60
+        until(lambda: seen.points("chat") == 59)

@@ -356,3 +356,19 @@ def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
         text = (assets / name).read_text()
         assert "https://" not in text
         assert "innerHTML" not in text
+
+
+def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
+    pytest.importorskip("gradio")
+    from fastapi.testclient import TestClient
+
+    from dashboards.inspector.app import application
+    from dashboards.inspector.client import Server
+
+    page = TestClient(application([Server("http://127.0.0.1:1", "a-secret")])).get("/")
+    assert page.status_code == 200
+    assert '<link rel="icon" type="image/svg+xml" href="data:' in page.text
+    assert "og:title" not in page.text
+    assert "twitter:" not in page.text
+    assert "Traitwatch inspector" in page.text
+    assert "a-secret" not in page.text

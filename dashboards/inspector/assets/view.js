@@ -183,7 +183,7 @@
       p.log.addEventListener("pointerover", (event) => this.point(event.target));
       p.log.addEventListener("click", (event) => this.point(event.target));
       p.log.addEventListener("pointerleave", () => T.tip.hide());
-      p.log.addEventListener("scroll", () => T.tip.hide());
+      p.log.addEventListener("scroll", () => T.tip.follow(p.log));
       p.log.addEventListener("keydown", (event) => this.walk(p, event));
       p.log.addEventListener("blur", () => T.tip.hide());
       return p;
@@ -405,6 +405,17 @@
       span.classList.add("tw-on");
       this.node.replaceChildren(...content);
       this.node.style.display = "block";
+      this.move();
+    },
+    // Stay beside the token while its pane scrolls, as long as it is to be seen.
+    follow(log) {
+      if (!this.of || !log.contains(this.of)) return;
+      const [at, frame] = [this.of.getBoundingClientRect(), log.getBoundingClientRect()];
+      if (at.bottom < frame.top || at.top > frame.bottom) this.hide();
+      else this.move();
+    },
+    move() {
+      const span = this.of;
       const at = span.getClientRects()[0] || span.getBoundingClientRect();
       const size = this.node.getBoundingClientRect();
       const below = at.bottom + 6 + size.height < window.innerHeight;

@@ -1,0 +1,51 @@
+"""A reverse proxy that serves another server under a path of its own, as a company's front door does."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from dashboards.processes import free_port
+
+_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
+
+
+@contextmanager
+def proxied(target: str, path: str) -> Iterator[str]:
+    """Serve `target` under `path`; yield the address of the proxy, with the path."""
+
+    async def passed(request: Request) -> StreamingResponse:
+        client = httpx.AsyncClient(timeout=None)
+        url = httpx.URL(target + request.url.path.removeprefix(path), query=request.url.query.encode())
+        headers = {name: value for name, value in request.headers.items() if name not in _HOP}
+        headers["accept-encoding"] = "identity"
+        asked = client.build_request(request.method, url, headers=headers, content=await request.body())
+        answer = await client.send(asked, stream=True)
+
+        async def body() -> AsyncIterator[bytes]:
+            async for part in answer.aiter_raw():
+                yield part
+
+        kept = {name: value for name, value in answer.headers.items() if name not in _HOP}
+        return StreamingResponse(body(), answer.status_code, kept, background=BackgroundTask(client.aclose))
+
+    routes = [Route(f"{path}/{{rest:path}}", passed, methods=["GET", "POST", "HEAD", "DELETE"])]
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+        assert thread.is_alive()
+    try:
+        yield f"http://127.0.0.1:{port}{path}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
