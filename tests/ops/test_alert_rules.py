@@ -90,10 +90,10 @@ def test_a_gap_in_thin_traffic_does_not_resolve_a_page(tmp_path: Path) -> None:
 
 
 def test_servers_of_a_model_are_added_up(tmp_path: Path) -> None:
-    """A third of the responses of one server are a sixth of those of two, and a twelfth where the other has more."""
+    """A third of the responses of one server are a sixth of those of two, and a ninth where the other has more."""
     one = spikes((60, 3, 1))
     check(tmp_path, one | spikes((60, 3, 0), instance="b"), {60: [FAST, SLOW]})
-    check(tmp_path, one | spikes((60, 9, 0), instance="b"), {60: [SLOW]})
+    check(tmp_path, one | spikes((60, 6, 0), instance="b"), {60: [SLOW]})
 
 
 def test_models_are_not_added_up(tmp_path: Path) -> None:
