@@ -10,6 +10,7 @@ from importlib.metadata import version
 import click
 
 from builder.errors import BuilderError
+from dashboards.errors import DashboardError
 from server.errors import ServerError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
@@ -29,6 +30,7 @@ COMMANDS = {
     "respond": ("builder.commands.respond:respond", "Answer a definition's questions under a condition."),
     "rules": ("dashboards.rules:rules", "Write the Prometheus and Alertmanager files, ready to be loaded."),
     "serve": ("server.launcher:serve", "Serve a model with vLLM, every generated token scored."),
+    "ui": ("dashboards.inspector.command:ui", "Show a server's traits in a browser."),
     "verify": ("builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }
 
@@ -59,7 +61,7 @@ class LazyGroup(click.Group):
         """Run a subcommand; an error that we raise on purpose is told in one sentence, without a traceback."""
         try:
             return super().invoke(ctx)
-        except (BuilderError, ServerError) as error:
+        except (BuilderError, DashboardError, ServerError) as error:
             raise click.ClickException(str(error)) from error
 
 

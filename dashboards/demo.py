@@ -18,6 +18,8 @@ from rich.text import Text
 from dashboards.demo_chats import CHATS
 from dashboards.demo_server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory
 from dashboards.errors import DashboardError
+from dashboards.inspector.process import inspector
+from dashboards.processes import free_port
 
 TRAIT = "paternalism"
 # z at which the colour is full. Blue is below the neutral baseline, red above it.
@@ -46,8 +48,10 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
             scored = _show_chats(console, url)
             _show_addresses(console, url, log)
             if not once:
-                console.print("Serving until Ctrl-C.")
-                signal.pause()
+                with inspector([url], free_port(7860), log.with_name(f"demo-inspector-{port}.log")) as page:
+                    console.print(f"Inspector    {page}   (open it in a browser)")
+                    console.print("Serving until Ctrl-C.")
+                    signal.pause()
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return

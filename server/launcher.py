@@ -6,11 +6,15 @@ against each other before an engine starts.
 
 import math
 import os
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from platformdirs import user_cache_dir
 
 from server.errors import ConfigError
 from server.versions import check_vllm
@@ -110,6 +114,10 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     help="What a response carries when its request has no `traits` field.",
 )
 @click.option(
+    "--ui", "with_ui", is_flag=True, help="Start the inspector too (`traitwatch ui`), as long as the server runs."
+)
+@click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
+@click.option(
     "--vllm-help",
     metavar="GROUP",
     help="Show vLLM's own serve options and exit; GROUP is `all`, a group such as ModelConfig, or a word to look for.",
@@ -131,6 +139,8 @@ def serve(
     events_text: bool,
     events_max_mb: float,
     events_keep: int,
+    with_ui: bool,
+    ui_port: int,
     vllm_arguments: tuple[str, ...],
 ) -> None:
     """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
@@ -172,7 +182,23 @@ def serve(
 
     from server.vllm_serve import parse_vllm_arguments, run
 
-    run(parse_vllm_arguments(list(vllm_arguments)), settings, traits)
+    args = parse_vllm_arguments(list(vllm_arguments))
+    with _inspector(args, ui_port) if with_ui else nullcontext():
+        run(args, settings, traits)
+
+
+@contextmanager
+def _inspector(args: Namespace, port: int) -> Iterator[None]:
+    """Run the inspector of the server that `args` will start."""
+    from dashboards.inspector.process import inspector
+
+    host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
+    keys = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    key = keys[0] if isinstance(keys, list) else keys
+    log = Path(user_cache_dir("traitwatch", ensure_exists=True)) / f"inspector-{port}.log"
+    with inspector([f"http://{host}:{args.port}"], port, log, api_key=key) as address:
+        click.echo(f"Inspector: {address} (log: {log})")
+        yield
 
 
 def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "Layer"]]:
