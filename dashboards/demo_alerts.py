@@ -27,7 +27,7 @@ from dashboards.webhook import Notice, Webhook, webhook_receiver
 TRAIT = "paternalism"
 ALERT = "TraitSpikesFast"
 SPEED_UP = 60
-_ORDINARY, _BURST = 40, 40
+_ORDINARY, _BURST = 40, 32
 _AT_ONCE = 32
 _MAX_TOKENS = 60
 # Seconds after the beginning of the burst, and after the alert.

@@ -153,6 +153,7 @@ def serve(
     """
     from builder.artifacts import DEFAULT_LAYER
     from server.config import Settings, SpikeLogSettings, load_served_traits
+    from server.events import STDOUT, checked_file
 
     if events is None and events_text:
         raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")
@@ -169,13 +170,15 @@ def serve(
         spike_log=None
         if events is None
         else SpikeLogSettings(
-            events if events == "-" else str(Path(events).resolve()),
+            events if events == STDOUT else str(Path(events).resolve()),
             text=events_text,
             max_bytes=round(events_max_mb * 2**20),
             keep=events_keep,
         ),
     )
     traits = load_served_traits(settings)
+    if events is not None and events != STDOUT:
+        checked_file(events)
     _allow_plugin()
     # Before anything else of vLLM's is imported: another version need not have it.
     check_vllm()

@@ -79,7 +79,7 @@ def _traffic(samples: "deque[Sample]") -> str:
                 "mean z lately": number(lately.mean_z, sign=True),
                 "with a spike": _share(counts.spike_rate),
                 "with a spike lately": _share(lately.spike_rate),
-                "drift": number(now.drift.get(name), sign=True),
+                "drift": number(now.drift.get(name) if counts.responses else None, sign=True),
             }
         )
     if not rows:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from builder.embedded_model import embedded_model
+from dashboards.demo_chats import CHATS
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
 from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, chromium, until, visit
@@ -56,6 +58,33 @@ class Scene:
 
     def running(self) -> float:
         return self.server.metric("vllm:num_requests_running")
+
+    def spike(self) -> str:
+        """Have the model spike, and return the line of the event log."""
+        messages = CHATS["after paternalistic replies"]
+        body = {"model": MODEL_NAME, "messages": messages, "n": 8, "max_tokens": 80, "temperature": 0.7, "top_p": 0.9}
+        log = self.directory / "spikes.jsonl"
+        for _ in range(5):
+            for line in log.read_text().splitlines():
+                if json.loads(line)["trait"] == "paternalism":
+                    return line
+            answer = httpx.post(f"{self.server.url}/v1/chat/completions", json=body, headers=HEADERS, timeout=120)
+            answer.raise_for_status()
+            time.sleep(1)
+        raise AssertionError("40 paternalistic answers without a spike")
+
+    @contextmanager
+    def without(self, *names: str) -> Iterator[None]:
+        """Unload traits for a while."""
+        loads = {name: f"{self.server.url}/v1/traits/{name}" for name in names}
+        for load in loads.values():
+            httpx.delete(load, headers=HEADERS).raise_for_status()
+        try:
+            yield
+        finally:
+            for name, load in loads.items():
+                path = {"path": f"{name}_response_avg_diff.pt"}
+                httpx.post(load, headers=HEADERS, json=path, timeout=60).raise_for_status()
 
     @contextmanager
     def inspecting(self, url: str, key: str | None = KEY, auth: str | None = None) -> Iterator[str]:
@@ -189,16 +218,19 @@ def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
     assert seen.tokens("chat").count() > kept
 
 
-def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene, seen: Visit) -> None:
-    seen.tab("Chat")
-    seen.send("chat", LONG)
-    expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
-    seen.page.reload()
-    until(lambda: scene.running() == 0, told=scene.running)
-    seen.tab("Chat")
-    assert seen.tokens("chat").count() == 0
-    answer(seen, "chat", "What is two and two?")
-    assert seen.coloured("chat").count() > 1
+def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -> None:
+    # What Gradio's client says in the page that is being left, when its stream breaks off.
+    left = ("AbortError", "Connection errored out")
+    with visit(scene.browser, scene.address, expected=left) as seen:
+        seen.tab("Chat")
+        seen.send("chat", LONG)
+        expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
+        seen.page.reload()
+        until(lambda: scene.running() == 0, told=scene.running)
+        seen.tab("Chat")
+        assert seen.tokens("chat").count() == 0
+        answer(seen, "chat", "What is two and two?")
+        assert seen.coloured("chat").count() > 1
 
 
 def test_two_visitors_at_once_do_not_see_each_other(scene: Scene) -> None:
@@ -257,11 +289,7 @@ def test_two_pasted_answers_are_told_apart(seen: Visit) -> None:
 
 
 def test_a_spike_of_the_event_log_is_scored_again(scene: Scene, seen: Visit) -> None:
-    seen.page.locator("#preset-0").click()
-    seen.finish("compare")
-    log = scene.directory / "spikes.jsonl"
-    until(lambda: "paternalism" in log.read_text())
-    line = next(line for line in log.read_text().splitlines() if json.loads(line)["trait"] == "paternalism")
+    line = scene.spike()
     event = json.loads(line)
     seen.tab("Inspect")
     seen.page.locator("#inspect-text-a textarea").fill(line)
@@ -317,9 +345,8 @@ def test_traits_are_listed_with_their_worth_and_their_reports(seen: Visit) -> No
     expect(opened.value).to_have_title(re.compile("paternalism"))
 
 
-def test_live_shows_the_traffic_and_the_latest_spikes(seen: Visit) -> None:
-    seen.page.locator("#preset-0").click()
-    seen.finish("compare")
+def test_live_shows_the_traffic_and_the_latest_spikes(scene: Scene, seen: Visit) -> None:
+    scene.spike()
     seen.tab("Live")
     row = seen.page.locator("#live-traffic tr", has_text="paternalism")
     until(lambda: int(row.locator("td").nth(1).inner_text()) >= 2)
@@ -367,21 +394,13 @@ def test_a_server_that_goes_away_in_mid_answer_leaves_what_came(scene: Scene) ->
 
 
 def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
-    for name in [*TRAITS, BARE]:
-        httpx.delete(f"{scene.server.url}/v1/traits/{name}", headers=HEADERS).raise_for_status()
-    try:
-        with visit(scene.browser, scene.address) as seen:
-            expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
-            seen.tab("Chat")
-            seen.send("chat", "What is the capital of Spain?")
-            expect(seen.view("chat").locator(".tw-tokens")).not_to_be_empty(timeout=30_000)
-            seen.wait_until_idle("chat")
-            assert seen.coloured("chat").count() == 0
-    finally:
-        for name in [*TRAITS, BARE]:
-            path = {"path": f"{name}_response_avg_diff.pt"}
-            load = f"{scene.server.url}/v1/traits/{name}"
-            httpx.post(load, headers=HEADERS, json=path, timeout=60).raise_for_status()
+    with scene.without(*TRAITS, BARE), visit(scene.browser, scene.address) as seen:
+        expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
+        seen.tab("Chat")
+        seen.send("chat", "What is the capital of Spain?")
+        expect(seen.view("chat").locator(".tw-tokens")).not_to_be_empty(timeout=30_000)
+        seen.wait_until_idle("chat")
+        assert seen.coloured("chat").count() == 0
 
 
 def test_an_uncalibrated_trait_says_why_it_has_no_colour(seen: Visit) -> None:
@@ -434,7 +453,7 @@ def test_no_serious_fault_of_accessibility(scene: Scene, theme: str) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
 def test_screenshots(scene: Scene, theme: str, size: dict[str, int]) -> None:
-    with visit(scene.browser, scene.address, theme=theme, size=size) as seen:
+    with scene.without(BARE), visit(scene.browser, scene.address, theme=theme, size=size) as seen:
         label = f"{size['width']}-{theme}"
         seen.screenshot(f"first-{label}")
         seen.page.locator("#preset-0").click()
