@@ -1,0 +1,160 @@
+"""From a chat to the webhook: the real server, Prometheus and Alertmanager, with the shipped rules.
+
+Everything is real; only time is shortened, by the templating of `traitwatch rules --speed-up`: an hour of the rules is
+a minute. The worker is the server's own, which stops sending its projections on command.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.embedded_model import embedded_model
+from dashboards.alert_chats import Messages, burst_chats, ordinary_chats
+from dashboards.monitoring import Monitoring, monitoring
+from dashboards.webhook import Notice, Webhook, webhook_receiver
+from tests.integration.serving import MODEL_NAME, Server, serving
+from tests.matrix.faults import VARIABLE
+
+pytestmark = pytest.mark.engine
+
+SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+SPEED_UP = 60
+ALERT_TIMEOUT = 60.0
+RESOLUTION_TIMEOUT = 150.0
+# Seconds of quiet after ordinary chats: every rule is evaluated, and has been true for longer than its `for`.
+QUIET_SECONDS = 15.0
+# Chats before the burst, in it, and after it until all is well again. So few that these minutes are no baseline: the
+# server tells of drift after 200 responses, the rules of a shift after 100 that are half an hour (30 s) old.
+ORDINARY, BURST, RECOVERY = 40, 32, 24
+AT_ONCE = 32
+MONITOR_ALERTS = {"TraitwatchCoverageLow", "TraitwatchSilent", "TraitwatchServerSilent"}
+
+
+@dataclass(frozen=True)
+class Operated:
+    """A server under the eyes of Prometheus.
+
+    Attributes:
+        server: the server.
+        fault: the file with the worker's command.
+        webhook: where alerts arrive.
+        monitoring: Prometheus and Alertmanager.
+    """
+
+    server: Server
+    fault: Path
+    webhook: Webhook
+    monitoring: Monitoring
+
+    def chat(self, chats: list[Messages]) -> None:
+        """Send chats and wait for the answers."""
+        asyncio.run(self._answers(chats))
+
+    async def _answers(self, chats: list[Messages]) -> None:
+        at_once = asyncio.Semaphore(AT_ONCE)
+        async with self.server.async_client() as client:
+
+            async def answer(messages: Messages) -> None:
+                async with at_once:
+                    await client.chat.completions.create(
+                        model=MODEL_NAME,
+                        messages=messages,  # type: ignore[arg-type]
+                        max_tokens=60,
+                        temperature=0.7,
+                        top_p=0.9,
+                    )
+
+            await asyncio.gather(*(answer(messages) for messages in chats))
+
+    def responses(self) -> float:
+        """The responses of the last hour of the rules, as the alerts count them."""
+        ((_, count),) = self.monitoring.query('model_trait:traitwatch_responses:increase1h{trait="paternalism"}')
+        return count
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
+    directory = tmp_path_factory.mktemp("alerts")
+    fault = directory / "fault"
+    os.environ[VARIABLE] = str(fault)
+    command = [sys.executable, "-m", "tests.matrix.faults", "serve", str(embedded_model()), "--traits", str(SHIPPED)]
+    with (
+        serving([*command, "--enforce-eager"], directory / "server.log") as server,
+        webhook_receiver() as webhook,
+        monitoring([server.url], webhook.url, directory / "monitoring", speed_up=SPEED_UP) as programs,
+    ):
+        yield Operated(server, fault, webhook, programs)
+    del os.environ[VARIABLE]
+
+
+def until(condition: Callable[[], bool], seconds: float, message: Callable[[], object]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, message()
+        time.sleep(0.2)
+
+
+def fired(notices: list[Notice]) -> set[tuple[str, str | None]]:
+    """The alerts that fired among notices, with their traits."""
+    return {(notice.name, notice.labels.get("trait")) for notice in notices if notice.status == "firing"}
+
+
+def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
+    operated.chat(ordinary_chats(ORDINARY))
+    until(lambda: operated.responses() >= 30, 20, operated.responses)
+    ended = time.monotonic()
+    while time.monotonic() < ended + QUIET_SECONDS:
+        assert operated.monitoring.firing() == []
+        time.sleep(0.5)
+    assert operated.webhook.notices() == []
+
+
+def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other(operated: Operated) -> None:
+    before = len(operated.webhook.notices())
+    until(lambda: operated.monitoring.firing() == [], RESOLUTION_TIMEOUT, operated.monitoring.firing)
+    began = time.monotonic()
+    operated.chat(burst_chats(BURST))
+    fast = operated.webhook.wait_for(
+        lambda n: (n.name, n.labels.get("trait"), n.status) == ("TraitSpikesFast", "paternalism", "firing"),
+        began + ALERT_TIMEOUT - time.monotonic(),
+    )
+    assert fast is not None, operated.monitoring.query("model_trait:traitwatch_responses_over_threshold:ratio_rate1h")
+    assert fast.labels["model_name"] == MODEL_NAME
+    assert fast.labels["severity"] == "page"
+    assert fast.annotations["runbook_url"].endswith("#traitspikesfast")
+    operated.chat(ordinary_chats(RECOVERY))
+    resolved = operated.webhook.wait_for(
+        lambda n: (n.name, n.labels.get("trait"), n.status) == ("TraitSpikesFast", "paternalism", "resolved"),
+        RESOLUTION_TIMEOUT,
+    )
+    assert resolved is not None, operated.monitoring.firing()
+    # The slow burn of the same trait is held back as long as the page is out.
+    told = fired(operated.webhook.notices()[before:])
+    assert told - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
+
+
+def test_stopping_the_scorer_fires_coverage_and_its_return_resolves_it(operated: Operated) -> None:
+    until(lambda: operated.monitoring.firing() == [], RESOLUTION_TIMEOUT, operated.monitoring.firing)
+    before = len(operated.webhook.notices())
+    operated.fault.write_text("break")
+    low = None
+    deadline = time.monotonic() + ALERT_TIMEOUT
+    while low is None and time.monotonic() < deadline:
+        operated.chat(ordinary_chats(AT_ONCE))
+        low = operated.webhook.wait_for(lambda n: (n.name, n.status) == ("TraitwatchCoverageLow", "firing"), 0)
+    assert low is not None, operated.monitoring.query("model:traitwatch_tokens_scored:ratio_increase15m")
+    assert low.labels["severity"] == "ticket"
+    operated.fault.unlink()
+    operated.chat(ordinary_chats(RECOVERY))
+    resolved = operated.webhook.wait_for(
+        lambda n: (n.name, n.status) == ("TraitwatchCoverageLow", "resolved"), RESOLUTION_TIMEOUT
+    )
+    assert resolved is not None, operated.monitoring.firing()
+    # With nothing scored at all it is silent too, and no trait is blamed for it.
+    assert {name for name, _ in fired(operated.webhook.notices()[before:])} <= MONITOR_ALERTS
