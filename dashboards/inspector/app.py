@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 
 import gradio as gr
+import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
@@ -129,11 +130,10 @@ async def _report(fleet: Fleet, server: int, name: str) -> Response:
 
 async def _logged_in(app: FastAPI, request: Request) -> bool:
     """Tell whether a request comes from someone who has logged in, as Gradio knows it."""
-    import httpx
-
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://page", cookies=request.cookies) as client:
-        return (await client.get("/login_check")).is_success
+    headers = {"cookie": request.headers.get("cookie", "")}
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        return (await client.get("/gradio_api/login_check", headers=headers)).is_success
 
 
 async def _status(fleet: Fleet) -> str:

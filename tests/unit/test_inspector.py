@@ -372,3 +372,20 @@ def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
     assert "twitter:" not in page.text
     assert "Traitwatch inspector" in page.text
     assert "a-secret" not in page.text
+
+
+def test_reports_are_for_those_who_have_logged_in() -> None:
+    pytest.importorskip("gradio")
+    from fastapi.testclient import TestClient
+
+    from dashboards.inspector.app import application
+    from dashboards.inspector.client import Server
+
+    client = TestClient(application([Server("http://127.0.0.1:1")], auth=("ada", "lovelace")), base_url="https://page")
+    assert client.get("/traitwatch/report/0/paternalism").status_code == 401
+    assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+    assert client.get("/traitwatch/report/0/paternalism").status_code == 401
+    assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+    report = client.get("/traitwatch/report/0/paternalism")
+    assert report.status_code == 404
+    assert "No server answers" in report.text
