@@ -38,7 +38,7 @@ def inspect_tab(page: Page) -> None:
     raw = gr.Checkbox(
         label="The prompt is the model's whole input, special tokens and all, as in the event log", container=False
     )
-    with gr.Row(elem_classes="tw-send"):
+    with gr.Row(elem_classes="tw-score"):
         server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1, scale=2)
         model = gr.Dropdown([], label="Model or adapter", allow_custom_value=True, scale=2)
         event = gr.Dropdown([], label="A spike of the event log", info="Only where the server logs texts", scale=3)

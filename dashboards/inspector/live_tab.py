@@ -132,7 +132,7 @@ def _figure(samples: "deque[Sample] | list[Sample]") -> str:
                     "xref": "paper",
                     "yref": "paper",
                     "x": 0.5,
-                    "y": 0.5,
+                    "y": 0.6,
                 }
             ],
         }

@@ -15,6 +15,9 @@ from dashboards.inspector.tables import number
 
 Event = Mapping[str, Any]
 
+# Characters of a spike's text in the table.
+_SHOWN = 120
+
 
 async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
     """Return the latest spikes, newest first; none where the server does not tell."""
@@ -78,8 +81,12 @@ def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
                 "mean z": number(event.get("mean_z")),
                 "tokens": f"{event.get('start')} to {event.get('end')} of {event.get('tokens')}",
                 "request": event.get("request_id"),
-                **({"text": str(event["spike_text"])} if "spike_text" in event else {}),
+                **({"text": _short(str(event["spike_text"]))} if "spike_text" in event else {}),
             }
             for event in events
         ]
     )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

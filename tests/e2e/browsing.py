@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response, expect
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -76,8 +76,10 @@ class Visit:
         self.page.locator(f"#{view}-stop").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
 
     def finish(self, view: str) -> None:
-        """Wait until what was just asked is being answered, and then until it is."""
-        self.wait_until_busy(view)
+        """Wait until the first thing that was asked in a view has been answered, in all its panes."""
+        logs = self.view(view).locator(".tw-log")
+        for i in range(logs.count()):
+            expect(logs.nth(i)).to_have_attribute("aria-busy", "false", timeout=ANSWER_TIMEOUT)
         self.wait_until_idle(view)
 
     def mean_z(self, view: str, pane: int = 0) -> float:

@@ -89,3 +89,21 @@ def test_it_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> N
         seen.finish("chat")
         assert seen.tokens("chat").count() == 60
         until(lambda: seen.points("chat") == 59)
+
+
+def test_the_panes_can_ask_different_servers(browser: Browser, tmp_path: Path) -> None:
+    with (
+        replaying([f" north{i}" for i in range(20)], pace=0.02) as north,
+        replaying([f" south{i}" for i in range(20)], pace=0.02) as south,
+        inspector([north, south], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.page.get_by_role("button", name="Settings of A and B").click()
+        choice = seen.page.get_by_role("tabpanel", name="Compare").get_by_label("Server").nth(1)
+        choice.click()
+        seen.page.get_by_role("option", name=south).click()
+        seen.send("compare", "Where are you?")
+        seen.finish("compare")
+        texts = [seen.view("compare").locator(".tw-tokens").nth(pane).inner_text() for pane in (0, 1)]
+        assert texts[0].startswith(" north0 north1")
+        assert texts[1].startswith(" south0 south1")

@@ -9,7 +9,7 @@
 
   // Plotly reads a few HTML tags in hover texts; a model's words are none.
   const escaped = (text) =>
-    JSON.stringify(text).slice(1, -1).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    T.visible(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
   T.dark = () => document.body.classList.contains("dark");
   T.palette = (i) => {

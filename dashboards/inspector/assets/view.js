@@ -20,6 +20,7 @@
     return made;
   };
   const el = T.el;
+  T.visible = (text) => text.replace(/\n/g, "\\n").replace(/\t/g, "\\t").replace(/\r/g, "\\r");
   const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
   const plain = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -168,7 +169,7 @@
       this.warning = el("p", { class: "tw-note tw-bad", hidden: "" });
       const label = el("label", { class: "tw-by" }, el("span", {}, "Colour by"), this.select);
       const bar = el("div", { class: "tw-bar" }, label, legend);
-      bar.style.visibility = line.traits.length ? "visible" : "hidden";
+      label.style.visibility = line.traits.length ? "visible" : "hidden";
       return el("div", {}, bar, this.warning);
     }
 
@@ -372,7 +373,7 @@
       const why = unscored ? [el("p", {}, last ? "The last token is never fed back: it has no state." : "No score.")] : [];
       T.tip.show(
         span,
-        el("div", { class: "tw-token" }, el("code", {}, JSON.stringify(answer.texts[i]).slice(1, -1) || "(nothing shown)"), ` token ${i + 1}`),
+        el("div", { class: "tw-token" }, el("code", {}, T.visible(answer.texts[i]) || "(nothing shown)"), ` token ${i + 1}`),
         el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)),
         ...why,
       );
