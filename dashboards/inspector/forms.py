@@ -81,7 +81,7 @@ class SettingsForm:
         with gr.Row():
             self.temperature = gr.Slider(0, 2, value=0.7, step=0.05, label="Temperature", min_width=140)
             self.top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top p", min_width=140)
-            self.max_tokens = gr.Slider(8, 4096, value=300, step=8, label="Longest answer (tokens)", min_width=140)
+            self.max_tokens = gr.Slider(10, 4000, value=300, step=10, label="Max tokens", min_width=140)
         self.inputs: list[Any] = [
             self.server,
             self.model,
