@@ -139,7 +139,8 @@ def resolve(backend: str, env: Mapping[str, str]) -> list[str | Path]:
     """Write the exact version of every package to PINS; return the options that installing them needs too."""
 
     def pin(*options: str | Path) -> subprocess.CompletedProcess[str]:
-        arguments = ("--quiet", "--extra", backend, "--extra", "ui", "--extra", "dev", "--output-file", PINS, "pyproject.toml")
+        extras = [option for extra in (backend, "ui", "dev") for option in ("--extra", extra)]
+        arguments = ("--quiet", *extras, "--output-file", PINS, "pyproject.toml")
         PINS.unlink(missing_ok=True)  # otherwise uv takes it for preferences
         return uv("compile", *arguments, *options, env=env)
 
