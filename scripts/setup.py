@@ -140,7 +140,7 @@ def resolve(backend: str, env: Mapping[str, str]) -> list[str | Path]:
 
     def pin(*options: str | Path) -> subprocess.CompletedProcess[str]:
         extras = [option for extra in (backend, "ui", "dev") for option in ("--extra", extra)]
-        arguments = ("--quiet", *extras, "--output-file", PINS, "pyproject.toml")
+        arguments: list[str | Path] = ["--quiet", *extras, "--output-file", PINS, "pyproject.toml"]
         PINS.unlink(missing_ok=True)  # otherwise uv takes it for preferences
         return uv("compile", *arguments, *options, env=env)
 
