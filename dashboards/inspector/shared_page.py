@@ -104,7 +104,7 @@ def _plot(panes: Sequence[Transcript], name: str) -> str:
         axes.set_ylabel(f"z of {name}, smoothed")
         axes.spines[["top", "right"]].set_visible(False)
         if len(panes) > 1:
-            axes.legend(frameon=False, loc="upper left", ncols=2)
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})
     svg = written.getvalue()
