@@ -130,6 +130,20 @@ async def test_lost_rows_are_counted_as_tokens_that_were_not_scored(
     assert sample(registry, "responses_scored_total") == 0
 
 
+async def test_rows_that_come_after_the_end_are_waited_for(engine: Any, registry: CollectorRegistry) -> None:
+    engine.lost = [1]
+    await run(engine, SamplingParams())
+    assert sample(registry, "responses_scored_total") == 0
+    engine.lost = []
+    engine._send(engine.seen[0], "chatcmpl-1", 0, 2)
+    async with asyncio.timeout(20):
+        while len(engine.ledger):
+            await asyncio.sleep(0.001)
+    assert sample(registry, "tokens_scored_total") == 2
+    assert sample(registry, "responses_scored_total") == 1
+    assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 0
+
+
 async def test_a_fault_in_recording_reaches_nobody(
     engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
