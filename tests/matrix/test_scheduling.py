@@ -184,11 +184,15 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
         got = await asyncio.gather(
             *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
         )
-    late = 0
+    late = complete = 0
     for number, choices in enumerate(got, 100):
         for answer in choices:
-            _check(answer, oracle, f"client {number}")
             late += answer.late
+            # On a machine that stands still itself rows may be given up; then the answer says so, and is no evidence.
+            if answer.complete:
+                _check(answer, oracle, f"client {number}")
+                complete += 1
+    assert complete
     await emptied(served.server)
     if not late:
         pytest.skip("no row came late: a pass took longer here than the transport stood still")
