@@ -1,18 +1,16 @@
 """A reverse proxy that serves another server under a path of its own, as a company's front door does."""
 
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from dashboards.processes import free_port
+from tests.e2e.hosted import hosted
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
 
@@ -37,15 +35,5 @@ def proxied(target: str, path: str) -> Iterator[str]:
         return StreamingResponse(body(), answer.status_code, kept, background=BackgroundTask(client.aclose))
 
     routes = [Route(f"{path}/{{rest:path}}", passed, methods=["GET", "POST", "HEAD", "DELETE"])]
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-        assert thread.is_alive()
-    try:
-        yield f"http://127.0.0.1:{port}{path}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with hosted(Starlette(routes=routes)) as address:
+        yield f"{address}{path}"

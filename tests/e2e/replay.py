@@ -5,17 +5,15 @@ server is."""
 import asyncio
 import json
 import math
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from dashboards.processes import free_port
+from tests.e2e.hosted import hosted
 
 TRAITS = ("alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking")
 MEAN, STD, THRESHOLD = -10.0, 14.0, 3.0
@@ -82,15 +80,5 @@ def replaying(tokens: Sequence[str], pace: float) -> Iterator[str]:
         Route("/v1/traits", traits),
         Route("/v1/chat/completions", answer, methods=["POST"]),
     ]
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-        assert thread.is_alive()
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with hosted(Starlette(routes=routes)) as address:
+        yield address
