@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from builder.smoothing import Float64Array
+from builder.spikes import Spike
 from server.config import ServedTrait
-from server.spikes import Spike
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dashboards.inspector.spans import Span, find_spans
+from builder.spikes import Spike
+from dashboards.inspector.spans import find_spans
 from dashboards.inspector.traits import Trait
 
 
@@ -22,7 +23,7 @@ class Summary:
     mean: float | None
     z: float | None
     max_z: float | None
-    spikes: tuple[Span, ...] = ()
+    spikes: tuple[Spike, ...] = ()
 
 
 @dataclass
@@ -85,5 +86,5 @@ def summarise(trait: Trait, projections: Sequence[float | None]) -> Summary:
 
 def summary_of(fields: Mapping[str, Any]) -> Summary:
     """Return the summary that a response of the server carries for a trait."""
-    spikes = tuple(Span(s["start"], s["end"], s["peak_z"]) for s in fields.get("spikes") or ())
+    spikes = tuple(Spike(s["start"], s["end"], s["peak_z"]) for s in fields.get("spikes") or ())
     return Summary(fields.get("mean"), fields.get("z"), fields.get("max_z"), spikes)

@@ -1,28 +1,13 @@
-"""The spikes of a text that was scored as a prompt, where the server tells projections alone.
+"""The smoothed z of a text, and the spikes of one scored as a prompt, where the server tells projections alone.
 
-The rule is the server's: the exponentially weighted mean of z over `WINDOW` tokens, started at 0, stays above the
-threshold for `MIN_TOKENS` tokens or more. A test compares the two.
+A token without z is None here, as in JSON, and NaN to `builder.spikes`, whose rule it is.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
 
-from builder.smoothing import MIN_TOKENS, WINDOW
-
-
-@dataclass(frozen=True)
-class Span:
-    """A spike.
-
-    Attributes:
-        start: index of its first token.
-        end: index after its last token.
-        peak_z: the highest z of a token in it (not smoothed).
-    """
-
-    start: int
-    end: int
-    peak_z: float
+from builder.smoothing import WINDOW
+from builder.spikes import Spike, find_spikes
 
 
 def smoothed(z: Iterable[float | None]) -> list[float | None]:
@@ -36,15 +21,6 @@ def smoothed(z: Iterable[float | None]) -> list[float | None]:
     return found
 
 
-def find_spans(z: Sequence[float | None], threshold: float) -> list[Span]:
+def find_spans(z: Iterable[float | None], threshold: float) -> list[Spike]:
     """Return the spikes of a text, in order; a token without z ends one."""
-    found: list[Span] = []
-    run: list[float] = []
-    for i, (value, level) in enumerate(zip([*z, None], [*smoothed(z), None], strict=True)):
-        if value is not None and level is not None and level > threshold:
-            run.append(value)
-            continue
-        if len(run) >= MIN_TOKENS:
-            found.append(Span(i - len(run), i, max(run)))
-        run = []
-    return found
+    return find_spikes((math.nan if value is None else value for value in z), threshold)

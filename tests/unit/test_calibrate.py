@@ -10,8 +10,8 @@ from builder.calibrate import RATES, calibrate, scored_tokens
 from builder.card import Calibration
 from builder.errors import PipelineError
 from builder.smoothing import MIN_TOKENS, WINDOW, peak_level
+from builder.spikes import find_spikes
 from builder.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
-from server.spikes import find_spikes
 
 
 def series(

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
+from builder.spikes import Spike
 from server.errors import ConfigError
 from server.events import SpikeLog, checked_file
-from server.spikes import Spike
 from tests.unit.responses import SPIKE, decode, response, trait
 
 TIMEOUT = 60.0

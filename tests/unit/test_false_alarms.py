@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from builder.neutral import load_neutral_prompts
+from builder.spikes import find_spikes
 from builder.workspace import DATA
-from server.spikes import find_spikes
 from tests.benchmarks.false_alarms import (
     Promise,
     Response,

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.spikes import find_spikes
 from dashboards.errors import DashboardError
 from dashboards.inspector.answers import Answer, Summary
 from dashboards.inspector.command import keys_of, login, ui
@@ -25,12 +26,11 @@ from dashboards.inspector.presets import presets
 from dashboards.inspector.problems import message_of, problem, problem_of_status
 from dashboards.inspector.scoring import Pasted, broken_runs
 from dashboards.inspector.shown import shown_texts
-from dashboards.inspector.spans import Span, find_spans
+from dashboards.inspector.spans import find_spans
 from dashboards.inspector.spike_events import choices_of, pasted_event
 from dashboards.inspector.tables import comparison, comparison_html
 from dashboards.inspector.traits import Trait, trait_of
 from dashboards.inspector.transcript import Message, Transcript, format_examples, parse_examples
-from server.spikes import find_spikes
 
 URL = "http://server:8000"
 TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
@@ -74,7 +74,7 @@ class TestSpans:
     @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60), st.floats(-1, 4))
     def test_they_are_the_servers_spikes(self, z: list[float | None], threshold: float) -> None:
         of_server = find_spikes([math.nan if value is None else value for value in z], threshold)
-        assert find_spans(z, threshold) == [Span(s.start, s.end, s.peak_z) for s in of_server]
+        assert find_spans(z, threshold) == of_server
 
 
 class TestAnswers:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.artifacts import Float32Array
+from builder.spikes import find_spikes
 from server.config import ServedTrait
 from server.scores import Scores, token_values
-from server.spikes import find_spikes
 from tests.unit.traits import served_trait, uncalibrated
 
 PROMPT_LAST = np.array([0.25], dtype=np.float32)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder import spikes
 from builder.smoothing import MIN_TOKENS, WINDOW, peak_level, smooth
-from server import spikes
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 

@@ -24,9 +24,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
+from builder.spikes import Spike
 from server.errors import ConfigError
 from server.running import free_port
-from server.spikes import Spike
 from server.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 from tests.unit.responses import SPIKE, response, trait
 
