@@ -9,6 +9,7 @@ other is recorded all the same.
 import copy
 import logging
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
@@ -113,21 +114,19 @@ async def _followed(
     outputs = start(marked_params(params, call) if call.accepted else params)
     failed = finished = False
     try:
-        async for output in outputs:
-            try:
-                finished = output.finished
-                take(output, call, deltas=deltas)
-            except Exception:
-                # A monitoring failure must not fail a generation; its rows will not match, and the response says so.
-                if not failed:
-                    logger.exception("The tokens of a response could not be read; it is incomplete.")
-                failed = True
-            yield output
+        async with aclosing(outputs):
+            async for output in outputs:
+                try:
+                    finished = output.finished
+                    take(output, call, deltas=deltas)
+                except Exception:
+                    # A monitoring failure must not fail a generation; the response will say that rows do not match.
+                    if not failed:
+                        logger.exception("The tokens of a response could not be read; it is incomplete.")
+                    failed = True
+                yield output
     finally:
-        try:
-            await outputs.aclose()
-        finally:
-            monitor.recorder.ended(call, finished=finished)
+        monitor.recorder.ended(call, finished=finished)
 
 
 async def _counted(
@@ -137,12 +136,10 @@ async def _counted(
     deltas = params.output_kind == RequestOutputKind.DELTA
     count = 0
     try:
-        async for output in outputs:
-            tokens = sum(len(part.token_ids) for part in output.outputs)
-            count = count + tokens if deltas else max(count, tokens)
-            yield output
+        async with aclosing(outputs):
+            async for output in outputs:
+                tokens = sum(len(part.token_ids) for part in output.outputs)
+                count = count + tokens if deltas else max(count, tokens)
+                yield output
     finally:
-        try:
-            await outputs.aclose()
-        finally:
-            monitor.recorder.not_scorable(count)
+        monitor.recorder.not_scorable(count)

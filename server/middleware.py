@@ -5,7 +5,8 @@ that says nothing of traits reaches vLLM byte for byte, and so does every respon
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -54,21 +55,25 @@ class TraitsMiddleware:
         except RequestError as error:
             await _bad_request(error, _path(scope))(scope, receive, send)
             return
+        receive = _replay(received, receive)
         if not isinstance(selection, Selection):
-            token = SCORED_REQUEST.set(selection)
-            try:
-                await self._app(scope, _replay(received, receive), send)
-            finally:
-                SCORED_REQUEST.reset(token)
+            with _while_handled(selection):
+                await self._app(scope, receive, send)
             return
         request = ScoredRequest(selection, monitor.ledger)
         rewriter = _AnswerRewriter(Attacher(request, SHAPES[_path(scope)]), send, monitor.recorder)
-        token = SCORED_REQUEST.set(request)
-        try:
-            await self._app(scope, _replay(received, receive), rewriter)
-        finally:
-            SCORED_REQUEST.reset(token)
-            request.close()
+        with closing(request), _while_handled(request):
+            await self._app(scope, receive, rewriter)
+
+
+@contextmanager
+def _while_handled(request: ScoredRequest | Unscorable | None) -> Iterator[None]:
+    """Let the calls of the engine that are made meanwhile find `request`."""
+    token = SCORED_REQUEST.set(request)
+    try:
+        yield
+    finally:
+        SCORED_REQUEST.reset(token)
 
 
 def _read_request(
