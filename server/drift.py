@@ -67,9 +67,7 @@ class _Mean:
 
     def grow(self, size: int) -> None:
         """Make room for more series."""
-        for name in ("_last", "_weight", "_weight_squared", "mean", "variance"):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros(size - old.shape[0])]))
+        _grow(self, ("_last", "_weight", "_weight_squared", "mean", "variance"), size)
 
 
 class Drift:
@@ -129,6 +127,11 @@ class Drift:
         """Make room for more traits."""
         self._fast.grow(size)
         self._slow.grow(size)
-        for name in ("cusum_up", "cusum_down", "_count"):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate([old, np.zeros(size - old.shape[0], dtype=old.dtype)]))
+        _grow(self, ("cusum_up", "cusum_down", "_count"), size)
+
+
+def _grow(owner: object, names: tuple[str, ...], size: int) -> None:
+    """Append zeros to arrays of an object until they have `size` elements."""
+    for name in names:
+        old = getattr(owner, name)
+        setattr(owner, name, np.concatenate([old, np.zeros(size - old.shape[0], dtype=old.dtype)]))
