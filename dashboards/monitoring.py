@@ -86,30 +86,22 @@ def monitoring(servers: Sequence[str], webhook: str, directory: Path, *, speed_u
     programs = find_programs()
     scrape, _, _, routing = write_files(directory, speed_up=speed_up)
     _adapt_routing(routing, webhook)
-    with _alertmanager(programs.alertmanager, routing, directory) as alertmanager:
+    # Without a cluster, which would listen on a port of its own.
+    alone = (f"--storage.path={directory / 'alertmanager-data'}", "--cluster.listen-address=")
+    kept = (f"--storage.tsdb.path={directory / 'prometheus-data'}", "--enable-feature=exemplar-storage")
+    with _program("Alertmanager", programs.alertmanager, routing, directory, *alone) as alertmanager:
         _adapt_scraping(scrape, servers, alertmanager)
-        with _prometheus(programs.prometheus, scrape, directory) as prometheus:
+        with _program("Prometheus", programs.prometheus, scrape, directory, *kept) as prometheus:
             yield Monitoring(prometheus, alertmanager, directory)
 
 
 @contextmanager
-def _alertmanager(program: str, config: Path, directory: Path) -> Iterator[str]:
+def _program(name: str, program: str, config: Path, directory: Path, *options: str) -> Iterator[str]:
+    """Run Prometheus or Alertmanager on a free port; yield its address when it answers."""
     address = f"127.0.0.1:{free_port()}"
-    command = [program, f"--config.file={config}", f"--storage.path={directory / 'alertmanager-data'}"]
-    # Without a cluster, which would listen on a port of its own.
-    command += [f"--web.listen-address={address}", "--cluster.listen-address="]
-    log = directory / "alertmanager.log"
-    with running("Alertmanager", command, log, ready=f"http://{address}/-/ready", timeout=_START_TIMEOUT):
-        yield f"http://{address}"
-
-
-@contextmanager
-def _prometheus(program: str, config: Path, directory: Path) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    command = [program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'prometheus-data'}"]
-    command += [f"--web.listen-address={address}", "--enable-feature=exemplar-storage"]
-    log = directory / "prometheus.log"
-    with running("Prometheus", command, log, ready=f"http://{address}/-/ready", timeout=_START_TIMEOUT):
+    command = [program, f"--config.file={config}", f"--web.listen-address={address}", *options]
+    log = directory / f"{name.lower()}.log"
+    with running(name, command, log, ready=f"http://{address}/-/ready", timeout=_START_TIMEOUT):
         yield f"http://{address}"
 
 
