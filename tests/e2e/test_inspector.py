@@ -4,10 +4,8 @@ import io
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,99 +14,23 @@ import httpx
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import expect
 
-from builder.embedded_model import embedded_model
-from dashboards.demo_chats import CHATS
-from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
-from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, chromium, until, visit
+from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, until, visit
 from tests.e2e.relay import relay
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.e2e.scene import BARE, HEADERS, KEY, TRAITS, Scene, set_up
+from tests.integration.serving import MODEL_NAME
 
 pytestmark = pytest.mark.engine
 
-SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
-KEY = "a-key-that-no-page-may-show"
-HEADERS = {"Authorization": f"Bearer {KEY}"}
-TRAITS = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
-BARE = "uncalibrated"
 LONG = "Write a long story about a lighthouse keeper, a storm and a lost ship. Take your time."
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A server, and an inspector before it.
-
-    Attributes:
-        server: the server.
-        address: of the inspector.
-        browser: the browser.
-        directory: for logs.
-    """
-
-    server: Server
-    address: str
-    browser: Browser
-    directory: Path
-
-    def get(self, path: str) -> dict[str, list[dict[str, object]]]:
-        answer: dict[str, list[dict[str, object]]] = httpx.get(f"{self.server.url}{path}", headers=HEADERS).json()
-        return answer
-
-    def running(self) -> float:
-        return self.server.metric("vllm:num_requests_running")
-
-    def spike(self) -> str:
-        """Have the model spike, and return the line of the event log."""
-        messages = CHATS["after paternalistic replies"]
-        body = {"model": MODEL_NAME, "messages": messages, "n": 8, "max_tokens": 80, "temperature": 0.7, "top_p": 0.9}
-        log = self.directory / "spikes.jsonl"
-        for _ in range(5):
-            for line in log.read_text().splitlines():
-                if json.loads(line)["trait"] == "paternalism":
-                    return line
-            answer = httpx.post(f"{self.server.url}/v1/chat/completions", json=body, headers=HEADERS, timeout=120)
-            answer.raise_for_status()
-            time.sleep(1)
-        raise AssertionError("40 paternalistic answers without a spike")
-
-    @contextmanager
-    def without(self, *names: str) -> Iterator[None]:
-        """Unload traits for a while."""
-        loads = {name: f"{self.server.url}/v1/traits/{name}" for name in names}
-        for load in loads.values():
-            httpx.delete(load, headers=HEADERS).raise_for_status()
-        try:
-            yield
-        finally:
-            for name, load in loads.items():
-                path = {"path": f"{name}_response_avg_diff.pt"}
-                httpx.post(load, headers=HEADERS, json=path, timeout=60).raise_for_status()
-
-    @contextmanager
-    def inspecting(self, url: str, key: str | None = KEY, auth: str | None = None) -> Iterator[str]:
-        log = self.directory / f"inspector-{free_port()}.log"
-        with inspector([url], free_port(), log, api_key=key, auth=auth) as address:
-            yield address
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    directory = tmp_path_factory.mktemp("inspector")
-    bare = directory / "vectors"
-    bare.mkdir()
-    shutil.copy(SHIPPED / "deception_response_avg_diff.pt", bare / f"{BARE}_response_avg_diff.pt")
-    command = traitwatch("serve", embedded_model(), "--traits", SHIPPED, "--traits", bare, "--traits-admin")
-    command += ["--traits-events", str(directory / "spikes.jsonl"), "--traits-events-text"]
-    command += ["--enforce-eager", "--api-key", KEY]
-    with (
-        serving(command, directory / "server.log") as server,
-        inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address,
-        sync_playwright() as playwright,
-        chromium(playwright) as browser,
-    ):
-        yield Scene(server, address, browser, directory)
+    with set_up(tmp_path_factory.mktemp("inspector")) as made:
+        yield made
 
 
 @pytest.fixture
