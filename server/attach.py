@@ -46,6 +46,6 @@ class Attacher:
 
     async def _fill(self, carrier: Carrier) -> None:
         if carrier.part is Part.PROGRESS:
-            self._request.progress(carrier.fields, carrier.answer)
+            await self._request.progress(carrier.fields, carrier.answer)
         else:
             await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Part.WHOLE)

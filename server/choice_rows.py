@@ -157,9 +157,13 @@ class ChoiceRows:
             self._matched = place + 1
         return self._matched
 
+    def due(self) -> bool:
+        """Tell whether the state of every token is here that the engine has fed: of all but the last."""
+        return self.matched() >= len(self.tokens) - 1
+
     def complete(self) -> bool:
         """Tell whether every state is here: the prompt's last (or all of its own, where wanted) and the tokens'."""
-        return not self.tokens or (self.matched() == len(self.tokens) - 1 and self._prompt_complete())
+        return not self.tokens or (self.due() and self._prompt_complete())
 
     def states(self, start: int, end: int) -> Float32Array:
         """Return the projections of token states `start` to `end`: `[end - start, columns]`, NaN where missing.

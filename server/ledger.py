@@ -7,6 +7,7 @@ nothing stays behind. All of it runs in the event loop of the API process.
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,6 +22,8 @@ MAX_OPEN_CALLS = 16_384
 MAX_BYTES = 2**30
 # Seconds that an answer may wait for its last rows. They take milliseconds; this is for rows that were lost.
 ROWS_TIMEOUT = 1.0
+# Seconds that an event waits for the rows that it has overtaken: outputs and rows go different ways to this process.
+OVERTAKEN_TIMEOUT = 0.02
 # Seconds that an answer waits for its last rows once frames have stopped to come.
 SILENT_TIMEOUT = 0.05
 
@@ -65,6 +68,8 @@ class Call:
         self._ledger = ledger
         self._scores: dict[int, tuple[int, Scores]] = {}
         self._choices: dict[int, ChoiceRows] = {}
+        # Choices that have waited in vain for rows that were due.
+        self._lagging: set[int] = set()
         self._arrived = asyncio.Event()
 
     def choice(self, index: int) -> ChoiceRows:
@@ -114,18 +119,43 @@ class Call:
         Where frames have stopped to come altogether, the wait is much shorter: a fault costs one timeout, not one
         an answer.
         """
+        seen = await self._until(
+            self.choice(index).complete, min(timeout, SILENT_TIMEOUT) if self._ledger.silent else timeout
+        )
+        if seen is not None:
+            self._ledger.silent = self._ledger.frames == seen
+        return seen is None
+
+    async def wait_due(self, index: int) -> None:
+        """Wait a moment for the states of the tokens that the engine has fed, which an event may have overtaken.
+
+        Where rows lag, a choice waits in vain once, until they have caught up: a fault does not slow a stream down.
+        """
         rows = self.choice(index)
+        if rows.due():
+            self._lagging.discard(index)
+            return
+        if not self.accepted or self._ledger.silent or index in self._lagging:
+            return
+        if await self._until(rows.due, OVERTAKEN_TIMEOUT) is not None:
+            self._lagging.add(index)
+
+    async def _until(self, condition: Callable[[], bool], timeout: float) -> int | None:
+        """Wait until a condition of the rows holds; None then.
+
+        Returns:
+            When `timeout` seconds were not enough, the frames that the ledger had when a row of this call last came.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (min(timeout, SILENT_TIMEOUT) if self._ledger.silent else timeout)
-        while not rows.complete():
+        deadline = loop.time() + timeout
+        while not condition():
             self._arrived.clear()
             seen = self._ledger.frames
             try:
                 await asyncio.wait_for(self._arrived.wait(), deadline - loop.time())
             except TimeoutError:
-                self._ledger.silent = self._ledger.frames == seen
-                return False
-        return True
+                return seen
+        return None
 
     @property
     def nbytes(self) -> int:

@@ -57,8 +57,10 @@ class ScoredRequest:
                 # The engine was never asked for an output, so nobody will say that the call has ended.
                 self._ledger.close(call)
 
-    def progress(self, carrier: dict[str, Any], answer: int | None) -> None:
-        """Put the projections that arrived since the answer's last event into `carrier`, if any did.
+    async def progress(self, carrier: dict[str, Any], answer: int | None) -> None:
+        """Put the projections since the answer's last event into `carrier`, if there are any.
+
+        Those of all tokens but the last, unless their rows are late.
 
         Args:
             carrier: the JSON object that gets the field `traits`.
@@ -66,6 +68,7 @@ class ScoredRequest:
         """
         if not self.selection.tokens:
             return
+        await self._wait_due(answer)
         turns = self._turns(answer)
         start, end = self._sent.get(answer, 0), _arrived(turns)
         if end <= start:
@@ -117,6 +120,14 @@ class ScoredRequest:
                 return call, answer
             answer -= call.num_choices
         raise LookupError(f"the response has {answer + 1} more choices than the engine was asked for")
+
+    async def _wait_due(self, answer: int | None) -> None:
+        """Wait a moment for rows that the answer's event has overtaken."""
+        if answer is not None:
+            call, index = self._call(answer)
+            await call.wait_due(index)
+        elif self._calls:
+            await self._calls[-1].wait_due(0)
 
     async def _wait(self, answer: int | None) -> bool:
         """Wait for the last rows; return whether they are all here."""

@@ -29,6 +29,7 @@ class Engine:
         ledger: where the rows go.
         seen: the sampling parameters of each call.
         lost: places of the choices whose rows do not come.
+        overtaken: whether the outputs of a pass come before its rows, as they do now and then.
         closed: calls that were ended, to their end or before.
     """
 
@@ -36,6 +37,7 @@ class Engine:
         self.ledger = ledger
         self.seen: list[SamplingParams] = []
         self.lost = lost
+        self.overtaken = False
         self.closed = 0
         self._tokens = tokens
 
@@ -47,7 +49,11 @@ class Engine:
         try:
             for step in range(len(self._tokens[0])):
                 for index in range(sampling_params.n):
-                    self._send(sampling_params, request_id, index, step)
+                    if self.overtaken:
+                        loop = asyncio.get_running_loop()
+                        loop.call_later(0.002, self._send, sampling_params, request_id, index, step)
+                    else:
+                        self._send(sampling_params, request_id, index, step)
                 await asyncio.sleep(0)
                 if kind != RequestOutputKind.FINAL_ONLY:
                     yield self._output(sampling_params, step, step if kind == RequestOutputKind.DELTA else 0)

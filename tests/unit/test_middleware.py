@@ -7,10 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.config import TraitsDefault, trait_set
+from server.engine import watch
 from server.metrics import Metrics
 from server.monitor import Monitor
 from tests.unit.asgi import CHAT, App, call
-from tests.unit.engine import TOKENS
+from tests.unit.engine import TOKENS, Engine
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait
 
@@ -127,6 +128,29 @@ async def test_a_stream_joins_to_the_whole_however_it_is_cut(monitor: Monitor, c
     assert "traits_complete" not in parts[1]
     assert result.body.startswith(chunk(0)), "an event that carries no scores is left as it is"
     assert result.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_event_that_overtakes_its_rows_waits_for_them(monitor: Monitor) -> None:
+    """A token's projection comes with the next event at the latest, whichever socket was faster."""
+    app = App(monitor, chunk, EVENTS)
+    app.engine.overtaken = True
+    result = await call(app, monitor, b'{"stream": true}')
+    parts = [event["choices"][0] for event in result.events]
+    assert parts[1]["traits"]["paternalism"]["tokens"] == [3.5]
+    assert parts[2]["traits"]["paternalism"]["tokens"] == [4.0, None]
+    assert parts[2]["traits_complete"] is True
+
+
+async def test_where_rows_lag_an_answer_waits_in_vain_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.ledger.OVERTAKEN_TIMEOUT", 0.5)
+    tokens = list(range(7, 47))
+    app = App(monitor, lambda number: chunk(0), EVENTS)
+    app.engine = Engine(monitor.ledger, [tokens], lost=range(1, 40))
+    watch(app.engine, monitor)  # type: ignore[arg-type]
+    # Were each of the 39 to wait, that would take twice as long.
+    async with asyncio.timeout(10):
+        result = await call(app, monitor, b'{"stream": true}')
+    assert len(result.events) == len(tokens)
 
 
 async def test_a_stream_of_responses(monitor: Monitor) -> None:
