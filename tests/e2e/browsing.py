@@ -69,18 +69,18 @@ class Visit:
         box.fill(text)
         box.press("Enter")
 
-    def wait_until_idle(self, view: str) -> None:
-        self.page.locator(f"#{view}-send").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
-
     def wait_until_busy(self, view: str) -> None:
         self.page.locator(f"#{view}-stop").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
 
     def finish(self, view: str) -> None:
-        """Wait until the first thing that was asked in a view has been answered, in all its panes."""
+        """Wait until an answer that has begun, or the first one, has ended in all panes of a view.
+
+        The buttons alone do not tell: the page shows the first tokens before it puts Stop in the place of Send.
+        """
         logs = self.view(view).locator(".tw-log")
         for i in range(logs.count()):
             expect(logs.nth(i)).to_have_attribute("aria-busy", "false", timeout=ANSWER_TIMEOUT)
-        self.wait_until_idle(view)
+        self.page.locator(f"#{view}-send").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
 
     def mean_z(self, view: str, pane: int = 0) -> float:
         text = self.view(view).locator(".tw-pane").nth(pane).locator(".tw-stats b").inner_text()

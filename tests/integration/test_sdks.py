@@ -35,6 +35,10 @@ MESSAGES: list[Any] = [
 ]
 
 
+# What the anthropic SDK has no argument for any more; without it, an answer may be empty.
+GREEDY = {"temperature": 0.0}
+
+
 class Weather(BaseModel):
     city: Literal["Paris", "Rome"]
     days: Literal[1, 2]
@@ -86,14 +90,14 @@ def joined(carriers: Iterable[Any]) -> Told:
 
 
 def test_openai_chat(client: openai.OpenAI) -> None:
-    completion: Any = client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES)
+    completion: Any = client.chat.completions.create(model=MODEL_NAME, temperature=0.0, messages=MESSAGES)
     assert completion.choices[0].message.content
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
 
 
 def test_openai_chat_streamed(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        model=MODEL_NAME, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        model=MODEL_NAME, temperature=0.0, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
     )
     chunks: list[Any] = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -106,7 +110,9 @@ def test_openai_chat_streamed(client: openai.OpenAI) -> None:
 def test_openai_chat_streaming_helper(client: openai.OpenAI) -> None:
     chunks: list[Any] = []
     text = ""
-    with client.chat.completions.stream(model=MODEL_NAME, messages=MESSAGES, max_completion_tokens=40) as stream:
+    with client.chat.completions.stream(
+        model=MODEL_NAME, temperature=0.0, messages=MESSAGES, max_completion_tokens=40
+    ) as stream:
         for event in stream:
             if event.type == "content.delta":
                 text += event.delta
@@ -118,14 +124,16 @@ def test_openai_chat_streaming_helper(client: openai.OpenAI) -> None:
 
 
 def test_openai_chat_with_streaming_response(client: openai.OpenAI) -> None:
-    with client.chat.completions.with_streaming_response.create(model=MODEL_NAME, messages=MESSAGES) as response:
+    with client.chat.completions.with_streaming_response.create(
+        model=MODEL_NAME, temperature=0.0, messages=MESSAGES
+    ) as response:
         assert response.headers["content-type"] == "application/json"
         completion: Any = response.parse()
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
 
 
 def test_openai_chat_with_raw_response(client: openai.OpenAI) -> None:
-    response = client.chat.completions.with_raw_response.create(model=MODEL_NAME, messages=MESSAGES)
+    response = client.chat.completions.with_raw_response.create(model=MODEL_NAME, temperature=0.0, messages=MESSAGES)
     completion: Any = response.parse()
     assert int(response.headers["content-length"]) == len(response.content)
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
@@ -134,6 +142,7 @@ def test_openai_chat_with_raw_response(client: openai.OpenAI) -> None:
 def test_openai_chat_parsed_into_a_model(client: openai.OpenAI) -> None:
     completion: Any = client.chat.completions.parse(
         model=MODEL_NAME,
+        temperature=0.0,
         messages=MESSAGES,
         response_format=Weather,
         extra_body={"structured_outputs": {"json": SCHEMA}},
@@ -145,7 +154,12 @@ def test_openai_chat_parsed_into_a_model(client: openai.OpenAI) -> None:
 def test_openai_chat_with_tools(client: openai.OpenAI) -> None:
     tools: Any = [TOOL]
     completion: Any = client.chat.completions.create(
-        model=MODEL_NAME, messages=MESSAGES, tools=tools, tool_choice="required", parallel_tool_calls=False
+        model=MODEL_NAME,
+        temperature=0.0,
+        messages=MESSAGES,
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
     )
     call = completion.choices[0].message.tool_calls[0]
     assert call.function.name == "get_weather"
@@ -158,7 +172,12 @@ def test_openai_chat_with_tools_streaming_helper(client: openai.OpenAI) -> None:
     arguments = ""
     tools: Any = [TOOL]
     with client.chat.completions.stream(
-        model=MODEL_NAME, messages=MESSAGES, tools=tools, tool_choice="required", parallel_tool_calls=False
+        model=MODEL_NAME,
+        temperature=0.0,
+        messages=MESSAGES,
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
     ) as stream:
         for event in stream:
             if event.type == "tool_calls.function.arguments.delta":
@@ -173,11 +192,13 @@ def test_openai_chat_with_tools_streaming_helper(client: openai.OpenAI) -> None:
 
 
 async def test_openai_chat_async(async_client: openai.AsyncOpenAI) -> None:
-    completion: Any = await async_client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES)
+    completion: Any = await async_client.chat.completions.create(model=MODEL_NAME, temperature=0.0, messages=MESSAGES)
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
-    stream = await async_client.chat.completions.create(model=MODEL_NAME, messages=MESSAGES, stream=True)
+    stream = await async_client.chat.completions.create(
+        model=MODEL_NAME, temperature=0.0, messages=MESSAGES, stream=True
+    )
     joined([chunk.choices[0] async for chunk in stream])
-    async with async_client.chat.completions.stream(model=MODEL_NAME, messages=MESSAGES) as helper:
+    async with async_client.chat.completions.stream(model=MODEL_NAME, temperature=0.0, messages=MESSAGES) as helper:
         chunks = [choice async for event in helper if event.type == "chunk" for choice in event.chunk.choices]
     assert helper.current_completion_snapshot.choices[0].message.content
     joined(chunks)
@@ -187,20 +208,28 @@ async def test_openai_chat_async(async_client: openai.AsyncOpenAI) -> None:
 
 
 def test_openai_completions(client: openai.OpenAI) -> None:
-    completion: Any = client.completions.create(model=MODEL_NAME, prompt="Say this is a test", max_tokens=20)
+    completion: Any = client.completions.create(
+        model=MODEL_NAME, temperature=0.0, prompt="Say this is a test", max_tokens=20
+    )
     assert completion.choices[0].text
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
 
 
 def test_openai_completions_streamed(client: openai.OpenAI) -> None:
-    stream = client.completions.create(model=MODEL_NAME, prompt="Say this is a test", max_tokens=20, stream=True)
+    stream = client.completions.create(
+        model=MODEL_NAME, temperature=0.0, prompt="Say this is a test", max_tokens=20, stream=True
+    )
     joined(completion.choices[0] for completion in stream)
 
 
 async def test_openai_completions_async(async_client: openai.AsyncOpenAI) -> None:
-    completion: Any = await async_client.completions.create(model=MODEL_NAME, prompt="Say this is a test")
+    completion: Any = await async_client.completions.create(
+        model=MODEL_NAME, temperature=0.0, prompt="Say this is a test"
+    )
     scored_whole(completion.choices[0], completion.usage.completion_tokens)
-    stream = await async_client.completions.create(model=MODEL_NAME, prompt="Say this is a test", stream=True)
+    stream = await async_client.completions.create(
+        model=MODEL_NAME, temperature=0.0, prompt="Say this is a test", stream=True
+    )
     joined([completion.choices[0] async for completion in stream])
 
 
@@ -209,14 +238,17 @@ async def test_openai_completions_async(async_client: openai.AsyncOpenAI) -> Non
 
 def test_openai_responses(client: openai.OpenAI) -> None:
     response: Any = client.responses.create(
-        model=MODEL_NAME, instructions="You are a coding assistant.", input="How do I check a type in Python?"
+        model=MODEL_NAME,
+        temperature=0.0,
+        instructions="You are a coding assistant.",
+        input="How do I check a type in Python?",
     )
     assert response.output_text
     scored_whole(response, response.usage.output_tokens)
 
 
 def test_openai_responses_streamed(client: openai.OpenAI) -> None:
-    stream = client.responses.create(model=MODEL_NAME, input="Write a story.", stream=True)
+    stream = client.responses.create(model=MODEL_NAME, temperature=0.0, input="Write a story.", stream=True)
     events: list[Any] = list(stream)
     final = events[-1]
     assert final.type == "response.completed"
@@ -234,7 +266,7 @@ def test_openai_responses_streamed(client: openai.OpenAI) -> None:
 
 def test_openai_responses_streaming_helper(client: openai.OpenAI) -> None:
     text = ""
-    with client.responses.stream(model=MODEL_NAME, input="Write a story.") as stream:
+    with client.responses.stream(model=MODEL_NAME, temperature=0.0, input="Write a story.") as stream:
         for event in stream:
             if event.type == "response.output_text.delta":
                 text += event.delta
@@ -247,20 +279,24 @@ def test_openai_responses_conversation_with_tools(client: openai.OpenAI) -> None
     tools: Any = [{"type": "function", **WEATHER}]
     asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     first: Any = client.responses.create(
-        model=MODEL_NAME, input=asked, tools=tools, tool_choice="required", parallel_tool_calls=False
+        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="required", parallel_tool_calls=False
     )
     scored_whole(first, first.usage.output_tokens)
     call = next(item for item in first.output if item.type == "function_call")
     asked += first.output
     asked.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
-    second: Any = client.responses.create(model=MODEL_NAME, input=asked, tools=tools, tool_choice="none")
+    second: Any = client.responses.create(
+        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="none"
+    )
     scored_whole(second, second.usage.output_tokens)
 
 
 async def test_openai_responses_async(async_client: openai.AsyncOpenAI) -> None:
-    response: Any = await async_client.responses.create(model=MODEL_NAME, input="Explain disestablishmentarianism.")
+    response: Any = await async_client.responses.create(
+        model=MODEL_NAME, temperature=0.0, input="Explain disestablishmentarianism."
+    )
     scored_whole(response, response.usage.output_tokens)
-    async with async_client.responses.stream(model=MODEL_NAME, input="Write a story.") as stream:
+    async with async_client.responses.stream(model=MODEL_NAME, temperature=0.0, input="Write a story.") as stream:
         kinds = {event.type async for event in stream}
         final: Any = await stream.get_final_response()
     assert "response.output_text.delta" in kinds
@@ -278,13 +314,13 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello, Claude"}]
 
 
 def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
-    message: Any = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME)
+    message: Any = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY)
     assert message.content[0].text
     scored_whole(message, message.usage.output_tokens)
 
 
 def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
-    stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, stream=True)
+    stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True)
     events: list[Any] = list(stream)
     assert [events[0].type, events[-1].type] == ["message_start", "message_stop"]
     told = joined(events)
@@ -294,7 +330,7 @@ def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_streaming_helper(claude: anthropic.Anthropic) -> None:
-    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY) as stream:
         text = "".join(stream.text_stream)
     message = stream.get_final_message()
     assert message.content[0].type == "text"
@@ -304,7 +340,7 @@ def test_anthropic_streaming_helper(claude: anthropic.Anthropic) -> None:
 
 def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthropic.Anthropic) -> None:
     carriers: list[Any] = []
-    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY) as stream:
         for event in stream:
             if event.type in ("content_block_delta", "message_delta"):
                 carriers.append(event)
@@ -314,7 +350,7 @@ def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthrop
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
     tools: Any = [{"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA, "strict": True}]
-    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools}
+    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
     one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
     message: Any = claude.messages.create(**asked, tool_choice=one_call)
     assert message.stop_reason == "tool_use"
@@ -331,7 +367,9 @@ def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
         {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
     ]
-    told: Any = claude.messages.create(max_tokens=40, messages=answered, model=MODEL_NAME, tools=tools)
+    told: Any = claude.messages.create(
+        max_tokens=40, messages=answered, model=MODEL_NAME, extra_body=GREEDY, tools=tools
+    )
     scored_whole(told, told.usage.output_tokens)
 
 
@@ -340,12 +378,18 @@ def test_anthropic_count_tokens(claude: anthropic.Anthropic) -> None:
 
 
 async def test_anthropic_async(async_claude: anthropic.AsyncAnthropic) -> None:
-    message: Any = await async_claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME)
+    message: Any = await async_claude.messages.create(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY
+    )
     scored_whole(message, message.usage.output_tokens)
-    async with async_claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME) as stream:
+    async with async_claude.messages.stream(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY
+    ) as stream:
         text = "".join([part async for part in stream.text_stream])
         final = await stream.get_final_message()
     assert final.content[0].type == "text"
     assert final.content[0].text == text
-    events = await async_claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, stream=True)
+    events = await async_claude.messages.create(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True
+    )
     joined([event async for event in events])
