@@ -1,8 +1,11 @@
 """The `traitwatch` command: quick to answer, and every subcommand behind it exists."""
 
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 
 import traitwatch
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "vllm")
 
 
@@ -51,4 +55,8 @@ def test_an_unknown_subcommand_is_a_usage_error() -> None:
 def test_version_is_that_of_the_package() -> None:
     result = CliRunner().invoke(traitwatch.main, ["--version"])
     assert result.exit_code == 0
-    assert result.output == "traitwatch, version 0.1.0\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert result.output == f"traitwatch, version {project['version']}\n"
+    newest = re.search(r"^## (\S+?),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == project["version"]
