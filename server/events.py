@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from concurrent_log_handler import ConcurrentRotatingFileHandler
+from msgspec import Meta
 
 from server.background import Background, Seldom
 from server.errors import ConfigError
@@ -39,45 +40,31 @@ _DECIMALS = 4
 
 
 class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One spike, as the log has it: the fields are those of the line, in their order.
+    """One spike, as the log has it: the fields are those of the line, in their order."""
 
-    Attributes:
-        time: when the response ended; RFC 3339, UTC, milliseconds.
-        event: the kind of line.
-        request_id: the engine's request id; begins with the response's own id.
-        choice: number of the choice.
-        model: the served model's name.
-        engine: engine index.
-        trait: the trait's name.
-        layer: the layer index at which it is read.
-        start: index of the spike's first token in the response.
-        end: index after its last token.
-        peak_z: the highest z of a token in it.
-        mean_z: mean z of the response; null where it has none.
-        threshold: the smoothed z above which a run of tokens is a spike; null for a trait without its own.
-        tokens: number of tokens of the response.
-        prompt: the prompt, special tokens included; left out unless texts are asked for, as are the next two.
-        text: the response.
-        spike_text: the tokens of the spike.
-    """
-
-    time: str
-    event: Literal["spike"] = "spike"
-    request_id: str
-    choice: int
-    model: str
-    engine: str
-    trait: str
-    layer: int
-    start: int
-    end: int
-    peak_z: float | None
-    mean_z: float | None
-    threshold: float | None
-    tokens: int
-    prompt: str | msgspec.UnsetType = msgspec.UNSET
-    text: str | msgspec.UnsetType = msgspec.UNSET
-    spike_text: str | msgspec.UnsetType = msgspec.UNSET
+    time: Annotated[str, Meta(description="when the response ended; RFC 3339, UTC, milliseconds")]
+    event: Annotated[Literal["spike"], Meta(description="the kind of line")] = "spike"
+    request_id: Annotated[str, Meta(description="the engine's request id; begins with the response's own id")]
+    choice: Annotated[int, Meta(description="number of the choice")]
+    model: Annotated[str, Meta(description="the served model's name")]
+    engine: Annotated[str, Meta(description="engine index, as vLLM's metrics have it")]
+    trait: Annotated[str, Meta(description="the trait's name")]
+    layer: Annotated[int, Meta(description="the layer index at which it is read")]
+    start: Annotated[int, Meta(description="index of the spike's first token in the response")]
+    end: Annotated[int, Meta(description="index after its last token")]
+    peak_z: Annotated[float | None, Meta(description="the highest z of a token in it")]
+    mean_z: Annotated[float | None, Meta(description="mean z of the response; null where it has none")]
+    threshold: Annotated[
+        float | None,
+        Meta(description="the smoothed z above which a run of tokens is a spike; null for a trait without its own"),
+    ]
+    tokens: Annotated[int, Meta(description="number of tokens of the response")]
+    prompt: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="the prompt, special tokens included; this and the next two only where texts are logged"),
+    ] = msgspec.UNSET
+    text: Annotated[str | msgspec.UnsetType, Meta(description="the response")] = msgspec.UNSET
+    spike_text: Annotated[str | msgspec.UnsetType, Meta(description="the tokens of the spike")] = msgspec.UNSET
 
 
 @dataclass(frozen=True)
