@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from server.config import ServedTrait
+from server.fields import TraitInfo, TraitVerification
 
 _DECIMALS = 4
 
 
-def describe(traits: Sequence[ServedTrait]) -> list[dict[str, Any]]:
+def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
     """Return what is said of each of the loaded traits."""
     cosines = _cosines(traits)
-    described = []
+    described: list[TraitInfo] = []
     for trait in traits:
         card = trait.vector.card
         baseline = trait.vector.calibration(trait.layer)
@@ -26,7 +26,7 @@ def describe(traits: Sequence[ServedTrait]) -> list[dict[str, Any]]:
                 "description": card.description if card else "",
                 "sha256": trait.vector.sha256,
                 "threshold": {"z": trait.threshold.z, "rate": trait.threshold.rate} if trait.threshold else None,
-                "calibration": baseline.model_dump() if baseline else None,
+                "calibration": baseline,
                 "calibration_date": card.calibration.date.isoformat() if card and card.calibration else None,
                 "verification": _verification(trait),
                 "cosines": cosines[trait.name],
@@ -41,7 +41,7 @@ def report_of(trait: ServedTrait) -> Path:
     return trait.vector.path.with_name(f"{trait.name}.html")
 
 
-def _verification(trait: ServedTrait) -> dict[str, Any] | None:
+def _verification(trait: ServedTrait) -> TraitVerification | None:
     """Return what is known of the vector's worth on held-out answers; None where nothing is."""
     card = trait.vector.card
     if card is None or card.verification is None:

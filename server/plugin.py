@@ -28,6 +28,7 @@ from server.launch import launch_of
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
+from server.openapi import describe_scores
 from server.recorded import Sink
 from server.registry import Registry, ServedModel
 from server.routes import Serving, add_routes
@@ -48,10 +49,11 @@ class TraitwatchPlugin:
         self._tasks: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the middleware and the routes of `/v1/traits`."""
+        """Add the middleware, our routes, and what the schema says of both."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
-        add_routes(app, self._serving)
+        add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
+        describe_scores(app)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
         """Load the vectors into the workers, start receiving rows, and run the canary.

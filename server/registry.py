@@ -25,8 +25,13 @@ from server.monitor import Monitor
 class LoadRequest(BaseModel):
     """The body of `POST /v1/traits/{name}`."""
 
-    model_config = ConfigDict(extra="forbid")
-    path: str | None = Field(default=None, description="the vector's .pt, below one of the --traits directories")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"path": "new/candour_response_avg_diff.pt", "layer": 16}]}
+    )
+    path: str | None = Field(
+        default=None,
+        description="the vector's .pt, below one of the --traits directories; default: NAME_response_avg_diff.pt",
+    )
     layer: int | Literal["best"] | None = Field(default=None, description="layer index; default: as of --traits-layer")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from builder.artifacts import Float32Array
 from server.choice_rows import ChoiceRows
+from server.fields import TraitPart
 from server.ledger import ROWS_TIMEOUT, Call, Ledger
 from server.scores import Scores, token_values
 from server.selection import Selection
@@ -74,9 +75,10 @@ class ScoredRequest:
         if end <= start:
             return
         values = token_values(self.selection.projections(_states(turns, start, end)))
-        carrier["traits"] = {
+        parts: dict[str, TraitPart] = {
             name: {"start": start, "tokens": tokens} for name, tokens in zip(self.selection.names, values, strict=True)
         }
+        carrier["traits"] = parts
         self._sent[answer] = end
 
     async def finish(self, carrier: dict[str, Any], answer: int | None, *, whole: bool) -> None:

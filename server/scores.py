@@ -20,6 +20,7 @@ from builder.artifacts import Float32Array
 from builder.smoothing import Float64Array, smooth
 from builder.spikes import Spike, find_spikes
 from server.config import ServedTrait
+from server.fields import Projections, TraitScores
 
 # Decimals of a number in a response. bfloat16 keeps 3 significant digits, so 4 decimals lose nothing that was there.
 _DECIMALS = 4
@@ -70,7 +71,7 @@ class Scores:
             found[i] = tuple(find_spikes(self.z[i].tolist(), threshold.z))
         return tuple(found)
 
-    def of(self, traits: Sequence[ServedTrait]) -> dict[str, dict[str, Any]]:
+    def of(self, traits: Sequence[ServedTrait]) -> dict[str, TraitScores]:
         """Return what a response carries of some of the traits beside their tokens, by name."""
         places = [self._places[trait.name] for trait in traits]
         numbers = _rounded(
@@ -115,7 +116,7 @@ class Scores:
         return places
 
 
-def token_values(projections: Float32Array) -> list[list[float | None]]:
+def token_values(projections: Float32Array) -> list[Projections]:
     """Return projections as a response carries them: of each trait a list, null where a state is missing.
 
     Args:

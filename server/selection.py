@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from builder.artifacts import Float32Array
 from server.columns import Columns
@@ -17,9 +17,15 @@ class TraitsField(BaseModel):
     """The long form of `traits` in a request body."""
 
     model_config = ConfigDict(extra="forbid")
-    include: list[StrictStr] | None = None
-    tokens: StrictBool = True
-    prompt: StrictBool = False
+    include: list[StrictStr] | None = Field(
+        default=None,
+        description="names of loaded traits, in the order in which the response is to have them; null for all. A name "
+        "that is not loaded is a 400",
+    )
+    tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
+    prompt: StrictBool = Field(
+        default=False, description="whether those of the prompt's tokens come too; the prompt is computed anew then"
+    )
 
 
 @dataclass(frozen=True)

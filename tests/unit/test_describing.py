@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
 from builder.artifacts import PersonaVector
-from builder.card import LayerVerification, Verification
+from builder.card import LayerCalibration, LayerVerification, Verification
 from server.config import ServedTrait, trait_set
 from server.describing import describe, report_of
 from server.events import SpikeLog
@@ -44,7 +44,7 @@ def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:
     assert [trait["id"] for trait in listed] == ["a", "b"]
     assert listed[0]["layer"] == 2
     assert listed[0]["threshold"] == {"z": 2.0, "rate": 0.01}
-    assert listed[0]["calibration"] == {"mean": 1.0, "std": 2.0, "thresholds": []}
+    assert listed[0]["calibration"] == LayerCalibration(mean=1.0, std=2.0)
     assert listed[0]["calibration_date"] == "2026-01-01"
     assert listed[1]["sha256"] == listed[0]["sha256"]
     assert listed[1]["calibration"] is listed[1]["threshold"] is listed[1]["calibration_date"] is None
@@ -102,5 +102,5 @@ def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
 def _client(*traits: ServedTrait) -> TestClient:
     app = FastAPI()
     monitor = Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
-    add_routes(app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None)))
+    add_routes(app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None)), admin=False)
     return TestClient(app)

@@ -56,7 +56,7 @@ class Server:
         registry = Registry(self.monitor, self.engine, settings, model) if admin else None  # type: ignore[arg-type]
         spikes = SpikeLog(None, dropped=lambda count: None)
         app = FastAPI()
-        add_routes(app, lambda: Serving(self.monitor, registry, spikes))
+        add_routes(app, lambda: Serving(self.monitor, registry, spikes), admin=admin)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
     async def load(self, name: str, **body: object) -> httpx.Response:
