@@ -1,0 +1,47 @@
+"""Measures what the figures show, and draws them: see `scripts.figures`."""
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from builder.embedded_model import NAME, embedded_model
+from builder.files import write_atomically
+
+from .data import IMAGES, Measured, cards, load_measured, save_measured
+from .numbers import numbers
+from .plots import figures
+from .reading import answer_means
+from .served import served_answers
+
+_SEED = 0
+
+
+@click.group()
+def main() -> None:
+    """Measure and draw the figures of docs/explanation."""
+
+
+@main.command()
+def measure() -> None:
+    """Serve the demo's chats, read the shipped answers, and keep both in docs/images/measured.json."""
+    console = Console()
+    model = embedded_model()
+    means = answer_means(console, model)
+    save_measured(Measured(model=NAME, seed=_SEED, served=served_answers(console, model, _SEED), means=means))
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=IMAGES, help="Where the figures go.")
+def draw(*, out: Path) -> None:
+    """Draw the figures and write figures.json, from docs/images/measured.json and the shipped cards."""
+    measured, shipped = load_measured(), cards()
+    found = json.dumps(numbers(measured, shipped), indent=1).encode() + b"\n"
+    write_atomically(out / "figures.json", found)
+    for name, svg in figures(measured, shipped).items():
+        write_atomically(out / name, svg.encode())
+
+
+if __name__ == "__main__":
+    main()

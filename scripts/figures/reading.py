@@ -1,0 +1,72 @@
+"""z of the mean projection of the shipped answers: held-out ones of both conditions, and those to neutral prompts.
+
+Each is read as `traitwatch verify` and `traitwatch calibrate` read it, on the layer that is served.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from builder.answers import JudgedAnswer, read_answers
+from builder.artifacts import RESPONSE_AVG, Float32Array, load_vector
+from builder.calibrate import scored_tokens
+from builder.extract import answer_span, bare_prompt
+from builder.neutral import read_neutral
+from builder.progress import bar
+from builder.session import ReaderOptions, Session, session
+from builder.states import Span
+from builder.vectors import unit_rows
+from builder.workspace import Workspace
+
+from .data import LAYER, TRAITS, VECTORS, HeldOutZ, TraitMeans
+
+
+def answer_means(console: Console, model: Path) -> dict[str, TraitMeans]:
+    """Read the shipped answers of every trait with transformers in float32; return z by trait."""
+    with session(model, ReaderOptions(), console) as opened:
+        neutral = _mean_states(opened, _neutral_spans(opened))
+        return {trait: _trait_means(opened, trait, neutral) for trait in TRAITS}
+
+
+def _trait_means(opened: Session, trait: str, neutral: Float32Array) -> TraitMeans:
+    workspace = Workspace(VECTORS, trait)
+    loaded = load_vector(workspace.vector(RESPONSE_AVG), trait)
+    if loaded.card is None or loaded.card.calibration is None:
+        raise RuntimeError(f"{trait}: the shipped card has no calibration")
+    baseline = loaded.card.calibration.layers[LAYER]
+    direction = unit_rows(loaded.vector)[LAYER]
+
+    def z(states: Float32Array) -> list[float]:
+        return [round(float(value), 4) for value in (states @ direction - baseline.mean) / baseline.std]
+
+    sides = {}
+    for side in ("pos", "neg"):
+        rows = [row for row in read_answers(workspace.answers(f"eval_{side}"), trait) if row.answer.strip()]
+        sides[side] = HeldOutZ(z=z(_mean_states(opened, _bare_spans(opened, rows))), scores=[row.trait for row in rows])
+    return TraitMeans(sha256=loaded.card.sha256, **sides, neutral=z(neutral))
+
+
+def _bare_spans(opened: Session, rows: Sequence[JudgedAnswer]) -> list[Span]:
+    tokenizer = opened.tokenizer
+    return [answer_span(tokenizer, bare_prompt(tokenizer, row.question), row.answer) for row in rows]
+
+
+def _neutral_spans(opened: Session) -> list[Span]:
+    spans = []
+    for row in read_neutral(VECTORS / "neutral.csv"):
+        span = answer_span(opened.tokenizer, row.prompt, row.answer) if row.answer else None
+        tokens = scored_tokens(span.ids[span.start :], finished=row.finished) if span else []
+        if span and tokens:
+            spans.append(Span([*span.ids[: span.start], *tokens], span.start))
+    return spans
+
+
+def _mean_states(opened: Session, spans: Sequence[Span]) -> Float32Array:
+    """Return the mean state of each span at the layer that is served: `[num_spans, hidden_size]`, float32."""
+    found: dict[int, Float32Array] = {}
+    with bar(opened.console, "hidden states", len(spans)) as advance:
+        for index, reading in opened.reader().read(spans, advance):
+            found[index] = reading.mean[LAYER]
+    return np.stack([found[index] for index in range(len(spans))])

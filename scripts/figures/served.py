@@ -1,0 +1,53 @@
+"""The demo's two answers, from the demo's own server, token by token."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import openai
+from rich.console import Console
+
+from dashboards.demo_chats import CHATS
+from dashboards.demo_server import SERVED_NAME, demo_server
+from dashboards.processes import free_port
+
+from .data import SHOWN_TRAIT, ServedAnswer
+
+
+def served_answers(console: Console, model: Path, seed: int) -> dict[str, ServedAnswer]:
+    """Serve a model with its shipped vectors and ask the demo's questions.
+
+    Args:
+        console: says what is done.
+        model: its directory.
+        seed: of the sampling, which is otherwise the demo's.
+
+    Raises:
+        RuntimeError: an answer was not scored whole.
+    """
+    answers = {}
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "server.log"
+        with demo_server(console, model, free_port(), log, compiled=False) as url:
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
+            for title, messages in CHATS.items():
+                answer: Any = client.chat.completions.create(
+                    model=SERVED_NAME,
+                    messages=messages,  # type: ignore[arg-type]
+                    max_tokens=120,
+                    temperature=0.7,
+                    top_p=0.9,
+                    seed=seed,
+                    logprobs=True,
+                    extra_body={"traits": {"include": [SHOWN_TRAIT]}},
+                )
+                choice = answer.choices[0]
+                if not choice.traits_complete:
+                    raise RuntimeError(f"the answer {title} came back without all of its scores")
+                scores = choice.traits[SHOWN_TRAIT]
+                answers[title] = ServedAnswer(
+                    tokens=[part.token for part in choice.logprobs.content],
+                    projections=scores["tokens"],
+                    **{field: scores[field] for field in ("mean", "z", "max_z", "spikes")},
+                )
+    return answers
