@@ -27,6 +27,7 @@ _STYLE: Any = {**STYLE, "svg.fonttype": "path", "figure.facecolor": "white", "fo
 _GROUPS = {"neutral": (MUTED, "s"), "neg": (NEG, "^"), "pos": (POS, "o")}
 _GROUP_NAMES = {"neutral": "neutral prompts", "neg": "negative condition", "pos": "positive condition"}
 _DASHED = (0, (4, 3))
+_LONG = re.compile(r"-?\d+\.\d{3,}")
 
 
 def figures(measured: Measured, cards: Mapping[str, Card]) -> dict[str, str]:
@@ -108,7 +109,8 @@ def _within_and_across(measured: Measured) -> Figure:
     for at, (trait, means) in zip(axes, measured.means.items(), strict=True):
         for name, side in (("neg", means.neg), ("pos", means.pos)):
             colour, marker = _GROUPS[name]
-            at.scatter(side.z, np.array(side.scores, dtype=np.float64), s=16, color=colour, alpha=0.5, linewidths=0, marker=marker, clip_on=False,
+            scores = np.array(side.scores, dtype=np.float64)
+            at.scatter(side.z, scores, s=16, color=colour, alpha=0.5, linewidths=0, marker=marker, clip_on=False,
                        label=_GROUP_NAMES[name])  # fmt: skip
         at.set_title(f"{trait}\n{_correlations(means)}", fontsize=10, loc="left")
         at.set(ylim=(-2, 102))
@@ -155,6 +157,10 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "traitwatch"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # A hundredth of a point is enough, and halves the files; editors would remove the spaces at the ends of lines.
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):z.2f}", buffer.getvalue())
+    # A hundredth of a point is enough for a place; editors would remove the spaces at the ends of lines.
+    svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda places: _LONG.sub(_hundredths, places[0]), buffer.getvalue())
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+
+
+def _hundredths(number: re.Match[str]) -> str:
+    return f"{float(number[0]):z.2f}"
