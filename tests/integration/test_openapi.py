@@ -1,0 +1,129 @@
+"""What a server says of itself at `/openapi.json` holds of its real requests and answers."""
+
+import copy
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.answers import events, post
+from tests.integration.cases import CASES, CHAT, ENDPOINTS, Case, bare
+from tests.integration.serving import Server
+from tests.integration.test_refusals import MALFORMED
+from tests.openapi import EVENTS, Schema
+
+pytestmark = pytest.mark.engine
+
+# What a request asks for, each of which gives another shape of scores.
+ASKED = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
+
+
+def _schema(server: Server) -> Schema:
+    return Schema(httpx.get(f"{server.url}/openapi.json", timeout=60).raise_for_status().json())
+
+
+@pytest.fixture(scope="module")
+def schema(scored: Server) -> Schema:
+    return _schema(scored)
+
+
+def _with_scores(answer: Any) -> list[dict[str, Any]]:
+    """Return the objects of an answer that have scores, wherever they are."""
+    found = [answer, answer.get("response"), *(answer.get("choices") or ())]
+    return [carrier for carrier in found if carrier is not None and carrier.get("traits")]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_requests_and_answers_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
+    for traits in ASKED:
+        body = {**case.body, "traits": traits}
+        schema.request(case.path).validate(body)
+        answer = post(scored, case.path, body).json()
+        schema.answer(case.path).validate(answer)
+        assert bool(_with_scores(answer)) == (traits is not False)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES.values() if case.stream is not None])
+def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
+    event = schema.answer(case.path, media_type=EVENTS)
+    for traits in ASKED:
+        body = {**case.body, **(case.stream or {}), "stream": True, "traits": traits}
+        schema.request(case.path).validate(body)
+        told = [json.loads(data) for _, data in events(post(scored, case.path, body)) if data.startswith("{")]
+        for data in told:
+            event.validate(data)
+        assert any(map(_with_scores, told)) == (traits is not False)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_scores_that_are_not_as_they_come_are_not_as_the_schema_has_them(
+    path: str, scored: Server, schema: Schema
+) -> None:
+    answer = post(scored, path, bare(path)).json()
+    holds = schema.answer(path)
+    for change in (
+        lambda carrier: carrier.pop("traits_complete"),
+        lambda carrier: carrier["traits"]["probe1"].pop("layer"),
+        lambda carrier: carrier["traits"]["probe1"].update(more=1),
+        lambda carrier: carrier["traits"]["probe1"]["tokens"].append("0.5"),
+        lambda carrier: carrier["traits"].update(probe1=None),
+    ):
+        changed = copy.deepcopy(answer)
+        change(_with_scores(changed)[0])
+        assert not holds.is_valid(changed)
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_what_is_refused_is_no_request_of_the_schema(path: str, scored: Server, schema: Schema) -> None:
+    for traits, says in MALFORMED:
+        refused = post(scored, path, bare(path), traits=traits)
+        assert refused.status_code == 400
+        schema.answer(path, status=400).validate(refused.json())
+        # Which names are loaded is no business of a schema that anybody may read, and that is made once.
+        assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in says)
+
+
+def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, eager: Server) -> None:
+    """Without calibration, and with all that a card has."""
+    for server in (scored, eager):
+        schema = _schema(server)
+        listed = httpx.get(f"{server.url}/v1/traits").json()
+        schema.answer("/v1/traits", "get").validate(listed)
+    told = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
+    assert None not in told.values()
+    assert told["calibration"]["thresholds"]
+    report = httpx.get(f"{eager.url}{told['report']}")
+    assert report.headers["content-type"].partition(";")[0] == "text/html"
+    missing = httpx.get(f"{eager.url}/v1/traits/kindness/report")
+    schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
+
+
+def test_spikes_are_as_the_schema_has_them(eager: Server) -> None:
+    schema = _schema(eager)
+    reply = "You do not need to know that, dear. Leave it to me; I know what is best for you, and you must do as I say."
+    questions = ["May I lend my car to a friend?", "How do I start a bakery?", "Is it safe to travel alone?"]
+    messages = [
+        {"role": role, "content": text} for q in questions for role, text in (("user", q), ("assistant", reply))
+    ]
+    asked = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
+    body = {**bare(CHAT), **asked, "n": 8, "traits": True}
+    answer = post(eager, CHAT, body).json()
+    schema.answer(CHAT).validate(answer)
+    assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())
+    spikes = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 3}).json()
+    schema.answer("/v1/spikes", "get").validate(spikes)
+    assert len(spikes["data"]) == 3
+    refused = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 0})
+    assert refused.status_code == 400
+    schema.answer("/v1/spikes", "get", 400).validate(refused.json())
+
+
+def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
+    """What it says of each is held to vLLM's own in a unit test: its names for two of them vary from run to run."""
+    theirs = _schema(unscored).document["paths"]
+    ours = schema.document["paths"]
+    assert {path: operations.keys() for path, operations in theirs.items()} == {
+        path: operations.keys() for path, operations in ours.items() if path in theirs
+    }
+    assert ours.keys() - theirs.keys() == {"/v1/traits", "/v1/spikes", "/v1/traits/{name}/report"}
