@@ -65,6 +65,7 @@ class Settings:
         spike_rate: the share of neutral responses that may have a spike.
         threshold_of: trait to a threshold (smoothed z) that takes the place of its card's.
         spike_log: where spikes are logged; None for nowhere.
+        drain_seconds: how long answers may take to finish when the server is told to end.
     """
 
     directories: tuple[Path, ...]
@@ -76,6 +77,7 @@ class Settings:
     spike_rate: float = DEFAULT_SPIKE_RATE
     threshold_of: Mapping[str, float] = field(default_factory=dict)
     spike_log: SpikeLogSettings | None = None
+    drain_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

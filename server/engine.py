@@ -6,9 +6,11 @@ and its outputs are read on their way back. A call that belongs to a scored HTTP
 other is recorded all the same.
 """
 
+import asyncio
 import copy
 import logging
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +19,7 @@ from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from server.draining import ENGINE_TIMEOUT
 from server.launch import Launch
 from server.ledger import Call
 from server.monitor import Monitor
@@ -40,7 +43,7 @@ def watch(engine: EngineClient, monitor: Monitor) -> None:
         if not isinstance(sampling_params, SamplingParams):
             return start(sampling_params)
         if isinstance(scored, Unscorable):
-            return _counted(start(sampling_params), sampling_params, monitor)
+            return _counted(start(sampling_params), sampling_params, request_id, monitor)
         # The calls of a response are known by their order, so they are opened before the first output is asked for.
         call = None if scored is None else scored.open_call(request_id, sampling_params.n)
         return _followed(start, sampling_params, request_id, call, monitor)
@@ -48,22 +51,29 @@ def watch(engine: EngineClient, monitor: Monitor) -> None:
     engine.generate = generate
 
 
-def watch_end(engine: EngineClient, launch: Launch, at_end: Callable[[], None]) -> None:
-    """Call `at_end` when the server ends, and note in `launch` whether its engine died.
+def watch_end(
+    engine: EngineClient, launch: Launch, drain: Callable[[], Coroutine[Any, Any, None]], at_end: Callable[[], None]
+) -> None:
+    """When the server ends, `drain` it unless its engine has died, and call `at_end`; note in `launch` which it was.
 
-    vLLM itself ends with exit status 0 then, as if it had been told to. It shuts the client down in both cases, the
-    first time before or after it has noticed that the engine is dead.
+    vLLM itself ends with exit status 0 when its engine has died, as if it had been told to. It shuts the client down in
+    both cases, the first time before or after it has noticed that the engine is dead.
     """
     plain: Callable[..., None] = engine.shutdown
+    loop = asyncio.get_running_loop()
     ended = False
 
-    def shutdown(*args: Any, **kwargs: Any) -> None:
+    def shutdown(timeout: float | None = None) -> None:
         nonlocal ended
         if not ended:
             launch.engine_died = engine.errored
+            # vLLM calls from another thread while requests may be under way, and in the loop where it has served none.
+            if not engine.errored and threading.current_thread() is not threading.main_thread():
+                asyncio.run_coroutine_threadsafe(drain(), loop).result()
+                timeout = ENGINE_TIMEOUT
             at_end()
         ended = True
-        plain(*args, **kwargs)
+        plain(timeout=timeout)
 
     engine.shutdown = shutdown
 
@@ -113,33 +123,35 @@ async def _followed(
     deltas = params.output_kind == RequestOutputKind.DELTA
     outputs = start(marked_params(params, call) if call.accepted else params)
     failed = finished = False
-    try:
-        async with aclosing(outputs):
-            async for output in outputs:
-                try:
-                    finished = output.finished
-                    take(output, call, deltas=deltas)
-                except Exception:
-                    # A monitoring failure must not fail a generation; the response will say that rows do not match.
-                    if not failed:
-                        logger.exception("The tokens of a response could not be read; it is incomplete.")
-                    failed = True
-                yield output
-    finally:
-        monitor.recorder.ended(call, finished=finished)
+    with monitor.draining.generation(request_id):
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    try:
+                        finished = output.finished
+                        take(output, call, deltas=deltas)
+                    except Exception:
+                        # A monitoring failure must not fail a generation; the response will say that rows do not match.
+                        if not failed:
+                            logger.exception("The tokens of a response could not be read; it is incomplete.")
+                        failed = True
+                    yield output
+        finally:
+            monitor.recorder.ended(call, finished=finished)
 
 
 async def _counted(
-    outputs: AsyncGenerator[RequestOutput, None], params: SamplingParams, monitor: Monitor
+    outputs: AsyncGenerator[RequestOutput, None], params: SamplingParams, request_id: str, monitor: Monitor
 ) -> AsyncGenerator[RequestOutput, None]:
     """Count tokens that cannot be scored."""
     deltas = params.output_kind == RequestOutputKind.DELTA
     count = 0
-    try:
-        async with aclosing(outputs):
-            async for output in outputs:
-                tokens = sum(len(part.token_ids) for part in output.outputs)
-                count = count + tokens if deltas else max(count, tokens)
-                yield output
-    finally:
-        monitor.recorder.not_scorable(count)
+    with monitor.draining.generation(request_id):
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    tokens = sum(len(part.token_ids) for part in output.outputs)
+                    count = count + tokens if deltas else max(count, tokens)
+                    yield output
+        finally:
+            monitor.recorder.not_scorable(count)

@@ -114,6 +114,14 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     help="What a response carries when its request has no `traits` field.",
 )
 @click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0),
+    default=20,
+    show_default=True,
+    help="How long running answers may take to finish when the server is told to end (SIGTERM, Ctrl-C); then they are "
+    "aborted. New requests get status 503 meanwhile.",
+)
+@click.option(
     "--ui", "with_ui", is_flag=True, help="Start the inspector too (`traitwatch ui`), as long as the server runs."
 )
 @click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
@@ -139,6 +147,7 @@ def serve(
     events_text: bool,
     events_max_mb: float,
     events_keep: int,
+    drain_seconds: float,
     with_ui: bool,
     ui_port: int,
     vllm_arguments: tuple[str, ...],
@@ -175,6 +184,7 @@ def serve(
             max_bytes=round(events_max_mb * 2**20),
             keep=events_keep,
         ),
+        drain_seconds=drain_seconds,
     )
     traits = load_served_traits(settings)
     if events is not None and events != STDOUT:

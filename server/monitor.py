@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from server.config import TraitsDefault, TraitSet
+from server.draining import Draining
 from server.ledger import Ledger
 from server.metrics import Metrics
 from server.recorded import Sink
@@ -16,6 +17,7 @@ class Monitor:
         default: what a response carries when its request says nothing.
         ledger: the open calls.
         recorder: records what has ended.
+        draining: what is at work, for the server's end.
     """
 
     def __init__(
@@ -26,10 +28,12 @@ class Monitor:
         metrics: Metrics,
         model_name: str = "model",
         sinks: Sequence[Sink] = (),
+        drain_seconds: float = 0.0,
     ):
         self.default = default
         self.ledger = Ledger(api_process, metrics)
         self.recorder = Recorder(self.ledger, metrics, model_name, sinks)
+        self.draining = Draining(drain_seconds)
         self.traits = traits
 
     @property

@@ -18,6 +18,7 @@ from vllm.engine.protocol import EngineClient
 
 from server.canary import run_canary
 from server.config import CONFIG_KEY, ServedTrait, Settings, load_served_traits, trait_set
+from server.draining import DrainingMiddleware
 from server.engine import watch, watch_end
 from server.errors import ConfigError
 from server.events import SpikeLog
@@ -25,6 +26,7 @@ from server.exposition import MetricsMiddleware
 from server.guard import end_with
 from server.labels import engine_indexes, model_name
 from server.launch import launch_of
+from server.logs import log_with_vllm
 from server.metrics import Metrics
 from server.middleware import TraitsMiddleware
 from server.monitor import Monitor
@@ -52,6 +54,7 @@ class TraitwatchPlugin:
         """Add the middleware, our routes, and what the schema says of both."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
+        app.add_middleware(DrainingMiddleware, draining=lambda: self._serving().monitor.draining)
         add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
         describe_scores(app)
 
@@ -62,9 +65,15 @@ class TraitwatchPlugin:
             CanaryError: scores do not come as they should.
         """
         assert engine_client is not None, "the task 'generate' has an engine"
+        log_with_vllm()
         launch = launch_of(args)
         settings = launch.settings
-        watch_end(engine_client, launch, self._end)
+
+        async def drain() -> None:
+            if self._up is not None:
+                await self._up.monitor.draining.drain(engine_client.abort)
+
+        watch_end(engine_client, launch, drain, self._end)
         end_with(launch.pid)
         await engine_client.collective_rpc("traitwatch_end_with", args=(launch.pid,))
         model = _served_model(engine_client)
@@ -77,7 +86,7 @@ class TraitwatchPlugin:
         spikes = _spike_log(settings, engine_client, metrics)
         telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
         sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]
-        monitor = Monitor(loaded, settings.default, receiver.api_process, metrics, name, sinks)
+        monitor = Monitor(loaded, settings.default, receiver.api_process, metrics, name, sinks, settings.drain_seconds)
         self._tasks = [
             asyncio.create_task(receiver.run(monitor.ledger.deliver)),
             asyncio.create_task(monitor.recorder.flush_at_intervals()),

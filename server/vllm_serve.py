@@ -1,10 +1,13 @@
 """Hands a parsed command line to vLLM's own `serve`, after making sure that vectors and model go together."""
 
+import math
+import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from uuid import uuid4
 
 import vllm.envs as envs
 from vllm.config import ModelConfig
@@ -15,11 +18,15 @@ from vllm.logger import configure_logging_from_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from server.config import CONFIG_KEY, ServedTrait, Settings, check_fits, tap_config
+from server.draining import MARGIN
 from server.errors import ConfigError, EngineDiedError
 from server.launch import Launch
+from server.logs import log_with_vllm
 from server.plugin import TraitwatchPlugin
 
 WORKER_CLASS = "server.worker.TraitWorker"
+# Characters that Linux allows in the path of a socket.
+_LONGEST_SOCKET_PATH = 107
 
 
 def parse_vllm_arguments(arguments: list[str]) -> Namespace:
@@ -44,6 +51,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     _refuse_unsupported(args, settings)
     cli_env_setup()
     configure_logging_from_args(args)
+    log_with_vllm()
     config = model_config(args)
     num_layers = config.get_total_num_hidden_layers()
     check_fits(traits, args.model, num_layers, config.get_hidden_size())
@@ -51,13 +59,22 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     if beyond:
         raise ConfigError(f"--traits-tap {beyond[0]}: {args.model} has layers 1 to {num_layers}.")
     args.worker_cls = WORKER_CLASS
+    # How long vLLM lets a process end; with 0 it would kill its engine at once.
+    args.shutdown_timeout = math.ceil(settings.drain_seconds) + MARGIN
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
     with tempfile.TemporaryDirectory(prefix="traitwatch-") as sockets:
         launch = Launch(settings, Path(sockets))
         launch.leave_in(args)
+        _keep_sockets_in(sockets)
         ServeSubcommand.cmd(args)
     if launch.engine_died:
         raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
+
+
+def _keep_sockets_in(directory: str) -> None:
+    """Have vLLM make its sockets in a directory that goes away with the server: it leaves each that it makes."""
+    if len(directory) <= _LONGEST_SOCKET_PATH - len(f"/{uuid4()}"):
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", directory)
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
@@ -68,6 +85,11 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
         raise ConfigError(
             "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
             "leave them out."
+        )
+    if args.shutdown_timeout:
+        raise ConfigError(
+            "--shutdown-timeout waits in the engine alone; leave it out, and give --drain-seconds, which waits for the "
+            "answers with their scores."
         )
     if args.enable_dbo or args.ubatch_size > 1 or args.prefill_context_parallel_size > 1:
         raise ConfigError(

@@ -16,6 +16,7 @@ from builder.vllm_layers import state_modules
 from builder.vllm_private import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from server.config import CONFIG_KEY
 from server.guard import end_with
+from server.logs import log_with_vllm
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
 from server.transport import PROMPT_KEY, REQUEST_KEY, Rows, Sender, api_process_of
@@ -37,6 +38,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         """Load the model, then tap it: before profiling and compilation, so that the hooks are traced."""
+        log_with_vllm()
         super().load_model(load_dummy_weights=load_dummy_weights)
         self._requests: dict[str, ScoredRequest] = {}
         self._api_processes: set[str] = set()

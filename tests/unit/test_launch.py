@@ -1,5 +1,6 @@
 """An engine that died is told from one that was ended."""
 
+import asyncio
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.config import Settings
+from server.draining import ENGINE_TIMEOUT
 from server.engine import watch_end
 from server.launch import Launch, launch_of
 
@@ -36,22 +38,35 @@ def ends() -> list[str]:
 
 
 @pytest.fixture
-def engine(launch: Launch, ends: list[str]) -> Any:
+async def engine(launch: Launch, ends: list[str]) -> Any:
+    async def drain() -> None:
+        ends.append("drain")
+
     engine: Any = EngineClient()
-    watch_end(engine, launch, lambda: ends.append("end"))
+    watch_end(engine, launch, drain, lambda: ends.append("end"))
     return engine
 
 
-def test_an_engine_that_is_ended_has_not_died(engine: Any, launch: Launch, ends: list[str]) -> None:
+async def test_an_engine_that_is_ended_is_drained_first_and_has_not_died(
+    engine: Any, launch: Launch, ends: list[str]
+) -> None:
+    # As vLLM does: in another thread at a signal, in the loop's at the end.
+    await asyncio.to_thread(engine.shutdown, timeout=3)
     engine.shutdown(timeout=3)
-    engine.shutdown()
-    assert ends == ["end"]
-    assert engine.timeouts == [3, None]
+    assert ends == ["drain", "end"]
+    assert engine.timeouts == [ENGINE_TIMEOUT, 3]
     assert not launch.engine_died
 
 
-def test_an_engine_that_is_dead_before_it_is_ended_has_died(engine: Any, launch: Launch) -> None:
+async def test_a_server_that_ends_before_it_has_served_is_not_drained(engine: Any, ends: list[str]) -> None:
+    engine.shutdown(timeout=3)
+    assert ends == ["end"]
+    assert engine.timeouts == [3]
+
+
+async def test_an_engine_that_is_dead_before_it_is_ended_has_died(engine: Any, launch: Launch, ends: list[str]) -> None:
     engine.errored = True
+    await asyncio.to_thread(engine.shutdown)
     engine.shutdown()
-    engine.shutdown()
+    assert ends == ["end"]
     assert launch.engine_died

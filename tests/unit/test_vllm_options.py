@@ -1,4 +1,4 @@
-"""Options of vLLM's under which rows could not be credited are refused before anything starts."""
+"""Options of vLLM's under which scores would be lost are refused before anything starts."""
 
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from server.vllm_serve import parse_vllm_arguments, run
         ["--ubatch-size", "2"],
         ["--prefill-context-parallel-size", "2"],
         ["--kv-sharing-fast-prefill"],
+        ["--shutdown-timeout", "30"],
         ["--speculative-config", '{"method": "dspark", "model": "m", "enable_adaptive_verification": true}'],
     ],
     ids=lambda options: options[0],
 )
-def test_an_option_that_strays_rows_is_refused_by_name(options: list[str]) -> None:
+def test_an_option_that_loses_scores_is_refused_by_name(options: list[str]) -> None:
     args = parse_vllm_arguments(["some/model", *options])
     with pytest.raises(ConfigError, match=options[0]):
         run(args, Settings((Path("vectors"),)), [])

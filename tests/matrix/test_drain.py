@@ -1,0 +1,139 @@
+"""A server that is told to end finishes its answers, scores and all, and takes no more; what takes too long is cut."""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.answers import Told
+from tests.integration.serving import MODEL_NAME, Server, traitwatch
+from tests.matrix.model import LAYER_OPTIONS
+from tests.matrix.processes import END_TIMEOUT, ended, in_directory, serving_alone
+
+pytestmark = pytest.mark.engine
+
+
+# Choices that wait for one another, so that an answer takes long enough on any machine.
+OPTIONS = ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "2"]
+TOKENS = 1000
+FEW, MANY = 3, 64
+# What the engine's end may take after the answers'.
+AFTERWARDS = 30.0
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a short name, as a socket's path must be; `tmp_path` has the test's."""
+    return tmp_path_factory.mktemp("d")
+
+
+@contextlib.contextmanager
+def serving(model: Path, probes: Path, directory: Path, *options: str) -> Iterator[Server]:
+    """Serve; at the end, see that nothing of it is left."""
+    command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *OPTIONS, *options]
+    with serving_alone(in_directory(directory / "t", command), directory / "server.log") as server:
+        yield server
+        assert ended(server) == 0
+    assert not list((directory / "t").iterdir()), "nothing stays where sockets were"
+    assert "Scoring probe1" in server.log.read_text()
+
+
+@contextlib.contextmanager
+def answering(server: Server, n: int) -> Iterator[list[Future[list[dict[str, Any]]]]]:
+    """Have a server answer one request whole and one as a stream; yield their choices as soon as tokens come."""
+    url = f"{server.url}/v1/completions"
+    body = {"model": MODEL_NAME, "prompt": "A", "max_tokens": TOKENS, "ignore_eos": True, "n": n}
+    begun = threading.Event()
+
+    def whole() -> list[dict[str, Any]]:
+        answer = httpx.post(url, json=body, timeout=END_TIMEOUT)
+        answer.raise_for_status()
+        choices: list[dict[str, Any]] = answer.json()["choices"]
+        return choices
+
+    def streamed() -> list[dict[str, Any]]:
+        told = defaultdict[int, Told](Told)
+        last: dict[int, dict[str, Any]] = {}
+        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=END_TIMEOUT) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                        told[choice["index"]].take(choice)
+                        last[choice["index"]] = choice
+                    begun.set()
+        return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
+
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(streamed), pool.submit(whole)]
+        assert begun.wait(END_TIMEOUT)
+        yield answers
+
+
+def scored(choices: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Check that all the tokens of an answer have their scores; return why each choice ended, and its length."""
+    ends = []
+    for choice in choices:
+        assert choice["traits_complete"] is True
+        (length,) = {len(scores["tokens"]) for scores in choice["traits"].values()}
+        ends.append((choice["finish_reason"], length))
+    return ends
+
+
+@pytest.mark.parametrize("options", [[], ["--api-server-count", "2"]], ids=["", "two API processes"])
+def test_running_answers_are_finished_and_no_others_taken(
+    options: list[str], model: Path, probes: Path, directory: Path
+) -> None:
+    with (
+        serving(model, probes, directory, "--drain-seconds", str(END_TIMEOUT), *options) as server,
+        answering(server, FEW) as answers,
+    ):
+        server.process.send_signal(signal.SIGTERM)
+        refused = until_refused(server)
+        assert refused.json()["error"]["code"] == 503
+        assert refused.headers["retry-after"]
+        assert not any(answer.done() for answer in answers)
+        for answer in answers:
+            assert scored(answer.result()) == [("length", TOKENS)] * FEW
+
+
+@pytest.mark.parametrize("hurry", ["time is up", "a second interrupt"])
+def test_what_takes_longer_is_cut_and_ends_in_order(hurry: str, model: Path, probes: Path, directory: Path) -> None:
+    seconds = "1" if hurry == "time is up" else "600"
+    with serving(model, probes, directory, "--drain-seconds", seconds) as server:
+        with answering(server, MANY) as answers:
+            server.process.send_signal(signal.SIGINT)
+            if hurry == "a second interrupt":
+                until_refused(server)
+                server.process.send_signal(signal.SIGINT)
+            for answer in answers:
+                ends = scored(answer.result())
+                assert {reason for reason, _ in ends} <= {"length", "abort"}
+                assert sum(reason == "abort" for reason, _ in ends) > MANY // 2
+                assert any(length > 0 for _, length in ends)
+        began = time.monotonic()
+        ended(server)
+        assert time.monotonic() - began < AFTERWARDS
+
+
+def until_refused(server: Server) -> httpx.Response:
+    """Ask for little answers until the server takes no more; return how it says so."""
+    deadline = time.monotonic() + END_TIMEOUT
+    while time.monotonic() < deadline:
+        answer = httpx.post(
+            f"{server.url}/v1/completions",
+            json={"model": MODEL_NAME, "prompt": "A", "max_tokens": 1},
+            timeout=END_TIMEOUT,
+        )
+        if answer.status_code != 200:
+            assert httpx.get(f"{server.url}/health").status_code == answer.status_code
+            return answer
+    raise AssertionError("the server goes on taking requests")

@@ -1,0 +1,100 @@
+"""What a server that is told to end waits for, and what it answers meanwhile."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from server.draining import Draining, DrainingMiddleware
+
+
+class Engine:
+    """Aborts generations: their generators end then."""
+
+    def __init__(self) -> None:
+        self.aborted: list[str] = []
+        self.running = ExitStack()
+
+    async def abort(self, ids: list[str]) -> None:
+        self.aborted += ids
+        self.running.close()
+
+
+async def test_an_idle_server_ends_at_once_and_takes_nothing_more() -> None:
+    draining, engine = Draining(600), Engine()
+    await asyncio.wait_for(draining.drain(engine.abort), 1)
+    assert draining.begun
+    assert engine.aborted == []
+
+
+async def test_it_waits_for_requests_and_for_generations_that_have_none() -> None:
+    draining, engine = Draining(600), Engine()
+    with draining.generation("background"):
+        with draining.request(), draining.generation("a"):
+            ending = asyncio.create_task(draining.drain(engine.abort))
+            await asyncio.sleep(0.01)
+            assert draining.begun
+            assert not ending.done()
+        await asyncio.sleep(0.01)
+        assert not ending.done()
+    await asyncio.wait_for(ending, 1)
+    assert engine.aborted == []
+
+
+async def test_two_generations_of_one_id_are_two() -> None:
+    draining, engine = Draining(600), Engine()
+    with draining.generation("a"):
+        with draining.generation("a"):
+            pass
+        ending = asyncio.create_task(draining.drain(engine.abort))
+        await asyncio.sleep(0.01)
+        assert not ending.done()
+    await asyncio.wait_for(ending, 1)
+
+
+async def test_what_takes_too_long_is_aborted() -> None:
+    draining, engine = Draining(0.05), Engine()
+    engine.running.enter_context(draining.request())
+    engine.running.enter_context(draining.generation("slow"))
+    began = time.monotonic()
+    await asyncio.wait_for(draining.drain(engine.abort), 2)
+    assert time.monotonic() - began >= 0.05
+    assert engine.aborted == ["slow"]
+
+
+async def test_an_interrupt_aborts_at_once() -> None:
+    draining, engine = Draining(600), Engine()
+    engine.running.enter_context(draining.generation("slow"))
+    ending = asyncio.create_task(draining.drain(engine.abort))
+    await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(ending, 2)
+    assert engine.aborted == ["slow"]
+
+
+async def test_a_server_that_is_ending_refuses_work_and_health_and_still_tells_its_metrics() -> None:
+    draining = Draining(600)
+
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("fine")
+
+    paths = ["/health", "/metrics", "/v1/completions"]
+    app = Starlette(routes=[Route(path, answer, methods=["GET", "POST"]) for path in paths])
+    transport = httpx.ASGITransport(DrainingMiddleware(app, lambda: draining))
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        assert (await client.post("/v1/completions")).text == "fine"
+        assert (await client.get("/health")).text == "fine"
+        await draining.drain(Engine().abort)
+        refused = await client.post("/v1/completions")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == 503
+        assert refused.headers["connection"] == "close"
+        assert (await client.get("/health")).status_code == 503
+        assert (await client.get("/metrics")).text == "fine"

@@ -1,0 +1,33 @@
+"""What the server logs goes where vLLM's log goes."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from server.logs import log_with_vllm
+
+
+@pytest.fixture
+def loggers() -> Iterator[list[logging.Logger]]:
+    """Loggers that are as they were when the test has ended."""
+    loggers = [logging.getLogger(name) for name in ("vllm", "server", "builder")]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    yield loggers
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
+
+
+def test_our_loggers_write_with_vllms_handlers_and_level(loggers: list[logging.Logger]) -> None:
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter("%(levelname)s from %(name)s: %(message)s"))
+    loggers[0].handlers = [handler]
+    loggers[0].setLevel(logging.INFO)
+    for _ in range(2):
+        log_with_vllm()
+    logging.getLogger("server.plugin").info("scoring")
+    logging.getLogger("builder.artifacts").info("no card")
+    logging.getLogger("server.plugin").debug("detail")
+    assert written.getvalue() == "INFO from server.plugin: scoring\nINFO from builder.artifacts: no card\n"
