@@ -11,12 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from builder.embedded_model import embedded_model
 from server.doctor_chats import SERVED_NAME
 from tests.integration.serving import environment, traitwatch
 
 pytestmark = pytest.mark.engine
 
 OPTIONS = ("--cpu", "--rounds", "1", "--loads", "2", "--enforce-eager", "--max-model-len", "1024")
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    """A real one; the matrix's own has fewer layers than the doctor looks at."""
+    return embedded_model()
 
 
 def doctor_environment(cache: Path) -> Mapping[str, str]:
