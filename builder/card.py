@@ -26,85 +26,94 @@ class LayerCalibration(BaseModel):
     """Projections of neutral response tokens on one layer's vector: float, units of the hidden state."""
 
     model_config = _STRICT
-    mean: float
-    std: float = Field(gt=0)
-    thresholds: list[SpikeThreshold] = Field(default_factory=list)
+    mean: float = Field(description="of the tokens' projections, units of the hidden state")
+    std: float = Field(gt=0, description="their standard deviation (ddof 1), the same units")
+    thresholds: list[SpikeThreshold] = Field(
+        default_factory=list, description="one for each rate; none where there were too few answers"
+    )
 
 
 class Calibration(BaseModel):
     """The baseline that turns projections into z."""
 
     model_config = _STRICT
-    layers: list[LayerCalibration]
-    num_prompts: int = Field(ge=1)
-    num_responses: int = Field(ge=0, default=0)
-    num_tokens: int = Field(ge=2)
+    layers: list[LayerCalibration] = Field(description="one a layer index, from 0")
+    num_prompts: int = Field(ge=1, description="neutral prompts")
+    num_responses: int = Field(ge=0, default=0, description="answers to them")
+    num_tokens: int = Field(ge=2, description="token states in those answers")
     spike_window: int | None = Field(default=None, description="tokens of the smoothing")
     spike_min_tokens: int | None = Field(default=None, description="least tokens of a spike")
     method: str = Field(default="", description="how the thresholds were estimated")
-    engine: str
-    date: datetime.date
+    engine: str = Field(description="what read the hidden states, and its precision")
+    date: datetime.date = Field(description="day of the measurement")
 
 
 class LayerVerification(BaseModel):
-    """What one layer's vector is worth, on data that took no part in making it unless said otherwise.
-
-    Attributes:
-        layer: layer index.
-        norm: length of the vector, units of the hidden state.
-        null_norm: 95th percentile of the length of vectors from shuffled labels.
-        split_half_cosine: cosine between the vectors of two halves of the questions (of the extraction data).
-        auc: of the response's mean projection, positive against negative held-out answers.
-        null_auc: 95th percentile of that AUC (as max(auc, 1 - auc)) over vectors from shuffled labels.
-        auc_prompt_last: of the projection at the prompt's last token, under the prompts that elicit.
-        correlation: Pearson's, of the response's projection with the judge's trait score, all held-out answers.
-        correlation_pos: the same within the positive condition; None where the scores or projections do not vary.
-        correlation_neg: the same within the negative condition.
-    """
+    """What one layer's vector is worth, on data that took no part in making it unless said otherwise."""
 
     model_config = _STRICT
-    layer: int = Field(ge=0)
-    norm: float = Field(ge=0)
-    null_norm: float | None = None
-    split_half_cosine: float | None = None
-    auc: float | None = Field(ge=0, le=1, default=None)
-    null_auc: float | None = None
-    auc_prompt_last: float | None = None
-    correlation: float | None = None
-    correlation_pos: float | None = None
-    correlation_neg: float | None = None
+    layer: int = Field(ge=0, description="layer index")
+    norm: float = Field(ge=0, description="length of the vector, units of the hidden state")
+    null_norm: float | None = Field(
+        default=None, description="95th percentile of the length of vectors from shuffled labels"
+    )
+    split_half_cosine: float | None = Field(
+        default=None, description="cosine between the vectors of two halves of the questions (of the extraction data)"
+    )
+    auc: float | None = Field(
+        ge=0,
+        le=1,
+        default=None,
+        description="of the response's mean projection, positive against negative held-out answers",
+    )
+    null_auc: float | None = Field(
+        default=None,
+        description="95th percentile of that AUC (as max(auc, 1 - auc)) over vectors from shuffled labels",
+    )
+    auc_prompt_last: float | None = Field(
+        default=None, description="of the projection at the prompt's last token, under the prompts that elicit"
+    )
+    correlation: float | None = Field(
+        default=None,
+        description="Pearson's, of the response's projection with the judge's trait score, all held-out answers",
+    )
+    correlation_pos: float | None = Field(
+        default=None,
+        description="the same within the positive condition; null where the scores or projections do not vary",
+    )
+    correlation_neg: float | None = Field(default=None, description="the same within the negative condition")
 
 
 class Verification(BaseModel):
     """Whether the vector tells the trait, and the evidence layer by layer."""
 
     model_config = _STRICT
-    layers: list[LayerVerification]
+    layers: list[LayerVerification] = Field(description="one a layer index, from 0")
     num_pos: int = Field(ge=0, description="held-out positive answers")
     num_neg: int = Field(ge=0, description="held-out negative answers")
-    better_than_null: bool
+    better_than_null: bool = Field(description="whether it is better than vectors from shuffled labels")
     verdict: str = Field(description="what the evidence says, in plain words")
-    date: datetime.date
+    date: datetime.date = Field(description="day of the measurement")
 
 
 class SteeringResult(BaseModel):
     """What adding `coefficient` times the vector at a layer does to the answers to the eval questions."""
 
     model_config = _STRICT
-    layer: int = Field(ge=0)
+    layer: int = Field(ge=0, description="layer index")
     coefficient: float = Field(description="of the vector as it is, not of its unit vector; 0 is no steering")
     trait_score: float = Field(description="mean of the judge, 0 to 100")
     coherence: float = Field(description="mean of the judge, 0 to 100")
-    num_answers: int = Field(ge=1)
+    num_answers: int = Field(ge=1, description="answers behind both means")
 
 
 class LayerRank(BaseModel):
     """One layer's place among those that were measured: 1 is the best."""
 
     model_config = _STRICT
-    layer: int = Field(ge=0)
-    rank: int = Field(ge=1)
-    auc: float | None = None
+    layer: int = Field(ge=0, description="layer index")
+    rank: int = Field(ge=1, description="its place; those with both AUC and effect come first, by the mean of their two ranks")
+    auc: float | None = Field(default=None, description="held-out AUC of the response's mean projection")
     steering_effect: float | None = Field(
         default=None, description="highest gain of the mean trait score over no steering, coherence above the floor"
     )
@@ -115,11 +124,13 @@ class LayerChoice(BaseModel):
     """The table behind `best_layer`: `traitwatch layers` writes it."""
 
     model_config = _STRICT
-    ranks: list[LayerRank]
-    steering: list[SteeringResult] = Field(default_factory=list)
-    coherence_floor: float | None = None
-    judge: str = ""
-    date: datetime.date
+    ranks: list[LayerRank] = Field(description="the layers that were measured, the best first")
+    steering: list[SteeringResult] = Field(default_factory=list, description="what steering did, where it was tried")
+    coherence_floor: float | None = Field(
+        default=None, description="mean coherence below which a steering result does not count"
+    )
+    judge: str = Field(default="", description="who scored the steered answers")
+    date: datetime.date = Field(description="day of the measurement")
 
 
 class JudgeCard(BaseModel):
@@ -127,7 +138,7 @@ class JudgeCard(BaseModel):
 
     model_config = _STRICT
     name: str = Field(description="`openai` or `likelihood`")
-    model: str = ""
+    model: str = Field(default="", description="its model; empty for `likelihood`, which asks the model itself")
     method: str = Field(
         default="", description="`logprobs`, `samples` or `integer`; of the likelihood judge `posterior`"
     )
@@ -138,25 +149,33 @@ class Card(BaseModel):
     """What a vector is, how it was made, and how far it can be trusted: `<trait>.json` beside the `.pt`."""
 
     model_config = ConfigDict(extra="forbid")
-    format: Literal[1] = 1
-    trait: str
-    description: str = ""
-    model: str
-    hidden_size: int = Field(ge=1)
-    num_layers: int = Field(ge=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    best_layer: int | None = None
-    best_layer_reason: str = ""
-    calibration: Calibration | None = None
-    verification: Verification | None = None
-    layer_choice: LayerChoice | None = None
-    counts: dict[str, int] = Field(default_factory=dict)
-    judge: JudgeCard | None = None
-    threshold: float | None = None
-    coherence: float | None = None
-    elicit: str = ""
-    read_under: str = ""
-    sampling: dict[str, Any] = Field(default_factory=dict)
+    format: Literal[1] = Field(default=1, description="of the card")
+    trait: str = Field(description="the trait's name")
+    description: str = Field(default="", description="what is meant by it")
+    model: str = Field(description="the model on which the vector was built")
+    hidden_size: int = Field(ge=1, description="width of its residual stream")
+    num_layers: int = Field(ge=1, description="its decoder layers; the vector has one row more")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the values of `<trait>_response_avg_diff.pt`")
+    best_layer: int | None = Field(default=None, description="the layer index at which the trait is told best")
+    best_layer_reason: str = Field(default="", description="why that one")
+    calibration: Calibration | None = Field(default=None, description="what `traitwatch calibrate` measured")
+    verification: Verification | None = Field(default=None, description="what `traitwatch verify` measured")
+    layer_choice: LayerChoice | None = Field(default=None, description="what `traitwatch layers` measured")
+    counts: dict[str, int] = Field(
+        default_factory=dict, description="`pairs` of answers, `effective_pairs` among them, `neutral` answers"
+    )
+    judge: JudgeCard | None = Field(default=None, description="who scored the answers")
+    threshold: float | None = Field(
+        default=None, description="trait score of an effective pair: positive at least this, negative below 100 minus it"
+    )
+    coherence: float | None = Field(default=None, description="least coherence of both answers of an effective pair")
+    elicit: str = Field(default="", description="how the trait was elicited: `system` or `many-shot`")
+    read_under: str = Field(
+        default="", description="what stood before the answers when they were read: the `prompt` or the bare `question`"
+    )
+    sampling: dict[str, Any] = Field(
+        default_factory=dict, description="how answers were sampled: `temperature`, `top_p`, `max_tokens`, `seed`"
+    )
     extraction: str = Field(default="", description="the engine that read the hidden states, and its precision")
-    date: datetime.date
-    versions: dict[str, str] = Field(default_factory=dict)
+    date: datetime.date = Field(description="day of the extraction")
+    versions: dict[str, str] = Field(default_factory=dict, description="of the packages that the numbers depend on")

@@ -35,8 +35,8 @@ class InstructionPair(BaseModel):
     """Two system instructions that differ in the trait alone."""
 
     model_config = ConfigDict(extra="forbid")
-    pos: str = Field(min_length=1)
-    neg: str = Field(min_length=1)
+    pos: str = Field(min_length=1, description="elicits the trait")
+    neg: str = Field(min_length=1, description="elicits its opposite")
 
     @model_validator(mode="after")
     def _differ(self) -> "InstructionPair":
@@ -49,20 +49,20 @@ class Example(BaseModel):
     """One many-shot example: a question with an answer that shows the trait and one that does not."""
 
     model_config = ConfigDict(extra="forbid")
-    question: str = Field(min_length=1)
-    pos: str = Field(min_length=1)
-    neg: str = Field(min_length=1)
+    question: str = Field(min_length=1, description="the question")
+    pos: str = Field(min_length=1, description="an answer that shows the trait")
+    neg: str = Field(min_length=1, description="one that does not")
 
 
 class TraitDefinition(BaseModel):
     """A trait, as the pipeline needs it: one file of `trait_data_extract/` or `trait_data_eval/`."""
 
     model_config = ConfigDict(extra="forbid")
-    instruction: list[InstructionPair] = Field(min_length=1)
-    questions: list[str] = Field(min_length=1)
-    eval_prompt: str
-    examples: list[Example] = Field(default_factory=list)
-    description: str = ""
+    instruction: list[InstructionPair] = Field(min_length=1, description="system instructions, 5 in a new definition")
+    questions: list[str] = Field(min_length=1, description="what is asked, 20 in each file of a new definition")
+    eval_prompt: str = Field(description="what the judge is asked, with `{question}` and `{answer}` in it")
+    examples: list[Example] = Field(default_factory=list, description="for many-shot elicitation; not the authors'")
+    description: str = Field(default="", description="what is meant by the trait; not the authors'")
 
     @model_validator(mode="after")
     def _usable(self) -> "TraitDefinition":
