@@ -112,7 +112,9 @@ class LayerRank(BaseModel):
 
     model_config = _STRICT
     layer: int = Field(ge=0, description="layer index")
-    rank: int = Field(ge=1, description="its place; those with both AUC and effect come first, by the mean of their two ranks")
+    rank: int = Field(
+        ge=1, description="its place; those with both AUC and effect come first, by the mean of their two ranks"
+    )
     auc: float | None = Field(default=None, description="held-out AUC of the response's mean projection")
     steering_effect: float | None = Field(
         default=None, description="highest gain of the mean trait score over no steering, coherence above the floor"
@@ -166,7 +168,9 @@ class Card(BaseModel):
     )
     judge: JudgeCard | None = Field(default=None, description="who scored the answers")
     threshold: float | None = Field(
-        default=None, description="trait score of an effective pair: positive at least this, negative below 100 minus it"
+        default=None,
+        description="trait score of an effective pair: the positive one's at least this, the negative one's below 100 "
+        "minus this",
     )
     coherence: float | None = Field(default=None, description="least coherence of both answers of an effective pair")
     elicit: str = Field(default="", description="how the trait was elicited: `system` or `many-shot`")
