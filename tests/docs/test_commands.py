@@ -1,0 +1,113 @@
+"""Every `traitwatch` command line of the documents is one that the commands of today take.
+
+Option names and their numbers of values are checked by click's own parser, and what `serve` and `doctor` hand on by
+vLLM's. Values of ours are not: pages say MODEL and DIR. A synopsis, which has brackets, is nobody's command line.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from server.vllm_serve import parse_vllm_arguments
+from tests.docs.fenced import code_lines
+from traitwatch import main
+
+_ROOT = Path(__file__).parents[2]
+_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+# What a program printed is no command.
+_OUTPUT = {"text", "json"}
+_COMMAND = re.compile(r"(?:^|[\s(/;&|])traitwatch\s+(?=[a-z])")
+_INLINE = re.compile(r"`(traitwatch [a-z][^`]*)`")
+_VARIABLE = re.compile(r"\$\{?\w+\}?")
+_REDIRECTION = re.compile(r"\d?>{1,2}\s*(?:&\d|\S+)")
+_ENDS = set("();<>|&")
+_HANDED_ON = "vllm_arguments"
+
+
+def test_a_wrong_option_is_found() -> None:
+    for wrong in (
+        "traitwatch build evil --modell X",
+        "traitwatch serve M --traits D --max-modellen 5",
+        "traitwatch pray",
+    ):
+        with pytest.raises((click.UsageError, AssertionError, SystemExit)):
+            _parse(wrong)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_the_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = []
+    for number, line in _command_lines(page):
+        try:
+            _parse(line)
+        except (click.UsageError, AssertionError) as error:
+            wrong.append(f"{page.name}:{number}: {line}: {error}")
+        except SystemExit as ended:
+            if ended.code:
+                wrong.append(f"{page.name}:{number}: {line}: {capsys.readouterr().err.strip()}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _command_lines(page: Path) -> Iterator[tuple[int, str]]:
+    """Yield the command lines of a page with the number of their first line, continued ones joined."""
+    begun = ""
+    for line in code_lines(page):
+        if line.language in _OUTPUT:
+            continue
+        joined = f"{begun} {line.text.strip()}".strip()
+        begun = joined.removesuffix("\\") if joined.endswith("\\") else ""
+        if not begun and _COMMAND.search(joined):
+            yield line.number, joined
+    in_code = {line.number for line in code_lines(page)}
+    for number, text in enumerate(page.read_text("utf-8").splitlines(), start=1):
+        if number not in in_code:
+            yield from ((number, _whole(command)) for command in _INLINE.findall(text))
+
+
+def _whole(command: str) -> str:
+    """Give a value to the option that a sentence names last, as in `traitwatch serve --traits`."""
+    return f"{command} 1" if command.split()[-1].startswith("-") else command
+
+
+def _parse(line: str) -> None:
+    """Parse the commands in a line of shell.
+
+    Raises:
+        click.UsageError: by click's parser.
+        SystemExit: by vLLM's, which has printed why.
+        AssertionError: there is no such command.
+    """
+    # A number does for any variable: a port has to be one, and a model may.
+    plain = _VARIABLE.sub("1", _REDIRECTION.sub("", line).replace("$(traitwatch model)", "MODEL"))
+    for command in _COMMAND.split(plain)[1:]:
+        words = _words(command)
+        if any(word.startswith("[") for word in words):
+            continue
+        name, *arguments = words
+        found = main.get_command(click.Context(main), name)
+        assert found is not None, f"there is no command {name!r}"
+        context = click.Context(found, info_name=name, **found.context_settings)
+        options, *_ = found.make_parser(context).parse_args(arguments)
+        # What click has for no value is no list.
+        if isinstance(options.get(_HANDED_ON), list | tuple):
+            parse_vllm_arguments(list(options[_HANDED_ON]))
+
+
+def _words(command: str) -> list[str]:
+    """Split a command where the shell does, up to where it ends."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = []
+    try:
+        for word in lexer:
+            if set(word) <= _ENDS:
+                break
+            words.append(word)
+    except ValueError:
+        # The quote that stands around the whole command ends behind it.
+        pass
+    return words
