@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Installs the programs that `make demo-alerts` and `make test-e2e` drive, from Debian's packages; does nothing where they are.
+# Installs the programs that `make demo-alerts`, `make test-e2e` and `make test-containers` drive, from Debian's packages;
+# does nothing where they are.
 set -euo pipefail
+# Where Debian has debootstrap and ip, and where not every user looks.
+PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
 command -v prometheus-alertmanager >/dev/null && command -v amtool >/dev/null || missing+=(prometheus-alertmanager)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v debootstrap >/dev/null || missing+=(debootstrap)
+command -v ip >/dev/null || missing+=(iproute2)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then
