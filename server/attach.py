@@ -28,6 +28,9 @@ class Attacher:
     async def body(self, body: bytes) -> bytes:
         """Return the JSON answer `body` with scores."""
         answer = _DECODER.decode(body)
+        if not isinstance(answer, dict):
+            # vLLM answers `null` to a client that has left.
+            return body
         await asyncio.gather(*map(self._fill, self._shape.body(answer)))
         return _ENCODER.encode(answer)
 
