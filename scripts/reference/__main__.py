@@ -1,0 +1,9 @@
+"""Writes the tables into the pages of docs/reference: see `scripts.reference`."""
+
+from builder.files import write_atomically
+
+from .pages import DIRECTORY, PAGES, made
+
+if __name__ == "__main__":
+    for name in PAGES:
+        write_atomically(DIRECTORY / name, made(name).encode())

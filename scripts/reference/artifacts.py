@@ -1,0 +1,24 @@
+"""The file formats, out of the models that read and write them."""
+
+from pydantic import BaseModel
+
+from builder.card import Card
+from builder.definitions import TraitDefinition
+
+from .fields import section
+
+
+def definition() -> str:
+    """Return the sections on a trait's definition."""
+    return _sections(TraitDefinition)
+
+
+def card() -> str:
+    """Return the sections on a card."""
+    return _sections(Card)
+
+
+def _sections(model: type[BaseModel]) -> str:
+    schema = model.model_json_schema()
+    parts = {model.__name__: schema, **schema.get("$defs", {})}
+    return "\n".join(section(name, part) for name, part in parts.items())

@@ -1,0 +1,28 @@
+"""Pieces of Markdown, and pages with regions that are made."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+_REGION = re.compile(r"(<!-- begin (\S+)[^>]*-->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (header, ["---"] * len(header), *rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def fill(page: str, regions: Mapping[str, str]) -> str:
+    """Return a page with its regions filled.
+
+    Args:
+        page: Markdown with the marks of regions.
+        regions: what is to stand in each, by name.
+
+    Raises:
+        ValueError: the page's regions are not those that are given.
+    """
+    found = [match[2] for match in _REGION.finditer(page)]
+    if sorted(found) != sorted(regions):
+        raise ValueError(f"the page has the regions {sorted(found)}, not {sorted(regions)}")
+    return _REGION.sub(lambda match: f"{match[1]}\n{regions[match[2]].strip()}\n\n{match[3]}", page)

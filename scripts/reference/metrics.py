@@ -1,0 +1,44 @@
+"""The metric families, out of a registry that the server's own metrics fill."""
+
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric
+
+from builder.artifacts import DEFAULT_LAYER
+from server.config import Settings, load_served_traits
+from server.metrics import Metrics
+
+from .markdown import table
+
+_VECTORS = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+# Labels of which we know every value; those of the others are the operator's.
+_CLOSED = ("reason", "sign", "direction", "sink")
+
+
+def families() -> str:
+    """Return a table of the families."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.show(load_served_traits(Settings(directories=(_VECTORS,), layer=DEFAULT_LAYER)))
+    header = ("metric", "type", "labels beside `model_name`", "meaning")
+    return table(
+        header,
+        [(f"`{_name(family)}`", family.type, _labels(family), family.documentation) for family in registry.collect()],
+    )
+
+
+def _name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def _labels(family: Metric) -> str:
+    """Return the labels in their order, with their values where these are ours."""
+    values: dict[str, list[str]] = {}
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            if label not in ("model_name", "le") and value not in values.setdefault(label, []):
+                values[label].append(value)
+    return ", ".join(
+        f"`{label}` ({', '.join(f'`{value}`' for value in known)})" if label in _CLOSED else f"`{label}`"
+        for label, known in values.items()
+    )
