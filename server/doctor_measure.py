@@ -160,11 +160,11 @@ def _server(plan: Plan, console: Console, *, scored: bool, number: int) -> Itera
             status.update(f"starting {what} ({seconds:.0f} s)")
 
         try:
-            server = running(command, port, log, environment=environment, timeout=_START_TIMEOUT, waiting=waiting)
-            with server as url:
+            run = running(command, port, log, environment=environment, timeout=_START_TIMEOUT, waiting=waiting)
+            with run as server:
                 console.print(f"{what} answers after {time.monotonic() - started:.0f} s.")
                 status.update(f"asking {what}")
-                yield url
+                yield server.url
                 status.update(f"ending {what}")
         except StartError as error:
             raise StartError(f"{what}: {error} Its last errors: {last_errors(log)}") from error

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,19 @@ _POLL = 0.5
 _STOP_TIMEOUT = 60.0
 # vLLM loses a SIGTERM that comes while its engine starts, and has nobody's answer to finish then.
 _STOP_TIMEOUT_UNSTARTED = 10.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        url: its address.
+        process: what was run; its process group has its id.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
 
 
 def free_port() -> int:
@@ -36,8 +50,8 @@ def running(
     environment: Mapping[str, str],
     timeout: float,
     waiting: Callable[[float], None] = lambda seconds: None,
-) -> Iterator[str]:
-    """Run `command`; yield its address once `/health` says yes; end it.
+) -> Iterator[Running]:
+    """Run `command`; yield the server once `/health` says yes; end it.
 
     Args:
         command: what to run; it listens on `port` of 127.0.0.1.
@@ -68,7 +82,7 @@ def running(
             waiting(seconds)
             time.sleep(_POLL)
         grace = _STOP_TIMEOUT
-        yield url
+        yield Running(url, process)
     finally:
         _end(process, grace)
 

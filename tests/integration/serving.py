@@ -1,11 +1,8 @@
-"""Runs a real server as a user would: its own process group, a free port, a log file, ended by its own pid."""
+"""Runs a real server as a user would, with the options that keep it small, and reads what it counts."""
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +12,10 @@ import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.errors import StartError
+from server.running import free_port, running
+
 START_TIMEOUT = 420.0
-STOP_TIMEOUT = 60.0
 MODEL_NAME = "embedded"
 
 
@@ -47,12 +46,6 @@ class Server:
         return sum(samples)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def environment() -> dict[str, str]:
     return {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
@@ -62,20 +55,12 @@ def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
     """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it."""
     port = free_port()
     small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, *small], stdout=output, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
-        )
     try:
-        _wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
-        yield Server(f"http://127.0.0.1:{port}", log, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with running([*command, *small], port, log, environment=environment(), timeout=START_TIMEOUT) as server:
+            yield Server(server.url, log, server.process)
+    except StartError as error:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+        raise AssertionError(f"{error}\n{tail}") from None
 
 
 def traitwatch(*arguments: str | Path) -> list[str]:
@@ -86,18 +71,3 @@ def traitwatch(*arguments: str | Path) -> list[str]:
 def plain_vllm(model: Path, *arguments: str) -> list[str]:
     """Return the command line of vLLM's own server, without anything of ours."""
     return [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *arguments]
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-    raise AssertionError(f"the server did not come up (exit status {process.poll()}):\n{tail}")

@@ -291,8 +291,8 @@ def test_a_server_runs_until_it_is_left(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "health").write_text("ok")
     port = free_port()
-    with running(serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=30) as url:
-        assert url == f"http://127.0.0.1:{port}"
+    with running(serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=30) as server:
+        assert server.url == f"http://127.0.0.1:{port}"
         socket.create_connection(("127.0.0.1", port)).close()
         left = time.monotonic()
     assert time.monotonic() - left < 10, "it had to be killed"
