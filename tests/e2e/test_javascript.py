@@ -1,0 +1,61 @@
+"""The documentation's JavaScript example, with the locked openai package, against the real server and its API key."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.embedded_model import embedded_model
+from tests.e2e.scene import KEY, SHIPPED
+from tests.integration.examples import EXAMPLES, Printed, check, incomplete, need, run
+from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    command = traitwatch("serve", embedded_model(), "--traits", SHIPPED, "--enforce-eager", "--api-key", KEY)
+    with serving(command, tmp_path_factory.mktemp("javascript") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with the packages of its lock file, in a directory of its own."""
+    need("node", "npm")
+    directory = tmp_path_factory.mktemp("example")
+    for name in ("javascript_openai.mjs", "package.json", "package-lock.json"):
+        shutil.copy(EXAMPLES / name, directory)
+    done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+def _run(directory: Path, url: str, *arguments: str) -> Printed:
+    environment = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": MODEL_NAME}
+    return run(["node", "javascript_openai.mjs", *arguments], {"PATH": os.environ["PATH"], **environment}, directory)
+
+
+@pytest.mark.parametrize("arguments", [["paternalism"], []])
+def test_it_prints_what_the_server_says(arguments: list[str], server: Server, installed: Path) -> None:
+    printed = _run(installed, server.url, *arguments)
+    watched = [*arguments, *printed.traits][0]
+    check(printed, server.url, watched, running=True, key=KEY)
+    assert printed.streamed[watched][1] == pytest.approx(printed.parts[-1][0][0], abs=0.02)
+    assert printed.warnings == 0
+
+
+def test_it_says_what_was_not_scored(server: Server, installed: Path) -> None:
+    with incomplete(server.url) as url:
+        assert _run(installed, url).warnings == 2
+
+
+def test_no_lock_file_names_a_registry() -> None:
+    """Packages come from where npm is set up to find them, and are held to the hashes of the lock file."""
+    lock = (EXAMPLES / "package-lock.json").read_text()
+    assert "://" not in lock
+    assert '"integrity": "sha512-' in lock

@@ -1,0 +1,68 @@
+"""The documentation's examples print what the server says, of a calibrated trait and of one that is not."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from tests.integration.examples import Printed, check, incomplete, need, run
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+# The prefix of the variables that each reads.
+PYTHON = {"python_openai.py": "OPENAI", "python_anthropic.py": "ANTHROPIC"}
+
+
+def _python(name: str, url: str, *arguments: str) -> Printed:
+    return run([sys.executable, name, *arguments], _environment(PYTHON[name], url))
+
+
+def _curl(url: str) -> Printed:
+    need("curl", "jq")
+    return run(["./curl.sh"], _environment("OPENAI", url))
+
+
+def _environment(sdk: str, url: str) -> Mapping[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        f"{sdk}_BASE_URL": url if sdk == "ANTHROPIC" else f"{url}/v1",
+        f"{sdk}_AUTH_TOKEN" if sdk == "ANTHROPIC" else f"{sdk}_API_KEY": "none",
+        f"{sdk}_MODEL": MODEL_NAME,
+    }
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_without_calibration_shows_projections(name: str, scored: Server) -> None:
+    printed = _python(name, scored.url)
+    check(printed, scored.url, "probe1", running=True)
+    assert printed.streamed["probe1"][1] is None
+    assert printed.warnings == 0
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_with_calibration_shows_z(name: str, eager: Server) -> None:
+    printed = _python(name, eager.url, "paternalism")
+    check(printed, eager.url, "paternalism", running=True)
+    assert printed.streamed["paternalism"][1] == pytest.approx(printed.parts[-1][0][0], abs=0.02)
+    assert printed.traits["paternalism"][1] is not None
+    assert printed.warnings == 0
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_python_says_what_was_not_scored(name: str, scored: Server) -> None:
+    with incomplete(scored.url) as url:
+        assert _python(name, url).warnings == 2
+
+
+def test_curl(scored: Server, eager: Server) -> None:
+    for server, first in ((scored, "probe1"), (eager, None)):
+        printed = _curl(server.url)
+        check(printed, server.url, first or next(iter(printed.traits)), running=False)
+        assert printed.warnings == 0
+
+
+def test_curl_says_what_was_not_scored(scored: Server) -> None:
+    with incomplete(scored.url) as url:
+        assert _curl(url).warnings == 2
