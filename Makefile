@@ -2,10 +2,11 @@
 # Variables: ARGS="..." for the command behind the goal, BACKEND=cpu|gpu and PYTHON=/path/to/python for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs demo demo-alerts test test-matrix test-e2e lint vectors bench bench-builder false-alarms
+.PHONY: help setup programs lock demo demo-alerts test test-matrix test-e2e test-docs test-containers lint docs vectors bench \
+	bench-builder false-alarms
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Create .venv and install everything into it (BACKEND=cpu|gpu and PYTHON=... override what is detected)
 	@bash scripts/setup.sh
@@ -16,7 +17,7 @@ demo: setup ## Serve the embedded model and show two chats with their scores (AR
 demo-alerts: setup ## Serve it under Prometheus and Alertmanager, and see an alert come and go
 	@.venv/bin/traitwatch demo-alerts $(ARGS)
 
-programs: ## Install what demo-alerts and test-e2e drive: Debian's prometheus, prometheus-alertmanager and chromium
+programs: ## Install what demo-alerts and the tests drive: Debian's prometheus, prometheus-alertmanager, chromium, debootstrap
 	@bash scripts/programs.sh
 
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
@@ -27,6 +28,18 @@ test-matrix: setup ## Serve under every engine feature and compare each projecti
 
 test-e2e: setup ## Run the tests that drive a real Prometheus, Alertmanager and browser (`make programs` installs them)
 	@.venv/bin/python -m pytest tests/ops tests/e2e $(ARGS)
+
+test-docs: setup ## Follow the tutorial in a clean clone, and hold the documents to the code
+	@.venv/bin/python -m pytest tests/docs $(ARGS)
+
+test-containers: setup ## Lint the Dockerfile, check the Compose stack, build the CPU image in a clean Debian tree (as root)
+	@.venv/bin/python -m pytest tests/containers $(ARGS)
+
+docs: setup ## Build the documents as a site, into build/site
+	@.venv/bin/python -m mkdocs build --strict --quiet
+
+lock: setup ## Lock what the images install, with hashes, into locks/
+	@.venv/bin/python scripts/lock.py $(ARGS)
 
 lint: setup ## Check style, format and types
 	.venv/bin/ruff check .
