@@ -36,7 +36,7 @@ test-containers: setup ## Lint the Dockerfile, check the Compose stack, build th
 	@.venv/bin/python -m pytest tests/containers $(ARGS)
 
 docs: setup ## Build the documents as a site, into build/site
-	@.venv/bin/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 
 lock: setup ## Lock what the images install, with hashes, into locks/
 	@.venv/bin/python scripts/lock.py $(ARGS)
