@@ -1,0 +1,75 @@
+"""The site is built without a warning, fetches nothing from elsewhere, and local links beside it lead somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+# A page fetches what these name; links that a reader follows are in `href` of `a`.
+_FETCHED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(?P<src>[^\">\s]+)|<link(?P<link>[^>]*)>")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; what mkdocs said is in `said.txt`."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (out / "said.txt").write_text(done.stdout + done.stderr)
+    return out / "site"
+
+
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    said = site.with_name("said.txt").read_text().splitlines()
+    assert [line for line in said if not line.startswith("INFO")] == []
+    # A page that is in no menu, an anchor that nobody has, and the like are told as information in some versions.
+    assert [line for line in said if "not included in the" in line or "no such anchor" in line] == []
+
+
+def test_every_page_is_there(site: Path) -> None:
+    pages = {path.relative_to(_ROOT / "docs").with_suffix(".html") for path in (_ROOT / "docs").rglob("*.md")}
+    missing = {page for page in pages if not (site / page).is_file()}
+    assert pages
+    assert not missing
+
+
+def test_the_changelog_is_a_page_of_the_site(site: Path) -> None:
+    newest = re.search(r"^## (.+)$", (_ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (site / "changelog.html").read_text()
+
+
+def test_a_page_fetches_nothing_from_elsewhere(site: Path) -> None:
+    fetched = set()
+    for page in site.rglob("*.html"):
+        for match in _FETCHED.finditer(page.read_text()):
+            href = re.search(r"href=\"?([^\">\s]+)", match["link"] or "")
+            fetched.add(match["src"] or (href[1] if href else ""))
+    assert fetched
+    assert not {address for address in fetched if re.match(r"(?:\w+:)?//", address)}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
+def test_every_local_link_of_a_page_beside_the_site_leads_somewhere(name: str) -> None:
+    text = (_ROOT / name).read_text()
+    for target in _LINK.findall(text):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        page = _ROOT / path if path else _ROOT / name
+        assert page.exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in _anchors(page.read_text()), f"{name}: {target}"
+
+
+def _anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as git hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
