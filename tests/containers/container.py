@@ -1,0 +1,88 @@
+"""Runs an image as `docker run --read-only --tmpfs /tmp --cap-drop ALL --network none` would, without an engine."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.containers.image import Image
+from tests.containers.sandbox import Bind, Sandbox, first_process
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that was started.
+
+    Attributes:
+        image: what it was started from.
+        sandbox: how it was started.
+        process: the process that the machine sees; its exit status is that of process 1 inside.
+        log: what it prints.
+    """
+
+    image: Image
+    sandbox: Sandbox
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as `docker exec` would."""
+        return self.sandbox.enter(self.process, command)
+
+    def wait_until_healthy(self, check: Sequence[str], timeout: float) -> None:
+        """Run the health check until it succeeds.
+
+        Raises:
+            AssertionError: the container ended, or was not healthy in time; with the end of its log.
+        """
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self.run(*check).returncode == 0:
+                return
+            time.sleep(1)
+        raise AssertionError(f"exit status {self.process.poll()}:\n{self.log.read_text(errors='replace')[-4000:]}")
+
+    def stop(self, timeout: float) -> int:
+        """Send the image's stop signal to process 1, as `docker stop` would, and return the exit status."""
+        os.kill(first_process(self.process), signal.Signals[self.image.stop_signal])
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def container(image: Image, directory: Path, command: Sequence[str] = ()) -> Iterator[Container]:
+    """Run an image while the context lasts.
+
+    Args:
+        image: what to run.
+        directory: where its volumes and its log are kept.
+        command: takes the place of the image's own.
+    """
+    log = directory / "log"
+    with ExitStack() as stack:
+        sandbox = read_only(image, directory)
+        output = stack.enter_context(log.open("wb"))
+        process = sandbox.start([*image.entrypoint, *(command or image.command)], output, stack)
+        yield Container(image, sandbox, process, log)
+
+
+def read_only(image: Image, directory: Path) -> Sandbox:
+    """Return how an image is run: its files may not be written to, its volumes lie below `directory`."""
+    binds = []
+    for number, volume in enumerate(image.volumes):
+        place = directory / f"volume-{number}"
+        if not place.exists():
+            # A new volume begins with what the image has there, and with its owner.
+            made = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
+            subprocess.run(made, check=True)
+        binds.append(Bind(place, volume, writable=True))
+    return Sandbox(image.root, image.env, image.directory, image.user, binds, read_only=True, network=False)
+
+
+def missing_programs() -> list[str]:
+    """Return the programs of the machine that building and running takes, and that are not there."""
+    return [name for name in ("debootstrap", "unshare", "nsenter", "ip") if shutil.which(name) is None]

@@ -1,0 +1,101 @@
+"""What a build is given from outside: where this machine gets its packages from.
+
+It is given as a builder would be given it: certificates and proxies by the environment, the settings of uv and pip as
+the secrets that the Dockerfile names, apt's by a file of its own. Nothing of it stays in the tree.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.containers.sandbox import Bind
+
+_VARIABLES = re.compile(r"(SSL_CERT_FILE|\w+_CA_BUNDLE|(https?|no|all)_proxy)", re.IGNORECASE)
+_PIP_KEYS = {"index-url", "extra-index-url", "find-links", "cert", "timeout", "default-timeout"}
+_LOCAL = re.compile(r"(?<![^\s])(file://)?(/\S+)")
+# Below this, files and folders of the machine are seen from inside.
+_INSIDE = "/mnt/outside"
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a build is given.
+
+    Attributes:
+        env: variables of every RUN.
+        binds: what is mounted for every RUN.
+        secrets: name of a secret to its file.
+        arguments: build arguments.
+    """
+
+    env: dict[str, str]
+    binds: list[Bind]
+    secrets: dict[str, Path]
+    arguments: dict[str, str]
+
+
+def of_this_machine(directory: Path) -> Outside:
+    """Read the settings of this machine; files are written to `directory`."""
+    pip_settings = _pip_settings()
+    folders = pip_settings.get("find-links", "").split()
+    arguments = {"TORCH_OPTIONS": ""} if any(Path(folder).glob("torch-*+cpu-*") for folder in folders) else {}
+    apt, pip, uv = directory / "apt.conf", directory / "pip.conf", directory / "uv.toml"
+    apt.write_text(_output("apt-config", "dump", "Acquire"))
+
+    env = {name: value for name, value in os.environ.items() if _VARIABLES.fullmatch(name)}
+    env["APT_CONFIG"] = str(apt)
+    values = [*env.values(), *pip_settings.values()]
+    paths = {Path(found[2]) for value in values for found in _LOCAL.finditer(value)}
+    binds = [Bind(path, f"{_INSIDE}{path}") for path in sorted(_outermost(paths)) if path.exists()]
+
+    settings = {key: _inside(value) for key, value in pip_settings.items()}
+    pip.write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items())]) + "\n")
+    lines = [f"find-links = {settings.get('find-links', '').split()}"]
+    if "index-url" in settings:
+        lines.append(f"index-url = '{settings['index-url']}'")
+    uv.write_text("\n".join(lines) + "\n")
+    return Outside(
+        env={name: _inside(value) for name, value in env.items()},
+        binds=[Bind(Path("/etc/resolv.conf"), "/etc/resolv.conf"), *binds],
+        secrets={"pip": pip, "uv": uv},
+        arguments=arguments,
+    )
+
+
+def _inside(value: str) -> str:
+    """Return a setting with the paths in it as they are seen from inside."""
+    return _LOCAL.sub(rf"\1{_INSIDE}\2", " ".join(value.split()))
+
+
+def uv_cache() -> Path:
+    """Return the folder in which this machine's uv keeps what it has fetched; it is there."""
+    cache = Path(_output(str(Path(sys.executable).parent / "uv"), "cache", "dir").strip())
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def debian_mirror() -> str:
+    """Return the address that this machine's apt has Debian 12 from; that of debootstrap's own default elsewhere."""
+    targets = _output("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages")
+    found = [site for site, release in (line.split() for line in targets.splitlines()) if release == "bookworm"]
+    return found[0] if found else ""
+
+
+def _pip_settings() -> dict[str, str]:
+    listed = _output(sys.executable, "-m", "pip", "config", "list")
+    found = re.findall(r"^(?:global|install|:env:)\.([\w-]+)=('.*'|\".*\")$", listed, re.MULTILINE)
+    return {key: str(ast.literal_eval(value)) for key, value in found if key in _PIP_KEYS}
+
+
+def _outermost(paths: set[Path]) -> set[Path]:
+    """Return the folders to be mounted: of an index in `.../simple`, the folder above, which has its files."""
+    widened = {path.parent if path.name == "simple" else path for path in paths}
+    return {path for path in widened if not widened.intersection(path.parents)}
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

@@ -1,0 +1,117 @@
+"""The CPU image, built without an engine and run without a network, its files read-only, by a user without rights."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.containers.container import Container, container, read_only
+from tests.containers.image import Image
+
+# Building is a matter of minutes, and so is starting on a machine with two busy cores.
+pytestmark = pytest.mark.timeout(1800)
+START_TIMEOUT = 400.0
+STOP_TIMEOUT = 60.0
+TRAITS = {"alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"}
+CHAT = {
+    "model": "SmolLM2-135M-Instruct",
+    "max_tokens": 8,
+    "temperature": 0,
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+}
+
+
+def run(image: Image, scratch: Path, *command: str) -> str:
+    """What a command prints that is run in place of the server."""
+    made = read_only(image, scratch).run(command)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return made.stdout
+
+
+def ask(running: Container, path: str, body: object = None) -> str:
+    """The body of an answer of the server, which only its own network reaches."""
+    data = [] if body is None else ["--header", "content-type: application/json", "--data", json.dumps(body)]
+    made = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    return made.stdout
+
+
+def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
+    with container(cpu_image, scratch) as running:
+        running.wait_until_healthy(cpu_image.health, START_TIMEOUT)
+        answer = json.loads(ask(running, "/v1/chat/completions", CHAT))
+        [choice] = answer["choices"]
+        assert "Paris" in choice["message"]["content"]
+        assert choice["traits_complete"]
+        assert set(choice["traits"]) == TRAITS
+        for scores in choice["traits"].values():
+            assert len(scores["tokens"]) == answer["usage"]["completion_tokens"]
+        assert "traitwatch_tokens_scored_total" in ask(running, "/metrics")
+
+        assert running.stop(STOP_TIMEOUT) == 0
+    assert "Traceback" not in running.log.read_text(errors="replace")
+
+
+def test_it_can_write_to_its_volume_and_to_tmp_alone(cpu_image: Image, scratch: Path) -> None:
+    assert run(cpu_image, scratch, "id", "--user").strip() == "10001"
+    for place in ("/home/traitwatch", "/tmp"):
+        run(cpu_image, scratch, "touch", f"{place}/file")
+    made = read_only(cpu_image, scratch).run(["touch", "/opt/traitwatch/file"])
+    assert made.returncode != 0
+    assert "Read-only file system" in made.stderr
+    status = run(cpu_image, scratch, "cat", "/proc/self/status")
+    assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
+
+
+def test_what_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> None:
+    code = "import torch; print(float(torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(8))))"
+    assert run(cpu_image, scratch, "python", "-c", code).split()[-1] == "8.0"
+
+
+def test_the_inspector_starts_from_the_wheel(cpu_image: Image, scratch: Path) -> None:
+    with container(cpu_image, scratch, ["ui", "--auth", "user:password"]) as running:
+        # The check of the compose file.
+        check = ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:7860/"]
+        running.wait_until_healthy(check, START_TIMEOUT)
+        assert running.stop(STOP_TIMEOUT) in (0, 143)
+
+
+def test_the_wheel_carries_the_files_of_prometheus_and_alertmanager(cpu_image: Image, scratch: Path) -> None:
+    written = run(cpu_image, scratch, "traitwatch", "rules", "--out", "/tmp/monitoring").split()
+    assert [Path(path).name for path in written] == [
+        *("prometheus.yml", "recording_rules.yml", "alert_rules.yml", "alertmanager.yml")
+    ]
+
+
+def test_the_embedded_model_is_at_hand(cpu_image: Image, scratch: Path) -> None:
+    assert run(cpu_image, scratch, "traitwatch", "model").strip() == cpu_image.command[1]
+
+
+def test_nothing_of_this_machine_is_in_the_image(cpu_image: Image) -> None:
+    assert not list((cpu_image.root / "mnt").iterdir())
+    assert not (cpu_image.root / "etc" / "pip.conf").exists()
+    assert not (cpu_image.root / "etc" / "uv").exists()
+
+
+def test_the_network_and_the_mounts_end_with_the_container(cpu_image: Image, scratch: Path) -> None:
+    with container(cpu_image, scratch, ["ui"]) as running:
+        deadline = time.monotonic() + 60
+        while running.run("true").returncode and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "lo:" in running.run("cat", "/proc/net/dev").stdout
+        # No route: a heading at most.
+        assert running.run("cat", "/proc/net/route").stdout.count("\n") <= 1
+    assert str(cpu_image.root) not in Path("/proc/self/mounts").read_text()
+    deadline = time.monotonic() + 30
+    while (left := [p for p in Path("/proc").iterdir() if _root(p) == cpu_image.root]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def _root(process: Path) -> Path | None:
+    try:
+        return (process / "root").readlink()
+    except OSError:
+        return None
