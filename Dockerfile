@@ -5,8 +5,8 @@
 #   docker build --target cpu --tag traitwatch:cpu .
 #   docker build --target gpu --tag traitwatch:gpu .
 #
-# Both serve the embedded model with its shipped vectors when they are run without arguments. docs/how-to/containers.md
-# tells how to run them, and how to build where packages come from a mirror (the secrets `uv` and `pip`, TORCH_OPTIONS).
+# Both serve the embedded model with its shipped vectors when they are run without arguments (and with --shm-size 1g).
+# docs/how-to/containers.md tells how to run them, and how to build where packages come from a mirror (the secrets `uv` and `pip`, TORCH_OPTIONS).
 
 # --- tools: uv, and the wheel of the project; nothing of it is in an image but what the stages below copy ---
 
@@ -78,8 +78,7 @@ LABEL org.opencontainers.image.title="Traitwatch for CPU" \
 COPY --from=cpu-build /opt/traitwatch /opt/traitwatch
 COPY --from=model /opt/traitwatch-cache /opt/traitwatch-cache
 # All that is written goes to HOME, a volume, or to /tmp. What torch compiles is loaded as a library, which a /tmp that
-# Docker mounts (noexec) does not allow. vLLM's queue to its workers takes ten chunks of shared memory: of the 64 MiB that
-# Docker grants, ten times 16 MiB, the default, cannot be had.
+# Docker mounts (noexec) does not allow.
 ENV HOME=/home/traitwatch \
     PATH=/opt/traitwatch/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
@@ -88,8 +87,7 @@ ENV HOME=/home/traitwatch \
     VLLM_NO_USAGE_STATS=1 \
     HF_HUB_OFFLINE=1 \
     LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4 \
-    VLLM_CPU_KVCACHE_SPACE=1 \
-    VLLM_MQ_MAX_CHUNK_BYTES_MB=4
+    VLLM_CPU_KVCACHE_SPACE=1
 USER 10001:10001
 WORKDIR /home/traitwatch
 VOLUME /home/traitwatch

@@ -1,4 +1,4 @@
-"""Runs an image as `docker run --read-only --tmpfs /tmp --cap-drop ALL --network none` would, without an engine."""
+"""Runs an image without an engine, as `docker run --read-only --tmpfs /tmp --shm-size 1g --cap-drop ALL` would."""
 
 import os
 import shutil

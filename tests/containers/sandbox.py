@@ -102,8 +102,7 @@ class Sandbox:
         lines += [f"mount -t tmpfs -o nosuid,mode=755 dev {root}/dev"]
         for device in _DEVICES:
             lines += [f"touch {root}/dev/{device}", f"mount --bind /dev/{device} {root}/dev/{device}"]
-        # Docker's default size of shared memory.
-        lines += [f"mkdir {root}/dev/shm", f"mount -t tmpfs -o nosuid,nodev,size=64m,mode=1777 shm {root}/dev/shm"]
+        lines += [f"mkdir {root}/dev/shm", f"mount -t tmpfs -o nosuid,nodev,size=1g,mode=1777 shm {root}/dev/shm"]
         lines += [f"mkdir {root}/dev/pts", f"mount -t devpts -o newinstance,ptmxmode=0666 devpts {root}/dev/pts"]
         lines += [f"ln -s pts/ptmx {root}/dev/ptmx", f"ln -s /proc/self/fd {root}/dev/fd"]
         for bind in self.binds:
