@@ -1,0 +1,95 @@
+"""The tutorial, done by a newcomer: its commands run from top to bottom, in one shell, in a clean clone of HEAD.
+
+What is tested is what a reader would get, so neither the page nor anything else counts before it is committed.
+"""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.artifacts import RESPONSE_AVG, load_vector
+from dashboards.processes import free_port
+from tests.docs.follow import Followed, follow
+
+_ROOT = Path(__file__).parents[2]
+_PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}
+_TIME_LIMIT = 1_500
+_LOG_LINES = 30
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(_TIME_LIMIT + 180),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("prometheus", "prometheus-alertmanager", "amtool"))),
+        reason="Prometheus and Alertmanager are not installed: make programs",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Tutorial:
+    """The tutorial, done.
+
+    Attributes:
+        checkout: the clone.
+        ports: those that it used.
+        followed: what came of the page.
+    """
+
+    checkout: Path
+    ports: list[int]
+    followed: Followed
+
+    @property
+    def told(self) -> str:
+        """What the shell printed, and the end of each log."""
+        logs = sorted((self.checkout / "tutorial").glob("*.log"))
+        ends = ["\n".join([f"--- {log.name}", *log.read_text().splitlines()[-_LOG_LINES:]]) for log in logs]
+        return "\n".join([self.followed.output, *ends])
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
+    checkout = tmp_path_factory.mktemp("clean") / "traitwatch"
+    subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(checkout)], check=True)
+    ports = {name: str(free_port(port)) for name, port in _PORTS.items()}
+    followed = follow(checkout / "docs" / "tutorial.md", checkout, ports, _TIME_LIMIT)
+    return Tutorial(checkout, [int(port) for port in ports.values()], followed)
+
+
+def test_every_command_works(tutorial: Tutorial) -> None:
+    assert tutorial.followed.status == 0, tutorial.told
+
+
+def test_the_vector_is_usable(tutorial: Tutorial) -> None:
+    made = tutorial.checkout / "tutorial" / "vectors" / "SmolLM2-135M-Instruct"
+    vector = load_vector(made / f"paternalism_{RESPONSE_AVG}.pt")
+    assert vector.vector.shape == (31, 576)
+    assert vector.card is not None
+    assert vector.card.verification is not None
+    assert vector.card.verification.better_than_null
+    calibrated = vector.calibration(20)
+    assert calibrated is not None
+    assert calibrated.thresholds
+
+
+def test_the_answer_is_scored(tutorial: Tutorial) -> None:
+    assert '"traits":{"paternalism":{"layer":20,' in tutorial.followed.output
+    assert '"traits_complete":true' in tutorial.followed.output
+
+
+def test_the_alert_fires_for_the_trait(tutorial: Tutorial) -> None:
+    assert "SmolLM2-135M-Instruct turns to paternalism: " in tutorial.followed.output
+    assert "docs/runbooks.md#traitspikesfast" in tutorial.followed.output
+
+
+def test_nothing_is_left(tutorial: Tutorial) -> None:
+    assert tutorial.followed.left == []
+    assert [free_port(port) for port in tutorial.ports] == tutorial.ports
+    changed = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=tutorial.checkout, capture_output=True, text=True, check=True
+    )
+    assert changed.stdout.split() == ["??", "tutorial/"]
