@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.integration.examples import Printed, check, incomplete, need, run
+from tests.integration.examples import Printed, check, incomplete, run
 from tests.integration.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
@@ -17,11 +17,6 @@ PYTHON = {"python_openai.py": "OPENAI", "python_anthropic.py": "ANTHROPIC"}
 
 def _python(name: str, url: str, *arguments: str) -> Printed:
     return run([sys.executable, name, *arguments], _environment(PYTHON[name], url))
-
-
-def _curl(url: str) -> Printed:
-    need("curl", "jq")
-    return run(["./curl.sh"], _environment("OPENAI", url))
 
 
 def _environment(sdk: str, url: str) -> Mapping[str, str]:
@@ -54,15 +49,3 @@ def test_python_with_calibration_shows_z(name: str, eager: Server) -> None:
 def test_python_says_what_was_not_scored(name: str, scored: Server) -> None:
     with incomplete(scored.url) as url:
         assert _python(name, url).warnings == 2
-
-
-def test_curl(scored: Server, eager: Server) -> None:
-    for server, first in ((scored, "probe1"), (eager, None)):
-        printed = _curl(server.url)
-        check(printed, server.url, first or next(iter(printed.traits)), running=False)
-        assert printed.warnings == 0
-
-
-def test_curl_says_what_was_not_scored(scored: Server) -> None:
-    with incomplete(scored.url) as url:
-        assert _curl(url).warnings == 2

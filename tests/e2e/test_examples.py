@@ -1,9 +1,9 @@
-"""The documentation's JavaScript example, with the locked openai package, against the real server and its API key."""
+"""The documentation's examples that need more than Python, against the real server and its API key."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with the packages of its lock file, in a directory of its own."""
+    """The JavaScript example with the packages of its lock file, in a directory of its own."""
     need("node", "npm")
     directory = tmp_path_factory.mktemp("example")
     for name in ("javascript_openai.mjs", "package.json", "package-lock.json"):
@@ -35,23 +35,43 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _run(directory: Path, url: str, *arguments: str) -> Printed:
-    environment = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": MODEL_NAME}
-    return run(["node", "javascript_openai.mjs", *arguments], {"PATH": os.environ["PATH"], **environment}, directory)
+def _environment(url: str) -> Mapping[str, str]:
+    openai = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": MODEL_NAME}
+    return {"PATH": os.environ["PATH"], **openai}
+
+
+def _javascript(directory: Path, url: str, *arguments: str) -> Printed:
+    return run(["node", "javascript_openai.mjs", *arguments], _environment(url), directory)
+
+
+def _curl(url: str) -> Printed:
+    need("curl", "jq")
+    return run(["./curl.sh"], _environment(url))
 
 
 @pytest.mark.parametrize("arguments", [["paternalism"], []])
-def test_it_prints_what_the_server_says(arguments: list[str], server: Server, installed: Path) -> None:
-    printed = _run(installed, server.url, *arguments)
+def test_javascript_prints_what_the_server_says(arguments: list[str], server: Server, installed: Path) -> None:
+    printed = _javascript(installed, server.url, *arguments)
     watched = [*arguments, *printed.traits][0]
     check(printed, server.url, watched, running=True, key=KEY)
     assert printed.streamed[watched][1] == pytest.approx(printed.parts[-1][0][0], abs=0.02)
     assert printed.warnings == 0
 
 
-def test_it_says_what_was_not_scored(server: Server, installed: Path) -> None:
+def test_javascript_says_what_was_not_scored(server: Server, installed: Path) -> None:
     with incomplete(server.url) as url:
-        assert _run(installed, url).warnings == 2
+        assert _javascript(installed, url).warnings == 2
+
+
+def test_curl_prints_what_the_server_says(server: Server) -> None:
+    printed = _curl(server.url)
+    check(printed, server.url, next(iter(printed.traits)), running=False, key=KEY)
+    assert printed.warnings == 0
+
+
+def test_curl_says_what_was_not_scored(server: Server) -> None:
+    with incomplete(server.url) as url:
+        assert _curl(url).warnings == 2
 
 
 def test_no_lock_file_names_a_registry() -> None:
