@@ -2,8 +2,8 @@
 # Variables: ARGS="..." for the command behind the goal, BACKEND=cpu|gpu and PYTHON=/path/to/python for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup programs lock demo demo-alerts test test-matrix test-e2e test-docs test-containers lint docs vectors bench \
-	bench-builder false-alarms
+.PHONY: help setup programs lock demo demo-alerts test test-matrix test-e2e test-docs test-containers lint docs reference vectors \
+	bench bench-builder false-alarms
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -17,7 +17,7 @@ demo: setup ## Serve the embedded model and show two chats with their scores (AR
 demo-alerts: setup ## Serve it under Prometheus and Alertmanager, and see an alert come and go
 	@.venv/bin/traitwatch demo-alerts $(ARGS)
 
-programs: ## Install what demo-alerts and the tests drive: Debian's prometheus, prometheus-alertmanager, chromium, debootstrap
+programs: ## Install what demo-alerts and the tests drive, from Debian: prometheus, chromium, debootstrap and others
 	@bash scripts/programs.sh
 
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
@@ -34,6 +34,9 @@ test-docs: setup ## Follow the tutorial in a clean clone, and hold the documents
 
 test-containers: setup ## Lint the Dockerfile, check the Compose stack, build the CPU image in a clean Debian tree (as root)
 	@.venv/bin/python -m pytest tests/containers $(ARGS)
+
+reference: setup ## Make the tables of docs/reference from the code
+	@.venv/bin/python -m scripts.reference
 
 docs: setup ## Build the documents as a site, into build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet

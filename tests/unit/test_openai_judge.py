@@ -305,7 +305,7 @@ def test_a_dropped_connection_is_tried_again() -> None:
 
 def test_an_answer_that_does_not_come_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_judge, "_SECONDS", 0.2)
-    with wire_server(failing_first(first_token({"1": 1.0}, delay=1.0))) as server:
+    with wire_server(failing_first(first_token({"1": 1.0}, delay=20.0))) as server:
         assert scores(judge_at(server), questions(1)) == [60.0]
 
 
