@@ -41,7 +41,7 @@ reference: setup ## Make the tables of docs/reference from the code
 docs: setup ## Build the documents as a site, into build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 
-lock: setup ## Lock what the images install, with hashes, into locks/
+lock: setup ## Lock what the images install, with hashes (ARGS=--upgrade for the newest of everything)
 	@.venv/bin/python scripts/lock.py $(ARGS)
 
 lint: setup ## Check style, format and types

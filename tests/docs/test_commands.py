@@ -88,9 +88,10 @@ def _parse(line: str) -> None:
         if any(word.startswith("[") for word in words):
             continue
         name, *arguments = words
-        found = main.get_command(click.Context(main), name)
+        root = click.Context(main, **main.context_settings)
+        found = main.get_command(root, name)
         assert found is not None, f"there is no command {name!r}"
-        context = click.Context(found, info_name=name, **found.context_settings)
+        context = click.Context(found, info_name=name, parent=root, **found.context_settings)
         options, *_ = found.make_parser(context).parse_args(arguments)
         # What click has for no value is no list.
         if isinstance(options.get(_HANDED_ON), list | tuple):

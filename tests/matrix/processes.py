@@ -43,10 +43,10 @@ def process(server: Server, title: str) -> psutil.Process:
     return found
 
 
-def ended(server: Server) -> int:
+def ended(server: Server, timeout: float = END_TIMEOUT) -> int:
     """Wait until a server has ended; assert that no process of it stays; return its exit status."""
-    deadline = time.monotonic() + END_TIMEOUT
-    status = server.process.wait(END_TIMEOUT)
+    deadline = time.monotonic() + timeout
+    status = server.process.wait(timeout)
     while (left := processes(server)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.2)
     assert not left, f"of a server that ended with status {status} stay {[' '.join(p.cmdline()) for p in left]}"
