@@ -47,6 +47,9 @@ def of_this_machine(directory: Path) -> Outside:
     apt.write_text(_output("apt-config", "dump", "Acquire"))
 
     env = {name: value for name, value in os.environ.items() if _VARIABLES.fullmatch(name)}
+    if "cert" in pip_settings:
+        # uv does not read pip's settings.
+        env.setdefault("SSL_CERT_FILE", pip_settings["cert"])
     env["APT_CONFIG"] = str(apt)
     values = [*env.values(), *pip_settings.values()]
     paths = {Path(found[2]) for value in values for found in _LOCAL.finditer(value)}
