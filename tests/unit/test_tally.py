@@ -1,6 +1,7 @@
 """What is scored is what Prometheus is told: each response counted once, in the buckets of its values."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +59,9 @@ def test_the_histograms_are_those_of_observing_value_by_value(responses: list[li
         assert sample(registry, "response_mean_z_bucket", trait="a", le=str(bound)) == expected
 
 
-def test_each_trait_has_its_own_baseline() -> None:
+def test_each_trait_has_its_own_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both responses at once: the older one would weigh a little less.
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     registry = told(scores([[4, 4], [4, 4]]), scores([[-1, -2], [-3, -5]]))
     assert sample(registry, "response_z_total", trait="a", sign="positive") == 4
     assert sample(registry, "response_z_total", trait="a", sign="negative") == 1.5
