@@ -47,7 +47,9 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    # An engine in the tests' own process leaves the level at which it was to log in the environment.
+    return {**os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
 @contextmanager

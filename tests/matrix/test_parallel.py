@@ -169,7 +169,8 @@ def test_every_engine_and_every_api_process_has_served(run: Run) -> None:
 def test_a_signal_to_end_leaves_no_process_and_no_socket(run: Run) -> None:
     (ours,) = sockets(run.directory)
     assert stat.S_IMODE(ours.stat().st_mode) == 0o700
-    assert len(list(ours.iterdir())) == run.setup.api_processes
+    # vLLM's own, whose names are longer, lie there too.
+    assert len(list(ours.glob("?" * 12))) == run.setup.api_processes
     run.server.process.send_signal(signal.SIGTERM)
     assert ended(run.server) == 0
     assert not sockets(run.directory)

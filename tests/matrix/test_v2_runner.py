@@ -26,8 +26,6 @@ OPTIONS = (
 INTERPRETED = {
     "VLLM_USE_V2_MODEL_RUNNER": "1",
     "TRITON_INTERPRET": "1",
-    # An engine in the tests' own process, for which the builder silences vLLM, leaves that in the environment.
-    "VLLM_LOGGING_LEVEL": "INFO",
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("interpreted")), os.environ.get("PYTHONPATH", "")]),
 }
 
