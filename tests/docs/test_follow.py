@@ -1,5 +1,6 @@
 """A page that does not work is found out, and leaves nothing running."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -7,7 +8,8 @@ import pytest
 
 from tests.docs.follow import Followed, follow
 
-_LONG = "sleep 987654"
+# As no other run of the tests has it.
+_LONG = f"sleep {987654000 + os.getpid()}"
 
 
 def _follow(directory: Path, *commands: str, time_limit: float = 60) -> Followed:
