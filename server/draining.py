@@ -65,7 +65,8 @@ class Draining:
             yield
         finally:
             self._generations[request_id] -= 1
-            self._generations += Counter()  # drops what is at zero
+            if not self._generations[request_id]:
+                del self._generations[request_id]
             self._note()
 
     async def drain(self, abort: Callable[[list[str]], Awaitable[None]]) -> None:
