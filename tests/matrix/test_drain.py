@@ -1,7 +1,6 @@
 """A server that is told to end finishes its answers, scores and all, and takes no more; what takes too long is cut."""
 
 import contextlib
-import json
 import re
 import signal
 import threading
@@ -13,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.integration.answers import Told
 from tests.integration.serving import MODEL_NAME, Server, traitwatch
 from tests.matrix.model import LAYER_OPTIONS
-from tests.matrix.processes import END_TIMEOUT, ended, in_directory, serving_alone
+from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, serving_alone
 
 pytestmark = pytest.mark.engine
 
 
 OPTIONS = ["--dtype", "float32", "--enforce-eager"]
+ENGINE = "VLLM::EngineCore"
 # So many choices of so many tokens that an answer of so small a model takes some ten seconds, and longer elsewhere.
 TOKENS, CHOICES = 1000, 24
 ANSWER_TIMEOUT = 150.0
@@ -50,13 +51,16 @@ def serving(model: Path, probes: Path, directory: Path, *options: str) -> Iterat
 
 @contextlib.contextmanager
 def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
-    """Have a server answer one request whole and one as a stream; yield their choices once both are under way."""
-    url = f"{server.url}/v1/completions"
-    body = {"model": MODEL_NAME, "prompt": "A", "max_tokens": TOKENS, "ignore_eos": True, "n": CHOICES}
+    """Have a server answer one request whole and one as a stream; yield their choices once both are under way.
+
+    The engine stands still then, so that no answer ends before the server was told to; `process` lets it go on.
+    """
+    body = {"model": MODEL_NAME, "prompt": "A", "max_tokens": TOKENS, "n": CHOICES}
+    extra = {"ignore_eos": True}
     begun = threading.Event()
 
     def whole() -> list[dict[str, Any]]:
-        answer = httpx.post(url, json=body, timeout=ANSWER_TIMEOUT)
+        answer = httpx.post(f"{server.url}/v1/completions", json=body | extra, timeout=ANSWER_TIMEOUT)
         answer.raise_for_status()
         choices: list[dict[str, Any]] = answer.json()["choices"]
         return choices
@@ -64,22 +68,37 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
     def streamed() -> list[dict[str, Any]]:
         told = defaultdict[int, Told](Told)
         last: dict[int, dict[str, Any]] = {}
-        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=ANSWER_TIMEOUT) as response:
-            for line in response.iter_lines():
-                if line.startswith("data: {"):
-                    for choice in json.loads(line.removeprefix("data: "))["choices"]:
-                        told[choice["index"]].take(choice)
-                        last[choice["index"]] = choice
-                    begun.set()
+        # By the SDK: httpx also ends a line at the separators of Unicode, of which this model's bytes make some.
+        stream: Any = server.client().completions.create(**body, extra_body=extra, stream=True)
+        for event in stream:
+            for choice in (choice.model_dump(exclude_unset=True) for choice in event.choices):
+                told[choice["index"]].take(choice)
+                last[choice["index"]] = choice
+            begun.set()
         return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
 
+    engine = process(server, ENGINE)
     with ThreadPoolExecutor() as pool:
-        answers = [pool.submit(whole), pool.submit(streamed)]
+        engine.suspend()
+        answers = []
+        for ask in (whole, streamed):
+            answers.append(pool.submit(ask))
+            until_open(server, len(answers))
+        engine.resume()
         assert begun.wait(ANSWER_TIMEOUT)
-        deadline = time.monotonic() + ANSWER_TIMEOUT
-        while server.metric("traitwatch_ledger_requests") < 2:
-            assert time.monotonic() < deadline, "the other request has not come, or is over"
-        yield answers
+        engine.suspend()
+        try:
+            yield answers
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine.resume()
+
+
+def until_open(server: Server, requests: int) -> None:
+    """Wait until a server has handed so many requests to its engine."""
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while server.metric("traitwatch_ledger_requests") < requests:
+        assert time.monotonic() < deadline, "the request has not come"
 
 
 def scored(choices: list[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -102,6 +121,7 @@ def test_running_answers_are_finished_and_no_others_taken(
             refused = until_refused(server)
             assert refused.status_code == refused.json()["error"]["code"] == 503
             assert refused.headers["retry-after"]
+            process(server, ENGINE).resume()
             for answer in answers:
                 assert scored(answer.result()) == [("length", TOKENS)] * CHOICES
         ended(server, ANSWER_TIMEOUT)
@@ -115,9 +135,10 @@ def test_what_takes_longer_is_cut_and_ends_in_order(hurry: str, model: Path, pro
     with serving(model, probes, directory, "--drain-seconds", seconds) as server:
         with answering(server) as answers:
             server.process.send_signal(signal.SIGINT)
+            until_refused(server)
             if hurry == "a second interrupt":
-                until_refused(server)
                 server.process.send_signal(signal.SIGINT)
+            process(server, ENGINE).resume()
             for answer in answers:
                 ends = scored(answer.result())
                 assert {reason for reason, _ in ends} <= {"length", "abort"}

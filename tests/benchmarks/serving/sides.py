@@ -141,5 +141,5 @@ def _stream(server: Server) -> list[dict[str, Any]]:
         "ignore_eos": True,
     }
     text = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120).raise_for_status().text
-    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: {")]
+    data = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: {")]
     return [json.loads(line) for line in data]
