@@ -23,6 +23,7 @@ from server.errors import ConfigError, EngineDiedError
 from server.launch import Launch
 from server.logs import log_with_vllm
 from server.plugin import TraitwatchPlugin
+from server.startup import interruptible
 
 WORKER_CLASS = "server.worker.TraitWorker"
 # Characters that Linux allows in the path of a socket.
@@ -66,7 +67,8 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         launch = Launch(settings, Path(sockets))
         launch.leave_in(args)
         _keep_sockets_in(sockets)
-        ServeSubcommand.cmd(args)
+        with interruptible():
+            ServeSubcommand.cmd(args)
     if launch.engine_died:
         raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
 

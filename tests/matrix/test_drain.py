@@ -3,6 +3,7 @@
 import contextlib
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections import defaultdict
@@ -15,10 +16,11 @@ import httpx
 import psutil
 import pytest
 
+from server.running import free_port
 from tests.integration.answers import Told
-from tests.integration.serving import MODEL_NAME, Server, traitwatch
+from tests.integration.serving import MODEL_NAME, START_TIMEOUT, Server, environment, traitwatch
 from tests.matrix.model import LAYER_OPTIONS
-from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, serving_alone
+from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, processes, serving_alone
 
 pytestmark = pytest.mark.engine
 
@@ -146,6 +148,31 @@ def test_what_takes_longer_is_cut_and_ends_in_order(hurry: str, model: Path, pro
         began = time.monotonic()
         ended(server)
         assert time.monotonic() - began < AFTERWARDS
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_end_before_it_is_up_ends(
+    number: int, model: Path, probes: Path, directory: Path
+) -> None:
+    """vLLM's own would wait for its engine for ten minutes."""
+    command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *OPTIONS, "--port", str(free_port())]
+    command = in_directory(directory / "t", command)
+    log = directory / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment(), stdout=out, stderr=out, start_new_session=True)
+    server = Server("", log, process)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT
+        while "(EngineCore pid=" not in log.read_text(errors="replace"):
+            assert time.monotonic() < deadline, "no engine was started"
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert ended(server) == 0
+    finally:
+        for left in processes(server):
+            left.kill()
+    assert not list((directory / "t").iterdir())
+    assert "Told to end before the server was up" in log.read_text(errors="replace")
 
 
 def until_refused(server: Server) -> httpx.Response:
