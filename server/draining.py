@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.refusals import refusal, request_path
 
 # Seconds in which the responses of aborted generations end.
 _ABORT_TIMEOUT = 3.0
@@ -23,6 +24,8 @@ _ABORT_TIMEOUT = 3.0
 ENGINE_TIMEOUT = 10.0
 # Seconds that all of it may take beyond those that were asked for.
 MARGIN = math.ceil(_ABORT_TIMEOUT + ENGINE_TIMEOUT)
+# What an ending server tells whoever it refuses.
+_ENDING = {"Connection": "close", "Retry-After": "5"}
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +124,8 @@ class DrainingMiddleware:
             return
         draining = self._draining()
         if draining.begun and (scope["method"] == "POST" or scope["path"].endswith("/health")):
-            await _ending()(scope, receive, send)
+            refused = refusal(503, "The server is ending; ask another.", path=request_path(scope), headers=_ENDING)
+            await refused(scope, receive, send)
             return
         with draining.request():
             await self._app(scope, receive, send)
-
-
-def _ending() -> JSONResponse:
-    content = {"message": "The server is ending; ask another.", "type": "ServiceUnavailableError", "code": 503}
-    headers = {"Connection": "close", "Retry-After": "5"}
-    return JSONResponse({"error": {**content, "param": None}}, status_code=503, headers=headers)

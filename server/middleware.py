@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.attach import Attacher
 from server.errors import RequestError
 from server.monitor import Monitor
 from server.recorder import Recorder
+from server.refusals import refusal, request_path
 from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection, select
-from server.shapes import MESSAGES, SHAPES
+from server.shapes import SHAPES
 from server.sse import EventSplitter
 
 _FIELD = "traits"
@@ -45,7 +45,7 @@ class TraitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["method"] != "POST" or _path(scope) not in SHAPES:
+        if scope["type"] != "http" or scope["method"] != "POST" or request_path(scope) not in SHAPES:
             await self._app(scope, receive, send)
             return
         monitor = self._monitor()
@@ -53,7 +53,7 @@ class TraitsMiddleware:
         try:
             selection, scope, received = _read_request(scope, received, monitor)
         except RequestError as error:
-            await _bad_request(error, _path(scope))(scope, receive, send)
+            await refusal(400, str(error), path=request_path(scope), param=_FIELD)(scope, receive, send)
             return
         receive = _replay(received, receive)
         if not isinstance(selection, Selection):
@@ -61,7 +61,7 @@ class TraitsMiddleware:
                 await self._app(scope, receive, send)
             return
         request = ScoredRequest(selection, monitor.ledger)
-        rewriter = _AnswerRewriter(Attacher(request, SHAPES[_path(scope)]), send, monitor.recorder)
+        rewriter = _AnswerRewriter(Attacher(request, SHAPES[request_path(scope)]), send, monitor.recorder)
         with closing(request), _while_handled(request):
             await self._app(scope, receive, rewriter)
 
@@ -180,11 +180,6 @@ class _AnswerRewriter:
         logger.exception("Scores could not be attached; the answer goes out without.")
 
 
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
 async def _receive_body(receive: Receive) -> list[Message]:
     """Receive the messages of a request body, up to the last or to the client's leaving."""
     messages = []
@@ -221,11 +216,3 @@ def _decode(body: bytes) -> dict[str, Any] | None:
     except msgspec.DecodeError:
         return None
     return fields if isinstance(fields, dict) else None
-
-
-def _bad_request(error: RequestError, path: str) -> JSONResponse:
-    """Return an error in OpenAI's shape; for `/v1/messages` in Anthropic's, which is the same in a frame."""
-    content = {"message": str(error), "type": "BadRequestError", "param": _FIELD, "code": 400}
-    if path == MESSAGES:
-        return JSONResponse({"type": "error", "error": {**content, "type": "invalid_request_error"}}, status_code=400)
-    return JSONResponse({"error": content}, status_code=400)

@@ -14,6 +14,7 @@ from server.errors import AdminError
 from server.events import RECENT, SpikeLog
 from server.fields import TraitDeleted, TraitInfo, TraitList, Unauthorized
 from server.monitor import Monitor
+from server.refusals import refusal
 from server.registry import LoadRequest, Registry
 
 # A report is one page that loads nothing and runs nothing; a file that somebody else put there may not either.
@@ -68,11 +69,11 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
         """Return the report of a trait's vector, one HTML page."""
         trait = serving().monitor.traits.traits.get(name)
         if trait is None:
-            return _error(AdminError(404, f"no trait {name!r} is loaded here."))
+            return refusal(404, f"no trait {name!r} is loaded here.")
         try:
             page = await asyncio.to_thread(report_of(trait).read_bytes)
         except OSError:
-            return _error(AdminError(404, f"{name!r} has no report beside its vector; `traitwatch report` writes one."))
+            return refusal(404, f"{name!r} has no report beside its vector; `traitwatch report` writes one.")
         return HTMLResponse(page, headers={"Content-Security-Policy": _REPORT_POLICY})
 
     @app.post(
@@ -86,7 +87,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
         try:
             trait = await _registry(serving()).load(name, request or LoadRequest())
         except AdminError as error:
-            return _error(error)
+            return refusal(error.status, str(error))
         return next(told for told in describe(serving().monitor.traits.all) if told["id"] == trait.name)
 
     @app.delete(
@@ -100,7 +101,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
         try:
             await _registry(serving()).unload(name)
         except AdminError as error:
-            return _error(error)
+            return refusal(error.status, str(error))
         return {"id": name, "object": "trait", "deleted": True}
 
 
@@ -116,10 +117,3 @@ def _registry(serving: Serving) -> Registry:
     if serving.registry is None:
         raise AdminError(403, "traits are not loaded or unloaded here; start the server with --traits-admin.")
     return serving.registry
-
-
-def _error(error: AdminError) -> JSONResponse:
-    """Return an error in OpenAI's shape."""
-    kind = "NotFoundError" if error.status == 404 else "BadRequestError"
-    content = {"message": str(error), "type": kind, "param": None, "code": error.status}
-    return JSONResponse({"error": content}, status_code=error.status)

@@ -85,7 +85,7 @@ async def test_a_server_that_is_ending_refuses_work_and_health_and_still_tells_i
     async def answer(request: Request) -> PlainTextResponse:
         return PlainTextResponse("fine")
 
-    paths = ["/health", "/metrics", "/v1/completions"]
+    paths = ["/health", "/metrics", "/v1/completions", "/v1/messages"]
     app = Starlette(routes=[Route(path, answer, methods=["GET", "POST"]) for path in paths])
     transport = httpx.ASGITransport(DrainingMiddleware(app, lambda: draining))
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
@@ -96,5 +96,7 @@ async def test_a_server_that_is_ending_refuses_work_and_health_and_still_tells_i
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == 503
         assert refused.headers["connection"] == "close"
+        error = (await client.post("/v1/messages")).json()
+        assert (error["type"], error["error"]["type"]) == ("error", "overloaded_error")
         assert (await client.get("/health")).status_code == 503
         assert (await client.get("/metrics")).text == "fine"

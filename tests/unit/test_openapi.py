@@ -1,6 +1,7 @@
 """The schema has our fields beside vLLM's own part, which is untouched. Integration tests hold real answers to it."""
 
 import copy
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,11 @@ def _app(plugins: str, *, admin: bool = True) -> FastAPI:
     Launch(Settings(directories=(), admin=admin), Path()).leave_in(args)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("VLLM_PLUGINS", plugins)
-        return build_app(args, ("generate",))
+        level = logging.root.level
+        app = build_app(args, ("generate",))
+        # It has told the root logger to keep warnings to itself, those that other tests look for too.
+        logging.root.setLevel(level)
+        return app
 
 
 @pytest.fixture(scope="module")
