@@ -6,7 +6,6 @@ It starts the server as a user would, with our own command, and then speaks HTTP
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import httpx
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dashboards.demo_chats import CHATS
-from dashboards.demo_server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory
+from dashboards.demo_server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory, scored_choice
 from dashboards.errors import DashboardError
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
@@ -63,7 +62,6 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
 
 def _show_chats(console: Console, url: str) -> bool:
     """Send both chats, print the answers and the table; tell whether all of it was scored."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
     listed = {trait["id"]: trait for trait in httpx.get(f"{url}/v1/traits", timeout=30).json()["data"]}
     baseline = listed[TRAIT]["calibration"]
     table = Table(title=f"{TRAIT}, layer {listed[TRAIT]['layer']}")
@@ -72,16 +70,7 @@ def _show_chats(console: Console, url: str) -> bool:
     complete = True
     console.print(_legend())
     for title, messages in CHATS.items():
-        answer: Any = client.chat.completions.create(
-            model=SERVED_NAME,
-            messages=messages,  # type: ignore[arg-type]
-            max_tokens=120,
-            temperature=0.7,
-            top_p=0.9,
-            logprobs=True,
-            extra_body={"traits": {"include": [TRAIT]}},
-        )
-        choice = answer.choices[0]
+        choice = scored_choice(url, messages, TRAIT)
         complete &= choice.traits_complete
         scores = choice.traits[TRAIT]
         console.print(f"\n[bold]{title}[/bold]: {messages[-1]['content']}")

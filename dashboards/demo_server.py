@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+import openai
 import platformdirs
 from rich.console import Console
 
@@ -70,6 +72,32 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
             stack.enter_context(server)
         console.print(f"Serving {model.name} with its shipped vectors after {time.monotonic() - started:.0f} s.")
         yield url
+
+
+def scored_choice(url: str, messages: list[dict[str, str]], trait: str, *, seed: int | None = None) -> Any:
+    """Have the demo's server go on with a chat.
+
+    Args:
+        url: of the server.
+        messages: the chat so far.
+        trait: to score the answer for.
+        seed: of the sampling.
+
+    Returns:
+        The answer's choice, as the `openai` package has it, with the text of each token and with the `traits`.
+    """
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
+    answer = client.chat.completions.create(
+        model=SERVED_NAME,
+        messages=messages,  # type: ignore[arg-type]
+        max_tokens=120,
+        temperature=0.7,
+        top_p=0.9,
+        seed=seed,
+        logprobs=True,
+        extra_body={"traits": {"include": [trait]}},
+    )
+    return answer.choices[0]
 
 
 def _traitwatch() -> list[str]:

@@ -120,24 +120,39 @@ async def _followed(
     if call is None:
         call = monitor.ledger.open(monitor.traits, params.n, request_id=request_id)
     call.started = True
-    deltas = params.output_kind == RequestOutputKind.DELTA
+    reader = _Reader(call, deltas=params.output_kind == RequestOutputKind.DELTA)
     outputs = start(marked_params(params, call) if call.accepted else params)
-    failed = finished = False
     with monitor.draining.generation(request_id):
         try:
             async with aclosing(outputs):
                 async for output in outputs:
-                    try:
-                        finished = output.finished
-                        take(output, call, deltas=deltas)
-                    except Exception:
-                        # A monitoring failure must not fail a generation; the response will say that rows do not match.
-                        if not failed:
-                            logger.exception("The tokens of a response could not be read; it is incomplete.")
-                        failed = True
+                    reader.read(output)
                     yield output
         finally:
-            monitor.recorder.ended(call, finished=finished)
+            monitor.recorder.ended(call, finished=reader.finished)
+
+
+class _Reader:
+    """Reads the outputs of a call; a failure of it fails no generation, and the response will say that rows are amiss.
+
+    Attributes:
+        finished: whether the last output said that the call is.
+    """
+
+    def __init__(self, call: Call, *, deltas: bool):
+        self.finished = False
+        self._call = call
+        self._deltas = deltas
+        self._failed = False
+
+    def read(self, output: RequestOutput) -> None:
+        try:
+            self.finished = output.finished
+            take(output, self._call, deltas=self._deltas)
+        except Exception:
+            if not self._failed:
+                logger.exception("The tokens of a response could not be read; it is incomplete.")
+            self._failed = True
 
 
 async def _counted(

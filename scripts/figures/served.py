@@ -2,13 +2,11 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import openai
 from rich.console import Console
 
 from dashboards.demo_chats import CHATS
-from dashboards.demo_server import SERVED_NAME, demo_server
+from dashboards.demo_server import demo_server, scored_choice
 from dashboards.processes import free_port
 
 from .data import SHOWN_TRAIT, ServedAnswer
@@ -29,19 +27,8 @@ def served_answers(console: Console, model: Path, seed: int) -> dict[str, Served
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "server.log"
         with demo_server(console, model, free_port(), log, compiled=False) as url:
-            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
             for title, messages in CHATS.items():
-                answer: Any = client.chat.completions.create(
-                    model=SERVED_NAME,
-                    messages=messages,  # type: ignore[arg-type]
-                    max_tokens=120,
-                    temperature=0.7,
-                    top_p=0.9,
-                    seed=seed,
-                    logprobs=True,
-                    extra_body={"traits": {"include": [SHOWN_TRAIT]}},
-                )
-                choice = answer.choices[0]
+                choice = scored_choice(url, messages, SHOWN_TRAIT, seed=seed)
                 if not choice.traits_complete:
                     raise RuntimeError(f"the answer {title} came back without all of its scores")
                 scores = choice.traits[SHOWN_TRAIT]
