@@ -1,7 +1,11 @@
 """Runs a program that serves: its output in a log, until it answers, and ended by its own pid."""
 
+import ctypes
+import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +16,8 @@ import httpx
 from dashboards.errors import DashboardError
 
 _STOP_TIMEOUT = 30.0
+# Of prctl(2): the signal that a process gets when its parent ends, however that ends.
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -26,6 +32,8 @@ def running(
     waiting: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[None]:
     """Run a program while the context lasts; enter it when the program answers.
+
+    On Linux it also ends where this process is killed, or the thread that has entered the context ends.
 
     Args:
         name: what to call it in an error.
@@ -42,7 +50,12 @@ def running(
     with log.open("wb") as output:
         # A session of its own: Ctrl-C reaches us alone, and we end the program in order.
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_ending_with(os.getpid()) if sys.platform == "linux" else None,
         )
     try:
         started = time.monotonic()
@@ -78,6 +91,18 @@ def free_port(*wanted: int) -> int:
 def tail(log: Path) -> str:
     """Return the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+
+
+def _ending_with(parent: int) -> Callable[[], None]:
+    """Return what a new process does to be told to end when its parent has ended, a parent that was killed too."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def ending() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ending
 
 
 def _answers(url: str) -> bool:
