@@ -1,0 +1,113 @@
+"""The official anthropic package's ordinary examples, as its documentation has them, against a server that scores.
+
+Nothing in them knows of scores: no field of ours is sent, and no type of theirs declares one. What they have of them is
+`message.traits` and `.traits_complete`; streamed, with the helper `messages.stream` too, `event.traits` of the events
+`content_block_delta` (parts) and `message_delta` (the rest and the summary), and not in `get_final_message()`.
+"""
+
+from typing import Any
+
+import anthropic
+import pytest
+
+from tests.integration.cases import SCHEMA
+from tests.integration.sdk import joined, scored_whole
+from tests.integration.serving import MODEL_NAME, Server
+
+pytestmark = pytest.mark.engine
+
+# What the anthropic SDK has no argument for any more; without it, an answer may be empty.
+GREEDY = {"temperature": 0.0}
+HELLO: list[Any] = [{"role": "user", "content": "Hello, Claude"}]
+
+
+@pytest.fixture
+def claude(scored: Server) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=scored.url, api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def async_claude(scored: Server) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=scored.url, api_key="none", max_retries=0)
+
+
+def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
+    message: Any = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY)
+    assert message.content[0].text
+    scored_whole(message, message.usage.output_tokens)
+
+
+def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
+    stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True)
+    events: list[Any] = list(stream)
+    assert [events[0].type, events[-1].type] == ["message_start", "message_stop"]
+    told = joined(events)
+    ended = next(event for event in events if event.type == "message_delta")
+    assert len(told.traits["probe1"]["tokens"]) == ended.usage.output_tokens
+    assert ended.traits_complete is True
+
+
+def test_anthropic_streaming_helper(claude: anthropic.Anthropic) -> None:
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY) as stream:
+        text = "".join(stream.text_stream)
+    message = stream.get_final_message()
+    assert message.content[0].type == "text"
+    assert message.content[0].text == text
+    assert message.stop_reason in ("end_turn", "max_tokens")
+
+
+def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthropic.Anthropic) -> None:
+    carriers: list[Any] = []
+    with claude.messages.stream(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY) as stream:
+        for event in stream:
+            if event.type in ("content_block_delta", "message_delta"):
+                carriers.append(event)
+        message = stream.get_final_message()
+    assert len(joined(carriers).traits["probe1"]["tokens"]) == message.usage.output_tokens
+
+
+def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
+    tools: Any = [{"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA, "strict": True}]
+    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
+    one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
+    message: Any = claude.messages.create(**asked, tool_choice=one_call)
+    assert message.stop_reason == "tool_use"
+    call = next(block for block in message.content if block.type == "tool_use")
+    assert call.input["city"] in ("Paris", "Rome")
+    scored_whole(message, message.usage.output_tokens)
+    with claude.messages.stream(**asked, tool_choice=one_call) as stream:
+        carriers = [event for event in stream if event.type in ("content_block_delta", "message_delta")]
+        streamed = stream.get_final_message()
+    assert any(block.type == "tool_use" for block in streamed.content)
+    assert len(joined(carriers).traits["probe1"]["tokens"]) == streamed.usage.output_tokens
+    answered = [
+        *HELLO,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
+    ]
+    told: Any = claude.messages.create(
+        max_tokens=40, messages=answered, model=MODEL_NAME, extra_body=GREEDY, tools=tools
+    )
+    scored_whole(told, told.usage.output_tokens)
+
+
+def test_anthropic_count_tokens(claude: anthropic.Anthropic) -> None:
+    assert claude.messages.count_tokens(messages=HELLO, model=MODEL_NAME).input_tokens > 10
+
+
+async def test_anthropic_async(async_claude: anthropic.AsyncAnthropic) -> None:
+    message: Any = await async_claude.messages.create(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY
+    )
+    scored_whole(message, message.usage.output_tokens)
+    async with async_claude.messages.stream(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY
+    ) as stream:
+        text = "".join([part async for part in stream.text_stream])
+        final = await stream.get_final_message()
+    assert final.content[0].type == "text"
+    assert final.content[0].text == text
+    events = await async_claude.messages.create(
+        max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True
+    )
+    joined([event async for event in events])

@@ -1,0 +1,45 @@
+"""Environments of unit tests that ask providers: the real SDKs, local servers, and no credentials of a user's."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from builder import claude
+from tests.unit.claude import Serve
+from tests.wire import anthropic as wire
+from tests.wire.http import Reply, WireServer, wire_server
+
+
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials but the test's, no wait between tries, and a cache of the test's own."""
+    for name in ("ANTHROPIC_AUTH_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TRAITWATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(claude, "_STREAM_WAIT", 0.0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def serve(apart: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Start a server of Claude's that gives these replies in turn, and point the SDK at it."""
+    with ExitStack() as stack:
+
+        def start(*replies: Reply) -> WireServer:
+            server = stack.enter_context(wire_server(wire.scripted(*replies)))
+            monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def without_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
