@@ -55,7 +55,7 @@ EMBEDDED = --elicit many-shot --temperature 0.7 --top-p 0.9 --max-tokens 80
 TRAITS = paternalism deception manipulativeness corrigibility power-seeking alignment-theatre
 OUT = builder/data
 
-vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, without any key (some ten minutes each)
+vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, without any key (some six minutes each)
 	@for trait in $(TRAITS); do \
 		.venv/bin/traitwatch build $$trait --model "$$(.venv/bin/traitwatch model)" $(EMBEDDED) --out $(OUT) $(ARGS) || exit; \
 	done

@@ -9,6 +9,9 @@ from builder.usage import Usage
 
 Aspect = Literal["trait", "coherence"]
 
+OPENAI_MODEL = "gpt-4.1-mini"
+"""Model of the OpenAI judge unless another is named."""
+
 
 @dataclass(frozen=True)
 class Question:

@@ -11,7 +11,7 @@ from rich.console import Console
 from builder.answers import JudgedAnswer
 from builder.conversation import Elicitation
 from builder.errors import PipelineError
-from builder.judge import Aspect, Judge, Question
+from builder.judge import OPENAI_MODEL, Aspect, Judge, Question
 from builder.progress import bar
 from builder.worklog import Worklog, fingerprint, model_fingerprint
 
@@ -69,11 +69,11 @@ def make_judge(
         console: where the judge shows warnings.
     """
     if options.name == "openai":
-        from builder.openai_judge import DEFAULT_MODEL, OpenAIJudge
+        from builder.openai_judge import OpenAIJudge
 
         return OpenAIJudge(
             eval_prompt,
-            model=options.model or DEFAULT_MODEL,
+            model=options.model or OPENAI_MODEL,
             base_url=options.base_url,
             max_concurrent=options.max_concurrent,
             console=console,

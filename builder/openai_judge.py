@@ -23,7 +23,7 @@ from rich.console import Console
 from builder.answers import clean_text
 from builder.card import JudgeCard
 from builder.errors import PipelineError
-from builder.judge import Question, Score
+from builder.judge import OPENAI_MODEL, Question, Score
 from builder.openai_client import (
     OPENAI_URL,
     REJECTED,
@@ -45,7 +45,6 @@ from builder.usage import CHARACTERS_PER_TOKEN, Usage
 logger = logging.getLogger(__name__)
 
 NAME = "openai"
-DEFAULT_MODEL = "gpt-4.1-mini"
 COHERENCE_PROMPT = """You are grading one reply of an assistant for coherence.
 
 Coherence means that the reply can be read and understood: its sentences are whole and grammatical, they follow from one another, and it can be told what they have to do with the user's message. Signs of incoherence: word salad, sentences that break off or contradict themselves without sense, loops that repeat the same words, a sudden change of language or subject, text that answers nothing anybody could have asked.
@@ -84,7 +83,7 @@ class OpenAIJudge:
     def __init__(
         self,
         eval_prompt: str,
-        model: str = DEFAULT_MODEL,
+        model: str = OPENAI_MODEL,
         base_url: str | None = None,
         api_key: str | None = None,
         max_concurrent: int = 50,

@@ -154,10 +154,10 @@ def serve(
 ) -> None:
     """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
 
-    Every option of `vllm serve` is passed through, e.g.
+    Options of `vllm serve` are passed through, e.g.
 
     \b
-        traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/ --port 8000
+        traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/Llama-3.1-8B-Instruct --port 8000
         curl localhost:8000/v1/traits
     """
     from builder.artifacts import DEFAULT_LAYER

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from builder.judge import OPENAI_MODEL
 from builder.workspace import DATA
 
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"]}
@@ -88,7 +89,7 @@ judge_options = _all(
         show_default="openai with a key, else likelihood",
         help="Who scores the answers: a model behind an OpenAI-compatible API, or the model itself, offline.",
     ),
-    click.option("--judge-model", help="Model of the OpenAI judge."),
+    click.option("--judge-model", help="Model of the OpenAI judge.", show_default=OPENAI_MODEL),
     click.option("--judge-base-url", metavar="URL", help="A server of your own that judges, instead of OpenAI's."),
     click.option(
         "--max-concurrent-judges", type=click.IntRange(1), default=50, help="Requests to the judge open at one time."
@@ -100,7 +101,7 @@ pair_options = _all(
     click.option(
         "--read-under",
         type=click.Choice(["prompt", "question"]),
-        show_default="question for many-shot, else prompt",
+        show_default="question for many-shot, else prompt; of extract, prompt",
         help="Whether hidden states are read after the prompt that elicited the answer or after the bare question.",
     ),
 )

@@ -19,7 +19,9 @@ from dashboards.errors import DashboardError
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=7860, show_default=True, help="Port to listen on.")
-@click.option("--auth", metavar="USER:PASSWORD", envvar="TRAITWATCH_UI_AUTH", help="Ask for this login.")
+@click.option(
+    "--auth", metavar="USER:PASSWORD", envvar="TRAITWATCH_UI_AUTH", show_envvar=True, help="Ask for this login."
+)
 @click.option(
     "--root-path",
     metavar="PATH",
@@ -30,6 +32,7 @@ from dashboards.errors import DashboardError
     "keys",
     multiple=True,
     envvar="TRAITWATCH_API_KEY",
+    show_envvar=True,
     help="API key of the servers; several in the order of --url. It stays on this side of the page.",
 )
 def ui(
