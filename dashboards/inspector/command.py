@@ -67,8 +67,14 @@ def ui(
 
 def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
     """Return the addresses; raise `DashboardError` where one is none."""
+    import httpx
+
     for url in urls:
-        if not url.startswith(("http://", "https://")):
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
+        if parsed.scheme not in ("http", "https") or not parsed.host:
             raise DashboardError(f"--url {url!r} is not an address; give it as http://HOST:PORT.")
     return urls
 

@@ -1,5 +1,6 @@
 """Generates one answer and tells it piece by piece, with the projections that the server sends along."""
 
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from dashboards.inspector.problems import TROUBLE, problem
 from dashboards.inspector.shown import shown_texts
 
 Messages = list[dict[str, str]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ async def generate(ask: Ask, answer: Answer) -> AsyncGenerator[Piece]:
                     yield piece
     except TROUBLE as error:
         answer.note = problem(error, ask.server.url, answering=bool(answer.texts))
+        return
+    except Exception as error:
+        # A stream that is none, or fields that are others: the reader must see that the answer has broken off.
+        logger.exception("The answer of %s could not be read.", ask.server.url)
+        answer.note = problem(error, ask.server.url)
         return
     answer.note = remark(answer)
 

@@ -9,7 +9,7 @@ import openai
 from dashboards.errors import DashboardError
 
 # What a call of a server can raise: our own requests go through httpx, those of the openai client through httpx2.
-TROUBLE = (DashboardError, httpx.HTTPError, httpx2.HTTPError, openai.OpenAIError)
+TROUBLE = (DashboardError, httpx.HTTPError, httpx.InvalidURL, httpx2.HTTPError, httpx2.InvalidURL, openai.OpenAIError)
 
 _LONGEST = 400
 
@@ -33,7 +33,7 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
         return f"{why} while {url} was answering. What came is kept. Is the server still running?"
     if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | openai.APITimeoutError):
         return f"{url} does not answer in time. It may be busy or still starting: try again in a moment."
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx2.UnsupportedProtocol):
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx2.InvalidURL | httpx2.UnsupportedProtocol):
         return f"{url} is not an address: start this page with --url http://HOST:PORT."
     if isinstance(error, httpx.TransportError | httpx2.TransportError | openai.APIConnectionError):
         return (

@@ -24,6 +24,9 @@ def comparison(answers: Sequence[tuple[str, Answer]]) -> pd.DataFrame:
     Returns:
         A row a trait that both are scored for; a single text has no difference. Means and highest tokens are z or None.
     """
+    if len({title for title, _ in answers}) < len(answers):
+        # Both panes may be called alike, or not at all.
+        answers = [(f"{title} {letter}".strip(), answer) for (title, answer), letter in zip(answers, "AB", strict=True)]
     names = [trait.name for trait in answers[0][1].traits]
     shared = [name for name in names if all(name in {t.name for t in answer.traits} for _, answer in answers)]
     rows = []

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import httpx2
@@ -19,7 +20,7 @@ from dashboards.errors import DashboardError
 from dashboards.inspector.answers import Answer, Summary
 from dashboards.inspector.command import keys_of, login, ui
 from dashboards.inspector.export import as_csv, as_json, as_page, exported
-from dashboards.inspector.generation import Piece, remark, take
+from dashboards.inspector.generation import Ask, Piece, generate, remark, take
 from dashboards.inspector.journal import Journal
 from dashboards.inspector.live import Counts, Sample, recent, sample
 from dashboards.inspector.presets import presets
@@ -235,8 +236,27 @@ class TestTables:
         other = Answer((BARE,), finish="stop")
         assert list(comparison([("A", answered(-5.0)), ("B", other)])["trait"]) == ["bare"]
 
+    @pytest.mark.parametrize("name", ["baseline", ""])
+    def test_two_texts_of_one_name_are_told_apart(self, name: str) -> None:
+        row = comparison([(name, answered(-5.0, None)), (name, answered(-15.0, None))]).iloc[0]
+        assert (row[f"mean z, {f'{name} A'.strip()}"], row[f"mean z, {f'{name} B'.strip()}"]) == (1.0, -1.0)
+
     def test_its_html_is_escaped(self) -> None:
         assert "<script" not in comparison_html([(HOSTILE, answered(-5.0)), ("B", answered(-5.0))])
+
+
+async def test_a_stream_that_cannot_be_read_leaves_a_note() -> None:
+    """As a proxy's page is, or an answer whose fields are others."""
+
+    class Completions:
+        async def create(self, **_: object) -> object:
+            raise json.JSONDecodeError("Expecting value", "<html>", 0)
+
+    openai_client = SimpleNamespace(chat=SimpleNamespace(completions=Completions()))
+    ask = Ask(SimpleNamespace(openai=openai_client, url=URL), "m", [])  # type: ignore[arg-type]
+    answer = Answer((TRAIT,))
+    assert [piece async for piece in generate(ask, answer)] == []
+    assert answer.note.startswith(f"{URL} answered something that was not understood")
 
 
 EVENT = {"event": "spike", "trait": "paternalism", "prompt": "<|im_start|>user\nq", "text": "a", "peak_z": 4.2}
@@ -343,9 +363,10 @@ class TestCommand:
             with pytest.raises(DashboardError, match="USER:PASSWORD"):
                 login(wrong)
 
-    def test_a_wrong_address_is_told_at_once(self) -> None:
+    @pytest.mark.parametrize("url", ["localhost:8000", "http://localhost:80a0", "ftp://host", "http://"])
+    def test_a_wrong_address_is_told_at_once(self, url: str) -> None:
         pytest.importorskip("gradio")
-        result = CliRunner().invoke(ui, ["--url", "localhost:8000"])
+        result = CliRunner().invoke(ui, ["--url", url])
         assert result.exit_code == 1
         assert "is not an address" in result.output
 
