@@ -19,6 +19,8 @@ from builder.engine import Answer, ChatPrompt, Sampling
 from builder.errors import PipelineError
 from builder.openai_client import (
     KEPT,
+    NO_KEY,
+    OPENAI_URL,
     REJECTED,
     ChatClient,
     altered,
@@ -81,7 +83,7 @@ class EndpointAnswers:
             urls: of the servers, with or without `/v1`.
             sampling: how answers are drawn.
             model: its name at every server; without it, each server's only model.
-            api_key: for all of them; without it the environment's `OPENAI_API_KEY`, or none.
+            api_key: for all of them; without it none, or for OpenAI's own the environment's `OPENAI_API_KEY`.
             in_flight: requests open at once at each server, at most.
             send_seed: send the sampling's seed plus the prompt's index. A seed ends plain vLLM on a CPU when a prompt
                 is prefilled in chunks.
@@ -130,7 +132,7 @@ class EndpointAnswers:
 
     async def _answer_all(self, prompts: Sequence[ChatPrompt], give: Callable[[tuple[int, Answer]], None]) -> None:
         async with AsyncExitStack() as stack:
-            clients = [ChatClient(url, key_for(url, self._key), self._retries, self._warn) for url in self._urls]
+            clients = [ChatClient(url, self._key_of(url), self._retries, self._warn) for url in self._urls]
             for client in clients:
                 await stack.enter_async_context(client)
             found = await asyncio.gather(*(self._endpoint(client) for client in clients))
@@ -139,6 +141,10 @@ class EndpointAnswers:
             if len(names) > 1:
                 self._warn(f"the servers name their models differently: {', '.join(names)}. Are they the same?")
             await self._share(endpoints, prompts, give)
+
+    def _key_of(self, url: str) -> str:
+        # The judge's key is OpenAI's, and no business of a fleet's.
+        return key_for(url, self._key or (None if url == OPENAI_URL else NO_KEY))
 
     async def _endpoint(self, client: ChatClient) -> _Endpoint | None:
         """Return a server with the model to ask it for; None, with a warning, where it cannot be reached."""

@@ -37,6 +37,8 @@ REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 """The server does not want this request: asking again would not help."""
 
 OPENAI_URL = "https://api.openai.com/v1"
+NO_KEY = "EMPTY"
+"""What servers that ask for no key are sent."""
 RETRIES = 10  # of the SDK: about 55 seconds of backoff altogether
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
@@ -72,7 +74,7 @@ def key_for(url: str, given: str | None) -> str:
     key = given or os.environ.get("OPENAI_API_KEY")
     if not key and url == OPENAI_URL:
         raise PipelineError(f"{url} wants an API key: set OPENAI_API_KEY, or name a server of your own by its URL.")
-    return key or "EMPTY"
+    return key or NO_KEY
 
 
 def warner(console: Console | None) -> Warn:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ class SourceOptions:
     Attributes:
         endpoints: base URLs of OpenAI-compatible servers; none means an own engine.
         endpoint_model: what they call the model; None for the only one that they serve.
+        endpoint_api_key: their key; None for none, or for OpenAI's own the environment's.
     """
 
     endpoints: tuple[str, ...] = ()
     endpoint_model: str | None = None
+    endpoint_api_key: str | None = field(default=None, repr=False)
 
     def identity(self, model: dict[str, Any]) -> dict[str, Any]:
         """Return JSON data that answers depend on: which servers gave them does not matter, their model does."""
@@ -49,9 +51,16 @@ def opener(model: Path | str, options: SourceOptions, console: Console) -> Opene
         from builder.endpoint import EndpointAnswers
 
         source = EndpointAnswers(
-            options.endpoints, sampling, options.endpoint_model, thinking_opened=thinking_opened, console=console
+            options.endpoints,
+            sampling,
+            options.endpoint_model,
+            options.endpoint_api_key,
+            thinking_opened=thinking_opened,
+            console=console,
         )
-        yield source
-        console.print(f"The endpoints answered: {source.usage}.")
+        try:
+            yield source
+        finally:
+            console.print(f"The endpoints answered: {source.usage}.")
 
     return servers if options.endpoints else own_engine

@@ -80,6 +80,13 @@ source_options = _all(
     click.option(
         "--endpoint-model", show_default="the only one that it serves", help="What the endpoints call the model."
     ),
+    click.option(
+        "--endpoint-api-key",
+        envvar="TRAITWATCH_ENDPOINT_API_KEY",
+        show_envvar=True,
+        metavar="KEY",
+        help="API key of the endpoints. OPENAI_API_KEY is sent to OpenAI's own alone.",
+    ),
 )
 judge_options = _all(
     click.option(
@@ -153,7 +160,7 @@ def make_source_options(values: dict[str, Any]) -> Any:
     """Take the options of what answers out of a command's values."""
     from builder.sources import SourceOptions
 
-    return SourceOptions(tuple(values.pop("endpoints")), values.pop("endpoint_model"))
+    return SourceOptions(*(values.pop(name) for name in ("endpoints", "endpoint_model", "endpoint_api_key")))
 
 
 def read_under_of(read_under: str | None, elicit: str) -> Any:

@@ -101,11 +101,13 @@ def test_a_request_says_what_openai_defines_and_nothing_else() -> None:
     assert request.headers["authorization"] == "Bearer EMPTY"
 
 
-def test_the_key_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_the_one_given_and_never_the_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     with wire_server(serving(echo)) as server:
         answers(source(server), 1)
-        assert asked_of(server)[0].headers["authorization"] == "Bearer sk-1"
+        answers(source(server, api_key="fleet"), 1)
+        keys = [request.headers["authorization"] for request in asked_of(server)]
+        assert keys == ["Bearer EMPTY", "Bearer fleet"]
 
 
 def test_a_seed_is_sent_where_it_is_asked_for_and_differs_by_prompt() -> None:
