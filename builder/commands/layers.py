@@ -45,7 +45,7 @@ _TABLE_LAYERS = 12
     type=click.IntRange(1),
     multiple=True,
     show_default="the 6 inner layers of highest AUC, and 20",
-    help="Layer to steer; may be given again.",
+    help="Layer to steer; may be given again. The card gets a best layer only where the default ones are among them.",
 )
 @click.option(
     "--coefficient",
@@ -172,12 +172,20 @@ def layers(
             console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is as it was.")
             return
         best, why = choice.ranks[0].layer, reason(choice, better_than_null=card.verification.better_than_null)
-        if not dry_run:
+        left_out = set(candidates(card.verification, card.num_layers)) - set(layers) if layers and results else set()
+        if not dry_run and not left_out:
             chosen = {"layer_choice": choice, "best_layer": best, "best_layer_reason": why}
             save_card(card.model_copy(update=chosen), workspace.card)
     console.print(_ranking(trait, choice))
     if results:
         console.print(_steering(choice))
+    if left_out:
+        console.print(
+            f"{workspace.card} is as it was: a best layer is chosen where all with the highest AUC are steered, and "
+            f"these were not: {', '.join(map(str, sorted(left_out)))}. Leave --layer out, or name them too.",
+            soft_wrap=True,
+        )
+        return
     console.print(f"Best layer: [bold]{best}[/], {why}.")
     if not dry_run:
         console.print(f"{workspace.card} says so now.")
@@ -186,12 +194,11 @@ def layers(
 def _measure(
     answers: "SteeredAnswers", load: "Callable[[], SteeredModel]", judge: "Judge", scores: "Worklog", console: Console
 ) -> "list[SteeringResult]":
+    from builder.judging import telling_usage
     from builder.steered_answers import judge_steering
 
-    results = judge_steering(judge, answers.make(load, console), scores, console)
-    if judge.usage.calls:
-        console.print(f"The judge took {judge.usage}.")
-    return results
+    with telling_usage(judge, console):
+        return judge_steering(judge, answers.make(load, console), scores, console)
 
 
 def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_tokens: int) -> str:

@@ -239,6 +239,11 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     assert judge.asked == []
     assert load_card(vectors / "paternalism.json").best_layer == 1
 
+    one = layers(vectors, *given, "--layer", "3", model=tiny)
+    assert one.exit_code == 0, one.output
+    assert "these were not: 1, 2. Leave --layer out" in one.stderr
+    assert load_card(vectors / "paternalism.json").best_layer_reason == "as it was"
+
     outcome = layers(vectors, *given, model=tiny)
     assert outcome.exit_code == 0, outcome.output
     card = load_card(vectors / "paternalism.json")
