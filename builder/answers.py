@@ -61,6 +61,15 @@ def write_answers(path: Path, trait: str, rows: Iterable[JudgedAnswer]) -> None:
     write_table(path, table)
 
 
+def write_scores(path: Path, trait: str, rows: Sequence[JudgedAnswer]) -> None:
+    """Put scores into the answers file that the rows were read from; columns that are not ours stay, behind the six."""
+    table = read_table(path, TEXT_COLUMNS)
+    table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
+    table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
+    ours = [*TEXT_COLUMNS, trait, "coherence"]
+    write_table(path, table[[*ours, *(column for column in table if column not in ours)]])
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV file, whole or not at all."""
     # All texts are quoted: Python leaves one with a lone carriage return bare, which then ends the row.

@@ -1,7 +1,8 @@
 """Judging answers files: choosing the judge, asking it about what has no score yet, keeping each score at once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,12 @@ from typing import Literal
 from rich.console import Console
 
 from builder.answers import JudgedAnswer
+from builder.card import JudgeCard
 from builder.conversation import Elicitation
 from builder.errors import PipelineError
 from builder.judge import OPENAI_MODEL, Aspect, Judge, Question
 from builder.progress import bar
-from builder.worklog import Worklog, fingerprint, model_fingerprint
+from builder.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
 
 JudgeName = Literal["openai", "likelihood"]
 ASPECTS: tuple[Aspect, ...] = ("trait", "coherence")
@@ -95,7 +97,7 @@ def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
     return [Question(aspect, row.question, row.answer, row.context) for row in rows for aspect in ASPECTS]
 
 
-def pending(judge: Judge, questions: Sequence[Question], worklog: Worklog) -> dict[str, Question]:
+def pending(judge: Judge, questions: Sequence[Question], worklog: KeptValues) -> dict[str, Question]:
     """Return the questions that the log does not answer, each once, by the key under which its score is kept."""
     keyed = {fingerprint(judge.identity(question)): question for question in questions}
     return {key: question for key, question in keyed.items() if worklog.get(key) is None}
@@ -136,6 +138,27 @@ def judged(
         replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
         for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
     ]
+
+
+@contextmanager
+def telling_usage(judge: Judge, console: Console) -> Iterator[None]:
+    """Say at the end what the judge took, also where judging failed or was interrupted."""
+    try:
+        yield
+    finally:
+        if judge.usage.calls:
+            console.print(f"The judge took {judge.usage}.")
+
+
+def judge_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> JudgeCard:
+    """Return who has judged; what a judge finds out about itself is kept for runs in which it is asked nothing."""
+    key = fingerprint(["judge", options.name, options.model, options.base_url])
+    kept = worklog.get(key)
+    if judge.card.method:
+        if kept != judge.card.model_dump():
+            worklog.put(key, judge.card.model_dump())
+        return judge.card
+    return judge.card if kept is None else JudgeCard.model_validate(kept)
 
 
 def _rounded(score: float | None) -> float | None:

@@ -15,14 +15,14 @@ from builder.conversation import POLARITIES, Elicit, Elicitation
 from builder.definitions import TraitDefinition
 from builder.engine import Answer, Sampling
 from builder.judge import Judge
-from builder.judging import JudgeOptions, judged, make_judge, pending, questions_of
+from builder.judging import JudgeOptions, judge_card, judged, make_judge, pending, questions_of, telling_usage
 from builder.neutral import NeutralAnswer, write_neutral
 from builder.respond import Job, Responder, elicited_job, neutral_job
 from builder.session import Session
 from builder.sources import SourceOptions, opener
 from builder.steps import ExtractOptions, Provenance, calibrate_step, extract_step, verify_step
 from builder.usage import CHARACTERS_PER_TOKEN
-from builder.worklog import Worklog, fingerprint
+from builder.worklog import KeptValues, Worklog
 from builder.workspace import Workspace
 
 EVAL_SAMPLES = 3
@@ -78,52 +78,49 @@ class Build:
 
     def run(self) -> Card:
         """Build the vector and write its files; return its card."""
-        workspace, options, console = self._workspace, self._options, self._session.console
+        workspace, options = self._workspace, self._options
         judge = self._judge()
-        answers = self._answers()
-        rows = self._judged(judge, answers)
+        answers, neutral = self._answers()
+        rows, judged_by = self._judged(judge, answers)
         for name, judged_rows in rows.items():
             write_answers(workspace.answers(name), workspace.trait, judged_rows)
         provenance = Provenance(
             description=self._definition.description,
-            judge=self._judge_card(judge),
+            judge=judged_by,
             elicit=options.elicit,
             sampling=asdict(options.sampling),
         )
         # Two models in memory would be one too many.
-        usage = judge.usage
         del judge
         pos, neg, eval_pos, eval_neg = (workspace.answers(job.name) for job in self._jobs)
         extract_step(self._session, workspace, pos, neg, options.extract, provenance)
         verify_step(self._session, workspace, eval_pos, eval_neg)
-        card = calibrate_step(self._session, workspace, workspace.neutral)
-        if usage.calls:
-            console.print(f"The judge took {usage}.")
-        return card
+        return calibrate_step(self._session, workspace, neutral)
 
     def plan(self) -> list[tuple[str, str]]:
         """Return what `run` would do and spend: lines of a step and what it takes."""
         session, workspace = self._session, self._workspace
         responder = self._responder()
         lines = []
-        with Worklog(workspace.log("answers")) as log, Worklog(workspace.neutral_log) as neutral_log:
-            kept: dict[str, list[Answer | None]] = {}
-            for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
-                missing = set(responder.missing(job, worklog))
-                tokens = sum(len(responder.prompt(job.conversations[i]).ids) for i in missing)
-                most = len(missing) * self._options.sampling.max_tokens
-                spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
-                lines.append((f"answers: {job.name}", f"{len(missing)} of {len(job.conversations)} to make; {spent}"))
-                kept[job.name] = responder.kept(job, worklog)
+        # Another build may be writing the neutral answers.
+        log, neutral_log = KeptValues(workspace.log("answers")), KeptValues(workspace.neutral_log)
+        kept: dict[str, list[Answer | None]] = {}
+        for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
+            missing = set(responder.missing(job, worklog))
+            tokens = sum(len(responder.prompt(job.conversations[i]).ids) for i in missing)
+            most = len(missing) * self._options.sampling.max_tokens
+            spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
+            lines.append((f"answers: {job.name}", f"{len(missing)} of {len(job.conversations)} to make; {spent}"))
+            kept[job.name] = responder.kept(job, worklog)
         placeholder = Answer("x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
         judge = self._judge()
-        with Worklog(workspace.log("scores")) as scores:
-            questions = []
-            for job in self._jobs:
-                rows = responder.rows(job, [answer or placeholder for answer in kept[job.name]])
-                made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
-                to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
-                questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
+        scores = KeptValues(workspace.log("scores"))
+        questions = []
+        for job in self._jobs:
+            rows = responder.rows(job, [answer or placeholder for answer in kept[job.name]])
+            made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
+            to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
+            questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
         cost = f"about {judge.estimate(questions)}" if questions else "nothing to do"
         lines.append((f"judge: {judge.card.name}", f"{len(questions)} scores to give; {cost}"))
         lines.append(("hidden states", f"read by {session.options.engine}: extract, verify, calibrate"))
@@ -139,21 +136,21 @@ class Build:
             session.console,
         )
 
-    def _answers(self) -> dict[str, list[JudgedAnswer]]:
-        """Return the rows of the four answers files, not judged yet; write `neutral.csv`."""
+    def _answers(self) -> tuple[dict[str, list[JudgedAnswer]], list[NeutralAnswer]]:
+        """Return the rows of the four answers files, not judged yet, and those of `neutral.csv`, which is written."""
         workspace, responder = self._workspace, self._responder()
         with ExitStack() as shared, Worklog(workspace.log("answers")) as log:
             jobs = [(job, log) for job in self._jobs]
             shared.enter_context(workspace.neutral_alone(self._session.console))
             neutral_log = shared.enter_context(Worklog(workspace.neutral_log))
-            if responder.missing(self._neutral, neutral_log):
-                made = responder.run([*jobs, (self._neutral, neutral_log)])
-            else:
-                made = responder.run([(self._neutral, neutral_log)])
+            together = bool(responder.missing(self._neutral, neutral_log))
+            made = responder.run([*(jobs if together else []), (self._neutral, neutral_log)])
+            neutral = neutral_rows(responder, self._neutral, made["neutral"])
+            write_neutral(workspace.neutral, neutral)
+            if not together:
                 shared.close()  # builds of other traits need not wait for this one
                 made |= responder.run(jobs)
-        write_neutral(workspace.neutral, neutral_rows(responder, self._neutral, made["neutral"]))
-        return {job.name: responder.rows(job, made[job.name]) for job in self._jobs}
+        return {job.name: responder.rows(job, made[job.name]) for job in self._jobs}, neutral
 
     def _judge(self) -> Judge:
         options = self._options.judge
@@ -161,21 +158,16 @@ class Build:
             options, self._definition.eval_prompt, self._elicitation, self._session.model, self._session.console
         )
 
-    def _judged(self, judge: Judge, rows: dict[str, list[JudgedAnswer]]) -> dict[str, list[JudgedAnswer]]:
-        with Worklog(self._workspace.log("scores")) as scores:
+    def _judged(
+        self, judge: Judge, rows: dict[str, list[JudgedAnswer]]
+    ) -> tuple[dict[str, list[JudgedAnswer]], JudgeCard]:
+        """Return the rows with their scores, and who gave them."""
+        console = self._session.console
+        with Worklog(self._workspace.log("scores")) as scores, telling_usage(judge, console):
             every = [row for part in rows.values() for row in part]
-            scored = iter(judged(judge, every, scores, self._session.console, f"scores: {judge.card.name}"))
-            return {name: [next(scored) for _ in part] for name, part in rows.items()}
-
-    def _judge_card(self, judge: Judge) -> JudgeCard:
-        """Return who judged; what a judge finds out about itself is kept for runs in which it is not asked again."""
-        key = fingerprint(["judge", asdict(self._options.judge)])
-        with Worklog(self._workspace.log("scores")) as scores:
-            kept = scores.get(key)
-            if judge.usage.calls or kept is None:
-                scores.put(key, judge.card.model_dump())
-                return judge.card
-        return JudgeCard.model_validate(kept)
+            scored = iter(judged(judge, every, scores, console, f"scores: {judge.card.name}"))
+            judged_by = judge_card(judge, self._options.judge, scores)
+            return {name: [next(scored) for _ in part] for name, part in rows.items()}, judged_by
 
 
 def neutral_rows(responder: Responder, job: Job, answers: Sequence[Answer]) -> list[NeutralAnswer]:

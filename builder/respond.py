@@ -16,7 +16,7 @@ from builder.engine import Answer, ChatPrompt, Sampling
 from builder.errors import PipelineError
 from builder.progress import progress
 from builder.sources import Opener
-from builder.worklog import Worklog, fingerprint
+from builder.worklog import KeptValues, Worklog, fingerprint
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class Responder:
         self._open_source = open_source
         self._console = console
 
-    def missing(self, job: Job, worklog: Worklog) -> list[int]:
+    def missing(self, job: Job, worklog: KeptValues) -> list[int]:
         """Return the indices of a job's answers that the log does not have."""
         return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
 
-    def kept(self, job: Job, worklog: Worklog) -> list[Answer | None]:
+    def kept(self, job: Job, worklog: KeptValues) -> list[Answer | None]:
         """Return the answers of a job that the log has; None where it has none."""
         found = (worklog.get(key) for key in self._keys(job))
         return [None if answer is None else Answer(**answer) for answer in found]

@@ -7,7 +7,7 @@ are the same.
 import datetime
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from builder.extract import (
     few_pairs_warning,
 )
 from builder.held_out import read_held_out
-from builder.neutral import NeutralAnswer, read_neutral
+from builder.neutral import NeutralAnswer
 from builder.progress import bar
 from builder.report import Histogram, ReportEvidence, load_evidence, save_evidence
 from builder.session import Session
@@ -150,17 +150,20 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
     return card
 
 
-def calibrate_step(session: Session, workspace: Workspace, neutral: Path) -> Card:
-    """Calibrate a vector on neutral answers; return its card with the calibration in it."""
+def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[NeutralAnswer]) -> Card:
+    """Calibrate a vector on neutral answers; return its card with the calibration in it.
+
+    They are not read from `neutral.csv`, which is the directory's: a build of another trait may have written it anew.
+    """
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
-    inputs = [_VERSION, session.reading, card.sha256, file_fingerprint(neutral)]
+    inputs = [_VERSION, session.reading, card.sha256, [asdict(answer) for answer in answers]]
     shown = _report_evidence(workspace, card)
     if card.calibration is not None and manifest.done("calibrate", inputs) and shown.neutral_z_histogram:
         session.console.print("The vector is calibrated from an earlier run.")
         return card
     check_model(session, card)
-    rows, spans = _neutral_spans(session.tokenizer, read_neutral(neutral))
+    rows, spans = _neutral_spans(session.tokenizer, answers)
     reader = session.reader()
     projections: list[Any] = [None] * len(spans)
     with bar(session.console, "hidden states: neutral answers", len(spans)) as advance:

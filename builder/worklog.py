@@ -8,26 +8,42 @@ written in one piece as soon as its value exists, so a killed process loses noth
 import hashlib
 import json
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+# What a directory has of a model itself. What people, downloads and builds put beside it does not make it another one.
+_MODEL_FILES = (
+    *("config.json", "generation_config.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*"),
+    *("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pth", "*.gguf"),
+)
 
-class Worklog:
-    """One log; use it as a context manager, or close it. One process at a time may have it open for writing."""
+
+class KeptValues:
+    """The values of a log as it is now; the file is left alone."""
 
     def __init__(self, path: Path):
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._values, whole = _read(path)
-        # A line that an interruption cut off would spoil the next one.
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        os.ftruncate(self._file, whole)
-        os.lseek(self._file, 0, os.SEEK_END)
+        self._values, self._whole = _read(path)
 
     def get(self, key: str) -> Any | None:
         """Return the value of `key`; None where it has none."""
         return self._values.get(key)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Worklog(KeptValues):
+    """One log; use it as a context manager, or close it. One process at a time may have it open."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        # A line that an interruption cut off would spoil the next one.
+        os.ftruncate(self._file, self._whole)
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON value. When this returns the system has it, and a kill of the process cannot lose it."""
@@ -35,9 +51,6 @@ class Worklog:
         while line:
             line = line[os.write(self._file, line) :]
         self._values[key] = value
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     def close(self) -> None:
         """Close the file."""
@@ -83,11 +96,15 @@ def file_fingerprint(path: Path) -> str:
 
 
 def model_fingerprint(model: Path | str) -> dict[str, Any]:
-    """Return what tells a model from another: its configuration and samples of its files, or its hub name."""
+    """Return what tells a model from another: samples of the files that make it, or its hub name."""
     directory = Path(model)
     if not directory.is_dir():
         return {"name": str(model)}
-    files = {f.name: _sample(f) for f in sorted(directory.iterdir()) if f.is_file()}
+    files = {
+        f.name: _sample(f)
+        for f in sorted(directory.iterdir())
+        if f.is_file() and any(fnmatch(f.name, pattern) for pattern in _MODEL_FILES)
+    }
     return {"files": fingerprint(files)}
 
 

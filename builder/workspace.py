@@ -18,12 +18,15 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from builder import artifacts
+from builder.answers import TEXT_COLUMNS
 from builder.definitions import definition_files
 from builder.errors import PipelineError
 from builder.files import sweep, write_atomically
 from builder.worklog import file_fingerprint, fingerprint
 
 DATA = Path(__file__).parent / "data"
+# The neutral answers' files have this name; the answers files these columns.
+_RESERVED = ("neutral", *TEXT_COLUMNS, "coherence")
 
 
 def model_name(model: Path | str) -> str:
@@ -32,8 +35,15 @@ def model_name(model: Path | str) -> str:
 
 
 def model_directory(out: Path, model: Path | str) -> Path:
-    """Return where the artifacts of a model are below `out`: the last part of its name is the directory's."""
-    return out / model_name(model).rpartition("/")[2]
+    """Return where the artifacts of a model are below `out`: the last part of its name is the directory's.
+
+    Raises:
+        PipelineError: that is where the model itself is.
+    """
+    directory = out / model_name(model).rpartition("/")[2]
+    if Path(model).is_dir() and directory.resolve() == Path(model).resolve():
+        raise PipelineError(f"--out {out} would put the vectors into the model's own directory; choose another.")
+    return directory
 
 
 class Workspace:
@@ -47,6 +57,8 @@ class Workspace:
     def __init__(self, directory: Path, trait: str):
         self.directory = directory
         self.trait = artifacts.check_trait_name(trait)
+        if trait in _RESERVED:
+            raise PipelineError(f"a trait cannot be called {trait!r}, as a file or a column of a build is.")
         self._own = directory / ".traitwatch"
 
     def answers(self, name: str) -> Path:

@@ -99,7 +99,8 @@ def build(
 
     workspace = Workspace(model_directory(out, model), trait)
     places = [definition] if definition else ([out] if description else [out, DATA])
-    if not _defined(console, trait, description, claude_model, out, places, dry_run):
+    # Claude's goes into OUT, and is none of a directory that was named.
+    if definition is None and not _defined(console, trait, description, claude_model, out, places, dry_run):
         return
     extract, evaluate = load_definitions(trait, places)
     options = BuildOptions(
@@ -139,7 +140,14 @@ def _defined(
     from builder.errors import PipelineError
     from builder.workspace import find_definition, known_definitions
 
-    if find_definition(trait, places) is not None:
+    found = find_definition(trait, places)
+    if found is not None:
+        if description:
+            console.print(
+                f"{found[0]} defines {trait} already, and --description changes nothing in it; `traitwatch define "
+                f"{trait} --description ... --definitions {out} --force` writes it anew.",
+                soft_wrap=True,
+            )
         return True
     if not os.environ.get("ANTHROPIC_API_KEY"):
         shipped = ", ".join(known_definitions([DATA]))

@@ -68,6 +68,7 @@ def calibrate(*, console: Console, trait: str, model: str, vectors: Path, neutra
         job = neutral_job(prompts, NEUTRAL_SAMPLES)
         with workspace.neutral_alone(console), Worklog(workspace.neutral_log) as log:
             answers = responder.run([(job, log)])
-            write_neutral(workspace.neutral, neutral_rows(responder, job, answers[job.name]))
-        card = calibrate_step(opened, workspace, workspace.neutral)
+            neutral = neutral_rows(responder, job, answers[job.name])
+            write_neutral(workspace.neutral, neutral)
+        card = calibrate_step(opened, workspace, neutral)
     console.print(calibration_table(card))

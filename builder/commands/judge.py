@@ -58,10 +58,10 @@ def judge(
     options = make_judge_options(values)
     extract, _ = load_definitions(trait, definition_places(definition))
 
-    from builder.answers import read_answers, write_answers
+    from builder.answers import read_answers, write_scores
     from builder.conversation import Elicitation
     from builder.errors import PipelineError
-    from builder.judging import judged, make_judge, pending, questions_of
+    from builder.judging import judge_card, judged, make_judge, pending, questions_of, telling_usage
     from builder.worklog import Worklog
     from builder.workspace import Workspace
 
@@ -75,19 +75,19 @@ def judge(
         check_model_path(model or ""),
         console,
     )
-    for directory in dict.fromkeys(path.parent for path in files):
-        workspace = Workspace(directory, trait)
-        mine = [path for path in files if path.parent == directory]
-        with workspace.alone(), Worklog(workspace.log("scores")) as log:
-            todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
-            if dry_run:
-                cost = f"about {judge.estimate(list(todo.values()))}" if todo else "nothing to do"
-                console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
-                continue
-            for path in mine:
-                scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
-                write_answers(path, trait, scored)
-                told = sum(row.trait is not None for row in scored)
-                console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
-    if judge.usage.calls:
-        console.print(f"The judge took {judge.usage}.")
+    with telling_usage(judge, console):
+        for directory in dict.fromkeys(path.parent for path in files):
+            workspace = Workspace(directory, trait)
+            mine = [path for path in files if path.parent == directory]
+            with workspace.alone(), Worklog(workspace.log("scores")) as log:
+                todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
+                if dry_run:
+                    cost = f"about {judge.estimate(list(todo.values()))}" if todo else "nothing to do"
+                    console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
+                    continue
+                for path in mine:
+                    scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
+                    write_scores(path, trait, scored)
+                    told = sum(row.trait is not None for row in scored)
+                    console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
+                judge_card(judge, options, log)

@@ -55,6 +55,14 @@ def test_a_trait_that_nobody_defined(tmp_path: Path) -> None:
     assert_told(result, "no definition of 'kindnes' yet", "traitwatch define kindnes", "paternalism")
 
 
+def test_a_trait_that_the_named_directory_does_not_define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claude's would go elsewhere, and be paid for at each try."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    given = ("--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_told(build("kindness", "--description", "mine", *given), "kindness", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("content", "says"), [("{", "is not a valid TraitDefinition"), ("{}", "instruction: Field required")]
 )

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import traitwatch
 from builder.artifacts import load_card, load_vectors
-from builder.neutral import NeutralAnswer, write_neutral
+from builder.neutral import NeutralAnswer
 from tests.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import first_token, is_probe, said, spelled
@@ -172,14 +172,12 @@ def test_a_vector_is_verified_on_answers_made_elsewhere(extracted: Path, tiny_mo
     assert " ".join(card.verification.verdict.split()) in " ".join(told.split())
 
 
-def neutral(directory: Path) -> Path:
+def neutral() -> list[NeutralAnswer]:
     prompts = [f"<|user|>tell me about {i}<|end|><|assistant|>" for i in range(40)]
-    rows = [
+    return [
         NeutralAnswer(f"tell me about {i}", prompt, f"well, {i} is {'nice ' * (i % 7)}", f"neutral_{i}", i % 2 == 0)
         for i, prompt in enumerate(prompts)
     ]
-    write_neutral(directory / "neutral.csv", rows)
-    return directory / "neutral.csv"
 
 
 def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: Path, tmp_path: Path) -> None:
@@ -187,7 +185,6 @@ def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: 
     from rich.console import Console
 
     from builder.extract import answer_span
-    from builder.neutral import read_neutral
     from builder.reader import Reader
     from builder.session import ReaderOptions, session
     from builder.states import Span
@@ -199,14 +196,14 @@ def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: 
     workspace = Workspace(tmp_path, "evil")
     workspace.prepare()
     with session(tiny_model, ReaderOptions(), Console(quiet=True)) as opened:
-        card = calibrate_step(opened, workspace, neutral(tmp_path))
+        card = calibrate_step(opened, workspace, neutral())
     assert card.calibration is not None
     (served,) = load_vectors([tmp_path])
     assert served.card == card
 
     reader = Reader.load(tiny_model)
     spans = []
-    for row in read_neutral(tmp_path / "neutral.csv"):
+    for row in neutral():
         span = answer_span(reader.tokenizer, row.prompt, row.answer)
         spans.append(span if row.finished else Span(span.ids[:-1], span.start))
     unit = (vector / vector.norm(dim=1, keepdim=True)).numpy()

@@ -1,16 +1,19 @@
 """A judge is asked once about each answer, and what it said stands in the answer's row."""
 
+import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from builder.answers import JudgedAnswer
+from builder.answers import JudgedAnswer, read_answers, read_table, write_scores
 from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.judge import Question, Score
-from builder.judging import JudgeOptions, judged, pending, questions_of
+from builder.judging import JudgeOptions, judge_card, judged, pending, questions_of, telling_usage
 from builder.usage import Usage
 from builder.worklog import Worklog
 from tests.unit.trait import QUIET
@@ -58,6 +61,40 @@ def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> N
         ("?", None, None),
         ("three", 5.0, 55.0),
     ]
+
+
+def test_what_a_judge_found_out_about_itself_is_kept_for_a_run_that_asks_it_nothing(tmp_path: Path) -> None:
+    asked, idle = Lengths(), Lengths()
+    asked.card = JudgeCard(name="lengths", method="integer", note="coarse")
+    with Worklog(tmp_path / "s.jsonl") as log:
+        assert judge_card(asked, JudgeOptions("openai", "m"), log) == asked.card
+        assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == asked.card
+        assert judge_card(idle, JudgeOptions("openai", "another"), log) == idle.card
+
+
+def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:
+    judge, told = Lengths(), io.StringIO()
+    judge.stop = 3
+    with (
+        Worklog(tmp_path / "s.jsonl") as log,
+        pytest.raises(PipelineError),
+        telling_usage(judge, Console(file=told, width=200)),
+    ):
+        judged(judge, rows("one", "two"), log, QUIET, "")
+    assert f"The judge took {judge.usage}." in told.getvalue()
+
+
+def test_scores_go_into_the_file_and_its_other_columns_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('question,label,prompt,answer,question_id,evil\nq,"x, y",p,"a\n",evil_0_pos_0,7\n')
+    (row,) = read_answers(path, "paternalism")
+    write_scores(path, "paternalism", [replace(row, trait=90.0, coherence=10.0)])
+    assert path.read_text().splitlines()[0] == (
+        '"question","prompt","answer","question_id","paternalism","coherence","label","evil"'
+    )
+    assert read_answers(path, "paternalism") == [replace(row, trait=90.0, coherence=10.0)]
+    assert read_answers(path, "evil")[0].trait == 7
+    assert read_table(path, ["label"])["label"].tolist() == ["x, y"]
 
 
 def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None:

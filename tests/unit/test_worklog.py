@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from builder.worklog import Worklog, fingerprint, model_fingerprint
+from builder.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
 
 
 def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
@@ -46,6 +46,18 @@ def test_a_kill_right_after_put_loses_nothing(tmp_path: Path) -> None:
         assert log.get("one") == "x" * 100000
 
 
+def test_a_log_that_another_process_writes_can_be_read_and_is_left_alone(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "a.jsonl") as log:
+        log.put("one", 1)
+        with (tmp_path / "a.jsonl").open("ab") as file:
+            file.write(b'{"key": "half')
+        kept = KeptValues(tmp_path / "a.jsonl")
+        assert (kept.get("one"), len(kept)) == (1, 1)
+        assert (tmp_path / "a.jsonl").read_bytes().endswith(b"half")
+    assert KeptValues(tmp_path / "none.jsonl").get("one") is None
+    assert not (tmp_path / "none.jsonl").exists()
+
+
 def test_a_fingerprint_depends_on_the_data_and_not_on_the_order_of_keys() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
@@ -58,5 +70,11 @@ def test_a_model_is_told_from_another_by_what_is_in_its_files(tmp_path: Path) ->
     os.utime(weights, (1, 1))
     assert model_fingerprint(tmp_path) == before, "the time of a file says nothing"
     weights.write_bytes(b"a" * 2_999_999 + b"b")
-    assert model_fingerprint(tmp_path) != before, "retrained weights have the same size"
+    retrained = model_fingerprint(tmp_path)
+    assert retrained != before, "retrained weights have the same size"
+    for name in ("README.md", "paternalism.json", "paternalism_pos.csv", "paternalism_response_avg_diff.pt"):
+        (tmp_path / name).write_text("beside it")
+    assert model_fingerprint(tmp_path) == retrained, "what stands beside a model is no part of it"
+    (tmp_path / "config.json").write_text("{}")
+    assert model_fingerprint(tmp_path) != retrained
     assert model_fingerprint("meta-llama/Llama-3.1-8B-Instruct") == {"name": "meta-llama/Llama-3.1-8B-Instruct"}

@@ -66,6 +66,12 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         Workspace(tmp_path / "file" / "out", "courage").prepare()
 
 
+@pytest.mark.parametrize("name", ["neutral", "coherence", "question", "question_id"])
+def test_a_name_that_the_files_of_a_build_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=f"a trait cannot be called {name!r}"):
+        Workspace(tmp_path, name)
+
+
 def test_the_first_directory_that_defines_a_trait_counts(tmp_path: Path) -> None:
     shipped = find_definition("paternalism", [tmp_path, DATA])
     assert shipped is not None
@@ -95,5 +101,7 @@ def test_a_model_is_called_by_its_directory_or_its_hub_name(tmp_path: Path) -> N
     (tmp_path / "tiny").mkdir()
     assert model_name(f"{tmp_path}/tiny/") == "tiny"
     assert model_name("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
-    assert model_directory(tmp_path, tmp_path / "tiny") == tmp_path / "tiny"
+    assert model_directory(tmp_path / "out", tmp_path / "tiny") == tmp_path / "out" / "tiny"
+    with pytest.raises(PipelineError, match="into the model's own directory; choose another"):
+        model_directory(tmp_path, tmp_path / "tiny")
     assert model_directory(tmp_path, "meta-llama/Llama-3.1-8B-Instruct") == tmp_path / "Llama-3.1-8B-Instruct"
