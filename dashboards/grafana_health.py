@@ -121,10 +121,10 @@ def transport(make: Panels) -> list[Builder[Panel]]:
     )
     lost = Frame(
         "Rows and events lost",
-        "`reader_behind`: the API process was too busy to read them. `ledger_full`: there was no room. *Unclaimed*: "
-        "they came after their response was over, as when a client leaves. *Unreadable*: messages that were none of "
-        "ours. *Events*: spikes for the log, or scores for OpenTelemetry, that could not be written or sent. All but a "
-        "few unclaimed rows mean that something is wrong.",
+        "`reader_behind`: the API process was too busy to read them. `ledger_full`: there was no room. `misplaced`: "
+        "they cannot be their request's. *Unclaimed*: they came after their response was over, as when a client "
+        "leaves. *Unreadable*: messages that were none of ours. *Events*: spikes for the log, or scores for "
+        "OpenTelemetry, that could not be written or sent. All but a few unclaimed rows mean that something is wrong.",
         runbook=_COVERAGE_ALERT,
     )
     quantiles = [

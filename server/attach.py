@@ -31,7 +31,10 @@ class Attacher:
         if not isinstance(answer, dict):
             # vLLM answers `null` to a client that has left.
             return body
-        await asyncio.gather(*map(self._fill, self._shape.body(answer)))
+        carriers = self._shape.body(answer)
+        if not carriers:
+            return body
+        await asyncio.gather(*map(self._fill, carriers))
         return _ENCODER.encode(answer)
 
     async def event(self, event: bytes) -> bytes:

@@ -88,7 +88,7 @@ class ChoiceRows:
         offset = prompt_len + self._first
         places = [position - offset for position in positions]
         if min(places) < 0:
-            raise ValueError(f"rows at positions {list(positions)}, before the first of interest, {offset}")
+            raise ValueError(f"rows from position {min(positions)} on, before the first of interest, {offset}")
         if max(places) >= self._values.shape[0] and not self._grow(max(places) + 1):
             return False
         inputs = self._inputs.get(layers)

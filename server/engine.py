@@ -68,11 +68,15 @@ def watch_end(
         if not ended:
             launch.engine_died = engine.errored
             # vLLM calls from another thread while requests may be under way, and in the loop where it has served none.
-            if not engine.errored and threading.current_thread() is not threading.main_thread():
-                asyncio.run_coroutine_threadsafe(drain(), loop).result()
-                timeout = ENGINE_TIMEOUT
-            at_end()
-        ended = True
+            ended = True
+            try:
+                if not engine.errored and threading.current_thread() is not threading.main_thread():
+                    timeout = ENGINE_TIMEOUT
+                    asyncio.run_coroutine_threadsafe(drain(), loop).result()
+                at_end()
+            except Exception:
+                # A server that is told to end must end.
+                logger.exception("The server could not end in order.")
         plain(timeout=timeout)
 
     engine.shutdown = shutdown
@@ -81,7 +85,9 @@ def watch_end(
 def marked_params(params: SamplingParams, call: Call) -> SamplingParams:
     """Return a copy of sampling parameters that carries the key of a call."""
     marked = copy.copy(params)
-    marked.extra_args = {**(params.extra_args or {}), REQUEST_KEY: call.key}
+    # A client may put anything there (`vllm_xargs`), our own names too.
+    own = {name: value for name, value in (params.extra_args or {}).items() if name not in (REQUEST_KEY, PROMPT_KEY)}
+    marked.extra_args = {**own, REQUEST_KEY: call.key}
     if call.with_prompt:
         marked.extra_args[PROMPT_KEY] = True
         # What the prefix cache holds is not computed again, and would have no rows.

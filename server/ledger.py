@@ -6,6 +6,7 @@ nothing stays behind. All of it runs in the event loop of the API process.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ ROWS_TIMEOUT = 1.0
 OVERTAKEN_TIMEOUT = 0.02
 # Seconds that an answer waits for its last rows once frames have stopped to come.
 SILENT_TIMEOUT = 0.05
+
+
+logger = logging.getLogger(__name__)
 
 
 class Call:
@@ -241,10 +245,10 @@ class Ledger:
         return True
 
     def deliver(self, frame: Frame) -> None:
-        """Take a frame from a worker.
+        """Take a frame from a worker. Rows that cannot be are counted and dropped, and cost no other request its own.
 
         Raises:
-            ValueError: the data is not as long as the spans say, names layers that are not tapped, or the like.
+            ValueError: the data is not as long as the spans say.
         """
         self.frames += 1
         self.silent = False
@@ -264,13 +268,20 @@ class Ledger:
                 self._metrics.rows_unclaimed.inc(span.count)
             else:
                 call.engine = frame.engine
-                copies = call.columns.copies(frame.layers, frame.widths)
-                choice = call.choice_of(span.req_id)
-                kept = choice.write(
-                    layers, copies, span.prompt_len, positions[first:end], token_ids[first:end], rows[first:end]
-                )
-                if not kept:
-                    self._metrics.rows_dropped["ledger_full"].inc(span.count)
+                try:
+                    kept = call.choice_of(span.req_id).write(
+                        layers,
+                        call.columns.copies(frame.layers, frame.widths),
+                        span.prompt_len,
+                        positions[first:end],
+                        token_ids[first:end],
+                        rows[first:end],
+                    )
+                    if not kept:
+                        self._metrics.rows_dropped["ledger_full"].inc(span.count)
+                except ValueError as error:
+                    self._metrics.rows_dropped["misplaced"].inc(span.count)
+                    logger.warning("Rows that cannot be a request's were dropped: %s", error)
                 call.arrived()
             first = end
 

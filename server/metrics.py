@@ -5,6 +5,7 @@ A monitoring failure never fails a generation, so it has to show here. Labels ar
 The registry is a parameter: tests make their own.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +19,7 @@ from server.config import ServedTrait
 # Why a token state, or a response, was not scored.
 INCOMPLETE = ("rows_missing", "ledger_full", "not_scorable", "internal_error")
 # Why rows were lost on their way to a response.
-DROPPED = ("reader_behind", "ledger_full")
+DROPPED = ("reader_behind", "ledger_full", "misplaced")
 # Upper bounds of z; a bucket without a bound follows.
 TOKEN_Z_BUCKETS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 MEAN_Z_BUCKETS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -190,8 +191,8 @@ class Metrics:
     def _trait_metrics(self, engine: str, trait: str) -> TraitMetrics:
         labels = (engine, trait)
         return TraitMetrics(
-            token_z=self._of_model(self._token_z, *labels),
-            mean_z=self._of_model(self._mean_z, *labels),
+            token_z=_without_sum(self._of_model(self._token_z, *labels)),
+            mean_z=_without_sum(self._of_model(self._mean_z, *labels)),
             z_positive=self._of_model(self._z, *labels, "positive"),
             z_negative=self._of_model(self._z, *labels, "negative"),
             responses=self._of_model(self._responses, *labels),
@@ -224,3 +225,12 @@ class Metrics:
         card = trait.vector.card
         date = card.calibration.date.isoformat() if card is not None and card.calibration is not None else ""
         return trait.name, str(trait.layer), trait.vector.sha256, date
+
+
+def _without_sum(histogram: Histogram) -> Histogram:
+    """Have no number for the sum of signed values: as a counter it could not go down, and 0 would be taken for a mean.
+
+    prometheus_client leaves it out by itself, but not where it puts several processes together.
+    """
+    histogram._sum.set(math.nan)
+    return histogram

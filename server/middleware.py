@@ -20,7 +20,7 @@ from server.recorder import Recorder
 from server.refusals import refusal, request_path
 from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection, select
-from server.shapes import SHAPES
+from server.shapes import shape_of
 from server.sse import EventSplitter
 
 _FIELD = "traits"
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class TraitsMiddleware:
-    """Scores the answers of the paths in `SHAPES`.
+    """Scores the answers of the paths that have a shape.
 
     Args of the constructor:
         app: the application.
@@ -45,7 +45,8 @@ class TraitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["method"] != "POST" or request_path(scope) not in SHAPES:
+        shape = shape_of(request_path(scope)) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if shape is None:
             await self._app(scope, receive, send)
             return
         monitor = self._monitor()
@@ -61,7 +62,7 @@ class TraitsMiddleware:
                 await self._app(scope, receive, send)
             return
         request = ScoredRequest(selection, monitor.ledger)
-        rewriter = _AnswerRewriter(Attacher(request, SHAPES[request_path(scope)]), send, monitor.recorder)
+        rewriter = _AnswerRewriter(Attacher(request, shape), send, monitor.recorder)
         with closing(request), _while_handled(request):
             await self._app(scope, receive, rewriter)
 

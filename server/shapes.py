@@ -50,8 +50,8 @@ class Shape:
 
 
 def _choices_of_body(answer: Json) -> list[Carrier]:
-    # vLLM answers with null where the server is ended in the midst of a request.
-    return [Carrier(choice, choice["index"], Part.WHOLE) for choice in answer["choices"] or ()]
+    # vLLM answers with null where the server is ended in the midst of a request; an embedding has none.
+    return [Carrier(choice, choice["index"], Part.WHOLE) for choice in answer.get("choices") or ()]
 
 
 def _choices_of_batch(answer: Json) -> list[Carrier]:
@@ -89,6 +89,7 @@ def _messages_event(data: Json) -> list[Carrier]:
 
 
 MESSAGES = "/v1/messages"
+# What the server's schema tells of.
 SHAPES = {
     "/v1/chat/completions": Shape(_choices_of_body, _choices_of_event),
     "/v1/completions": Shape(_choices_of_body, _choices_of_event),
@@ -96,3 +97,10 @@ SHAPES = {
     "/v1/responses": Shape(_one_answer, _responses_event),
     MESSAGES: Shape(_one_answer, _messages_event),
 }
+# SageMaker's one endpoint for all: a chat or a completion, by what the body has.
+_INVOCATIONS = "/invocations"
+
+
+def shape_of(path: str) -> Shape | None:
+    """Return the shape of an endpoint's answers; None where nothing in them is scored."""
+    return SHAPES["/v1/completions"] if path == _INVOCATIONS else SHAPES.get(path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from builder.artifacts import Float32Array
+from tests.integration.answers import post
 from tests.integration.reference import Reference
 from tests.integration.serving import MODEL_NAME, Server
 
@@ -114,3 +115,21 @@ def _common_prefix(one: list[int], other: list[int]) -> int:
     """Return how many tokens have states that both runs computed from the same text."""
     differing = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     return differing[0] if differing else min(len(one), len(other))
+
+
+def test_a_client_that_uses_our_names_harms_nobody(eager: Server) -> None:
+    """vLLM hands `vllm_xargs` on to the worker, where our own parameters go too."""
+    body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
+    forged = {"traitwatch_prompt": 1, "traitwatch": "forged"}
+    before = eager.metric("traitwatch_rows_dropped_total")
+    (choice,) = post(eager, "/v1/completions", body, vllm_xargs=forged).json()["choices"]
+    assert choice["traits_complete"] is True
+    assert all("prompt_tokens" not in scores for scores in choice["traits"].values())
+    assert eager.metric("traitwatch_rows_dropped_total") == before
+
+
+def test_sagemakers_endpoint_is_scored_as_the_one_that_it_stands_for(eager: Server) -> None:
+    body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
+    scores = [post(eager, path, body).json()["choices"][0]["traits"] for path in ("/invocations", "/v1/completions")]
+    assert scores[0].keys() == scores[1].keys()
+    assert [len(of_trait["tokens"]) for of_trait in scores[0].values()] == [4] * len(scores[0])

@@ -14,7 +14,7 @@ from server.metrics import Metrics
 from server.monitor import Monitor
 from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection
-from server.transport import REQUEST_KEY
+from server.transport import PROMPT_KEY, REQUEST_KEY
 from tests.unit.engine import PROMPT, TOKENS, Engine
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait
@@ -171,7 +171,8 @@ async def test_whatever_way_the_engine_tells_tokens_they_are_all_seen(
 
 
 async def test_the_clients_own_parameters_are_kept(engine: Any, request_: ScoredRequest) -> None:
-    params = SamplingParams(extra_args={"mine": 1, REQUEST_KEY: "forged"}, temperature=0.25)
+    forged = {"mine": 1, REQUEST_KEY: "forged", PROMPT_KEY: 1}
+    params = SamplingParams(extra_args=dict(forged), temperature=0.25)
     token = SCORED_REQUEST.set(request_)
     await run(engine, params)
     SCORED_REQUEST.reset(token)
@@ -179,7 +180,8 @@ async def test_the_clients_own_parameters_are_kept(engine: Any, request_: Scored
     assert seen.temperature == 0.25
     assert seen.extra_args["mine"] == 1
     assert seen.extra_args[REQUEST_KEY].startswith("api:")
-    assert params.extra_args == {"mine": 1, REQUEST_KEY: "forged"}, "the caller's object is not touched"
+    assert PROMPT_KEY not in seen.extra_args, "the rows of a prompt that nobody waits for would be sent"
+    assert params.extra_args == forged, "the caller's object is not touched"
     assert seen.skip_reading_prefix_cache is not True
 
 

@@ -1,6 +1,8 @@
 """Rows reach the response they belong to, nothing stays behind, and what waits is bounded."""
 
 import asyncio
+import dataclasses
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -111,22 +113,31 @@ def test_rows_are_bounded_in_bytes(
     assert third.choice(0).complete(), "the bytes of a closed call are free again"
 
 
+def test_a_frame_that_makes_no_sense_is_refused(ledger: Ledger) -> None:
+    span = Span(opened(ledger).key, "chatcmpl-x-1", 2, 2)
+    with pytest.raises(ValueError, match="reshape"):
+        ledger.deliver(Frame([2], [1], [span], 0, 0, 0.0, b"\0" * 12))
+
+
 @pytest.mark.parametrize(
-    "bad",
-    [
-        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 2, 2)], 0, 0, 0.0, b"\0" * 12),
-        Frame([7], [1], [Span("KEY", "chatcmpl-x-1", 2, 1)], 0, 0, 0.0, b"\0" * 12),
-        Frame([2], [1], [Span("KEY", "chatcmpl-x-1", 9, 1)], 0, 0, 0.0, b"\0" * 12),
-    ],
-    ids=["too little data", "a layer that is not tapped", "before the prompt-last state"],
+    "bad", [{"req_id": "7_x"}, {"prompt_len": 9}], ids=["a choice that is none", "before the prompt-last state"]
 )
-def test_a_frame_that_makes_no_sense_is_refused(ledger: Ledger, bad: Frame) -> None:
-    (span,) = bad.spans
-    key = opened(ledger).key
-    with pytest.raises(ValueError, match=r"."):
-        ledger.deliver(
-            Frame(bad.layers, bad.widths, [Span(key, span.req_id, span.prompt_len, span.count)], 0, 0, 0.0, bad.data)
-        )
+def test_rows_that_cannot_be_cost_no_other_request_its_own(
+    ledger: Ledger, registry: CollectorRegistry, bad: dict[str, Any]
+) -> None:
+    spoilt, other = opened(ledger, num_choices=2), opened(ledger)
+    run = Run(spoilt.key, "0_x", 2, [2], [7], [0])
+    ledger.deliver(frame(dataclasses.replace(run, **bad), answer_run(other.key, PROMPT, TOKENS)))
+    assert other.complete()
+    assert not spoilt.complete()
+    assert sample(registry, "rows_dropped_total", reason="misplaced") == 1
+
+
+def test_rows_of_a_layer_that_is_not_tapped_are_dropped(ledger: Ledger, registry: CollectorRegistry) -> None:
+    call = opened(ledger)
+    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), layers=[7]))
+    assert not call.complete()
+    assert sample(registry, "rows_dropped_total", reason="misplaced") == 3
 
 
 def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:

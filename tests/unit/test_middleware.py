@@ -72,7 +72,11 @@ async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
     assert app.body == ASKED, "a request that says nothing of traits reaches vLLM byte for byte"
 
 
-@pytest.mark.parametrize("answer", [b'{"choices":null}', b"null"], ids=["a server that ends", "a client that left"])
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"choices":null}', b"null", b'{"data": [{"embedding": [1.0e-3]}]}'],
+    ids=["a server that ends", "a client that left", "an embedding"],
+)
 async def test_an_answer_without_choices_passes(monitor: Monitor, registry: CollectorRegistry, answer: bytes) -> None:
     result = await call(App(monitor, answer), monitor, ASKED)
     assert result.body == answer
@@ -85,7 +89,7 @@ async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
     assert json.loads(app.body) == {"messages": []}
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/invocations"])
 async def test_each_choice_of_each_prompt_gets_its_own_scores(monitor: Monitor, path: str) -> None:
     """Choice k of prompt p is number p * n + k, in whatever order they stand."""
     app = App(monitor, choices(0, 3, 2, 1), n=2, calls=2)
