@@ -23,9 +23,10 @@ from server.errors import ConfigError, EngineDiedError
 from server.launch import Launch
 from server.logs import log_with_vllm
 from server.plugin import TraitwatchPlugin
-from server.startup import interruptible
+from server.startup import launching
 
 WORKER_CLASS = "server.worker.TraitWorker"
+_SOCKETS = "traitwatch-"
 # Characters that Linux allows in the path of a socket.
 _LONGEST_SOCKET_PATH = 107
 
@@ -63,20 +64,21 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     # How long vLLM lets a process end; with 0 it would kill its engine at once.
     args.shutdown_timeout = math.ceil(settings.drain_seconds) + MARGIN
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
-    with tempfile.TemporaryDirectory(prefix="traitwatch-") as sockets:
+    with tempfile.TemporaryDirectory(prefix=_SOCKETS, dir=_directory_of_sockets()) as sockets:
         launch = Launch(settings, Path(sockets))
         launch.leave_in(args)
-        _keep_sockets_in(sockets)
-        with interruptible():
+        # vLLM leaves each socket that it makes; this directory goes away with the server.
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+        with launching():
             ServeSubcommand.cmd(args)
     if launch.engine_died:
         raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
 
 
-def _keep_sockets_in(directory: str) -> None:
-    """Have vLLM make its sockets in a directory that goes away with the server: it leaves each that it makes."""
-    if len(directory) <= _LONGEST_SOCKET_PATH - len(f"/{uuid4()}"):
-        os.environ.setdefault("VLLM_RPC_BASE_PATH", directory)
+def _directory_of_sockets() -> str:
+    """Return where the directory of the sockets is to be: that of temporary files, unless their paths are too long."""
+    longest = f"{tempfile.gettempdir()}/{_SOCKETS}12345678/{uuid4()}"
+    return tempfile.gettempdir() if len(longest) <= _LONGEST_SOCKET_PATH else "/tmp"
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:

@@ -1,13 +1,14 @@
 """A server that is told to end finishes its answers, scores and all, and takes no more; what takes too long is cut."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.engine
 
 OPTIONS = ["--dtype", "float32", "--enforce-eager"]
 ENGINE = "VLLM::EngineCore"
-# So many choices of so many tokens that an answer of so small a model takes some ten seconds, and longer elsewhere.
-TOKENS, CHOICES = 1000, 24
+# So many tokens that an answer of so small a model takes seconds; so few choices that the API process keeps up.
+TOKENS, CHOICES = 1000, 4
 ANSWER_TIMEOUT = 150.0
 # What the engine's end may take after the answers'.
 AFTERWARDS = 30.0
@@ -40,14 +41,21 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("d")
 
 
+def left_of_sockets(directory: Path) -> list[Path]:
+    """Return the sockets below a directory of temporary files, and the directories of them."""
+    return [path for path in directory.rglob("*") if path.is_socket() or path.name.startswith("traitwatch-")]
+
+
 @contextlib.contextmanager
 def serving(model: Path, probes: Path, directory: Path, *options: str) -> Iterator[Server]:
     """Serve; at the end, see that nothing of it is left."""
     command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *OPTIONS, *options]
-    with serving_alone(in_directory(directory / "t", command), directory / "server.log") as server:
+    # Two workers bind to a core each; one has both.
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if "--tensor-parallel-size" in options else {}
+    with serving_alone(in_directory(directory / "t", command, **cores), directory / "server.log") as server:
         yield server
         assert ended(server) == 0
-    assert not list((directory / "t").iterdir()), "nothing stays where sockets were"
+    assert not left_of_sockets(directory / "t")
     assert "Scoring probe1" in server.log.read_text()
 
 
@@ -113,13 +121,30 @@ def scored(choices: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return ends
 
 
-@pytest.mark.parametrize("options", [[], ["--api-server-count", "2"]], ids=["", "two API processes"])
+def terminate(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+
+
+def press_ctrl_c(server: Server) -> None:
+    """Interrupt all processes of its group, as a terminal does."""
+    os.killpg(server.process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [
+        (terminate, ["--api-server-count", "2"]),
+        (press_ctrl_c, []),
+        (press_ctrl_c, ["--tensor-parallel-size", "2"]),
+    ],
+    ids=["two API processes", "Ctrl-C", "Ctrl-C with two workers"],
+)
 def test_running_answers_are_finished_and_no_others_taken(
-    options: list[str], model: Path, probes: Path, directory: Path
+    end: Callable[[Server], None], options: list[str], model: Path, probes: Path, directory: Path
 ) -> None:
     with serving(model, probes, directory, "--drain-seconds", str(ANSWER_TIMEOUT), *options) as server:
         with answering(server) as answers:
-            server.process.send_signal(signal.SIGTERM)
+            end(server)
             refused = until_refused(server)
             assert refused.status_code == refused.json()["error"]["code"] == 503
             assert refused.headers["retry-after"]
@@ -171,8 +196,8 @@ def test_a_server_that_is_told_to_end_before_it_is_up_ends(
     finally:
         for left in processes(server):
             left.kill()
-    assert not list((directory / "t").iterdir())
-    assert "Told to end before the server was up" in log.read_text(errors="replace")
+    assert not left_of_sockets(directory / "t")
+    assert "Interrupted while the server came up" in log.read_text(errors="replace")
 
 
 def until_refused(server: Server) -> httpx.Response:
