@@ -114,8 +114,8 @@ class PersonaVector:
         return unit
 
     def calibration(self, layer: int) -> LayerCalibration | None:
-        """Return the baseline at `layer`, or None where the vector is uncalibrated."""
-        if self.card is None or self.card.calibration is None:
+        """Return the baseline at `layer`, or None where the vector is uncalibrated or has no such layer."""
+        if self.card is None or self.card.calibration is None or not 0 <= layer <= self.num_layers:
             return None
         return self.card.calibration.layers[layer]
 

@@ -16,6 +16,7 @@ from builder.artifacts import Float32Array
 from server.config import ServedTrait
 from server.engine import marked_params, take
 from server.errors import CanaryError
+from server.labels import engine_indexes
 from server.ledger import Call
 from server.monitor import Monitor
 
@@ -30,9 +31,8 @@ async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
     Raises:
         CanaryError: rows are missing, not finite, or all the same; the server must not serve.
     """
-    parallel = engine.vllm_config.parallel_config
-    shared = parallel.data_parallel_size > 1 and not parallel.data_parallel_external_lb
-    for rank in range(parallel.data_parallel_size) if shared else [None]:
+    engines = len(engine_indexes(engine.vllm_config.parallel_config))
+    for rank in range(engines) if engines > 1 else [None]:
         call = monitor.ledger.open(monitor.traits)
         try:
             await _generate(engine, call, rank)

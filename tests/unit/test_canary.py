@@ -29,7 +29,9 @@ class Engine:
         self._rows = rows
         self._tokens = tokens
         self.ranks: list[int | None] = []
-        parallel = SimpleNamespace(data_parallel_size=engines, data_parallel_external_lb=False)
+        # On one of several machines, each with its own balancer: the engines of the others are not there to be asked.
+        local = {"data_parallel_size_local": engines, "local_engines_only": True}
+        parallel = SimpleNamespace(data_parallel_index=0, data_parallel_size=2 * engines, **local)
         self.vllm_config = SimpleNamespace(parallel_config=parallel)
 
     async def generate(

@@ -60,9 +60,14 @@ def test_a_server_with_admin_has_columns_and_layers_to_spare(tmp_path: Path) -> 
     assert (config["columns"], config["layers"]) == (64, [1, 2])
 
 
+@pytest.mark.parametrize("with_card", [False, True])
 @pytest.mark.parametrize("layer", [0, 4, 500])
-def test_a_layer_that_the_model_does_not_have(tmp_path: Path, layer: int) -> None:
-    traits = load_served_traits(settings(tmp_path, layer=layer))
+def test_a_layer_that_the_model_does_not_have(tmp_path: Path, layer: int, with_card: bool) -> None:
+    """The default layer is 20: a vector of a smaller model is often served so."""
+    options = settings(tmp_path, ("a",), layer=layer)
+    if with_card:
+        calibrated(tmp_path, ONE_IN_100)
+    traits = load_served_traits(options)
     with pytest.raises(ConfigError, match=f"layer {layer} is out of range .* layers 1 to 3"):
         check_fits(traits, "tiny", num_layers=3, hidden_size=8)
 
