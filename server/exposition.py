@@ -15,6 +15,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
+from server.refusals import request_path
+
 _MEDIA_TYPE = "application/openmetrics-text"
 _VERSION = "1.0.0"
 
@@ -34,7 +36,7 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) != "/metrics":
+        if scope["type"] != "http" or request_path(scope) != "/metrics":
             await self._app(scope, receive, send)
             return
         self._flush()
