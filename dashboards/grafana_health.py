@@ -86,7 +86,8 @@ def coverage(make: Panels) -> list[Builder[Panel]]:
     unscored = Frame(
         "Tokens not scored, by reason",
         "`rows_missing`: rows were lost or late. `ledger_full`: too much was waiting in the API process. "
-        "`not_scorable`: beam search and the like. `internal_error`: a fault of Traitwatch, of which the log tells.",
+        "`no_traits`: none was loaded. `not_scorable`: beam search. `internal_error`: a fault of Traitwatch, of which "
+        "the log tells.",
         runbook=_COVERAGE_ALERT,
     )
     incomplete = Frame(

@@ -162,8 +162,9 @@ def drift(make: Panels) -> list[Builder[Panel]]:
         runbook=_DRIFT_ALERTS,
     )
     sums = promql.largest("traitwatch_drift_cusum", "trait, direction", promql.TRAIT)
+    recent = f'avg by (trait) (traitwatch_z_ewma{{{promql.TRAIT},engine!="unknown"}})'
     return [
-        make.timeseries(ewma, Query(f"avg by (trait) (traitwatch_z_ewma{{{promql.TRAIT}}})"), unit=_DEVIATIONS),
+        make.timeseries(ewma, Query(recent), unit=_DEVIATIONS),
         make.timeseries(difference, Query(promql.farthest_drift()), unit="none"),
         make.timeseries(
             cusum,

@@ -17,7 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from server.config import ServedTrait
 
 # Why a token state, or a response, was not scored.
-INCOMPLETE = ("rows_missing", "ledger_full", "not_scorable", "internal_error")
+INCOMPLETE = ("rows_missing", "ledger_full", "no_traits", "not_scorable", "internal_error")
 # Why rows were lost on their way to a response.
 DROPPED = ("reader_behind", "ledger_full", "misplaced")
 # Upper bounds of z; a bucket without a bound follows.

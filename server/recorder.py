@@ -81,13 +81,19 @@ class Recorder:
     def _record(self, call: Call, *, finished: bool) -> None:
         try:
             for index in range(call.num_choices):
-                self._record_choice(call, index, finished=finished)
-        except Exception:
-            # A monitoring failure must not fail a generation.
-            self.not_attached("internal_error")
-            logger.exception("A response could not be recorded.")
+                try:
+                    self._record_choice(call, index, finished=finished)
+                except Exception:
+                    # A monitoring failure must not fail a generation.
+                    self._not_scored(call, index, "internal_error")
+                    logger.exception("A response could not be recorded.")
         finally:
             self._ledger.release(call)
+
+    def _not_scored(self, call: Call, index: int, reason: str) -> None:
+        engine = self._metrics.engine_of(call.engine)
+        self._metrics.tokens_unscored[engine, reason].inc(max(0, len(call.choice(index).tokens) - 1))
+        self._metrics.responses_incomplete[engine, reason].inc()
 
     def _record_choice(self, call: Call, index: int, *, finished: bool) -> None:
         rows = call.choice(index)
@@ -95,9 +101,8 @@ class Recorder:
         expected = len(rows.tokens) - 1
         if expected < 0 or (expected == 0 and not finished):
             return
-        if not call.accepted:
-            self._metrics.tokens_unscored[engine, "ledger_full"].inc(expected)
-            self._metrics.responses_incomplete[engine, "ledger_full"].inc()
+        if not call.accepted or not call.loaded.all:
+            self._not_scored(call, index, "no_traits" if call.accepted else "ledger_full")
             return
         if not finished:
             # The rows of the last tokens were still on their way: what counts is what had come.
@@ -105,6 +110,7 @@ class Recorder:
             expected = len(rows.tokens) - 1
         scores = call.scores(index)
         missing = int(np.isnan(scores.projections[:, :-1]).any(axis=0).sum())
+        self.tally.add(engine, scores, call.request_id)
         self._metrics.tokens_scored[engine].inc(expected - missing)
         if missing or (finished and not rows.complete()):
             self._metrics.tokens_unscored[engine, "rows_missing"].inc(missing)
@@ -113,7 +119,6 @@ class Recorder:
             self._metrics.responses_scored[engine].inc()
         if missing < expected:
             self._metrics.last_score[engine].set(time.time())
-        self.tally.add(engine, scores, call.request_id)
         for sink in self._sinks:
             sink.record(
                 Recorded(

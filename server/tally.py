@@ -40,18 +40,24 @@ class Tally:
         self._make_arrays()
 
     def show(self, traits: Iterable[ServedTrait]) -> None:
-        """Tell which traits are loaded. One that takes the place of another begins with a new baseline."""
+        """Tell which traits are loaded. The baseline of one that has left, or was replaced, goes with it."""
         self.flush()
         traits = list(traits)
         self._metrics.show(traits)
         for trait in traits:
             self._slot_of.setdefault(trait.name, len(self._slot_of))
-        for drift in self._drift:
+        shown = {trait.name: trait for trait in traits}
+        gone = [name for name, trait in self._shown.items() if shown.get(name) is not trait]
+        slots = np.array([self._slot_of[name] for name in gone], dtype=np.intp)
+        for engine, drift in zip(self._metrics.engines, self._drift, strict=True):
             drift.grow(len(self._slot_of))
-            drift.forget(
-                np.array([self._slot_of[t.name] for t in traits if self._shown.get(t.name) is not t], dtype=np.intp)
-            )
-        self._shown = {trait.name: trait for trait in traits}
+            drift.forget(slots)
+            # What they tell of the traffic is no longer so; an alert would go on.
+            for name in gone:
+                told = self._metrics.of_trait[engine, name]
+                for gauge in (told.ewma, told.drift, told.cusum_up, told.cusum_down):
+                    gauge.set(0)
+        self._shown = shown
         self._make_arrays()
 
     def add(self, engine: str, scores: Scores, request_id: str) -> None:

@@ -1,5 +1,6 @@
 """Hands a parsed command line to vLLM's own `serve`, after making sure that vectors and model go together."""
 
+import logging
 import math
 import os
 import tempfile
@@ -24,6 +25,8 @@ from server.launch import Launch
 from server.logs import log_with_vllm
 from server.plugin import TraitwatchPlugin
 from server.startup import launching
+
+logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "server.worker.TraitWorker"
 _SOCKETS = "traitwatch-"
@@ -54,6 +57,11 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     cli_env_setup()
     configure_logging_from_args(args)
     log_with_vllm()
+    if args.disable_log_stats:
+        logger.warning(
+            "--disable-log-stats: vLLM counts no tokens then, which the alerts TraitwatchSilent and "
+            "TraitwatchServerSilent need: they cannot fire."
+        )
     config = model_config(args)
     num_layers = config.get_total_num_hidden_layers()
     check_fits(traits, args.model, num_layers, config.get_hidden_size())

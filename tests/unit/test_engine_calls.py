@@ -148,8 +148,21 @@ async def test_a_fault_in_recording_reaches_nobody(
     engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.tally.Tally.add", lambda *_: 1 / 0)
-    assert await run(engine, SamplingParams())
-    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 1
+    assert await run(engine, SamplingParams(n=2))
+    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 2
+    assert sample(registry, "tokens_unscored_total", reason="internal_error") == 4
+    assert sample(registry, "tokens_scored_total") == 0
+
+
+async def test_without_a_trait_nothing_counts_as_scored(
+    engine: Any, monitor: Monitor, registry: CollectorRegistry
+) -> None:
+    """All could be unloaded, and the coverage would say that all is well."""
+    monitor.traits = trait_set([])
+    await run(engine, SamplingParams())
+    assert sample(registry, "tokens_unscored_total", reason="no_traits") == 2
+    assert sample(registry, "tokens_scored_total") == 0
+    assert sample(registry, "responses_scored_total") == 0
     assert len(engine.ledger) == 0
 
 

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from server.config import ServedTrait
+from server.drift import WARM_UP
 from server.metrics import MEAN_Z_BUCKETS, TOKEN_Z_BUCKETS, Metrics
 from server.scores import Scores
 from server.tally import Tally
@@ -160,6 +161,24 @@ def test_traits_come_and_go_and_counts_stay() -> None:
     assert sample(registry, "vector_info", **described) == 1
     assert sample(registry, "threshold_z", trait="a") == 2.0
     assert sample(registry, "threshold_rate", trait="a") == 0.01
+
+
+def test_what_was_told_of_recent_traffic_leaves_with_its_trait() -> None:
+    """An alert on it would go on until the server ends."""
+    registry = CollectorRegistry()
+    tally = Tally(Metrics(registry))
+    tally.show([A])
+    for mean in [0.0, 1.0] * WARM_UP + [9.0] * 20:
+        tally.add("0", scores([[mean] * 5], (A,)), "x")
+    tally.flush()
+    assert sample(registry, "drift_cusum", trait="a", direction="up") > 15
+    tally.show([B])
+    for name, labels in (("drift_cusum", {"direction": "up"}), ("drift", {}), ("z_ewma", {})):
+        assert sample(registry, name, trait="a", **labels) == 0
+    tally.show([A])
+    tally.add("0", scores([[9.0] * 5], (A,)), "x")
+    tally.flush()
+    assert sample(registry, "drift_cusum", trait="a", direction="up") == 0, "its baseline begins anew"
 
 
 def test_a_trait_in_the_place_of_another_has_a_baseline_of_its_own() -> None:
