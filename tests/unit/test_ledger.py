@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -138,6 +139,15 @@ def test_rows_of_a_layer_that_is_not_tapped_are_dropped(ledger: Ledger, registry
     ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), layers=[7]))
     assert not call.complete()
     assert sample(registry, "rows_dropped_total", reason="misplaced") == 3
+
+
+async def test_a_process_that_stood_still_reads_what_came_before_it_gives_up(ledger: Ledger) -> None:
+    call = opened(ledger)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, time.sleep, 1.0)
+    loop.call_later(1.1, ledger.deliver, frame(answer_run(call.key, PROMPT, TOKENS)))
+    assert await call.wait_complete(0, 0.5)
+    assert not await opened(ledger).wait_complete(0, 0.05)
 
 
 def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:
