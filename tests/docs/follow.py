@@ -5,6 +5,7 @@ that fails, naming the line. Whatever it started is in its session, where it is 
 still there then was left behind by the page, and is ended here.
 """
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ def follow(page: Path, directory: Path, variables: Mapping[str, str], time_limit
             shell.kill()
             shell.wait()
         finally:
-            left = _end(_session(shell.pid))
+            left = _end(shell.pid)
     return Followed(shell.returncode, output.read_text(errors="replace"), left if shell.returncode == 0 else [])
 
 
@@ -99,18 +100,18 @@ def _session(leader: int) -> list[psutil.Process]:
     return found
 
 
-def _end(processes: list[psutil.Process]) -> list[str]:
-    """End processes that did not end by themselves in a while; return their command lines."""
-    _, running = psutil.wait_procs(processes, timeout=_ENDING)
-    lines = []
-    for process in running:
-        try:
-            lines.append(" ".join(process.cmdline()))
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, stubborn = psutil.wait_procs(running, timeout=_ENDING)
-    for process in stubborn:
-        process.kill()
-    psutil.wait_procs(stubborn, timeout=_ENDING)
-    return lines
+def _end(leader: int) -> list[str]:
+    """End the processes of a session that did not end by themselves in a while; return their command lines."""
+    psutil.wait_procs(_session(leader), timeout=_ENDING)
+    lines: list[str] = []
+    # Anew each time: one that is ended may just have started another.
+    while running := _session(leader):
+        for process in running:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                lines.append(" ".join(process.cmdline()))
+                process.terminate()
+        _, stubborn = psutil.wait_procs(running, timeout=_ENDING)
+        for process in stubborn:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    return list(dict.fromkeys(lines))

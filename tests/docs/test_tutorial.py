@@ -16,7 +16,7 @@ from tests.docs.follow import Followed, follow
 
 _ROOT = Path(__file__).parents[2]
 _PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}
-_TIME_LIMIT = 1_500
+_TIME_LIMIT = 4_500
 _LOG_LINES = 30
 
 pytestmark = [

@@ -25,6 +25,8 @@ WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 390, "height": 844}
 # An answer of the embedded model beside other work on two cores.
 ANSWER_TIMEOUT = 90_000
+# What is expected without a time of its own may take a round trip through page, server and model.
+expect.set_options(timeout=30_000)
 
 
 @contextmanager

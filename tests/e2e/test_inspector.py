@@ -151,7 +151,7 @@ def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -
         until(lambda: scene.running() == 0, told=scene.running)
         seen.tab("Chat")
         assert seen.tokens("chat").count() == 0
-        answer(seen, "chat", "What is two and two?")
+        answer(seen, "chat", "Describe the sea in one sentence.")
         assert seen.coloured("chat").count() > 1
 
 

@@ -1,7 +1,7 @@
 """An answer as it came over the wire, taken apart: vLLM's own part, and what it tells of the traits of each choice."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from tests.integration.serving import Server
 OURS = ("traits", "traits_complete")
 # What differs between any two answers of vLLM, whoever scores them.
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
+_RUNS = 25
 # Where a response that is one answer, not some choices, keeps its scores.
 ONE_ANSWER = -1
 
@@ -40,6 +41,22 @@ def own_part(response: httpx.Response) -> list[str]:
         head + (_masked(data) if data.startswith("{") else data)
         for head, data in sorted(events(response), key=lambda event: _choice_of(event[1]))
     ]
+
+
+def alike(
+    ours: Callable[[], httpx.Response],
+    theirs: Callable[[], httpx.Response],
+    part: Callable[[httpx.Response], object] = own_part,
+) -> tuple[httpx.Response, httpx.Response]:
+    """Ask two servers; a stream again, until a part of both is equal, or they were asked often.
+
+    Where its loop was busy, vLLM joins the tokens that came meanwhile into one event: with luck, another run has none.
+    """
+    for _ in range(_RUNS):
+        answers = theirs(), ours()
+        if answers[0].headers["content-type"] == "application/json" or part(answers[0]) == part(answers[1]):
+            break
+    return answers[1], answers[0]
 
 
 def headers(response: httpx.Response) -> dict[str, str]:

@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from transformers import AutoTokenizer
 
+from builder.embedded_model import embedded_model
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
 
 pytestmark = pytest.mark.engine
@@ -55,7 +57,7 @@ async def traffic(server: Server) -> list[Any]:
                 n=2,
                 max_tokens=TOKENS,
                 temperature=0.7,
-                extra_body={"ignore_eos": True},
+                extra_body={"ignore_eos": True, "return_token_ids": True},
             )
             for number in range(8)
         )
@@ -162,7 +164,7 @@ def test_every_spike_is_logged_with_its_text(run: Run) -> None:
     assert expected
 
     def logged() -> list[dict[str, Any]]:
-        lines = run.events.read_text().splitlines()
+        lines = run.events.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["request_id"].startswith("chatcmpl-")]
 
     async def wait() -> None:
@@ -174,18 +176,19 @@ def test_every_spike_is_logged_with_its_text(run: Run) -> None:
     events = logged()
     assert len(events) == expected
     assert run.events.stat().st_mode & 0o777 == 0o600
-    texts = [choice.message.content for choice in run.choices]
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    texts = {tokenizer.decode(choice.token_ids): choice.token_ids for choice in run.choices}
     for event in events:
         assert event["model"] == MODEL_NAME
         assert "Tell me about the number" in event["prompt"]
         assert event["text"] in texts
-        assert event["spike_text"] in event["text"]
+        assert event["spike_text"] == tokenizer.decode(texts[event["text"]][event["start"] : event["end"]])
         assert 0 <= event["start"] < event["end"] <= event["tokens"] == TOKENS
 
 
 def test_the_latest_spikes_are_listed_with_their_text_where_it_is_logged(run: Run) -> None:
     test_every_spike_is_logged_with_its_text(run)
-    logged = [json.loads(line) for line in run.events.read_text().splitlines()]
+    logged = [json.loads(line) for line in run.events.read_text().split("\n")[:-1]]
     listed = httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 3}).json()
     assert listed["object"] == "list"
     assert 1 <= len(listed["data"]) <= 3

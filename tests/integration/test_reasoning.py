@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from builder.artifacts import Float32Array
-from tests.integration.answers import headers, own_part, post, told
+from tests.integration.answers import alike, headers, own_part, post, told
 from tests.integration.cases import CHAT, CONVERSATION, RESPONSES
 from tests.integration.reference import Reference
 from tests.integration.serving import MODEL_NAME, Server
@@ -37,8 +37,9 @@ BODIES = [
 def test_all_of_the_answer_but_its_scores_is_vllms_own(
     path: str, body: dict[str, Any], says: str, stream: bool, eager: Server, plain: Server
 ) -> None:
-    ours = post(eager, path, body, stream=stream, traits=True)
-    theirs = post(plain, path, body, stream=stream)
+    ours, theirs = alike(
+        lambda: post(eager, path, body, stream=stream, traits=True), lambda: post(plain, path, body, stream=stream)
+    )
     assert says in theirs.text
     assert headers(ours) == headers(theirs)
     assert own_part(ours) == own_part(theirs)

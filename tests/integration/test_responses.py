@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.integration.answers import alike
 from tests.integration.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
@@ -89,8 +90,11 @@ def test_a_summary_carries_no_tokens(eager: Server) -> None:
 def test_without_traits_the_answer_is_vllms_byte_for_byte(
     eager: Server, plain: Server, path: str, body: dict[str, Any], stream: bool
 ) -> None:
-    ours = _post(eager, path, {**body, "stream": stream})
-    theirs = _post(plain, path, {**body, "stream": stream})
+    ours, theirs = alike(
+        lambda: _post(eager, path, {**body, "stream": stream}),
+        lambda: _post(plain, path, {**body, "stream": stream}),
+        lambda response: _masked(response.content),
+    )
     assert _masked(ours.content) == _masked(theirs.content)
     assert _headers(ours) == _headers(theirs)
 
@@ -101,14 +105,18 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
     eager: Server, plain: Server, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-    ours = _post(eager, path, {**body, **options, "traits": True, "logprobs": 1 if "prompt" in body else True})
-    theirs = _post(plain, path, {**body, **options, "logprobs": 1 if "prompt" in body else True})
-    read = _events if stream else lambda text: [json.loads(text)]
-    for our_part, their_part in zip(read(ours.text), read(theirs.text), strict=True):
-        for choice in our_part["choices"]:
-            choice.pop("traits", None)
-            choice.pop("traits_complete", None)
-        assert _without_identity(our_part) == _without_identity(their_part)
+    asked = {**body, **options, "logprobs": 1 if "prompt" in body else True}
+
+    def rest(response: httpx.Response) -> list[Any]:
+        parts = _events(response.text) if stream else [json.loads(response.text)]
+        for part in parts:
+            for choice in part["choices"]:
+                choice.pop("traits", None)
+                choice.pop("traits_complete", None)
+        return [_without_identity(part) for part in parts]
+
+    ours, theirs = alike(lambda: _post(eager, path, {**asked, "traits": True}), lambda: _post(plain, path, asked), rest)
+    assert rest(ours) == rest(theirs)
 
 
 def test_an_echoed_prompt_is_scored_and_stays_in_the_text(eager: Server, plain: Server) -> None:

@@ -18,6 +18,8 @@ from tests.matrix.traffic import Answer, answers, random_prompt, request
 pytestmark = pytest.mark.engine
 
 NUM_CONCURRENT = 12
+# Requests, one after the other, until every API process has had one.
+MOST_MORE = 200
 CANARY_TOKENS = 4
 # Two workers of one engine need a core each.
 _TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
@@ -88,18 +90,22 @@ def run(
     command = in_directory(temporary, [*command, "--dtype", "float32", "--enforce-eager"], **setup.variables)
     with serving_alone(command, directory / "server.log") as server:
         at_start = counts(server, setup)
-        given = asyncio.run(traffic(server))
+        given = asyncio.run(traffic(server, temporary))
         yield Run(setup, server, temporary, at_start, counts(server, setup), given)
 
 
-async def traffic(server: Server) -> list[Answer]:
+async def traffic(server: Server, temporary: Path) -> list[Answer]:
     # The last request comes after all others, and so do its rows: none that was sent twice is still on its way.
     bodies = [
         request(random_prompt(i, 5 + 7 * i), max_tokens=12 + 3 * i, stream=i % 2 == 0, extra_body={"ignore_eos": True})
         for i in range(NUM_CONCURRENT + 1)
     ]
     concurrent = await asyncio.gather(*(answers(server, body) for body in bodies[:-1]))
-    return [answer for choices in [*concurrent, await answers(server, bodies[-1])] for answer in choices]
+    # The system hands connections to whichever API process is awake: go on until each has had one.
+    more = []
+    while not all(scored_by_process(temporary)) and len(more) < MOST_MORE:
+        more.append(await answers(server, bodies[len(more) % NUM_CONCURRENT]))
+    return [answer for choices in [*concurrent, *more, await answers(server, bodies[-1])] for answer in choices]
 
 
 def counts(server: Server, setup: Setup) -> Counts:
@@ -129,7 +135,7 @@ def scored_by_process(temporary: Path) -> list[float]:
 
 
 def test_every_answer_has_the_projections_of_its_own_tokens(run: Run, oracle: Oracle) -> None:
-    assert len(run.answers) == NUM_CONCURRENT + 1
+    assert len(run.answers) > NUM_CONCURRENT
     for answer in run.answers:
         answer.check(oracle)
 
@@ -143,7 +149,7 @@ def test_each_row_is_sent_once_by_each_stage(run: Run) -> None:
 
 def test_the_metrics_count_the_responses_of_all_api_processes(run: Run) -> None:
     assert run.at_start.scored == 0
-    assert run.at_end.scored == NUM_CONCURRENT + 1
+    assert run.at_end.scored == len(run.answers)
     assert run.at_end.incomplete == 0
     assert all(run.at_end.tokens), "every token is credited to the engine that generated it"
     assert sum(run.at_end.tokens) == sum(len(answer.tokens) - 1 for answer in run.answers)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.integration.serving import Server, serving
-from tests.matrix.faults import VARIABLE
+from tests.matrix.faults import OVER, VARIABLE
 from tests.matrix.model import LAYER_OPTIONS, Oracle
 from tests.matrix.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
 
@@ -207,7 +207,8 @@ def _stammering(fault: Path) -> Iterator[None]:
         while not over.wait(2 * STALL_SECONDS):
             fault.write_text("stall")
             over.wait(STALL_SECONDS)
-            fault.write_text("")
+            fault.write_text(OVER)
+        fault.write_text("")
 
     thread = threading.Thread(target=stammer)
     thread.start()

@@ -71,7 +71,7 @@ def test_every_answer_comes_with_the_index_of_its_prompt_as_soon_as_it_is_there(
 
     def respond(request: Request) -> Reply:
         if said(request) == "prompt 0":
-            slow.wait(5)
+            slow.wait(60)
         return echo(request)
 
     advanced: list[int] = []
@@ -299,7 +299,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
 
     def respond(request: Request) -> Reply:
         if said(request) != "prompt 0":
-            slow.wait(5)
+            slow.wait(60)
         return echo(request)
 
     with wire_server(serving(respond)) as server:
@@ -307,6 +307,6 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
         found = source(server, in_flight=3).answer(prompts(50), nothing)
         assert next(found)[0] == 0
         found.close()  # type: ignore[attr-defined]
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
         assert len(asked_of(server)) <= 4
         slow.set()

@@ -150,7 +150,7 @@ def test_a_server_that_is_not_there_is_told_soon() -> None:
         url = server.url
     started = time.monotonic()
     assert "cannot be reached" in failure(OpenAIJudge(PROMPT, base_url=url))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_without_a_key_openai_is_not_even_asked() -> None:
@@ -197,7 +197,7 @@ def test_scores_come_before_the_slowest_is_done() -> None:
 
     def respond(request: Request) -> Reply:
         if "question 0" in said(request):
-            slow.wait(5)
+            slow.wait(60)
         return first_token({"60": 1.0})
 
     advanced: list[int] = []
@@ -215,7 +215,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
 
     def respond(request: Request) -> Reply:
         if "question 0" not in said(request):
-            slow.wait(5)
+            slow.wait(60)
         return first_token({"60": 1.0})
 
     def consume(found: Iterator[Any]) -> None:
@@ -229,7 +229,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
         with pytest.raises(KeyboardInterrupt):
             consume(found)
         found.close()  # type: ignore[attr-defined]
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
         asked = len(server.requests)
         slow.set()
         until(lambda: server._open == 0, "requests stayed open")
