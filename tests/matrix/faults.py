@@ -1,21 +1,23 @@
 """A server whose worker misbehaves on command: `python -m tests.matrix.faults serve MODEL ...`.
 
-The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lose`
-(the rows of one pass are lost), `break` (reading the rows fails), `restart` (the sender is replaced by a new one, as it
-is when a worker starts anew), or nothing. Everything else is the real server, but that it waits longer for rows where
-nothing was made to go wrong.
+The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lag`
+(it is some passes behind), `lose` (the rows of one pass are lost), `break` (reading the rows fails), `restart` (the
+sender is replaced by a new one, as it is when a worker starts anew), or nothing. Everything else is the real server,
+but that it waits longer for rows where nothing was made to go wrong.
 """
 
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from server import vllm_serve
 from server.ledger import Call
-from server.transport import Sender
+from server.transport import Rows, Sender, Span
 from server.worker import TraitWorker
 from traitwatch import main
 
@@ -23,6 +25,8 @@ VARIABLE = "TRAITWATCH_FAULT"
 # A command for nothing, as from the user's own server: with it, answers wait no longer for rows than there.
 OVER = "over"
 PATIENCE = 10.0
+# Passes by which a sender that lags is behind, and the seconds that this may be.
+LAG, LONGEST_LAG = 8, 0.5
 
 
 def fault() -> str:
@@ -33,12 +37,26 @@ def fault() -> str:
 
 
 class StallingSender(Sender):
-    """A sender whose thread stands still for as long as it is told to."""
+    """A sender whose thread stands still, or stays behind, for as long as it is told to."""
 
-    def _send(self, *arguments: Any) -> None:
+    def __init__(self, layers: Sequence[int], engine: int):
+        self._passes: list[float] = []
+        super().__init__(layers, engine)
+
+    def send(self, rows: Rows) -> None:
+        self._passes.append(rows.time)
+        super().send(rows)
+
+    def _send(
+        self, encoder: msgspec.msgpack.Encoder, api_process: str, spans: Sequence[Span], rows: Rows, values: bytes
+    ) -> None:
         while fault() == "stall":
             time.sleep(0.01)
-        super()._send(*arguments)
+        # After the last pass there is no other.
+        until = time.monotonic() + LONGEST_LAG
+        while fault() == "lag" and sum(t > rows.time for t in self._passes) < LAG and time.monotonic() < until:
+            time.sleep(0.002)
+        super()._send(encoder, api_process, spans, rows, values)
 
 
 class FaultyWorker(TraitWorker):

@@ -6,9 +6,7 @@ whose transport can be told to stand still: a row that comes late must not be ta
 
 import asyncio
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.integration.serving import Server, serving
-from tests.matrix.faults import OVER, VARIABLE
+from tests.matrix.faults import VARIABLE
 from tests.matrix.model import LAYER_OPTIONS, Oracle
 from tests.matrix.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
 
@@ -28,7 +26,6 @@ CLIENTS = 64
 LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
 GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
 ARRIVAL_SECONDS = 2.0
-STALL_SECONDS = 0.04
 # The smallest that attention on a CPU has.
 BLOCK_SIZE = 32
 COMMON = (
@@ -179,11 +176,12 @@ async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: b
 
 
 async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Oracle) -> None:
-    """The transport stands still and goes on, over and over; what was written before stays what is known meanwhile."""
-    with _stammering(served.fault):
-        got = await asyncio.gather(
-            *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
-        )
+    """The transport is some passes behind; what was written before stays what is known meanwhile."""
+    served.fault.write_text("lag")
+    got = await asyncio.gather(
+        *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
+    )
+    served.fault.unlink()
     late = complete = 0
     for number, choices in enumerate(got, 100):
         for answer in choices:
@@ -192,31 +190,9 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
             if answer.complete:
                 _check(answer, oracle, f"client {number}")
                 complete += 1
+    assert late
     assert complete
     await emptied(served.server)
-    if not late:
-        pytest.skip("no row came late: a pass took longer here than the transport stood still")
-
-
-@contextmanager
-def _stammering(fault: Path) -> Iterator[None]:
-    """Let the transport stand still a third of the time; from a thread, since the clients keep the event loop busy."""
-    over = threading.Event()
-
-    def stammer() -> None:
-        while not over.wait(2 * STALL_SECONDS):
-            fault.write_text("stall")
-            over.wait(STALL_SECONDS)
-            fault.write_text(OVER)
-        fault.write_text("")
-
-    thread = threading.Thread(target=stammer)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _check(answer: Answer, oracle: Oracle, who: str) -> None:
