@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from builder.artifacts import Float32Array
 from tests.integration.conftest import ENGINE_LAYER_OPTIONS
@@ -42,9 +43,16 @@ CHATS: list[list[dict[str, str]]] = [
 ]
 
 # bfloat16 keeps 8 bits, so each of the model's sums rounds by up to 0.4 %; over 30 layers the errors add up like noise.
-# Measured here: correlations of 0.9998 and more, errors of 0.017 spreads and less (the test logs each figure).
+# Measured here: correlations of 0.9997 and more, errors of 0.027 spreads and less (the test logs each figure).
 MIN_CORRELATION = 0.999
 MAX_RELATIVE_ERROR = 0.04
+# Where a text is hard on bfloat16 itself, transformers in that precision errs too: by this factor more at the most.
+MAX_TIMES_BFLOAT16 = 1.5
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16(model: Path) -> Reference:
+    return Reference(model, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +67,27 @@ def test_projections_are_those_of_transformers(
     engine: str,
     request: pytest.FixtureRequest,
     reference: Reference,
+    in_bfloat16: Reference,
     directions: dict[str, tuple[int, Float32Array]],
 ) -> None:
     server: Server = request.getfixturevalue(engine)
     for number, chat in enumerate(CHATS):
         prompt, response, scored = _answer(server, chat, sorted(directions))
-        expected = reference.projections(prompt, response, directions)
+        expected, rounded = (r.projections(prompt, response, directions) for r in (reference, in_bfloat16))
         for name in directions:
+            least, most = _agreement(rounded[name], expected[name])
             traits = scored[name]
             got = np.array([traits["prompt_last"], *traits["tokens"][:-1]])
             correlation, error = _agreement(got, expected[name])
             logger.info(
                 "%s chat %d %s: correlation %.5f, relative error %.4f", engine, number, name, correlation, error
             )
-            assert correlation >= MIN_CORRELATION, f"{engine}, chat {number}, {name}: correlation {correlation}"
-            assert error <= MAX_RELATIVE_ERROR, f"{engine}, chat {number}, {name}: relative error {error}"
+            assert 1 - correlation <= max(1 - MIN_CORRELATION, MAX_TIMES_BFLOAT16**2 * (1 - least)), (
+                f"{engine}, chat {number}, {name}: correlation {correlation}"
+            )
+            assert error <= max(MAX_RELATIVE_ERROR, MAX_TIMES_BFLOAT16 * most), (
+                f"{engine}, chat {number}, {name}: relative error {error}"
+            )
 
 
 def _answer(server: Server, chat: list[Any], names: list[str]) -> tuple[list[int], list[int], dict[str, Any]]:
@@ -81,8 +95,7 @@ def _answer(server: Server, chat: list[Any], names: list[str]) -> tuple[list[int
         model=MODEL_NAME,
         messages=chat,
         max_tokens=64,
-        temperature=0.7,
-        top_p=0.9,
+        temperature=0.0,
         extra_body={"traits": {"include": names}, "return_token_ids": True, "min_tokens": 16},
     )
     choice = answer.choices[0]
