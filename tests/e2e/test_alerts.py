@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,9 @@ def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
 def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other(operated: Operated) -> None:
     before = len(operated.webhook.notices())
     until(lambda: operated.monitoring.firing() == [], RESOLUTION_TIMEOUT, operated.monitoring.firing)
-    # Beside ordinary ones, as it would come: alone, a handful of spikes of a neighbouring trait could be a page too.
-    operated.chat([*burst_chats(BURST), *ordinary_chats(ORDINARY)])
+    # Among ordinary ones, as it would come: alone, a handful of spikes of a neighbouring trait could be a page too.
+    both = zip_longest(burst_chats(BURST), ordinary_chats(ORDINARY))
+    operated.chat([chat for pair in both for chat in pair if chat is not None])
     began = time.monotonic()
     fast = operated.webhook.wait_for(
         lambda n: (n.name, n.labels.get("trait"), n.status) == ("TraitSpikesFast", "paternalism", "firing"),
