@@ -126,7 +126,7 @@ def _filler(preset: Preset) -> Any:
     def fill() -> list[Any]:
         values: list[Any] = [preset.prompt]
         for title, examples in zip(preset.titles, preset.examples, strict=True):
-            values += [title, "", examples, preset.max_tokens, 0.7]
+            values += [title, "", examples, preset.max_tokens, preset.temperature]
         return values
 
     return fill

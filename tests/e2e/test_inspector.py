@@ -48,7 +48,8 @@ def test_the_first_preset_streams_two_answers_of_which_a_is_visibly_warmer(scene
     seen.wait_until_busy("compare")
     seen.finish("compare")
     assert seen.mean_z("compare", 0) > seen.mean_z("compare", 1) + 0.5
-    warm = [seen.view("compare").locator(".tw-pane").nth(pane).locator(".t.h").count() for pane in (0, 1)]
+    panes = [seen.view("compare").locator(".tw-pane").nth(pane) for pane in (0, 1)]
+    warm = [pane.locator(".t.h").count() / pane.locator(".t").count() for pane in panes]
     assert warm[0] > warm[1]
     assert seen.points("compare") > 20
     row = seen.page.locator("#compare-table tr", has_text="paternalism")
