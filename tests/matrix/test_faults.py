@@ -21,7 +21,7 @@ pytestmark = pytest.mark.engine
 
 TOKENS = 48
 # An answer may wait about a second for rows that were lost; this is what is allowed beyond an answer without a fault.
-SLACK_SECONDS = 20.0
+SLACK_SECONDS = 5.0
 
 
 class Fault:

@@ -247,7 +247,7 @@ print(sorted(took)[-len(took) // 100], before, time.monotonic() - start)
     assert dropped > 500
     # Of a hundred, ninety-nine took less: a machine that stands still may hold up a few.
     assert slow < 0.5
-    assert closing < 20
+    assert closing < 5
     reports = process.stderr.splitlines()
     assert 1 <= len(reports) <= 2, process.stderr
     assert "do not reach the OpenTelemetry collector" in reports[0]
