@@ -87,6 +87,8 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
             begun.set()
         return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
 
+    # The first stream that the SDK reads takes it seconds, in which an answer would end.
+    list(server.client().completions.create(model=MODEL_NAME, prompt="A", max_tokens=1, stream=True))
     engine = process(server, ENGINE)
     with ThreadPoolExecutor() as pool:
         engine.suspend()
