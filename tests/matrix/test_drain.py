@@ -28,8 +28,8 @@ pytestmark = pytest.mark.engine
 
 OPTIONS = ["--dtype", "float32", "--enforce-eager"]
 ENGINE = "VLLM::EngineCore"
-# So many tokens that an answer of so small a model takes seconds; so few choices that the API process keeps up.
-TOKENS, CHOICES = 1000, 4
+# So many choices of so many tokens that an answer of so small a model takes some ten seconds, and longer elsewhere.
+TOKENS, CHOICES = 1000, 24
 ANSWER_TIMEOUT = 150.0
 # What the engine's end may take after the answers'.
 AFTERWARDS = 30.0
