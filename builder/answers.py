@@ -56,18 +56,21 @@ def write_answers(path: Path, trait: str, rows: Iterable[JudgedAnswer]) -> None:
     """Write an answers file, whole or not at all; newlines, quotes, NUL and empty answers come back as they were."""
     rows = list(rows)
     table = pd.DataFrame({column: [getattr(row, column) for row in rows] for column in TEXT_COLUMNS})
-    table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
-    table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
+    _set_scores(table, trait, rows)
     write_table(path, table)
 
 
 def write_scores(path: Path, trait: str, rows: Sequence[JudgedAnswer]) -> None:
     """Put scores into the answers file that the rows were read from; columns that are not ours stay, behind the six."""
     table = read_table(path, TEXT_COLUMNS)
-    table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
-    table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
+    _set_scores(table, trait, rows)
     ours = [*TEXT_COLUMNS, trait, "coherence"]
     write_table(path, table[[*ours, *(column for column in table if column not in ours)]])
+
+
+def _set_scores(table: pd.DataFrame, trait: str, rows: Sequence[JudgedAnswer]) -> None:
+    table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
+    table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

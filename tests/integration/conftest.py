@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from builder.artifacts import Float32Array, save_tensor
 from builder.embedded_model import embedded_model
@@ -73,6 +74,12 @@ def directions(probes: Path) -> dict[str, tuple[int, Float32Array]]:
 @pytest.fixture(scope="session")
 def reference(model: Path) -> Reference:
     return Reference(model)
+
+
+@pytest.fixture(scope="session")
+def in_bfloat16(model: Path) -> Reference:
+    """How far from `reference` bfloat16 alone is."""
+    return Reference(model, torch.bfloat16)
 
 
 @pytest.fixture(scope="session")

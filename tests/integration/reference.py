@@ -9,6 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from builder.artifacts import Float32Array
 
+# Where a text is hard on bfloat16 itself, transformers in that precision errs too: by this factor more at the most.
+MAX_TIMES_BFLOAT16 = 1.5
+
 
 class Reference:
     """The served model, in float32 unless asked otherwise, eager attention's own arithmetic, no cache."""

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from builder.artifacts import Float32Array
 from tests.integration.conftest import ENGINE_LAYER_OPTIONS
-from tests.integration.reference import Reference
+from tests.integration.reference import MAX_TIMES_BFLOAT16, Reference
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
 
 pytestmark = pytest.mark.engine
@@ -46,13 +45,6 @@ CHATS: list[list[dict[str, str]]] = [
 # Measured here: correlations of 0.9997 and more, errors of 0.027 spreads and less (the test logs each figure).
 MIN_CORRELATION = 0.999
 MAX_RELATIVE_ERROR = 0.04
-# Where a text is hard on bfloat16 itself, transformers in that precision errs too: by this factor more at the most.
-MAX_TIMES_BFLOAT16 = 1.5
-
-
-@pytest.fixture(scope="module")
-def in_bfloat16(model: Path) -> Reference:
-    return Reference(model, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
