@@ -146,7 +146,7 @@ def first_process(process: subprocess.Popen[bytes]) -> int:
         AssertionError: the command ended, or did not begin in time.
     """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if found := children.read_text().split():
             return int(found[0])

@@ -24,7 +24,7 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 390, "height": 844}
 # An answer of the embedded model beside other work on two cores.
-ANSWER_TIMEOUT = 90_000
+ANSWER_TIMEOUT = 240_000
 # What is expected without a time of its own may take a round trip through page, server and model.
 expect.set_options(timeout=30_000)
 
@@ -128,7 +128,7 @@ def visit(
     context = browser.new_context(
         viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce", locale="en-GB"
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     seen = Visit(page, context)
 

@@ -42,8 +42,9 @@ class Scene:
     directory: Path
 
     def get(self, path: str) -> dict[str, list[dict[str, object]]]:
-        answer: dict[str, list[dict[str, object]]] = httpx.get(f"{self.server.url}{path}", headers=HEADERS).json()
-        return answer
+        answer = httpx.get(f"{self.server.url}{path}", headers=HEADERS, timeout=60)
+        listed: dict[str, list[dict[str, object]]] = answer.json()
+        return listed
 
     def running(self) -> float:
         return self.server.metric("vllm:num_requests_running")
@@ -67,7 +68,7 @@ class Scene:
         """Unload traits for a while."""
         loads = {name: f"{self.server.url}/v1/traits/{name}" for name in names}
         for load in loads.values():
-            httpx.delete(load, headers=HEADERS).raise_for_status()
+            httpx.delete(load, headers=HEADERS, timeout=60).raise_for_status()
         try:
             yield
         finally:

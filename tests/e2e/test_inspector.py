@@ -14,7 +14,7 @@ import httpx
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from dashboards.processes import free_port
 from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, until, visit
@@ -24,6 +24,8 @@ from tests.integration.serving import MODEL_NAME
 
 pytestmark = pytest.mark.engine
 
+# A sampled answer may end before the page was looked at: then it is asked for again.
+TRIES = 4
 LONG = "Write a long story about a lighthouse keeper, a storm and a lost ship. Take your time."
 
 
@@ -44,8 +46,7 @@ def seen(scene: Scene) -> Iterator[Visit]:
 def test_the_first_preset_streams_two_answers_of_which_a_is_visibly_warmer(scene: Scene, seen: Visit) -> None:
     seen.page.locator("#preset-0").click()
     for pane in (0, 1):
-        expect(seen.coloured("compare", pane).nth(2)).to_be_visible(timeout=15_000)
-    seen.wait_until_busy("compare")
+        expect(seen.coloured("compare", pane).nth(2)).to_be_attached(timeout=ANSWER_TIMEOUT)
     seen.finish("compare")
     assert seen.mean_z("compare", 0) > seen.mean_z("compare", 1) + 0.5
     panes = [seen.view("compare").locator(".tw-pane").nth(pane) for pane in (0, 1)]
@@ -59,10 +60,7 @@ def test_the_first_preset_streams_two_answers_of_which_a_is_visibly_warmer(scene
 
 
 def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
-    seen.tab("Chat")
-    seen.send("chat", LONG)
-    expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
-    seen.wait_until_busy("chat")
+    begin(seen, LONG)
     until(lambda: seen.points("chat") > 3)
     early = seen.points("chat")
     until(lambda: seen.points("chat") > early + 10, told=lambda: (early, seen.points("chat")))
@@ -74,7 +72,7 @@ def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
 
 
 def test_pointing_at_a_token_tells_its_text_projection_and_z_for_every_trait(scene: Scene, seen: Visit) -> None:
-    answer(seen, "chat", "What is the capital of France?")
+    answer(seen, "chat", "What is the capital of France? Answer with a whole sentence.")
     token = seen.coloured("chat").nth(1)
     token.hover()
     tip = seen.page.locator(".tw-tip")
@@ -126,9 +124,7 @@ def test_lines_of_more_traits_are_drawn_on_demand(seen: Visit) -> None:
 
 
 def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
-    seen.tab("Chat")
-    seen.send("chat", LONG)
-    expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
+    begin(seen, LONG)
     seen.page.keyboard.press("Escape")
     seen.finish("chat")
     expect(seen.view("chat").locator(".tw-note", has_text="Stopped. What came is kept.")).to_be_visible()
@@ -136,7 +132,7 @@ def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
     assert kept > 3
     until(lambda: scene.running() == 0, told=scene.running)
     seen.send("chat", "Thank you.")
-    expect(seen.view("chat").locator(".tw-tokens").nth(1)).not_to_be_empty(timeout=30_000)
+    expect(seen.view("chat").locator(".tw-tokens").nth(1)).not_to_be_empty(timeout=ANSWER_TIMEOUT)
     seen.finish("chat")
     assert seen.tokens("chat").count() > kept
 
@@ -145,9 +141,7 @@ def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -
     # What Gradio's client says in the page that is being left, when its stream breaks off.
     left = ("AbortError", "Connection errored out")
     with visit(scene.browser, scene.address, expected=left) as seen:
-        seen.tab("Chat")
-        seen.send("chat", LONG)
-        expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
+        begin(seen, LONG)
         seen.page.reload()
         until(lambda: scene.running() == 0, told=scene.running)
         seen.tab("Chat")
@@ -158,14 +152,15 @@ def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -
 
 def test_two_visitors_at_once_do_not_see_each_other(scene: Scene) -> None:
     with visit(scene.browser, scene.address) as one, visit(scene.browser, scene.address) as other:
-        for each, about in ((one, "giraffes"), (other, "submarines")):
-            each.tab("Chat")
-            each.send("chat", f"Write a long story about {about}.")
-        for each in (one, other):
-            expect(each.coloured("chat").nth(2)).to_be_visible(timeout=30_000)
-        assert scene.running() == 2
-        for each in (one, other):
-            each.finish("chat")
+        for _ in range(TRIES):
+            for each, about in ((one, "giraffes"), (other, "submarines")):
+                begin(each, f"Write a long story about {about}.")
+            at_once = scene.running()
+            for each in (one, other):
+                each.finish("chat")
+            if at_once == 2:
+                break
+        assert at_once == 2
         assert "submarine" not in one.page.content().lower()
         assert "giraffe" not in other.page.content().lower()
 
@@ -176,7 +171,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     seen.tab("Inspect")
     seen.page.locator("#inspect-text-a textarea").fill(text)
     seen.page.locator("#inspect-score").click()
-    expect(seen.coloured("inspect").nth(3)).to_be_visible()
+    until(lambda: seen.coloured("inspect").count() > 3)
     assert seen.view("inspect").locator(".tw-tokens").inner_text() == text
     assert seen.view("inspect").locator("script").count() == 0
     assert scene.server.metric("vllm:generation_tokens_total") - before == 1, "nothing but the one token it must"
@@ -204,7 +199,7 @@ def test_two_pasted_answers_are_told_apart(seen: Visit) -> None:
         seen.page.locator(f"#inspect-prompt-{name} textarea").fill("I want to travel alone. How do I start?")
         seen.page.locator(f"#inspect-text-{name} textarea").fill(text)
     seen.page.locator("#inspect-score").click()
-    expect(seen.coloured("inspect", 1).nth(3)).to_be_visible()
+    expect(seen.coloured("inspect", 1).nth(3)).to_be_attached()
     seen.view("inspect").locator("select").select_option("paternalism")
     assert seen.mean_z("inspect", 0) > seen.mean_z("inspect", 1)
     expect(seen.page.locator("#inspect-table tr", has_text="paternalism")).to_be_visible()
@@ -216,7 +211,7 @@ def test_a_spike_of_the_event_log_is_scored_again(scene: Scene, seen: Visit) -> 
     seen.tab("Inspect")
     seen.page.locator("#inspect-text-a textarea").fill(line)
     seen.page.locator("#inspect-score").click()
-    expect(seen.coloured("inspect").nth(3)).to_be_visible()
+    until(lambda: seen.coloured("inspect").count() > 3)
     seen.view("inspect").locator("select").select_option("paternalism")
     assert seen.mean_z("inspect") == pytest.approx(event["mean_z"], abs=0.15)
 
@@ -243,10 +238,10 @@ def test_a_conversation_is_saved_and_read_back(scene: Scene, seen: Visit) -> Non
     page.goto(saved["html"].as_uri())
     assert requests == [saved["html"].as_uri()]
     assert page.locator(".text").last.inner_text() == shown
-    colour = "getComputedStyle(document.querySelectorAll('.t')[2]).backgroundColor"
-    first = page.evaluate(colour)
+    colours = "[...document.querySelectorAll('.t')].map((token) => getComputedStyle(token).backgroundColor)"
+    first = page.evaluate(colours)
     page.get_by_label("power-seeking").check()
-    assert page.evaluate(colour) != first, "it recolours without a script"
+    assert page.evaluate(colours) != first, "it recolours without a script"
     page.screenshot(path=scene.directory / "shared.png", full_page=True)
 
 
@@ -304,11 +299,9 @@ def test_a_server_that_goes_away_in_mid_answer_leaves_what_came(scene: Scene) ->
         scene.inspecting(between.url) as address,
         visit(scene.browser, address) as seen,
     ):
-        seen.tab("Chat")
-        seen.send("chat", LONG)
-        expect(seen.coloured("chat").nth(3)).to_be_visible(timeout=30_000)
+        begin(seen, LONG)
         between.cut()
-        expect(seen.view("chat").locator(".tw-bad").last).to_contain_text("What came is kept", timeout=30_000)
+        expect(seen.view("chat").locator(".tw-bad").last).to_contain_text("What came is kept", timeout=ANSWER_TIMEOUT)
         assert seen.tokens("chat").count() > 3
         seen.finish("chat")
         seen.send("chat", "Are you there?")
@@ -320,7 +313,7 @@ def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
         expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
         seen.tab("Chat")
         seen.send("chat", "What is the capital of Spain?")
-        expect(seen.view("chat").locator(".tw-tokens")).not_to_be_empty(timeout=30_000)
+        expect(seen.view("chat").locator(".tw-tokens")).not_to_be_empty(timeout=ANSWER_TIMEOUT)
         seen.finish("chat")
         assert seen.coloured("chat").count() == 0
 
@@ -336,8 +329,8 @@ def test_an_uncalibrated_trait_says_why_it_has_no_colour(seen: Visit) -> None:
 
 def test_a_login_is_asked_for_and_guards_the_reports(scene: Scene) -> None:
     with scene.inspecting(scene.server.url, auth="ada:lovelace") as address:
-        assert httpx.get(f"{address}/traitwatch/report/0/paternalism").status_code == 401
-        assert httpx.get(f"{address}/config").status_code == 401
+        assert httpx.get(f"{address}/traitwatch/report/0/paternalism", timeout=60).status_code == 401
+        assert httpx.get(f"{address}/config", timeout=60).status_code == 401
         context = scene.browser.new_context()
         page = context.new_page()
         page.goto(address)
@@ -379,7 +372,7 @@ def test_screenshots(scene: Scene, theme: str, size: dict[str, int]) -> None:
         label = f"{size['width']}-{theme}"
         seen.screenshot(f"first-{label}")
         seen.page.locator("#preset-0").click()
-        expect(seen.coloured("compare", 1).nth(12)).to_be_visible(timeout=30_000)
+        expect(seen.coloured("compare", 1).nth(12)).to_be_visible(timeout=ANSWER_TIMEOUT)
         seen.screenshot(f"streaming-{label}")
         seen.finish("compare")
         seen.page.wait_for_timeout(700)
@@ -393,7 +386,7 @@ def test_screenshots(scene: Scene, theme: str, size: dict[str, int]) -> None:
         seen.tab("Inspect")
         seen.page.locator("#inspect-text-a textarea").fill("You must not do that. I know what is best for you.")
         seen.page.locator("#inspect-score").click()
-        expect(seen.coloured("inspect").nth(3)).to_be_visible()
+        until(lambda: seen.coloured("inspect").count() > 3)
         seen.page.wait_for_timeout(700)
         for name in ("Inspect", "Traits", "Live"):
             seen.tab(name)
@@ -423,6 +416,27 @@ def answer(seen: Visit, view: str, text: str) -> None:
     expect(seen.view(view).locator(".tw-tokens")).to_have_count(before + 1)
     expect(seen.view(view).locator(".tw-tokens").last).not_to_be_empty(timeout=ANSWER_TIMEOUT)
     seen.finish(view)
+
+
+def begin(seen: Visit, text: str) -> None:
+    """Send a message, and see that the answer streams, with some tokens shown and Stop to press."""
+    seen.tab("Chat")
+    answers, stop = seen.view("chat").locator(".tw-tokens"), seen.page.locator("#chat-stop")
+    log = seen.view("chat").locator(".tw-log")
+    for _ in range(TRIES):
+        before = answers.count()
+        seen.send("chat", text)
+        expect(answers).to_have_count(before + 1, timeout=ANSWER_TIMEOUT)
+        until(lambda: answers.last.locator(".t").count() > 3 or over(log), ANSWER_TIMEOUT / 1000)
+        until(lambda: stop.is_visible() or over(log))
+        if not over(log):
+            return
+        seen.finish("chat")
+    raise AssertionError(f"{TRIES} answers were over at once")
+
+
+def over(log: Locator) -> bool:
+    return log.get_attribute("aria-busy") == "false"
 
 
 def colours_of(seen: Visit, view: str) -> list[str]:

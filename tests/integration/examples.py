@@ -97,7 +97,7 @@ def check(printed: Printed, url: str, watched: str, *, running: bool, key: str |
         key: the server's API key.
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    listed = httpx.get(f"{url}/v1/traits", headers=headers).raise_for_status().json()["data"]
+    listed = httpx.get(f"{url}/v1/traits", headers=headers, timeout=60).raise_for_status().json()["data"]
     assert list(printed.traits) == [trait["id"] for trait in listed]
     for trait in listed:
         threshold = trait["threshold"] and trait["threshold"]["z"]

@@ -37,7 +37,7 @@ class Server:
         """Return the sum of a metric's samples that have these labels among theirs."""
         samples = [
             sample.value
-            for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text)
+            for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.engine
 
 # Two runs of a request differ by the order of float32 sums, and by the rounding to four decimals.
 NEAR = 1e-3
-# On a busy machine a row may take longer than an event waits for it: with luck, none of another run does.
+# On a busy machine a row may take longer than an event waits for it, and vLLM joins tokens: with luck, not every time.
 RUNS = 10
 
 CASES_AND_STREAMS = [
@@ -73,9 +73,9 @@ def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, sco
     more = {"return_token_ids": True, "max_tokens": 100, "ignore_eos": True}
     for _ in range(RUNS):
         streamed = told(post(scored, case.path, case.body, stream=True, **more))
-        assert all(len(one.behind) > 20 for one in streamed.values())
-        if not any(max(one.behind) for one in streamed.values()):
+        if all(len(one.behind) > 20 and not any(one.behind) for one in streamed.values()):
             break
+    assert all(len(one.behind) > 20 for one in streamed.values())
     assert {answer: max(one.behind) for answer, one in streamed.items()} == dict.fromkeys(streamed, 0)
 
 

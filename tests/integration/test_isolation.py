@@ -62,7 +62,7 @@ async def test_32_chats_at_once_score_as_alone(
             solo = _rows(single.choices[0], name)
             both = min(same, len(got), len(solo))
             spread = expected[name].std()
-            assert np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) <= MAX_RELATIVE_ERROR * spread, f"chat {number}"
+            assert np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) <= bound * spread, f"chat {number}"
 
 
 async def test_nothing_stays_in_the_ledger(eager: Server) -> None:

@@ -88,14 +88,14 @@ def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server,
     """Without calibration, and with all that a card has."""
     for server in (scored, eager):
         schema = _schema(server)
-        listed = httpx.get(f"{server.url}/v1/traits").json()
+        listed = httpx.get(f"{server.url}/v1/traits", timeout=60).json()
         schema.answer("/v1/traits", "get").validate(listed)
     told = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
     assert None not in told.values()
     assert told["calibration"]["thresholds"]
-    report = httpx.get(f"{eager.url}{told['report']}")
+    report = httpx.get(f"{eager.url}{told['report']}", timeout=60)
     assert report.headers["content-type"].partition(";")[0] == "text/html"
-    missing = httpx.get(f"{eager.url}/v1/traits/kindness/report")
+    missing = httpx.get(f"{eager.url}/v1/traits/kindness/report", timeout=60)
     schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
 
 
@@ -111,10 +111,10 @@ def test_spikes_are_as_the_schema_has_them(eager: Server) -> None:
     answer = post(eager, CHAT, body).json()
     schema.answer(CHAT).validate(answer)
     assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())
-    spikes = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 3}).json()
+    spikes = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
     schema.answer("/v1/spikes", "get").validate(spikes)
     assert len(spikes["data"]) == 3
-    refused = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 0})
+    refused = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 0}, timeout=60)
     assert refused.status_code == 400
     schema.answer("/v1/spikes", "get", 400).validate(refused.json())
 

@@ -26,7 +26,7 @@ MALFORMED: list[tuple[Any, str]] = [
     (1, "traits must be"),
 ]
 BEAM = {"use_beam_search": True, "n": 2, "temperature": 0.0, "max_tokens": 8}
-BACKGROUND = {"model": MODEL_NAME, "input": "Why?", "background": True, "max_output_tokens": 8}
+BACKGROUND = {"model": MODEL_NAME, "input": "Why?", "background": True, "temperature": 0.0, "max_output_tokens": 8}
 UNSCORABLE = [
     pytest.param(CHAT, {"model": MODEL_NAME, "messages": CONVERSATION, **BEAM}, id="chat, beam search"),
     pytest.param(COMPLETIONS, {"model": MODEL_NAME, "prompt": "The sea", **BEAM}, id="completions, beam search"),
@@ -118,7 +118,9 @@ def test_a_background_response_is_as_vllm_keeps_it_and_is_recorded(scored: Serve
     queued = post(scored, RESPONSES, BACKGROUND).json()
     assert queued["status"] == "queued"
     deadline = time.monotonic() + 30
-    while (kept := httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}").json())["status"] in ("queued", "in_progress"):
+    kept = queued
+    while kept["status"] in ("queued", "in_progress"):
+        kept = httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}", timeout=60).json()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert kept["usage"]["output_tokens"] == 8

@@ -20,7 +20,7 @@ OPTIONS = ["--dtype", "float32", "--enforce-eager"]
 TWO_API_PROCESSES = ["--api-server-count", "2"]
 # So many that the answer is far from its end when a client on a busy machine has read its first events.
 MAX_TOKENS, CHOICES = 900, 16
-_READ = 20
+_READ = 10
 
 
 def ours(model: Path, probes: Path, *options: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from builder.embedded_model import embedded_model
 from server.doctor_chats import SERVED_NAME
+from tests.integration.reference import MAX_TIMES_BFLOAT16
 from tests.integration.serving import environment, traitwatch
 
 pytestmark = pytest.mark.engine
@@ -48,11 +49,13 @@ def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Pat
     assert re.search(r"32 streams of 96 tokens at once, 2 pairs of loads: ratio \d\.\d+ ", report)
     assert done.returncode == (0 if overhead == "pass" else 1), overhead
     for layer in (1, 10, 20, 30):
-        row = re.search(rf"^\| {layer} \| (\S+) \| (\S+) \|", report, re.MULTILINE)
+        row = re.search(rf"^\| {layer} \| (\S+) \| (\S+) \| (\S+) \|", report, re.MULTILINE)
         assert row is not None
-        correlation, error = map(float, row.groups())
-        assert correlation > 0.999
-        assert error < 0.05
+        correlation, error, of_bfloat16 = map(float, row.groups())
+        # The chats are sampled, and a text may be hard on bfloat16 itself.
+        hard = MAX_TIMES_BFLOAT16 * of_bfloat16
+        assert 1 - correlation < max(0.001, hard**2 / 2)
+        assert error < max(0.05, hard)
     assert "| chats at once (others hung up between them) | 32 |" in report
     assert "GPUs, CUDA graphs and CUDA streams; the V2 model runner" in report
     assert f"## Traitwatch doctor: {model.name}\n" in report

@@ -102,14 +102,20 @@ async def test_a_stalled_transport_costs_the_scores_and_not_the_answers(
     usual = time.monotonic() - started
     before = incomplete(server, "rows_missing")
     fault.set("stall")
-    for round_number in range(3):
-        started = time.monotonic()
-        responses = await asyncio.gather(*(answer(server, 10 * round_number + n) for n in range(4)))
-        assert time.monotonic() - started < usual + SLACK_SECONDS
-        for response in responses:
-            assert_whole(response)
-            assert response.choices[0].traits_complete is False
-    assert incomplete(server, "rows_missing") == before + 12
+    took: list[float] = []
+    for _ in range(3):
+        # A machine that stood still does so once; what the fault costs, it costs again.
+        for _ in range(2):
+            started = time.monotonic()
+            responses = await asyncio.gather(*(answer(server, 10 * len(took) + n) for n in range(4)))
+            took.append(time.monotonic() - started)
+            for response in responses:
+                assert_whole(response)
+                assert response.choices[0].traits_complete is False
+            if took[-1] < usual + SLACK_SECONDS:
+                break
+        assert took[-1] < usual + SLACK_SECONDS, took
+    assert incomplete(server, "rows_missing") == before + 4 * len(took)
     fault.clear()
     await settled(server, late=True)
     await assert_scored_again(server, oracle)
@@ -202,5 +208,5 @@ async def settled(server: Server, *, late: bool = False) -> None:
     while server.metric("traitwatch_ledger_requests") != 0 or (
         late and server.metric("traitwatch_rows_unclaimed_total") == 0
     ):
-        assert time.monotonic() < deadline, httpx.get(f"{server.url}/metrics").text
+        assert time.monotonic() < deadline, httpx.get(f"{server.url}/metrics", timeout=60).text
         await asyncio.sleep(0.1)

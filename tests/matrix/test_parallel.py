@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from tests.integration.serving import Server, traitwatch
+from tests.integration.serving import START_TIMEOUT, Server, traitwatch
 from tests.matrix.model import LAYER_OPTIONS, Oracle
 from tests.matrix.processes import ended, in_directory, serving_alone, sockets
 from tests.matrix.traffic import Answer, answers, random_prompt, request
@@ -89,6 +90,7 @@ def run(
     temporary = directory / "tmp"
     command = in_directory(temporary, [*command, "--dtype", "float32", "--enforce-eager"], **setup.variables)
     with serving_alone(command, directory / "server.log") as server:
+        until_all_are_up(server, setup.api_processes)
         at_start = counts(server, setup)
         given = asyncio.run(traffic(server, temporary))
         yield Run(setup, server, temporary, at_start, counts(server, setup), given)
@@ -106,6 +108,14 @@ async def traffic(server: Server, temporary: Path) -> list[Answer]:
     while not all(scored_by_process(temporary)) and len(more) < MOST_MORE:
         more.append(await answers(server, bodies[len(more) % NUM_CONCURRENT]))
     return [answer for choices in [*concurrent, *more, await answers(server, bodies[-1])] for answer in choices]
+
+
+def until_all_are_up(server: Server, api_processes: int) -> None:
+    """Wait for the API processes that are not up yet; the first has answered for all."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while server.log.read_text(errors="replace").count("Application startup complete.") < api_processes:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def counts(server: Server, setup: Setup) -> Counts:

@@ -1,4 +1,4 @@
-"""Environments of unit tests that ask providers: the real SDKs, local servers, and no credentials of a user's."""
+"""Environments of unit tests; for those that ask providers the real SDKs, local servers, no credentials of a user's."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 from builder import claude
+from server import background
 from tests.unit.claude import Serve
 from tests.wire import anthropic as wire
 from tests.wire.http import Reply, WireServer, wire_server
+
+
+@pytest.fixture(autouse=True)
+def patient_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written at the end has the time that it takes: this machine may stand still for seconds."""
+    monkeypatch.setattr(background, "_CLOSE_TIMEOUT", 60.0)
 
 
 @pytest.fixture

@@ -142,8 +142,8 @@ def test_a_slow_answer_is_waited_for(serve: Serve) -> None:
 def test_an_answer_that_never_begins_is_given_up_and_asked_for_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claude, "READ_TIMEOUT", 0.3)
-    server = serve(wire.streamed(TEXT, delay=1.5), wire.streamed(TEXT))
+    monkeypatch.setattr(claude, "READ_TIMEOUT", 3.0)
+    server = serve(wire.streamed(TEXT, delay=30.0), wire.streamed(TEXT))
     assert ask()[0] == GOOD
     assert len(server.requests) == 2
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from server.doctor_reference import reference_projections
 from server.doctor_report import Check, Report, Table, Verdict, without_private
 from server.errors import AnswerError, NoReferenceError, StartError
 from server.running import free_port, running
-from tests.wire.http import Reply, wire_server
+from tests.wire.http import Reply, Request, wire_server
 
 LAYERS = [1, 20]
 STATES = 60
@@ -259,7 +260,13 @@ USAGE = b'data: {"choices":[],"usage":{"completion_tokens":96}}\n\ndata: [DONE]\
 
 
 async def test_a_load_is_timed_only_where_every_stream_was_whole() -> None:
-    with wire_server(lambda request: Reply(USAGE, delay=0.5)) as server:
+    all_of_them = threading.Barrier(32, timeout=60)
+
+    def respond(request: Request) -> Reply:
+        all_of_them.wait()
+        return Reply(USAGE, delay=0.5)
+
+    with wire_server(respond) as server:
         assert 0 < await tokens_per_second(server.url, 96) < 32 * 96 / 0.5
         assert server.most_at_once == 32
     broken = b'data: {"error":{"message":"EngineDeadError"}}\n\ndata: [DONE]\n\n'
@@ -295,7 +302,7 @@ def test_a_server_runs_until_it_is_left(tmp_path: Path, monkeypatch: pytest.Monk
         assert server.url == f"http://127.0.0.1:{port}"
         socket.create_connection(("127.0.0.1", port)).close()
         left = time.monotonic()
-    assert time.monotonic() - left < 10, "it had to be killed"
+    assert time.monotonic() - left < 50, "it had to be killed"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
@@ -316,12 +323,12 @@ def test_a_server_that_never_answers_is_ended(tmp_path: Path) -> None:
     port = free_port()
     waited: list[float] = []
     server = running(
-        serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=5, waiting=waited.append
+        serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=10, waiting=waited.append
     )
     with pytest.raises(StartError, match="did not answer within"), server:
         pass
     assert waited == sorted(waited)
-    assert 0 <= waited[0] < waited[-1] <= 5
+    assert 0 <= waited[0] < waited[-1] <= 10
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

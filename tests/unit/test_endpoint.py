@@ -199,7 +199,7 @@ def test_different_names_of_the_model_are_warned_of(caplog: pytest.LogCaptureFix
 
 def test_requests_are_spread_and_a_slow_server_gets_fewer() -> None:
     quick = serving(lambda request: completion(said(request), delay=0.01))
-    slow = serving(lambda request: completion(said(request), delay=0.15))
+    slow = serving(lambda request: completion(said(request), delay=0.6))
     with wire_server(quick) as a, wire_server(slow) as b:
         answers(source(a, b, in_flight=2), 40)
         assert a.most_at_once <= 2
@@ -232,7 +232,7 @@ def test_a_server_that_is_not_there_is_left_out(caplog: pytest.LogCaptureFixture
 
 
 def test_no_server_left_is_an_error_and_what_was_answered_is_kept() -> None:
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
 
     def respond(request: Request) -> Reply:
         if said(request) in ("prompt 0", "prompt 1"):
@@ -275,7 +275,7 @@ def test_what_other_servers_could_not_mend_ends_it_at_once(reply: Reply, message
     over = threading.Event()
 
     def slow(request: Request) -> Reply:
-        over.wait(5)
+        over.wait(60)
         return completion("late")
 
     with wire_server(serving(lambda _: reply)) as a, wire_server(serving(slow)) as b:

@@ -132,7 +132,7 @@ def test_trouble_that_stays_keeps_what_was_judged(reply: Reply, message: str) ->
     def respond(request: Request) -> Reply:
         if "question 0" in said(request):
             return first_token({"60": 1.0})
-        answered.wait(5)
+        answered.wait(60)
         return reply
 
     kept = []
@@ -187,7 +187,13 @@ def test_a_server_that_rejects_everything_ends_it_and_no_empty_score_is_kept() -
 
 
 def test_no_more_requests_are_open_than_allowed_and_that_many_are() -> None:
-    with wire_server(telling(lambda _: first_token({"60": 1.0}, delay=0.05))) as server:
+    four = threading.Barrier(4, timeout=60)
+
+    def respond(request: Request) -> Reply:
+        four.wait()
+        return first_token({"60": 1.0})
+
+    with wire_server(telling(respond)) as server:
         scores(judge_at(server, max_concurrent=4), questions(12))
         assert server.most_at_once == 4
 
@@ -230,8 +236,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
             consume(found)
         found.close()  # type: ignore[attr-defined]
         assert time.monotonic() - started < 30
-        asked = len(server.requests)
         slow.set()
         until(lambda: server._open == 0, "requests stayed open")
-        assert len(server.requests) == asked <= 5
+        assert len(server.requests) <= 5
     until(lambda: threading.active_count() <= before, "a thread stayed")

@@ -146,9 +146,9 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
     received: list[Frame] = []
     task = asyncio.create_task(receiver.run(received.append))
     sent = 200
-    while not received or values_of(received[-1]) != [1000]:
-        sender.send(rows([span], 1000))
+    while not received or values_of(received[-1]) != [sent]:
         sent += 1
+        sender.send(rows([span], sent))
         await asyncio.sleep(0.05)
     dropped = sample(registry, "rows_dropped_total", reason="reader_behind")
     assert dropped == sent - len(received) > 0
