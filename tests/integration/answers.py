@@ -13,6 +13,8 @@ OURS = ("traits", "traits_complete")
 # What differs between any two answers of vLLM, whoever scores them.
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
 _RUNS = 25
+# Of a stream, until one came as if no process had stood still meanwhile: vLLM joins the tokens of such a moment.
+RUNS = 10
 # Where a response that is one answer, not some choices, keeps its scores.
 ONE_ANSWER = -1
 

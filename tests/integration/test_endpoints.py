@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.answers import Told, alike, headers, own_part, post, told
+from tests.integration.answers import RUNS, Told, alike, headers, own_part, post, told
 from tests.integration.cases import CASES, CHAT, COMPLETIONS, Case
 from tests.integration.serving import MODEL_NAME, Server
 from tests.matrix.model import Oracle
@@ -21,8 +21,6 @@ pytestmark = pytest.mark.engine
 
 # Two runs of a request differ by the order of float32 sums, and by the rounding to four decimals.
 NEAR = 1e-3
-# On a busy machine a row may take longer than an event waits for it, and vLLM joins tokens: with luck, not every time.
-RUNS = 10
 
 CASES_AND_STREAMS = [
     pytest.param(case, stream, id=f"{name}{', streamed' if stream else ''}")

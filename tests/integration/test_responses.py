@@ -7,13 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.answers import alike
+from tests.integration.answers import RUNS, alike
 from tests.integration.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
-# Of a stream, until one was told as it came.
-RUNS = 10
 CHAT = {
     "model": MODEL_NAME,
     "messages": [
@@ -70,7 +68,6 @@ def test_the_parts_of_a_stream_join_to_the_unstreamed_scores(eager: Server, path
 def test_a_stream_scores_while_it_runs(eager: Server) -> None:
     """Most tokens are scored before the last event: the point of a live monitor."""
     early = late = 0
-    # vLLM joins the tokens of a moment in which its process stood still.
     for _ in range(RUNS):
         events = _events(_post(eager, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
         choices = [event["choices"][0] for event in events if event["choices"]]
