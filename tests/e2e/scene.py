@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from builder.embedded_model import embedded_model
 from dashboards.demo_chats import CHATS
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
-from tests.e2e.browsing import chromium
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
 
 SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
@@ -84,7 +83,7 @@ class Scene:
 
 
 @contextmanager
-def set_up(directory: Path) -> Iterator[Scene]:
+def set_up(directory: Path, browser: Browser) -> Iterator[Scene]:
     """Serve the embedded model with the shipped traits and an uncalibrated one, and show them."""
     bare = directory / "vectors"
     bare.mkdir()
@@ -95,7 +94,5 @@ def set_up(directory: Path) -> Iterator[Scene]:
     with (
         serving(command, directory / "server.log") as server,
         inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address,
-        sync_playwright() as playwright,
-        chromium(playwright) as browser,
     ):
         yield Scene(server, address, browser, directory)

@@ -1,24 +1,18 @@
 """The inspector before a stand-in for a fast server: answers of 2,000 tokens, and a model that writes HTML."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
-from tests.e2e.browsing import chromium, until, visit
+from tests.e2e.browsing import until, visit
 from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
 
 pytestmark = pytest.mark.engine
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright, chromium(playwright) as started:
-        yield started
 
 
 def test_two_thousand_tokens_all_find_their_place(

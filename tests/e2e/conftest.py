@@ -1,0 +1,29 @@
+"""One server, one inspector and one browser for all that is tried on them."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.browsing import Visit, chromium, visit
+from tests.e2e.scene import KEY, Scene, set_up
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, chromium(playwright) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def scene(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with set_up(tmp_path_factory.mktemp("inspector"), browser) as made:
+        yield made
+
+
+@pytest.fixture
+def seen(scene: Scene) -> Iterator[Visit]:
+    with visit(scene.browser, scene.address) as one:
+        yield one
+        assert not any(KEY in body for body in one.bodies)
+        assert KEY not in one.page.content()
