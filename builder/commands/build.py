@@ -12,6 +12,7 @@ from builder.commands.options import (
     CONTEXT,
     check_model_path,
     definition_option,
+    definition_places,
     elicit_options,
     interruptible,
     judge_options,
@@ -36,13 +37,13 @@ from builder.workspace import DATA
 @click.argument("trait")
 @click.option(
     "--description",
-    help="What you mean by the trait. With it, Claude writes the definition (ANTHROPIC_API_KEY); without it the "
-    "shipped definition is used, if there is one.",
+    help="What you mean by the trait. With it, Claude writes the definition into OUT (ANTHROPIC_API_KEY), unless one "
+    "is there; without it one in OUT or a shipped one is used.",
 )
 @click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="Who writes the definition.")
 @model_option
 @out_option
-@definition_option
+@definition_option("OUT")
 @elicit_options
 @click.option("--n-per-question", "samples", type=click.IntRange(1), default=10, help="Answers to each question.")
 @sampling_options
@@ -98,7 +99,8 @@ def build(
     from builder.workspace import Workspace, model_directory, model_name
 
     workspace = Workspace(model_directory(out, model), trait)
-    places = [definition] if definition else ([out] if description else [out, DATA])
+    # What was described in words is nothing that is shipped.
+    places = [out] if description and not definition else definition_places(definition, out)
     # Claude's goes into OUT, and is none of a directory that was named.
     if definition is None and not _defined(console, trait, description, claude_model, out, places, dry_run):
         return

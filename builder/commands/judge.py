@@ -17,6 +17,7 @@ from builder.commands.options import (
     judge_options,
     load_definitions,
     make_judge_options,
+    out_of,
 )
 
 
@@ -31,7 +32,7 @@ from builder.commands.options import (
     help="Answers file with the columns question, prompt, answer, question_id; may be given again. Scores go into it.",
 )
 @click.option("--model", help="The model that wrote the answers, for --judge likelihood.")
-@definition_option
+@definition_option("the directory above that of the answers")
 @elicit_options
 @judge_options
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
@@ -56,7 +57,7 @@ def judge(
         traitwatch judge paternalism --csv vectors/MODEL/paternalism_pos.csv --csv vectors/MODEL/paternalism_neg.csv
     """
     options = make_judge_options(values)
-    extract, _ = load_definitions(trait, definition_places(definition))
+    extract, _ = load_definitions(trait, _places(trait, definition, files))
 
     from builder.answers import read_answers, write_scores
     from builder.conversation import Elicitation
@@ -91,3 +92,19 @@ def judge(
                     told = sum(row.trait is not None for row in scored)
                     console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
                 judge_card(judge, options, log)
+
+
+def _places(trait: str, definition: Path | None, files: tuple[Path, ...]) -> list[Path]:
+    """Return where the definition is looked for, which has to be the same for all answers."""
+    from builder.errors import PipelineError
+    from builder.workspace import find_definition
+
+    places = [definition_places(definition, out_of(file.parent)) for file in files]
+    found = dict.fromkeys(find_definition(trait, directories) for directories in places)
+    if len(found) > 1:
+        told = ", ".join(str(halves[0]) if halves else "none" for halves in found)
+        raise PipelineError(
+            f"the answers files belong to different definitions of {trait} ({told}): judge them one by one, or give "
+            "the one to judge all by, --definition."
+        )
+    return places[0]

@@ -19,6 +19,7 @@ from builder.commands.options import (
     make_judge_options,
     make_sampling,
     model_option,
+    out_of,
     vectors_option,
 )
 
@@ -38,7 +39,7 @@ _TABLE_LAYERS = 12
 @click.argument("trait")
 @model_option
 @vectors_option
-@definition_option
+@definition_option("the directory that --vectors is in")
 @click.option(
     "--layer",
     "layers",
@@ -138,7 +139,7 @@ def layers(
         results: list[SteeringResult] = []
         judge_name = ""
         if judge_of is not None:
-            extract, evaluate = load_definitions(trait, definition_places(definition))
+            extract, evaluate = load_definitions(trait, definition_places(definition, out_of(vectors)))
             for layer in layers:
                 check_layer(layer, card.num_layers)
             way: Any = elicit or card.elicit or "system"

@@ -42,13 +42,18 @@ out_option = click.option(
 vectors_option = click.option(
     "--vectors", type=DIRECTORY, required=True, help="Directory of the vector and its card, e.g. OUT/<model's name>."
 )
-definition_option = click.option(
-    "--definition",
-    type=DIRECTORY,
-    default=None,
-    show_default="the shipped ones",
-    help="Directory with trait_data_extract/<trait>.json and trait_data_eval/<trait>.json.",
-)
+
+
+def definition_option(places: str) -> Callable[[Function], Function]:
+    """Return the option `--definition`; `places` says where the command looks without it (`definition_places`)."""
+    return click.option(
+        "--definition",
+        type=DIRECTORY,
+        show_default=f"{places}, then the shipped ones",
+        help="Directory with trait_data_extract/<trait>.json and trait_data_eval/<trait>.json.",
+    )
+
+
 elicit_options = _all(
     click.option(
         "--elicit",
@@ -196,9 +201,14 @@ def load_definitions(trait: str, directories: list[Path]) -> tuple[Any, Any]:
     return extract, evaluate
 
 
-def definition_places(definition: Path | None) -> list[Path]:
-    """Return where definitions are looked for."""
-    return [definition] if definition else [DATA]
+def definition_places(definition: Path | None, out: Path) -> list[Path]:
+    """Return where definitions are looked for: in what was named alone, else in `out` first, as `build` keeps them."""
+    return [definition] if definition else [out, DATA]
+
+
+def out_of(directory: Path) -> Path:
+    """Return OUT of a model's directory OUT/<model's name>, however it is written."""
+    return directory.resolve().parent
 
 
 @contextmanager

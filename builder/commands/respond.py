@@ -41,7 +41,7 @@ from builder.commands.options import (
 @click.option("--n-per-question", "samples", type=click.IntRange(1), default=10, help="Answers to each question.")
 @model_option
 @out_option
-@definition_option
+@definition_option("OUT")
 @elicit_options
 @sampling_options
 @source_options
@@ -70,7 +70,7 @@ def respond(
         traitwatch respond paternalism --model MODEL --out vectors --endpoint http://a:8000/v1 --endpoint http://b:8000/v1
     """
     sampling, source = make_sampling(values), make_source_options(values)
-    extract, evaluate = load_definitions(trait, definition_places(definition))
+    extract, evaluate = load_definitions(trait, definition_places(definition, out))
     check_model_path(model)
 
     from builder.answers import write_answers

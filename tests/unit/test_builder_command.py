@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from transformers import LlamaConfig
 
 import traitwatch
+from builder.definitions import definition_files
 from builder.errors import PipelineError
 from builder.pretrained import check_length, load_tokenizer
 from builder.workspace import Workspace
@@ -72,6 +73,15 @@ def test_a_malformed_definition(tmp_path: Path, content: str, says: str) -> None
         (tmp_path / kind / "kindness.json").write_text(content)
     result = build("kindness", "--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
     assert_told(result, says)
+
+
+@pytest.mark.parametrize("command", ["build", "respond"])
+def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path: Path) -> None:
+    for file in definition_files(tmp_path / "out", "paternalism"):
+        file.parent.mkdir(parents=True)
+        file.write_text("{")
+    given = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert_told(CliRunner().invoke(traitwatch.main, given), "out/trait_data_extract/paternalism.json is not a valid")
 
 
 def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:

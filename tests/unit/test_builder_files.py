@@ -149,6 +149,19 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
     assert pd.read_csv(files[1])["evil"].tolist() == [4.0] * ROWS
 
 
+def test_answers_are_judged_by_the_definition_above_their_directory(tmp_path: Path) -> None:
+    """That is where `build` and `respond` of the same --out look; two of them at once are two judges."""
+    files = []
+    for out in ("one", "other"):
+        (tmp_path / out / "tiny").mkdir(parents=True)
+        files.append(authors_csv(definition(tmp_path / out) / "tiny" / "evil_pos.csv", "pos", scores=False))
+    judge = ("judge", "evil", "--dry-run", "--judge-base-url", "http://127.0.0.1:9/v1")
+    assert "scores to give" in run(*judge, "--csv", files[0]).output
+    both = (*judge, "--csv", files[0], "--csv", files[1])
+    assert "different definitions of evil" in " ".join(refused(*both).split())
+    assert "scores to give" in run(*both, "--definition", tmp_path / "one").output
+
+
 def test_the_offline_judge_wants_the_model_that_wrote_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     file = authors_csv(tmp_path / "evil_pos.csv", "pos", scores=False)
     judge = ("judge", "evil", "--definition", definition(tmp_path), "--csv", file)

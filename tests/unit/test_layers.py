@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 import traitwatch
 from builder.artifacts import RESPONSE_AVG, Card, load_card, save_card, save_tensor, vector_sha256
 from builder.card import LayerVerification, SteeringResult, Verification
+from builder.definitions import definition_files
 from builder.layers import (
     Effect,
     candidates,
@@ -21,6 +22,7 @@ from builder.layers import (
     reason,
     steering_effects,
 )
+from builder.workspace import DATA
 from tests.unit.test_steering import VECTOR, CountingJudge, Letters, tiny_llama
 
 
@@ -220,6 +222,22 @@ def test_a_layer_that_cannot_be_steered_is_refused_before_a_model_is_loaded(vect
     outcome = layers(vectors, "--layer", "3", "--judge", "likelihood")
     assert outcome.exit_code == 1
     assert "layer 3 cannot be steered" in outcome.stderr
+
+
+def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shipped_one(vectors: Path) -> None:
+    """A build keeps its own there; the shipped questions and judge prompt would measure another trait."""
+    model = vectors / "MODEL"
+    model.mkdir()
+    for file in ("paternalism.json", f"paternalism_{RESPONSE_AVG}.pt"):
+        (vectors / file).rename(model / file)
+    files = definition_files(vectors, "paternalism")
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("{")
+    told = layers(model, "--judge", "likelihood").stderr
+    assert f"{files[0]} is not a valid TraitDefinition" in " ".join(told.split())
+    given = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(DATA))
+    assert "layer 3 cannot be steered" in given.stderr, "what is named is taken"
 
 
 def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
