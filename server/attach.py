@@ -24,6 +24,11 @@ class Attacher:
     def __init__(self, request: ScoredRequest, shape: Shape):
         self._request = request
         self._shape = shape
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """From here on, say of every answer that its scores are not complete, and nothing else."""
+        self._given_up = True
 
     async def body(self, body: bytes) -> bytes:
         """Return the JSON answer `body` with scores."""
@@ -46,12 +51,15 @@ class Attacher:
         carriers: Sequence[Carrier] = self._shape.event(fields)
         for carrier in carriers:
             await self._fill(carrier)
-        if not any("traits" in carrier.fields for carrier in carriers):
+        if not any(name in carrier.fields for carrier in carriers for name in ("traits", "traits_complete")):
             return event
         return with_data(event, _ENCODER.encode(fields))
 
     async def _fill(self, carrier: Carrier) -> None:
-        if carrier.part is Part.PROGRESS:
+        if self._given_up:
+            if carrier.part is not Part.PROGRESS:
+                carrier.fields["traits_complete"] = False
+        elif carrier.part is Part.PROGRESS:
             await self._request.progress(carrier.fields, carrier.answer)
         else:
             await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Part.WHOLE)

@@ -16,6 +16,7 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
@@ -46,7 +47,7 @@ def watch(engine: EngineClient, monitor: Monitor) -> None:
             return _counted(start(sampling_params), sampling_params, request_id, monitor)
         # The calls of a response are known by their order, so they are opened before the first output is asked for.
         call = None if scored is None else scored.open_call(request_id, sampling_params.n)
-        return _followed(start, sampling_params, request_id, call, monitor)
+        return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor)
 
     engine.generate = generate
 
@@ -112,6 +113,7 @@ async def _followed(
     params: SamplingParams,
     request_id: str,
     call: Call | None,
+    adapter: LoRARequest | None,
     monitor: Monitor,
 ) -> AsyncGenerator[RequestOutput, None]:
     """Generate, and note what is generated.
@@ -121,11 +123,13 @@ async def _followed(
         params: the caller's sampling parameters.
         request_id: the engine's id of the request.
         call: the call as its response has opened it; None where no response carries its scores.
+        adapter: what the model is adapted by.
         monitor: is told when it has ended.
     """
     if call is None:
         call = monitor.ledger.open(monitor.traits, params.n, request_id=request_id)
     call.started = True
+    call.adapter = None if adapter is None else adapter.lora_name
     reader = _Reader(call, deltas=params.output_kind == RequestOutputKind.DELTA)
     outputs = start(marked_params(params, call) if call.accepted else params)
     with monitor.draining.generation(request_id):

@@ -47,6 +47,7 @@ class Call:
         holders: how many still need its rows: its response, and the recorder.
         started: whether the engine was asked for its first output.
         engine: index of the engine that runs it, once a row has come.
+        adapter: name of the LoRA adapter that answers; None for the model itself.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Call:
         self.holders = holders
         self.started = False
         self.engine: int | None = None
+        self.adapter: str | None = None
         self.columns = loaded.columns
         self._ledger = ledger
         self._scores: dict[int, tuple[int, Scores]] = {}

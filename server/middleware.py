@@ -4,12 +4,14 @@ While a scored request is handled, it stands in a context variable, where the en
 that says nothing of traits reaches vLLM byte for byte, and so does every response that carries no scores its client.
 """
 
+import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
+from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,13 +22,13 @@ from server.recorder import Recorder
 from server.refusals import refusal, request_path
 from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection, select
-from server.shapes import shape_of
+from server.shapes import Shape, Without, shape_of
 from server.sse import EventSplitter
 
 _FIELD = "traits"
-# What makes a response carry no scores, as the request's body says it.
-_BEAM_SEARCH, _BACKGROUND = "use_beam_search", "background"
-_WITHOUT_SCORES = {_BEAM_SEARCH: "beam search", _BACKGROUND: "a background response"}
+_CALLED = {Without.BEAM_SEARCH: "beam search", Without.BACKGROUND: "a background response"}
+# As vLLM reads a field: "false" is false.
+_BOOLEAN = TypeAdapter(bool)
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class TraitsMiddleware:
         monitor = self._monitor()
         received = await _receive_body(receive)
         try:
-            selection, scope, received = _read_request(scope, received, monitor)
+            selection, scope, received = _read_request(scope, received, shape, monitor)
         except RequestError as error:
             await refusal(400, str(error), path=request_path(scope), param=_FIELD)(scope, receive, send)
             return
@@ -78,7 +80,7 @@ def _while_handled(request: ScoredRequest | Unscorable | None) -> Iterator[None]
 
 
 def _read_request(
-    scope: Scope, received: list[Message], monitor: Monitor
+    scope: Scope, received: list[Message], shape: Shape, monitor: Monitor
 ) -> tuple[Selection | Unscorable | None, Scope, list[Message]]:
     """Decide what a response carries, and take our field out of the request's body.
 
@@ -89,23 +91,21 @@ def _read_request(
         RequestError: `traits` is malformed, or asks for what cannot be scored.
     """
     body = b"".join(message.get("body", b"") for message in received)
-    names = [name for name in (_FIELD, *_WITHOUT_SCORES) if f'"{name}"'.encode() in body]
+    names = (_FIELD,) if shape.without is None else (_FIELD, shape.without.value)
     # A body that says none of them, which is the usual one, need not be read.
-    fields = _decode(body) if names else {}
+    fields = _decode(body) if _may_say(body, *names) else {}
     if fields is None:
         return None, scope, received
     said = _FIELD in fields
     asked = fields.pop(_FIELD, None)
     selection: Selection | Unscorable | None = select(asked, monitor.traits, monitor.default)
-    without = [what for name, what in _WITHOUT_SCORES.items() if fields.get(name)]
-    if without and asked is not None and selection is not None:
-        raise RequestError(f"traits: {without[0]} carries no scores; leave one of the two out.")
-    if fields.get(_BEAM_SEARCH):
-        # Its beams share states and are dropped and continued: no run of tokens that could be scored.
-        monitor.recorder.not_attached("not_scorable")
-        selection = Unscorable.UNSCORABLE
-    elif without:
+    if shape.without is not None and _is_true(fields.get(shape.without.value)):
+        if asked is not None and selection is not None:
+            raise RequestError(f"traits: {_CALLED[shape.without]} carries no scores; leave one of the two out.")
         selection = None
+        if shape.without is Without.BEAM_SEARCH:
+            monitor.recorder.not_attached("not_scorable")
+            selection = Unscorable.UNSCORABLE
     if said:
         scope, received = _with_body(scope, fields)
     return selection, scope, received
@@ -148,37 +148,34 @@ class _AnswerRewriter:
         self._body += message.get("body", b"")
         if message.get("more_body", False):
             return
-        try:
-            body = await self._attacher.body(self._body)
-        except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
-            self._failed()
-            body = self._body
+        body = await self._attached(self._attacher.body, self._body)
         MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})
 
     async def _stream(self, message: Message, events: EventSplitter) -> None:
-        body = b"".join([await self._event(event) for event in events.feed(message.get("body", b""))])
+        parts = events.feed(message.get("body", b""))
+        body = b"".join([await self._attached(self._attacher.event, part) for part in parts])
         more = message.get("more_body", False)
         if not more:
             body += events.rest()
         if body or not more:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _event(self, event: bytes) -> bytes:
-        if self._broken:
-            return event
-        try:
-            return await self._attacher.event(event)
-        except Exception:  # noqa: BLE001 (a monitoring failure must not fail a generation)
-            self._failed()
-            return event
-
-    def _failed(self) -> None:
-        """Count and log a failure of ours; from here on vLLM's answer goes out as it is."""
-        self._broken = True
-        self._recorder.not_attached("internal_error")
-        logger.exception("Scores could not be attached; the answer goes out without.")
+    async def _attached(self, attach: Callable[[bytes], Awaitable[bytes]], part: bytes) -> bytes:
+        """Return a part of vLLM's answer with its scores; after a failure of ours, which says so, without."""
+        # The first failure is of the scores. If even that cannot be said, vLLM's answer goes out as it is.
+        for _ in range(2):
+            try:
+                return await attach(part)
+            except Exception:
+                # A monitoring failure must not fail a generation.
+                if not self._broken:
+                    self._recorder.not_attached("internal_error")
+                    logger.exception("Scores could not be attached; the answer goes out without.")
+                self._broken = True
+                self._attacher.give_up()
+        return part
 
 
 async def _receive_body(receive: Receive) -> list[Message]:
@@ -204,16 +201,33 @@ def _replay(messages: list[Message], receive: Receive) -> Receive:
 
 
 def _with_body(scope: Scope, fields: dict[str, Any]) -> tuple[Scope, list[Message]]:
-    body = msgspec.json.encode(fields)
+    body = json.dumps(fields).encode()
     headers = MutableHeaders(raw=list(scope["headers"]))
     headers["content-length"] = str(len(body))
     return {**scope, "headers": headers.raw}, [{"type": "http.request", "body": body, "more_body": False}]
+
+
+def _may_say(body: bytes, *names: str) -> bool:
+    """Tell whether a JSON text may have a field of one of these names: written out, escaped, or in UTF-16 or -32."""
+    return b"\\u" in body or b"\0" in body or any(f'"{name}"'.encode() in body for name in names)
+
+
+def _is_true(value: Any) -> bool:
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        # vLLM refuses it, or takes a null for its default.
+        return False
 
 
 def _decode(body: bytes) -> dict[str, Any] | None:
     """Return a JSON object's fields; None for anything else, which vLLM answers with its own error."""
     try:
         fields = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        # vLLM takes more than JSON: NaN, half a pair of surrogates, other encodings of Unicode.
+        try:
+            fields = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
     return fields if isinstance(fields, dict) else None

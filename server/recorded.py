@@ -16,7 +16,7 @@ class Recorded:
     Attributes:
         request_id: the engine's id of the request; begins with the id of the response.
         index: number of the choice.
-        model: the served model's name.
+        model: the served model's name, or the adapter's that answered.
         engine: engine index, as vLLM's metrics have it.
         traits: the traits it was scored for.
         mean_z: `[num_traits]`, float64, mean over its token states in standard deviations of the baseline; NaN where

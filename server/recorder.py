@@ -42,10 +42,10 @@ class Recorder:
 
         Args:
             call: the call.
-            finished: False where it was aborted; then what has come is recorded, and nothing is waited for.
+            finished: False where it was aborted: it is recorded as far as its tokens came, whose rows are on their way.
         """
-        if finished and call.accepted and not call.complete():
-            task = asyncio.get_running_loop().create_task(self._when_complete(call))
+        if call.accepted and not call.complete():
+            task = asyncio.get_running_loop().create_task(self._when_complete(call, finished=finished))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
         else:
@@ -70,13 +70,13 @@ class Recorder:
         for sink in self._sinks:
             sink.close()
 
-    async def _when_complete(self, call: Call) -> None:
+    async def _when_complete(self, call: Call, *, finished: bool) -> None:
         try:
             for index in range(call.num_choices):
                 if not await call.wait_complete(index, ROWS_TIMEOUT):
                     break
         finally:
-            self._record(call, finished=True)
+            self._record(call, finished=finished)
 
     def _record(self, call: Call, *, finished: bool) -> None:
         try:
@@ -104,15 +104,11 @@ class Recorder:
         if not call.accepted or not call.loaded.all:
             self._not_scored(call, index, "no_traits" if call.accepted else "ledger_full")
             return
-        if not finished:
-            # The rows of the last tokens were still on their way: what counts is what had come.
-            del rows.tokens[rows.matched() + 1 :]
-            expected = len(rows.tokens) - 1
         scores = call.scores(index)
         missing = int(np.isnan(scores.projections[:, :-1]).any(axis=0).sum())
         self.tally.add(engine, scores, call.request_id)
         self._metrics.tokens_scored[engine].inc(expected - missing)
-        if missing or (finished and not rows.complete()):
+        if missing or not rows.complete():
             self._metrics.tokens_unscored[engine, "rows_missing"].inc(missing)
             self._metrics.responses_incomplete[engine, "rows_missing"].inc()
         else:
@@ -124,7 +120,7 @@ class Recorder:
                 Recorded(
                     request_id=call.request_id,
                     index=index,
-                    model=self._model_name,
+                    model=call.adapter or self._model_name,
                     engine=engine,
                     traits=scores.traits,
                     mean_z=scores.mean_z,

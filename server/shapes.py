@@ -36,6 +36,15 @@ class Carrier:
     part: Part
 
 
+class Without(Enum):
+    """What makes an answer carry no scores: the field of the request that asks for it, where it is true."""
+
+    # Its beams share states and are dropped and continued: no run of tokens that could be scored.
+    BEAM_SEARCH = "use_beam_search"
+    # Its answer is fetched later.
+    BACKGROUND = "background"
+
+
 @dataclass(frozen=True)
 class Shape:
     """An endpoint's answers.
@@ -43,10 +52,12 @@ class Shape:
     Attributes:
         body: finds the carriers of a JSON answer.
         event: finds the carriers of one event's data.
+        without: what makes one of them carry no scores; None where nothing does.
     """
 
     body: Callable[[Json], Sequence[Carrier]]
     event: Callable[[Json], Sequence[Carrier]]
+    without: Without | None = None
 
 
 def _choices_of_body(answer: Json) -> list[Carrier]:
@@ -91,10 +102,10 @@ def _messages_event(data: Json) -> list[Carrier]:
 MESSAGES = "/v1/messages"
 # What the server's schema tells of.
 SHAPES = {
-    "/v1/chat/completions": Shape(_choices_of_body, _choices_of_event),
-    "/v1/completions": Shape(_choices_of_body, _choices_of_event),
+    "/v1/chat/completions": Shape(_choices_of_body, _choices_of_event, Without.BEAM_SEARCH),
+    "/v1/completions": Shape(_choices_of_body, _choices_of_event, Without.BEAM_SEARCH),
     "/v1/chat/completions/batch": Shape(_choices_of_batch, _choices_of_event),
-    "/v1/responses": Shape(_one_answer, _responses_event),
+    "/v1/responses": Shape(_one_answer, _responses_event, Without.BACKGROUND),
     MESSAGES: Shape(_one_answer, _messages_event),
 }
 # SageMaker's one endpoint for all: a chat or a completion, by what the body has.

@@ -1,17 +1,20 @@
 """The engine's `generate` marks its calls, sees their tokens, and has every one recorded, whoever made it."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from server.config import trait_set
 from server.engine import watch
 from server.metrics import Metrics
 from server.monitor import Monitor
+from server.recorded import Recorded
 from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
 from server.selection import Selection
 from server.transport import PROMPT_KEY, REQUEST_KEY
@@ -42,6 +45,13 @@ def engine(monitor: Monitor) -> Any:
 @pytest.fixture
 def request_(engine: Any) -> ScoredRequest:
     return ScoredRequest(Selection(LOADED.all, LOADED), engine.ledger)
+
+
+async def let_go(engine: Any) -> None:
+    """Wait until no call is held."""
+    async with asyncio.timeout(20):
+        while len(engine.ledger):
+            await asyncio.sleep(0.001)
 
 
 async def run(engine: Any, params: SamplingParams) -> list[Any]:
@@ -89,10 +99,54 @@ async def test_an_aborted_call_is_recorded_as_far_as_it_came(
     await anext(outputs)
     await outputs.aclose()
     request_.close()
+    await let_go(engine)
     assert sample(registry, "tokens_scored_total") == 1
     assert sample(registry, "responses_scored_total") == 1
     assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 0
-    assert len(engine.ledger) == 0
+
+
+async def test_rows_that_an_aborted_call_lost_are_counted(
+    engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.01)
+    engine.lost = [0]
+    outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
+    await anext(outputs)
+    await anext(outputs)
+    await outputs.aclose()
+    await let_go(engine)
+    assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 1
+    assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 1
+    assert sample(registry, "responses_scored_total") == sample(registry, "tokens_scored_total") == 0
+
+
+async def test_rows_that_an_aborted_calls_outputs_have_overtaken_count(
+    engine: Any, registry: CollectorRegistry
+) -> None:
+    engine.overtaken = True
+    outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
+    await anext(outputs)
+    await anext(outputs)
+    await outputs.aclose()
+    assert sample(registry, "tokens_scored_total") == 0
+    await let_go(engine)
+    assert sample(registry, "tokens_scored_total") == 1
+    assert sample(registry, "responses_scored_total") == 1
+
+
+@pytest.mark.parametrize("adapter", [None, "sql"])
+async def test_what_is_told_of_a_response_names_the_adapter_that_answered(
+    registry: CollectorRegistry, adapter: str | None
+) -> None:
+    told: list[Recorded] = []
+    sink = SimpleNamespace(record=told.append)
+    monitor = Monitor(LOADED, "tokens", "api", Metrics(registry), "base", [sink])  # type: ignore[list-item]
+    engine: Any = Engine(monitor.ledger)
+    watch(engine, monitor)
+    lora = None if adapter is None else LoRARequest(adapter, 1, "/adapters/sql")
+    async for _ in engine.generate({}, SamplingParams(), "chatcmpl-1", lora_request=lora):
+        pass
+    assert [response.model for response in told] == [adapter or "base"]
 
 
 async def test_a_call_that_was_aborted_before_its_first_state_is_no_response(
@@ -121,9 +175,7 @@ async def test_lost_rows_are_counted_as_tokens_that_were_not_scored(
     monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.01)
     engine.lost = [1]
     await run(engine, SamplingParams())
-    async with asyncio.timeout(20):
-        while len(engine.ledger):
-            await asyncio.sleep(0.001)
+    await let_go(engine)
     assert sample(registry, "tokens_scored_total") == 1
     assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 1
     assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 1
@@ -136,9 +188,7 @@ async def test_rows_that_come_after_the_end_are_waited_for(engine: Any, registry
     assert sample(registry, "responses_scored_total") == 0
     engine.lost = []
     engine._send(engine.seen[0], "chatcmpl-1", 0, 2)
-    async with asyncio.timeout(20):
-        while len(engine.ledger):
-            await asyncio.sleep(0.001)
+    await let_go(engine)
     assert sample(registry, "tokens_scored_total") == 2
     assert sample(registry, "responses_scored_total") == 1
     assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 0

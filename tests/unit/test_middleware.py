@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -52,6 +53,11 @@ def choices(*indices: int) -> bytes:
 def chunk(number: int) -> bytes:
     choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": "stop" if number == -1 else None}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def _data(number: int) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(chunk(number).removeprefix(b"data: "))
+    return data
 
 
 ASKED = b'{"messages": [] }'
@@ -223,18 +229,86 @@ async def test_a_full_ledger_answers_unscored_and_at_once(
 
 
 @pytest.mark.parametrize("media_type", ["application/json", EVENTS])
-async def test_a_failure_of_ours_leaves_vllms_answer(
+async def test_a_failure_of_ours_leaves_vllms_answer_and_says_so(
     monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, media_type: str
 ) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("server.scores.Scores.of", broken)
-    answer = choices(0) if media_type == "application/json" else (lambda number: chunk(-1))
+    answer = choices(0) if media_type == "application/json" else chunk
     result = await call(App(monitor, answer, media_type), monitor, ASKED)
     assert result.messages[0]["status"] == 200
-    assert result.body == (choices(0) if media_type == "application/json" else chunk(-1) * 3 + b"data: [DONE]\n\n")
+    answers = [result.json] if media_type == "application/json" else result.events
+    parts = [answer["choices"][0] for answer in answers]
+    assert [part.pop("traits_complete", None) for part in parts] == [None] * (len(parts) - 1) + [False]
+    # What had gone out before the failure was right.
+    for part in parts[:-1]:
+        part.pop("traits", None)
+    theirs = [json.loads(choices(0))] if media_type == "application/json" else [_data(n) for n in (0, 1, -1)]
+    assert parts == [answer["choices"][0] for answer in theirs]
     assert sample(registry, "responses_incomplete_total", reason="internal_error") == 1
+
+
+async def test_an_answer_that_we_cannot_read_passes(monitor: Monitor, registry: CollectorRegistry) -> None:
+    for media_type in ("application/json", EVENTS):
+        answer = b'{"choices": [{}]}' if media_type == "application/json" else b'data: {"choices": [{}]}\n\n'
+        result = await call(App(monitor, answer, media_type), monitor, ASKED)
+        assert result.body.startswith(answer)
+    assert sample(registry, "responses_incomplete_total", reason="internal_error") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (RESPONSES, b'"use_beam_search": true'),
+        (MESSAGES, b'"use_beam_search": true'),
+        (CHAT, b'"use_beam_search": "false"'),
+        (COMPLETIONS, b'"use_beam_search": "0"'),
+        (CHAT, b'"use_beam_search": null'),
+        (CHAT, b'"background": true'),
+        (MESSAGES, b'"background": true'),
+        (RESPONSES, b'"background": "off"'),
+    ],
+    ids=str,
+)
+async def test_a_field_that_means_nothing_to_vllm_opts_out_of_nothing(
+    monitor: Monitor, registry: CollectorRegistry, path: str, fields: bytes
+) -> None:
+    answer = b'{"output": []}' if path in (RESPONSES, MESSAGES) else choices(0)
+    result = await call(App(monitor, answer), monitor, b'{"traits": true, ' + fields + b"}", path)
+    (carrier,) = result.json.get("choices", [result.json])
+    assert carrier["traits_complete"] is True
+    assert sample(registry, "responses_scored_total") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"use\\u005fbeam_search": true}',
+        b'{"top_p": NaN, "use_beam_search": "yes"}',
+        '{"use_beam_search": 1}'.encode("utf-16"),
+    ],
+    ids=["escaped", "with what is no JSON", "UTF-16"],
+)
+async def test_a_beam_search_is_seen_however_it_is_written(
+    monitor: Monitor, registry: CollectorRegistry, body: bytes
+) -> None:
+    app = App(monitor, choices(0))
+    assert (await call(app, monitor, body)).body == choices(0)
+    assert app.body == body
+    assert sample(registry, "responses_incomplete_total", reason="not_scorable") == 1
+    assert sample(registry, "responses_scored_total") == 0
+
+
+@pytest.mark.parametrize("traits", ["traits", "tr\\u0061its"])
+async def test_what_goes_on_to_vllm_is_what_the_client_wrote(monitor: Monitor, traits: str) -> None:
+    """Half a pair of surrogates and NaN too, which vLLM reads."""
+    app = App(monitor, choices(0))
+    body = b'{"top_p": NaN, "user": "\\ud800", "' + traits.encode() + b'": {"include": ["paternalism"]}}'
+    result = await call(app, monitor, body)
+    assert list(result.json["choices"][0]["traits"]) == ["paternalism"]
+    assert app.body == b'{"top_p": NaN, "user": "\\ud800"}'
 
 
 @pytest.mark.parametrize(
@@ -244,6 +318,8 @@ async def test_a_failure_of_ours_leaves_vllms_answer(
         (b'{"messages": [{"content":   "say \\"traits\\"", "traits": 1}]}', CHAT, "POST"),
         (b'{"traits": not json at all', CHAT, "POST"),
         (b'["traits",   "a list"]   ', CHAT, "POST"),
+        (b'{"traits": "\xff"}', CHAT, "POST"),
+        (b'{"traits": true, "deep": ' + b"[" * 100_000, CHAT, "POST"),
         (b'{"traits": true, "input": "x"}', "/v1/embeddings", "POST"),
         (b'{"traits": true}', CHAT, "GET"),
     ],
@@ -310,15 +386,13 @@ async def test_a_background_response_carries_no_scores_and_is_recorded(
     assert sample(registry, "responses_scored_total") == 1
 
 
-@pytest.mark.parametrize("field", ["use_beam_search", "background"])
-async def test_scores_that_a_response_cannot_carry_are_refused(monitor: Monitor, field: str) -> None:
-    app = App(monitor, choices(0))
-    refused = await call(app, monitor, json.dumps({field: True, "traits": True}).encode())
+@pytest.mark.parametrize(("path", "field"), [(CHAT, "use_beam_search"), (RESPONSES, "background")])
+async def test_scores_that_a_response_cannot_carry_are_refused(monitor: Monitor, path: str, field: str) -> None:
+    app = App(monitor, b"{}")
+    refused = await call(app, monitor, json.dumps({field: True, "traits": True}).encode(), path)
     assert refused.messages[0]["status"] == 400
     assert "carries no scores" in refused.json["error"]["message"]
     assert app.engine.seen == []
-    scored = await call(App(monitor, choices(0)), monitor, json.dumps({field: False}).encode())
-    assert scored.json["choices"][0]["traits_complete"] is True
 
 
 @pytest.mark.parametrize("default", ["off", "tokens"])
