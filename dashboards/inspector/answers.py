@@ -32,6 +32,7 @@ class Answer:
 
     Attributes:
         traits: the traits that it is scored for.
+        model: the model or adapter that answered, or read a text that was pasted.
         texts: what each token shows.
         projections: by trait, of each token, units of the hidden state; None where there is no state (yet).
         summaries: by trait; those of the server once it has told them.
@@ -41,6 +42,7 @@ class Answer:
     """
 
     traits: Sequence[Trait]
+    model: str = ""
     texts: list[str] = field(default_factory=list)
     projections: dict[str, list[float | None]] = field(default_factory=dict)
     summaries: dict[str, Summary] = field(default_factory=dict)

@@ -28,7 +28,8 @@ def chat_tab(page: Page) -> None:
     with gr.Accordion("Settings: model, system prompt, earlier turns, sampling", open=False):
         form = SettingsForm(page.fleet.urls)
         fragment(
-            '<p class="tw-quiet">The system prompt and the earlier turns hold from the next new conversation on.</p>'
+            '<p class="tw-quiet">The system prompt and the earlier turns hold from the next new conversation on, '
+            "all else from the next message on.</p>"
         )
     with gr.Row(elem_classes="tw-save"):
         new = gr.Button("New conversation", size="sm", min_width=140)
@@ -47,16 +48,16 @@ def chat_tab(page: Page) -> None:
             yield {conversation: str(journal)}
             return
         if not session.chat.messages:
-            session.chat = settings.transcript(served)
+            session.chat = settings.transcript()
             journal = session.chat_journal = _begun(session.chat, served)
         if problem_with(served):
             journal.note(problem_with(served), bad=True)
         session.chat.messages.append(Message("user", text))
         journal.message("user", text)
-        ask = settings.ask(server, session.chat)
-        scored = Answer(served.traits)
+        ask = settings.ask(server, served, session.chat)
+        scored = Answer(served.traits, ask.model)
         session.chat.messages.append(Message("assistant", scored=scored))
-        journal.answer(served.traits)
+        journal.answer(served.traits, label=page.fleet.name_of(ask.model, server))
         yield {conversation: str(journal), box: "", **busy(send, stop, True)}
         async for lines in session.chat_running.run([(ask, scored)], journal):
             yield {conversation: lines}

@@ -55,7 +55,7 @@ def compare_tab(page: Page) -> None:
         settings = [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(forms)]
         served = [await page.fleet[pane.server].served() for pane in settings]
         journal = Journal([pane.title for pane in settings], _union(served), focus=_focus(served))
-        session.panes = [pane.transcript(of) for pane, of in zip(settings, served, strict=True)]
+        session.panes = [pane.transcript() for pane in settings]
         asks = [
             _begin(page, session, journal, i, pane, of, text)
             for i, (pane, of) in enumerate(zip(settings, served, strict=True))
@@ -107,11 +107,11 @@ def _begin(
     journal.message("user", text, pane)
     if problem_with(served):
         journal.note(problem_with(served), pane, bad=True)
-    ask = settings.ask(page.fleet[settings.server], transcript)
-    answer = Answer(served.traits)
+    ask = settings.ask(page.fleet[settings.server], served, transcript)
+    answer = Answer(served.traits, ask.model)
     if not served.problem:
         transcript.messages.append(Message("assistant", scored=answer))
-        journal.answer(served.traits, pane)
+        journal.answer(served.traits, pane, label=page.fleet.name_of(ask.model, ask.server))
     return ask, answer
 
 

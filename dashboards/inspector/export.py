@@ -92,6 +92,7 @@ def _scored(answer: Answer) -> dict[str, Any]:
             "token_z": [trait.z(projection) for projection in projections],
         }
     return {
+        "model": answer.model,
         "tokens": answer.texts,
         "traits": traits,
         "finish": answer.finish,

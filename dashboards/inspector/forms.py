@@ -35,15 +35,15 @@ class Settings:
     max_tokens: int
     title: str
 
-    def transcript(self, served: Served) -> Transcript:
+    def transcript(self) -> Transcript:
         """Return a conversation that begins with the system prompt and the examples."""
-        model = self.model if self.model in served.models else next(iter(served.models), "")
         before = [Message("system", self.system.strip())] if self.system.strip() else []
-        return Transcript(self.title.strip(), model, [*before, *parse_examples(self.examples)])
+        return Transcript(self.title.strip(), [*before, *parse_examples(self.examples)])
 
-    def ask(self, server: Server, transcript: Transcript) -> Ask:
-        """Return what is asked of the server to go on with a conversation."""
-        return Ask(server, transcript.model, transcript.sent(), self.temperature, self.top_p, self.max_tokens)
+    def ask(self, server: Server, served: Served, transcript: Transcript) -> Ask:
+        """Return what is asked of the server to go on with a conversation, whoever answered before."""
+        model = self.model if self.model in served.models else next(iter(served.models), "")
+        return Ask(server, model, transcript.sent(), self.temperature, self.top_p, self.max_tokens)
 
 
 class SettingsForm:

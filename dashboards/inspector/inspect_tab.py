@@ -63,7 +63,7 @@ def inspect_tab(page: Page) -> None:
         except TROUBLE as error:
             return {shown: _note(served, problem(error, page.fleet[url].url))}
         session.inspected = [
-            _transcript(title if len(texts) > 1 else "", name, text, answer)
+            _transcript(title if len(texts) > 1 else "", text, answer)
             for title, text, answer in zip(("A", "B"), texts, answers, strict=False)
         ]
         compared = [(title or "text", answer) for title, answer in titled_answers(session.inspected)]
@@ -113,9 +113,9 @@ def _text_boxes(name: str) -> list[Any]:
     return [text, prompt]
 
 
-def _transcript(title: str, model: str, text: Pasted, answer: Answer) -> Transcript:
+def _transcript(title: str, text: Pasted, answer: Answer) -> Transcript:
     before = [Message("user", text.prompt)] if text.prompt else []
-    return Transcript(title, model, [*before, Message("assistant", scored=answer)])
+    return Transcript(title, [*before, Message("assistant", scored=answer)])
 
 
 def _journal(panes: list[Transcript], served: Served) -> Journal:

@@ -32,6 +32,10 @@ class Fleet:
         """Return a server by its address, or the first where there is none of that address."""
         return self._servers.get(url) or next(iter(self._servers.values()))
 
+    def name_of(self, model: str, server: Server) -> str:
+        """Return what a reader is told of who answered: the model, and its server where there are several."""
+        return f"{model} at {server.url}" if len(self._servers) > 1 else model
+
 
 @dataclass(frozen=True)
 class Page:

@@ -55,7 +55,7 @@ async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait,
         raise DashboardError(f"The server's answer has no scores of the prompt (no {error}).") from error
     for row in rows.values():
         row[: _unlike(first)] = [None] * _unlike(first)
-    answer = Answer(traits, finish="scored")
+    answer = Answer(traits, model, finish="scored")
     answer.add(await _mended(server, model, tokens, ids[first:]), 0, rows)
     answer.complete = all(value is not None for row in rows.values() for value in row[_unlike(first) :])
     if _unlike(first):

@@ -34,18 +34,21 @@ class Transcript:
 
     Attributes:
         title: the pane's name; empty where there is one pane.
-        model: the model that answers.
         messages: the messages, in order.
     """
 
     title: str = ""
-    model: str = ""
     messages: list[Message] = field(default_factory=list)
 
     @property
     def answers(self) -> list[Answer]:
         """The scored texts, in order."""
         return [message.scored for message in self.messages if message.scored is not None]
+
+    @property
+    def model(self) -> str:
+        """The model of the last scored text; empty without one."""
+        return self.answers[-1].model if self.answers else ""
 
     def sent(self) -> list[dict[str, str]]:
         """Return the messages as the server takes them; an answer that never came is left out, with its question."""

@@ -5,12 +5,12 @@ server is."""
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.e2e.hosted import hosted
@@ -51,16 +51,30 @@ def _event(index: int, token: str, *, last: bool) -> bytes:
     return f"data: {json.dumps(event)}\n\n".encode()
 
 
+def _no_such(model: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": f"The model `{model}` does not exist."}}, 404)
+
+
 @contextmanager
-def replaying(tokens: Sequence[str], pace: float) -> Iterator[str]:
+def replaying(
+    tokens: Sequence[str], pace: float, *, name: str = "replay", adapters: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[str]:
     """Serve an answer of these tokens; yield the server's address.
 
     Args:
         tokens: the answer.
         pace: seconds between two tokens.
+        name: of the model.
+        adapters: what further models answer, by name.
     """
+    said = {name: tokens, **(adapters or {})}
 
-    async def answer(_: Request) -> StreamingResponse:
+    async def answer(request: Request) -> Response:
+        model = (await request.json())["model"]
+        if model not in said:
+            return _no_such(model)
+        tokens = said[model]
+
         async def events() -> AsyncIterator[bytes]:
             for i, token in enumerate(tokens):
                 yield _event(i, token, last=i == len(tokens) - 1)
@@ -70,7 +84,7 @@ def replaying(tokens: Sequence[str], pace: float) -> Iterator[str]:
         return StreamingResponse(events(), media_type="text/event-stream")
 
     async def models(_: Request) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [{"id": "replay", "object": "model"}]})
+        return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in said]})
 
     async def traits(_: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": _listed()})
