@@ -186,10 +186,15 @@ def chosen_threshold(vector: PersonaVector, layer: int, settings: Settings) -> T
         None, with a warning, where the vector is uncalibrated or its calibration had too few answers for thresholds.
 
     Raises:
-        ConfigError: the card has thresholds, but not for this rate.
+        ConfigError: the card has thresholds, but not for this rate; or there is one for a vector that is uncalibrated.
     """
     baseline = vector.calibration(layer)
     if baseline is None or vector.card is None or vector.card.calibration is None:
+        if vector.trait in settings.threshold_of:
+            raise ConfigError(
+                f"--traits-threshold {vector.trait}: the vector is not calibrated, so its scores have no z that could "
+                "pass a threshold; run `traitwatch calibrate`."
+            )
         logger.warning(
             "%s is not calibrated: its scores have no z, it has no spikes, and no alert will fire for it; run "
             "`traitwatch calibrate`.",

@@ -3,7 +3,6 @@
 What is tested is what a reader would get, so neither the page nor anything else counts before it is committed.
 """
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,14 @@ import pytest
 from builder.artifacts import RESPONSE_AVG, load_vector
 from dashboards.processes import free_port
 from tests.docs.follow import Followed, follow
+from tests.integration.examples import need
 
 _ROOT = Path(__file__).parents[2]
 _PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}
 _TIME_LIMIT = 4_500
 _LOG_LINES = 30
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(_TIME_LIMIT + 180),
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("prometheus", "prometheus-alertmanager", "amtool"))),
-        reason="Prometheus and Alertmanager are not installed: make programs",
-    ),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(_TIME_LIMIT + 180)]
 
 
 @dataclass(frozen=True)
@@ -53,6 +46,7 @@ class Tutorial:
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
+    need("prometheus", "prometheus-alertmanager")
     checkout = tmp_path_factory.mktemp("clean") / "traitwatch"
     subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(checkout)], check=True)
     ports = {name: str(free_port(port)) for name, port in _PORTS.items()}

@@ -157,6 +157,13 @@ def test_an_operators_threshold_takes_the_place_of_the_cards(tmp_path: Path) -> 
         load_served_traits(Settings((tmp_path,), layer=2, threshold_of={"b": 2.5}))
 
 
+def test_a_threshold_for_a_vector_without_a_baseline_is_refused(tmp_path: Path) -> None:
+    calibrated(tmp_path, ONE_IN_100)
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(ConfigError, match=r"--traits-threshold a: the vector is not calibrated.*traitwatch calibrate"):
+        load_served_traits(Settings((tmp_path,), layer=2, threshold_of={"a": 2.5}))
+
+
 @pytest.mark.parametrize("how", ["uncalibrated", "too few answers", "another smoothing"])
 def test_where_nobody_knows_a_threshold_there_is_none_and_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
