@@ -1,4 +1,4 @@
-"""`traitwatch demo-alerts`, as far as it goes without a model; with one it is the same path as tests/e2e."""
+"""`traitwatch demo-alerts`, as far as it goes without a model; tests/e2e has it whole."""
 
 import json
 from pathlib import Path
