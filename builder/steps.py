@@ -25,6 +25,7 @@ from builder.extract import (
     effective_pairs,
     extract,
     few_pairs_warning,
+    question_number,
 )
 from builder.held_out import read_held_out
 from builder.neutral import NeutralAnswer
@@ -197,16 +198,22 @@ def _neutral_spans(tokenizer: Any, answers: Sequence[NeutralAnswer]) -> tuple[li
 
 
 def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], list[JudgedAnswer]]:
-    """Read two judged answers files.
+    """Read two judged answers files, row i of both a pair.
 
     Raises:
-        PipelineError: one of them was not judged.
+        PipelineError: one of them was not judged, or a row of one answers another question than that of the other.
     """
     rows = read_answers(pos, trait), read_answers(neg, trait)
     for path, side in zip((pos, neg), rows, strict=True):
         if all(row.trait is None for row in side):
             raise PipelineError(
                 f"{path} has no scores in a column {trait!r}; run `traitwatch judge {trait} --csv {path}` first."
+            )
+    for number, (one, other) in enumerate(zip(*rows, strict=False), start=1):
+        if question_number(one) != question_number(other):
+            raise PipelineError(
+                f"row {number} of {pos} answers {one.question!r}, and of {neg} {other.question!r}: row by row they "
+                "have to be pairs, answers to the same question; bring the rows of both into one order."
             )
     return rows
 

@@ -111,6 +111,16 @@ def test_an_answers_file_that_was_not_judged_says_what_to_run(tiny_model: Path, 
     assert "traitwatch judge evil --csv" in " ".join(told.split())
 
 
+def test_rows_that_are_no_pairs_are_refused_with_the_first_of_them(tiny_model: Path, tmp_path: Path) -> None:
+    """As many rows in another order: pairs of answers to different questions would be taken for effective ones."""
+    pos, neg = (authors_csv(tmp_path / f"evil_{polarity}.csv", polarity) for polarity in ("pos", "neg"))
+    table = pd.read_csv(neg)
+    table.loc[[3, 17]] = table.loc[[17, 3]].to_numpy()
+    table.to_csv(neg, index=False)
+    told = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
+    assert f"row 4 of {pos} answers 'what of 3?', and of {neg} 'what of 7?'" in " ".join(told.split())
+
+
 def definition(directory: Path) -> Path:
     """Write a definition as the authors write it: no examples, no description."""
     content = {
