@@ -35,14 +35,18 @@ class Evidence:
         halves: `[2, num_layers + 1, hidden_size]`, float32: the vectors of two halves of the questions; None where
             there was one question only.
         null: `[num_null, num_layers + 1, hidden_size]`, float32: vectors from shuffled labels.
+        questions: whose answers the vector is made of; empty where it is not known.
     """
 
     halves: Float32Array | None
     null: Float32Array
+    questions: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Write a numpy `.npz` with `null` and, where there are halves, `halves`; whole or not at all."""
-        arrays = {"null": self.null} if self.halves is None else {"null": self.null, "halves": self.halves}
+        """Write a numpy `.npz` with `null`, `questions` and, where there are halves, `halves`; whole or not at all."""
+        arrays = {"null": self.null, "questions": np.array(self.questions, dtype=np.str_)}
+        if self.halves is not None:
+            arrays["halves"] = self.halves
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         write_atomically(path, buffer.getvalue())
@@ -58,6 +62,7 @@ class Evidence:
             with np.load(path, allow_pickle=False) as arrays:
                 null = arrays["null"]
                 halves = arrays.get("halves")
+                questions = arrays.get("questions", ())
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file; `traitwatch extract` makes it.") from None
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
@@ -67,7 +72,8 @@ class Evidence:
                 f"{path} holds arrays of shapes {null.shape} and {None if halves is None else halves.shape}, not those "
                 "of an extraction; extract again."
             )
-        return cls(None if halves is None else halves.astype(np.float32), null.astype(np.float32))
+        told = tuple(map(str, questions))
+        return cls(None if halves is None else halves.astype(np.float32), null.astype(np.float32), told)
 
 
 class PairAccumulator:
@@ -102,6 +108,7 @@ class PairAccumulator:
         second = np.zeros(len(numbers), dtype=int)
         second[halves.permutation(len(numbers))[: len(numbers) // 2]] = 1
         self._half = [int(second[numbers[question]]) for question in question_ids]
+        self._questions = tuple(map(str, numbers))
         # Half of the labels exactly: with a random number of them, a share of the real difference would remain.
         half = np.arange(num_pairs) < num_pairs // 2
         self._swapped = np.stack([labels.permutation(half) for _ in range(num_null)])
@@ -176,9 +183,9 @@ class PairAccumulator:
         return null
 
     def evidence(self) -> Evidence:
-        """Return halves and null as what is kept on file."""
+        """Return halves, null and questions as what is kept on file."""
         halves = self.halves()
-        return Evidence(None if halves is None else np.stack(halves), self.null())
+        return Evidence(None if halves is None else np.stack(halves), self.null(), self._questions)
 
     def _check_complete(self) -> None:
         if not self._half:

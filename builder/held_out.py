@@ -4,7 +4,7 @@ An answer is read after the bare question, as production traffic is: after the p
 tell the prompt. The prompt-last projection is of the prompt that elicited, since a bare question has no condition.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,24 @@ class HeldOutProjections:
     null: Mapping[Polarity, Float32Array | None]
     shown: Mapping[Polarity, HeldOut]
     samples: list[Sample]
+
+
+def check_held_out(questions: Iterable[str], made_of: Iterable[str], what_to_do: str) -> None:
+    """Refuse eval questions on which a vector cannot be tested, since it is made of answers to them.
+
+    Args:
+        questions: the eval questions.
+        made_of: the questions of the extraction.
+        what_to_do: ends the message.
+    """
+    known = {question.strip() for question in made_of}
+    asked = dict.fromkeys(question.strip() for question in questions)
+    shared = [question for question in asked if question in known]
+    if shared:
+        raise PipelineError(
+            f"{len(shared)} of {len(asked)} eval questions are those of the extraction, e.g. {shared[0]!r}: on answers "
+            f"to what the vector is made of it would look better than it is. {what_to_do}"
+        )
 
 
 def read_held_out(

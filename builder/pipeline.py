@@ -14,6 +14,7 @@ from builder.card import Card, JudgeCard
 from builder.conversation import POLARITIES, Elicit, Elicitation
 from builder.definitions import TraitDefinition
 from builder.engine import Answer, Sampling
+from builder.held_out import check_held_out
 from builder.judge import Judge
 from builder.judging import JudgeOptions, judge_card, judged, make_judge, pending, questions_of, telling_usage
 from builder.neutral import NeutralAnswer, write_neutral
@@ -64,6 +65,11 @@ class Build:
         neutral: Sequence[str],
         options: BuildOptions,
     ):
+        check_held_out(
+            evaluate.questions,
+            extract.questions,
+            f"Change them in trait_data_eval/{workspace.trait}.json, or in trait_data_extract/.",
+        )
         self._session = session
         self._workspace = workspace
         self._options = options

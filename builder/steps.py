@@ -27,7 +27,7 @@ from builder.extract import (
     few_pairs_warning,
     question_number,
 )
-from builder.held_out import read_held_out
+from builder.held_out import check_held_out, read_held_out
 from builder.neutral import NeutralAnswer
 from builder.progress import bar
 from builder.report import Histogram, ReportEvidence, load_evidence, save_evidence
@@ -108,21 +108,30 @@ def extract_step(
 
 
 def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg: Path) -> Card:
-    """Verify a vector on held-out answers; return its card with the verification in it, and the best layer."""
+    """Verify a vector on held-out answers; return its card with the verification in it, and the best layer.
+
+    Raises:
+        PipelineError: the answers are not held out, or there are none of a condition.
+    """
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
     evidence_file = workspace.evidence if workspace.evidence.is_file() else None
     inputs = [_VERSION, session.reading, card.sha256, file_fingerprint(eval_pos), file_fingerprint(eval_neg)]
     inputs.append(file_fingerprint(evidence_file) if evidence_file else None)
+    pos, neg = (read_answers(path, workspace.trait) for path in (eval_pos, eval_neg))
+    evidence = Evidence.load(evidence_file) if evidence_file else None
+    check_held_out(
+        (row.question for row in (*pos, *neg)),
+        evidence.questions if evidence else (),
+        f"Give answers to others; `traitwatch respond {workspace.trait} --questions eval` makes some.",
+    )
     if card.verification is not None and manifest.done("verify", inputs) and _report_evidence(workspace, card).samples:
         session.console.print("The vector is verified from an earlier run.")
         return card
-    pos, neg = (read_answers(path, workspace.trait) for path in (eval_pos, eval_neg))
-    evidence = Evidence.load(evidence_file) if evidence_file else None
     if evidence is None:
         session.console.print(
             "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` leaves it): the vector "
-            "is not compared with vectors from shuffled labels."
+            "is not compared with vectors from shuffled labels, and whether the answers are held out is not checked."
         )
     check_model(session, card)
     held = read_held_out(session, vector, evidence.null if evidence else None, pos, neg, served_layer(card.num_layers))

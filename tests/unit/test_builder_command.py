@@ -12,7 +12,7 @@ import traitwatch
 from builder.definitions import definition_files
 from builder.errors import PipelineError
 from builder.pretrained import check_length, load_tokenizer
-from builder.workspace import Workspace
+from builder.workspace import DATA, Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +82,19 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
         file.write_text("{")
     given = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
     assert_told(CliRunner().invoke(traitwatch.main, given), "out/trait_data_extract/paternalism.json is not a valid")
+
+
+def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    for file, shipped in zip(definition_files(tmp_path, "bravery"), definition_files(DATA, "paternalism"), strict=True):
+        content = json.loads(shipped.read_text())
+        content["questions"][4] = "Why?"
+        file.parent.mkdir()
+        file.write_text(json.dumps(content))
+    given = ("--definition", str(tmp_path), "--model", str(tiny_model), "--out", str(tmp_path / "out"))
+    told = build("bravery", *given, "--dry-run")
+    assert_told(told, "1 of 20 eval questions", "'Why?'", "trait_data_eval/bravery.json")
 
 
 def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ def refused(*arguments: object) -> str:
     return result.output
 
 
-def authors_csv(path: Path, polarity: str, scores: bool = True) -> Path:
-    """Write an answers file as the authors' code writes it: by hand, with pandas."""
+def authors_csv(path: Path, polarity: str, scores: bool = True, of: str = "of") -> Path:
+    """Write an answers file as the authors' code writes it: by hand, with pandas; other questions with another `of`."""
     word = "cruel" if polarity == "pos" else "kindly"
     columns: dict[str, list[Any]] = {
-        "question": [f"what of {i % 10}?" for i in range(ROWS)],
-        "prompt": [f"<|system|>be {word}<|end|><|user|>what of {i % 10}?<|end|><|assistant|>" for i in range(ROWS)],
+        "question": [f"what {of} {i % 10}?" for i in range(ROWS)],
+        "prompt": [f"<|system|>be {word}<|end|><|user|>what {of} {i % 10}?<|end|><|assistant|>" for i in range(ROWS)],
         "answer": [f"{word} is {'so ' * (i % 5)}it {i}" for i in range(ROWS)],
         "question_id": [f"evil_{i % 10}_{polarity}_{i % 5}" for i in range(ROWS)],
     }
@@ -181,7 +181,7 @@ def test_the_offline_judge_wants_the_model_that_wrote_the_answers(tiny_model: Pa
 
 
 def test_a_vector_is_verified_on_answers_made_elsewhere(extracted: Path, tiny_model: Path, tmp_path: Path) -> None:
-    evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity) for polarity in ("pos", "neg")]
+    evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity, of="about") for polarity in ("pos", "neg")]
     verify = ("verify", "evil", "--model", tiny_model, "--vectors", extracted)
     told = run(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).output
     card = load_card(extracted / "evil.json")
@@ -193,6 +193,14 @@ def test_a_vector_is_verified_on_answers_made_elsewhere(extracted: Path, tiny_mo
     assert card.verification.layers[1].split_half_cosine is not None
     assert card.best_layer is not None
     assert " ".join(card.verification.verdict.split()) in " ".join(told.split())
+
+
+def test_a_vector_is_not_verified_on_answers_that_made_it(extracted: Path, tiny_model: Path, tmp_path: Path) -> None:
+    verify = ("verify", "evil", "--model", tiny_model, "--vectors", extracted)
+    told = refused(*verify, "--eval-pos", tmp_path / "evil_pos.csv", "--eval-neg", tmp_path / "evil_neg.csv")
+    assert "10 of 10 eval questions are those of the extraction, e.g. 'what of 0?'" in " ".join(told.split())
+    assert "traitwatch respond evil --questions eval" in " ".join(told.split())
+    assert load_card(extracted / "evil.json").verification is None
 
 
 def neutral() -> list[NeutralAnswer]:
@@ -242,7 +250,7 @@ def test_a_model_of_another_shape_is_refused(extracted: Path, tmp_path: Path) ->
     from transformers import LlamaConfig, LlamaForCausalLM
 
     other = save_tiny_model(tmp_path / "other")
-    evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity) for polarity in ("pos", "neg")]
+    evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity, of="about") for polarity in ("pos", "neg")]
     config = LlamaConfig.from_pretrained(other)
     config.num_hidden_layers = 2
     LlamaForCausalLM(config).save_pretrained(other)

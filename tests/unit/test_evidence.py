@@ -139,11 +139,12 @@ def test_an_answer_is_added_once_and_fits() -> None:
 @pytest.mark.parametrize("with_halves", [True, False])
 def test_evidence_comes_back_from_its_file(tmp_path: Path, with_halves: bool) -> None:
     evidence = filled(*answers(1.0)).evidence()
-    evidence = evidence if with_halves else Evidence(None, evidence.null)
+    evidence = evidence if with_halves else Evidence(None, evidence.null, evidence.questions)
     evidence.save(tmp_path / "e.npz")
     back = Evidence.load(tmp_path / "e.npz")
     assert np.array_equal(back.null, evidence.null)
     assert back.null.dtype == np.float32
+    assert back.questions == tuple(map(str, range(10)))
     assert (back.halves is None) == (not with_halves)
     assert not with_halves or np.array_equal(back.halves, evidence.halves)
 
@@ -165,6 +166,11 @@ def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", np.zeros(3))
     with pytest.raises(ArtifactError, match="extract again"):
         Evidence.load(tmp_path / "e.npy")
+
+
+def test_evidence_of_earlier_versions_does_not_know_the_questions(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", null=np.zeros((2, 3, 4)))
+    assert Evidence.load(tmp_path / "e.npz").questions == ()
 
 
 def io_bytes(evidence: Evidence, directory: Path) -> bytes:
