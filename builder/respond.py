@@ -16,6 +16,7 @@ from builder.engine import Answer, ChatPrompt, Sampling
 from builder.errors import PipelineError
 from builder.progress import progress
 from builder.sources import Opener
+from builder.thinking import opens_thinking
 from builder.worklog import KeptValues, Worklog, fingerprint
 
 
@@ -116,7 +117,7 @@ class Responder:
         done = sum(map(len, keys.values())) - len(todo)
         # Going on after an interruption with the same seed would draw the same random numbers once more.
         sampling = Sampling(**{**asdict(self._sampling), "seed": self._sampling.seed + done})
-        opened = render(self._tokenizer, prompts[0].messages).rstrip().endswith("<think>")
+        opened = opens_thinking(render(self._tokenizer, prompts[0].messages))
         with self._open_source(sampling, longest, opened) as source, progress(self._console) as display:
             tasks = {}
             for name, job_keys in keys.items():

@@ -21,7 +21,7 @@ from builder.judge import Judge, Question
 from builder.judging import ASPECTS, ask
 from builder.progress import bar
 from builder.steering import SteeredModel, Steering
-from builder.thinking import without_thinking
+from builder.thinking import opens_thinking, without_thinking
 from builder.worklog import Worklog, fingerprint
 
 # Twice as many are a tenth faster on a CPU, but the progress bar would stand still for long.
@@ -71,7 +71,9 @@ class SteeredAnswers:
             steerings: ways of steering.
             worklog: where each answer is kept as soon as it is there.
         """
-        self._prompts = {q: text_ids(tokenizer, render(tokenizer, bare(q))) for q in questions}
+        rendered = {question: render(tokenizer, bare(question)) for question in questions}
+        self._prompts = {question: text_ids(tokenizer, prompt) for question, prompt in rendered.items()}
+        self._thinking_opened = any(map(opens_thinking, rendered.values()))
         self._pairs = [(steering, question) for steering in steerings for question in questions]
         self._sampling = sampling
         self._worklog = worklog
@@ -111,7 +113,7 @@ class SteeredAnswers:
                     steerings, questions = zip(*(self._pairs[i] for i in part), strict=True)
                     texts = model.answer([self._prompts[q] for q in questions], steerings, self._sampling)
                     for i, text in zip(part, texts, strict=True):
-                        self._worklog.put(self._keys[i], clean_text(without_thinking(text)))
+                        self._worklog.put(self._keys[i], clean_text(without_thinking(text, self._thinking_opened)))
                     advance(len(part))
         return [answer for answer in self.kept() if answer is not None]
 

@@ -7,6 +7,11 @@ and where the chat template has opened it already, only its closing tag does.
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
+def opens_thinking(prompt: str) -> bool:
+    """Tell whether a rendered conversation ends inside the thinking: its template has opened it."""
+    return prompt.rstrip().endswith(_OPEN)
+
+
 def without_thinking(text: str, opened: bool = False) -> str:
     """Return the answer in a model's text: what follows the thinking, without the white space between the two.
 

@@ -349,6 +349,28 @@ def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(
     assert {steering for _, steering in generated} == {Steering(3, 1.0)}, "a further layer costs no more than itself"
 
 
+def test_a_thought_that_never_ended_is_no_answer(tmp_path: Path) -> None:
+    """Where the chat template opens the thinking, nothing in the text says that it is one."""
+
+    class Template(Letters):
+        def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+            return super().apply_chat_template(messages, **options) + "<think>\n"
+
+    class Thinker:
+        def answer(self, prompts: Sequence[list[int]], *_: Any) -> list[str]:
+            return ["it may be", "it may be</think>\n\nIt is."][: len(prompts)]
+
+    def made(tokenizer: Letters, log: Worklog) -> list[str]:
+        answers = SteeredAnswers(tokenizer, VECTOR, {}, SAMPLED, ["why?", "how?"], [None], log)
+        model: Any = Thinker()
+        return [answer.text for answer in answers.make(lambda: model, console())]
+
+    with Worklog(tmp_path / "opened") as log:
+        assert made(Template(), log) == ["", "It is."]
+    with Worklog(tmp_path / "log") as log:
+        assert made(Letters(), log) == ["it may be", "It is."]
+
+
 def test_results_are_means_over_the_scores_that_there_are(tmp_path: Path) -> None:
     way = Steering(2, 1.0)
     answers = [
