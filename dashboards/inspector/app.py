@@ -32,7 +32,7 @@ def blocks(fleet: Fleet) -> gr.Blocks:
     """Return the page."""
     page_blocks: gr.Blocks = gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True)
     with page_blocks:
-        session = gr.State(lambda: Session(), delete_callback=lambda held: held.stop())
+        session = gr.State(Session(), delete_callback=lambda held: held.stop())
         page = Page(fleet, session, page_blocks)
         header = fragment(_header("", ""), elem_id="header")
         with gr.Tabs():

@@ -404,6 +404,20 @@ def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
     assert "a-secret" not in page.text
 
 
+def test_the_page_gives_a_visitor_no_second_session() -> None:
+    """What is said while the page loads would be forgotten with the first."""
+    gr = pytest.importorskip("gradio")
+    from dashboards.inspector.app import blocks
+    from dashboards.inspector.client import Server
+    from dashboards.inspector.page import Fleet
+
+    page = blocks(Fleet([Server("http://127.0.0.1:1")]))
+    giving = [fn for fn in page.fns.values() if any(isinstance(made, gr.State) for made in fn.outputs)]
+    assert giving
+    held = object()
+    assert all(fn.inputs == fn.outputs and fn.fn(held) is held for fn in giving)
+
+
 def test_reports_are_for_those_who_have_logged_in() -> None:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
