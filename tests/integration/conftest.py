@@ -4,7 +4,8 @@ The embedded model is served in bfloat16 (`eager`, `plain`), the small random on
 (`scored`, `unscored`), where a projection can be told to the fourth decimal and sampling does not hang on rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from builder.artifacts import Float32Array, save_tensor
 from builder.embedded_model import embedded_model
 from tests.integration.reference import Reference
-from tests.integration.serving import Server, plain_vllm, serving, traitwatch
+from tests.integration.serving import Server, plain_vllm, serving_at_once, traitwatch
 from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
 
 # The layers of the parity promise; the last is after the final norm.
@@ -82,22 +83,41 @@ def in_bfloat16(model: Path) -> Reference:
     return Reference(model, torch.bfloat16)
 
 
+def _serving(
+    request: pytest.FixtureRequest,
+    paths: pytest.TempPathFactory,
+    ours: Sequence[str],
+    theirs: tuple[str, Sequence[str]],
+) -> AbstractContextManager[list[Server]]:
+    """Serve by a command of ours; and by vLLM's own at once, where a test of this run asks for the fixture it is of."""
+    name, command = theirs
+    wanted = any(name in getattr(item, "fixturenames", ()) for item in request.session.items)
+    commands = [ours, command] if wanted else [ours]
+    return serving_at_once(*((command, paths.mktemp(name) / "server.log") for command in commands))
+
+
 @pytest.fixture(scope="session")
-def eager(model: Path, probes: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose default is off, so that each test asks for what it tests; it prefills long prompts in chunks."""
+def bfloat16_servers(
+    request: pytest.FixtureRequest, model: Path, probes: Path, shipped: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Server]]:
     command = traitwatch(
         "serve", model, "--traits", probes, "--traits", shipped, *ENGINE_LAYER_OPTIONS, "--traits-default", "off"
     )
-    with serving([*command, *ENGINE_OPTIONS], tmp_path_factory.mktemp("eager") / "server.log") as server:
-        yield server
+    theirs = "plain", plain_vllm(model, *ENGINE_OPTIONS)
+    with _serving(request, tmp_path_factory, [*command, *ENGINE_OPTIONS], theirs) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def plain(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def eager(bfloat16_servers: list[Server]) -> Server:
+    """A server whose default is off, so that each test asks for what it tests; it prefills long prompts in chunks."""
+    return bfloat16_servers[0]
+
+
+@pytest.fixture(scope="session")
+def plain(bfloat16_servers: list[Server]) -> Server:
     """vLLM's own server on the same model."""
-    log = tmp_path_factory.mktemp("plain") / "server.log"
-    with serving(plain_vllm(model, *ENGINE_OPTIONS), log) as server:
-        yield server
+    return bfloat16_servers[1]
 
 
 @pytest.fixture(scope="session")
@@ -117,16 +137,22 @@ def oracle(float32_model: Path, float32_probes: Path) -> Oracle:
 
 
 @pytest.fixture(scope="session")
-def scored(float32_model: Path, float32_probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that scores by default: its clients need not know of it."""
+def float32_servers(
+    request: pytest.FixtureRequest, float32_model: Path, float32_probes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Server]]:
     command = [*traitwatch("serve", float32_model, "--traits", float32_probes, *LAYER_OPTIONS), *FLOAT32_OPTIONS]
-    with serving([*_WITH_STORE, *command], tmp_path_factory.mktemp("scored") / "server.log") as server:
-        yield server
+    theirs = "unscored", [*_WITH_STORE, *plain_vllm(float32_model, *FLOAT32_OPTIONS)]
+    with _serving(request, tmp_path_factory, [*_WITH_STORE, *command], theirs) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def unscored(float32_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def scored(float32_servers: list[Server]) -> Server:
+    """A server that scores by default: its clients need not know of it."""
+    return float32_servers[0]
+
+
+@pytest.fixture(scope="session")
+def unscored(float32_servers: list[Server]) -> Server:
     """vLLM's own server on the same model, with the same options."""
-    command = plain_vllm(float32_model, *FLOAT32_OPTIONS)
-    with serving([*_WITH_STORE, *command], tmp_path_factory.mktemp("unscored") / "server.log") as server:
-        yield server
+    return float32_servers[1]

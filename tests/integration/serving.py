@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,20 @@ def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
     except StartError as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
         raise AssertionError(f"{error}\n{tail}") from None
+
+
+@contextmanager
+def serving_at_once(*servers: tuple[Sequence[str], Path]) -> Iterator[list[Server]]:
+    """As `serving`, for several commands and logs: they start at once, and end at once, which two cores do sooner."""
+    contexts = [serving(command, log) for command, log in servers]
+    with ThreadPoolExecutor(len(contexts)) as pool:
+        entered = [pool.submit(context.__enter__) for context in contexts]
+        try:
+            yield [future.result() for future in entered]
+        finally:
+            up = [context for context, future in zip(contexts, entered, strict=True) if future.exception() is None]
+            for end in [pool.submit(context.__exit__, None, None, None) for context in up]:
+                end.result()
 
 
 def traitwatch(*arguments: str | Path) -> list[str]:
