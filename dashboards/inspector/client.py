@@ -30,6 +30,10 @@ class Served:
     traits: tuple[Trait, ...] = ()
     problem: str = ""
 
+    def model(self, chosen: str | None) -> str:
+        """Return the model that is asked: what was chosen or typed, served or not; the first where that is empty."""
+        return (chosen or "").strip() or next(iter(self.models), "")
+
 
 class Server:
     """A server, by its address.

@@ -68,19 +68,15 @@ def compare_tab(page: Page) -> None:
             yield {both: lines}
         yield {both: str(journal), table: comparison_html(titled_answers(session.panes)), **busy(send, stop, False)}
 
-    async def serve(*chosen: str | None) -> dict[Any, Any]:
-        served = [await page.fleet[url or ""].served() for url in chosen[:2]]
-        updates: dict[Any, Any] = {
-            form.model: model_choices(of, model) for form, of, model in zip(forms, served, chosen[2:], strict=True)
-        }
-        return updates
+    async def serve(url: str, model: str | None) -> Any:
+        return model_choices(await page.fleet[url].served(), model)
 
-    async def first(*chosen: str | None) -> dict[Any, Any]:
-        served = await page.fleet[chosen[0] or ""].served()
+    async def first(url: str) -> str:
+        served = await page.fleet[url].served()
         journal = Journal(_PANES, served.traits, hint=_HINT, focus=_focus([served]))
         if problem_with(served):
             journal.note(problem_with(served), bad=True)
-        return {**await serve(*chosen), both: str(journal)}
+        return str(journal)
 
     sending = [page.session, box, *forms[0].inputs, *forms[1].inputs]
     outputs = [both, table, send, stop]
@@ -90,10 +86,10 @@ def compare_tab(page: Page) -> None:
         filled = button.click(_filler(preset), None, [box, *_filled(forms)], **QUIET)
         filled.then(answer, sending, outputs, **QUIET)
     stop.click(lambda session: session.compare_running.stop(), page.session, None, queue=False, **QUIET)
-    chosen = [form.server for form in forms] + [form.model for form in forms]
     for form in forms:
-        form.server.change(serve, chosen, [form.model for form in forms], **QUIET)
-    page.blocks.load(first, chosen, [*(form.model for form in forms), both], **QUIET)
+        for trigger in (form.server.change, page.blocks.load):
+            trigger(serve, [form.server, form.model], form.model, **QUIET)
+    page.blocks.load(first, forms[0].server, both, **QUIET)
 
 
 def _begin(

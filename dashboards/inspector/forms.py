@@ -42,8 +42,7 @@ class Settings:
 
     def ask(self, server: Server, served: Served, transcript: Transcript) -> Ask:
         """Return what is asked of the server to go on with a conversation, whoever answered before."""
-        model = self.model if self.model in served.models else next(iter(served.models), "")
-        return Ask(server, model, transcript.sent(), self.temperature, self.top_p, self.max_tokens)
+        return Ask(server, served.model(self.model), transcript.sent(), self.temperature, self.top_p, self.max_tokens)
 
 
 class SettingsForm:

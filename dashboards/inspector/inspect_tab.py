@@ -53,13 +53,12 @@ def inspect_tab(page: Page) -> None:
         served = await page.fleet[url].served()
         if problem_with(served):
             return {shown: _note(served, problem_with(served))}
-        name = chosen if chosen in served.models else served.models[0]
         try:
             texts = [pasted_event(Pasted(values[i] or "", values[i + 1] or "", bool(values[-1]))) for i in (0, 2)]
             texts = [text for text in texts if text.text.strip()]
             if not texts:
                 return {shown: _note(served, "Paste a text first.")}
-            answers = [await score(page.fleet[url], name, text, served.traits) for text in texts]
+            answers = [await score(page.fleet[url], served.model(chosen), text, served.traits) for text in texts]
         except TROUBLE as error:
             return {shown: _note(served, problem(error, page.fleet[url].url))}
         session.inspected = [

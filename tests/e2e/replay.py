@@ -83,6 +83,19 @@ def replaying(
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    async def tokenize(request: Request) -> JSONResponse:
+        asked = await request.json()
+        if asked["model"] not in said:
+            return _no_such(asked["model"])
+        return JSONResponse({"tokens": [ord(c) for c in asked["prompt"]]})
+
+    async def completion(request: Request) -> JSONResponse:
+        asked = await request.json()
+        ids = asked["prompt"]
+        scores = {name: {"prompt_tokens": [projection(k, i) for i in range(len(ids))]} for k, name in enumerate(TRAITS)}
+        choice = {"text": "", "logprobs": {"tokens": [chr(i) for i in ids]}, "traits": scores}
+        return JSONResponse({"choices": [choice]})
+
     async def models(_: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in said]})
 
@@ -92,6 +105,8 @@ def replaying(
     routes = [
         Route("/v1/models", models),
         Route("/v1/traits", traits),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
         Route("/v1/chat/completions", answer, methods=["POST"]),
     ]
     with hosted(Starlette(routes=routes)) as address:
