@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from builder.errors import PipelineError
 from builder.thinking import without_thinking
 
 _SHUTDOWN_SECONDS = 30.0
@@ -72,13 +73,34 @@ class Answers(Protocol):
 class Engine:
     """A vLLM engine that answers."""
 
-    def __init__(self, model: Path | str, sampling: Sampling, max_model_len: int, thinking_opened: bool = False):
+    def __init__(
+        self,
+        model: Path | str,
+        sampling: Sampling,
+        max_model_len: int,
+        thinking_opened: bool = False,
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+    ):
         vllm_environment()
         from vllm import LLM, SamplingParams
 
-        # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
-        with in_this_process_on_a_cpu():
-            self._llm = LLM(model=str(model), seed=sampling.seed, max_model_len=max_model_len, enforce_eager=True)
+        try:
+            with in_this_process_on_a_cpu(workers=tensor_parallel_size * pipeline_parallel_size):
+                self._llm = LLM(
+                    model=str(model),
+                    seed=sampling.seed,
+                    # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
+                    max_model_len=max_model_len,
+                    tensor_parallel_size=tensor_parallel_size,
+                    pipeline_parallel_size=pipeline_parallel_size,
+                    enforce_eager=True,
+                )
+        except (RuntimeError, ValueError) as error:
+            raise PipelineError(
+                f"vLLM does not start with {model}: {error} Its log above says more; --tensor-parallel-size spreads "
+                "the model over several GPUs, and --endpoint has a server of your own answer."
+            ) from error
         self._enqueued = 0
         self._thinking_opened = thinking_opened
         self._params = SamplingParams(
@@ -115,11 +137,15 @@ def vllm_environment() -> None:
 
 
 @contextmanager
-def in_this_process_on_a_cpu() -> Iterator[None]:
-    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring."""
+def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
+    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring.
+
+    Args:
+        workers: of the engine; several have processes of their own anywhere.
+    """
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
+    if workers > 1 or not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
         yield
         return
     os.environ[_MULTIPROCESSING] = "0"
@@ -145,7 +171,12 @@ def end_engine(llm: Any) -> None:
 
 @contextmanager
 def running_engine(
-    model: Path | str, sampling: Sampling, max_model_len: int, thinking_opened: bool = False
+    model: Path | str,
+    sampling: Sampling,
+    max_model_len: int,
+    thinking_opened: bool = False,
+    tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int = 1,
 ) -> Iterator[Engine]:
     """Run an engine for the time of a `with` block.
 
@@ -154,8 +185,10 @@ def running_engine(
         sampling: how answers are drawn.
         max_model_len: tokens that the longest conversation takes, its answer included.
         thinking_opened: the chat template ends inside the thinking of a reasoning model.
+        tensor_parallel_size: GPUs over which each layer is split.
+        pipeline_parallel_size: groups of GPUs over which the layers are split.
     """
-    engine = Engine(model, sampling, max_model_len, thinking_opened)
+    engine = Engine(model, sampling, max_model_len, thinking_opened, tensor_parallel_size, pipeline_parallel_size)
     try:
         yield engine
     finally:

@@ -59,7 +59,12 @@ class JudgeOptions:
 
 
 def make_judge(
-    options: JudgeOptions, eval_prompt: str, elicitation: Elicitation, model: Path | str, console: Console
+    options: JudgeOptions,
+    eval_prompt: str,
+    elicitation: Elicitation,
+    model: Path | str,
+    console: Console,
+    device_map: str | None = None,
 ) -> Judge:
     """Return the judge.
 
@@ -69,6 +74,7 @@ def make_judge(
         elicitation: the conditions, for the likelihood judge.
         model: the model, for the likelihood judge.
         console: where the judge shows warnings.
+        device_map: of transformers, for the likelihood judge.
     """
     if options.name == "openai":
         from builder.openai_judge import OpenAIJudge
@@ -87,7 +93,7 @@ def make_judge(
         import torch
 
         # An opinion needs no more precision than the model is served with, and bfloat16 reads four times as fast.
-        return Reader.load(model, dtype=torch.bfloat16)
+        return Reader.load(model, dtype=torch.bfloat16, device_map=device_map)
 
     return LikelihoodJudge(load, elicitation, model_fingerprint(model))
 

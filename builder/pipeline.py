@@ -138,7 +138,7 @@ class Build:
             session.tokenizer,
             options.source.identity(session.fingerprint),
             options.sampling,
-            opener(session.model, options.source, session.console),
+            opener(session, options.source),
             session.console,
         )
 
@@ -161,7 +161,12 @@ class Build:
     def _judge(self) -> Judge:
         options = self._options.judge
         return make_judge(
-            options, self._definition.eval_prompt, self._elicitation, self._session.model, self._session.console
+            options,
+            self._definition.eval_prompt,
+            self._elicitation,
+            self._session.model,
+            self._session.console,
+            self._session.options.device_map,
         )
 
     def _judged(

@@ -20,14 +20,14 @@ ReaderEngine = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True)
 class ReaderOptions:
-    """What reads hidden states.
+    """What reads hidden states, and how a model is spread over GPUs, whatever reads it or answers with it.
 
     Attributes:
         engine: transformers is the reference; vLLM reads models that are too large for one GPU.
         dtype: of the weights, e.g. `bfloat16`; None for float32, or on a GPU with vLLM for the model's own.
         device_map: for transformers: `auto` spreads a model over GPUs; None for one GPU where there is one.
-        tensor_parallel_size: for vLLM.
-        pipeline_parallel_size: for vLLM.
+        tensor_parallel_size: for vLLM: GPUs over which each layer is split.
+        pipeline_parallel_size: for vLLM: groups of GPUs over which the layers are split.
     """
 
     engine: ReaderEngine = "transformers"

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from builder.engine import Answers, Sampling, running_engine
 from builder.pretrained import check_length
+from builder.session import Session
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,18 @@ Opener = Callable[[Sampling, int, bool], AbstractContextManager[Answers]]
 inside the thinking of a reasoning model."""
 
 
-def opener(model: Path | str, options: SourceOptions, console: Console) -> Opener:
-    """Return what starts the source of answers of a model."""
+def opener(session: Session, options: SourceOptions) -> Opener:
+    """Return what starts the source of answers of a session's model."""
+    model, console = session.model, session.console
 
     @contextmanager
     def own_engine(sampling: Sampling, longest_prompt: int, thinking_opened: bool) -> Iterator[Answers]:
         needed = check_length(model, longest_prompt, sampling.max_tokens)
         console.print("Starting vLLM to generate the answers.")
-        with running_engine(model, sampling, needed, thinking_opened) as engine:
+        spread = session.options
+        with running_engine(
+            model, sampling, needed, thinking_opened, spread.tensor_parallel_size, spread.pipeline_parallel_size
+        ) as engine:
             yield engine
 
     @contextmanager

@@ -8,7 +8,6 @@ spares what texts share; where it spared states that count, the worker says so a
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,8 +73,7 @@ class VllmReader:
         self.reread = 0
         self._max_model_len = max_model_len
         try:
-            alone = tensor_parallel_size * pipeline_parallel_size == 1
-            with in_this_process_on_a_cpu() if alone else nullcontext():
+            with in_this_process_on_a_cpu(workers=tensor_parallel_size * pipeline_parallel_size):
                 self._llm = self._start(model, dtype, tensor_parallel_size, pipeline_parallel_size)
         except (RuntimeError, ValueError) as error:
             raise PipelineError(

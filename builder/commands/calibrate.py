@@ -63,7 +63,7 @@ def calibrate(*, console: Console, trait: str, model: str, vectors: Path, neutra
         console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds want {LEAST_PROMPTS}.")
     with workspace.alone(), session(model, make_reader_options(values), console) as opened:
         responder = Responder(
-            opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(model, source, console), console
+            opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(opened, source), console
         )
         job = neutral_job(prompts, NEUTRAL_SAMPLES)
         with workspace.neutral_alone(console), Worklog(workspace.neutral_log) as log:

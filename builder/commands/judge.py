@@ -12,6 +12,7 @@ from builder.commands.options import (
     check_model_path,
     definition_option,
     definition_places,
+    device_map_option,
     elicit_options,
     interruptible,
     judge_options,
@@ -35,6 +36,7 @@ from builder.commands.options import (
 @definition_option("the directory above that of the answers")
 @elicit_options
 @judge_options
+@device_map_option
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
 @interruptible
 def judge(
@@ -46,6 +48,7 @@ def judge(
     definition: Path | None,
     elicit: Any,
     assistant_name: str | None,
+    device_map: str | None,
     dry_run: bool,
     **values: Any,
 ) -> None:
@@ -75,6 +78,7 @@ def judge(
         Elicitation(extract, elicit, trait, assistant_name),
         check_model_path(model or ""),
         console,
+        device_map,
     )
     with telling_usage(judge, console):
         for directory in dict.fromkeys(path.parent for path in files):

@@ -13,6 +13,7 @@ from builder.commands.options import (
     check_model_path,
     definition_option,
     definition_places,
+    device_map_option,
     interruptible,
     judge_options,
     load_definitions,
@@ -74,7 +75,7 @@ _TABLE_LAYERS = 12
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, help="Nucleus of sampling.")
 @click.option("--max-tokens", type=click.IntRange(2), default=48, help="Where an answer is cut off.")
 @click.option("--seed", type=int, default=0, help="Seed of sampling.")
-@click.option("--device-map", help="Of transformers, e.g. `auto` to spread the model over several GPUs.", metavar="MAP")
+@device_map_option
 @click.option(
     "--elicit",
     type=click.Choice(["system", "many-shot"]),
@@ -144,7 +145,7 @@ def layers(
                 check_layer(layer, card.num_layers)
             way: Any = elicit or card.elicit or "system"
             elicitation = Elicitation(extract, way, trait, assistant_name)
-            judge = make_judge(judge_of, extract.eval_prompt, elicitation, model, console)
+            judge = make_judge(judge_of, extract.eval_prompt, elicitation, model, console, device_map)
             judge_name = ": ".join(filter(None, (judge.card.name, judge.card.model)))
             tokenizer = load_tokenizer(model)
             with Worklog(workspace.log("steered")) as made, Worklog(workspace.log("scores")) as scores:

@@ -117,6 +117,25 @@ pair_options = _all(
         help="Whether hidden states are read after the prompt that elicited the answer or after the bare question.",
     ),
 )
+device_map_option = click.option(
+    "--device-map",
+    help="Where transformers puts the model, to read states or to judge; `auto` spreads it over several GPUs.",
+    metavar="MAP",
+)
+parallel_options = _all(
+    click.option(
+        "--tensor-parallel-size",
+        type=click.IntRange(1),
+        default=1,
+        help="GPUs over which vLLM splits each layer, to answer or to read states.",
+    ),
+    click.option(
+        "--pipeline-parallel-size",
+        type=click.IntRange(1),
+        default=1,
+        help="Groups of GPUs over which vLLM splits the layers, to answer or to read states.",
+    ),
+)
 reader_options = _all(
     click.option(
         "--engine",
@@ -130,20 +149,17 @@ reader_options = _all(
         show_default="float32; of vllm on a GPU the model's own",
         help="Precision of the model while its states are read.",
     ),
-    click.option(
-        "--device-map", help="Of transformers, e.g. `auto` to spread the model over several GPUs.", metavar="MAP"
-    ),
-    click.option("--tensor-parallel-size", type=click.IntRange(1), default=1, help="GPUs of --engine vllm."),
-    click.option("--pipeline-parallel-size", type=click.IntRange(1), default=1, help="Stages of --engine vllm."),
+    device_map_option,
+    parallel_options,
 )
 
 
 def make_reader_options(values: dict[str, Any]) -> Any:
-    """Take the reader's options out of a command's values."""
+    """Take the reader's options out of a command's values; one that the command does not have is as by default."""
     from builder.session import ReaderOptions
 
     names = ("engine", "dtype", "device_map", "tensor_parallel_size", "pipeline_parallel_size")
-    return ReaderOptions(**{name: values.pop(name) for name in names})
+    return ReaderOptions(**{name: values.pop(name) for name in names if name in values})
 
 
 def make_judge_options(values: dict[str, Any]) -> Any:

@@ -14,10 +14,12 @@ from builder.commands.options import (
     elicit_options,
     interruptible,
     load_definitions,
+    make_reader_options,
     make_sampling,
     make_source_options,
     model_option,
     out_option,
+    parallel_options,
     sampling_options,
     source_options,
 )
@@ -45,6 +47,7 @@ from builder.commands.options import (
 @elicit_options
 @sampling_options
 @source_options
+@parallel_options
 @interruptible
 def respond(
     *,
@@ -76,13 +79,13 @@ def respond(
     from builder.answers import write_answers
     from builder.conversation import POLARITIES, Elicitation
     from builder.respond import Responder, elicited_job
-    from builder.session import ReaderOptions, Session
+    from builder.session import Session
     from builder.sources import opener
     from builder.worklog import Worklog
     from builder.workspace import Workspace, model_directory
 
     workspace = Workspace(model_directory(out, model), trait)
-    session = Session(model, ReaderOptions(), console)
+    session = Session(model, make_reader_options(values), console)
     elicitation = Elicitation(extract, elicit, trait, assistant_name)
     rows = elicitation.rows((extract if version == "extract" else evaluate).questions, samples)
     prefix = "" if version == "extract" else "eval_"
@@ -91,7 +94,7 @@ def respond(
     ]
     with workspace.alone(), Worklog(workspace.log("answers")) as log:
         responder = Responder(
-            session.tokenizer, source.identity(session.fingerprint), sampling, opener(model, source, console), console
+            session.tokenizer, source.identity(session.fingerprint), sampling, opener(session, source), console
         )
         answers = responder.run([(job, log) for job in jobs])
         for job in jobs:

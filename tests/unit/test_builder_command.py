@@ -135,6 +135,30 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, t
     assert not list((tmp_path / "out" / tiny_model.name).glob("*.csv"))
 
 
+@pytest.mark.parametrize("command", ["build", "respond"])
+def test_a_model_for_several_gpus_is_spread_to_answer_too(
+    command: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: Any, *arguments: Any) -> None:
+        raise PipelineError(f"an engine of {arguments[-2]} and {arguments[-1]}")
+
+    monkeypatch.setattr("builder.engine.Engine.__init__", start)
+    given = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    spread = ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "3"]
+    assert_told(CliRunner().invoke(traitwatch.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
+
+
+def test_the_device_map_is_that_of_the_likelihood_judge_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_judge(*arguments: Any) -> None:
+        raise PipelineError(f"a judge on {arguments[-1]}")
+
+    monkeypatch.setattr("builder.pipeline.make_judge", make_judge)
+    options = ("--model", str(tiny_model), "--out", str(tmp_path / "out"), "--device-map", "auto")
+    assert_told(build("paternalism", *options), "a judge on auto")
+
+
 def test_a_context_that_is_too_short_is_refused_and_a_long_enough_one_measured(tmp_path: Path) -> None:
     LlamaConfig(max_position_embeddings=128).save_pretrained(tmp_path)
     assert check_length(tmp_path, longest_prompt=100, max_tokens=28) == 128

@@ -176,6 +176,7 @@ def test_the_offline_judge_wants_the_model_that_wrote_the_answers(tiny_model: Pa
     file = authors_csv(tmp_path / "evil_pos.csv", "pos", scores=False)
     judge = ("judge", "evil", "--definition", definition(tmp_path), "--csv", file)
     assert "--model" in refused(*judge)
+    assert "device map nowhere" in " ".join(refused(*judge, "--model", tiny_model, "--device-map", "nowhere").split())
     run(*judge, "--model", tiny_model)
     assert pd.read_csv(file)["evil"].between(0, 100).all()
 

@@ -1,11 +1,14 @@
 """An engine of ours runs in this process on a CPU, and no other engine is made to."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 from vllm.platforms import current_platform
 
-from builder.engine import in_this_process_on_a_cpu
+from builder.engine import Engine, Sampling, in_this_process_on_a_cpu
+from builder.errors import PipelineError
 
 VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
@@ -23,6 +26,25 @@ def test_an_engine_that_does_not_start_leaves_nothing_in_the_environment(monkeyp
     with pytest.raises(RuntimeError, match="no model"), block:
         raise RuntimeError("no model")
     assert VARIABLE not in os.environ
+
+
+def test_several_workers_have_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with in_this_process_on_a_cpu(workers=2):
+        assert VARIABLE not in os.environ
+
+
+def test_an_engine_is_spread_over_gpus_and_one_that_does_not_start_says_what_else_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(**options: Any) -> None:
+        spread = options["tensor_parallel_size"], options["pipeline_parallel_size"]
+        raise ValueError(f"no room for {options['model']} on {spread}.")
+
+    monkeypatch.setattr("vllm.LLM", start)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=10, seed=0)
+    with pytest.raises(PipelineError, match=r"no room for large on \(2, 3\)\. .* --endpoint"):
+        Engine(Path("large"), sampling, 100, tensor_parallel_size=2, pipeline_parallel_size=3)
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

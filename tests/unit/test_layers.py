@@ -249,11 +249,24 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     write_card(vectors, VECTOR, verification({1: 0.7, 2: 0.9, 3: 0.8}))
     judge = CountingJudge()
     monkeypatch.setattr("builder.pretrained.load_tokenizer", lambda model: Letters())
-    monkeypatch.setattr("builder.judging.make_judge", lambda *arguments: judge)
-    given = ("--judge", "likelihood", "--questions", "2", "--max-tokens", "4", "--coefficient", "2")
+    maps = []
+    monkeypatch.setattr("builder.judging.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge)
+    given = (
+        "--judge",
+        "likelihood",
+        "--device-map",
+        "cpu",
+        "--questions",
+        "2",
+        "--max-tokens",
+        "4",
+        "--coefficient",
+        "2",
+    )
 
     plan = layers(vectors, *given, "--dry-run", model=tiny)
     assert "8 of 8 answers to make; 16 scores to give" in plan.stderr
+    assert maps == ["cpu"]
     assert judge.asked == []
     assert load_card(vectors / "paternalism.json").best_layer == 1
 
