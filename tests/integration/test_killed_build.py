@@ -24,6 +24,8 @@ from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import completion, first_token, is_probe, models, said, spelled
 
 KILLS = 10
+# With those that end before they are killed.
+RUNS = 3 * KILLS
 AT_ONCE = 8
 # Long enough for the processes to be killed while they ask, short enough for a test.
 ANSWER_SECONDS, SCORE_SECONDS = 0.05, 0.02
@@ -78,6 +80,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OPENAI_API_KEY": "local", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def seconds_of(build: list[str]) -> float:
+    """Run a build; return how long it took."""
+    started = time.monotonic()
+    subprocess.run(build, env=environment(), check=True, capture_output=True, timeout=300)
+    return time.monotonic() - started
+
+
 def kept(out: Path) -> list[str]:
     """Return the keys of the scores that are kept, once for each time that they were written."""
     (log,) = out.glob("*/.traitwatch/paternalism-scores.jsonl")
@@ -95,24 +104,26 @@ def artifacts(out: Path) -> dict[str, bytes]:
 def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoint: WireServer, tmp_path: Path) -> None:
     with wire_server(score) as judge:
         whole = command(tiny_model, tmp_path / "whole", endpoint, judge)
-        started = time.monotonic()
-        subprocess.run(whole, env=environment(), check=True, capture_output=True, timeout=300)
-        seconds = time.monotonic() - started
+        seconds, idle = seconds_of(whole), seconds_of(whole)  # the second one finds everything made
         scores = len(kept(tmp_path / "whole"))
 
     moments = random.Random(3)
     with wire_server(score) as judge:
         killed = command(tiny_model, tmp_path / "killed", endpoint, judge)
-        kills = 0
+        kills = runs = 0
         while kills < KILLS:
+            assert runs < RUNS, f"of {runs} builds only {kills} were killed, the others had ended by themselves"
+            runs += 1
             running = subprocess.Popen(killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
-                # Anywhere from the imports to the last step, which a restarted build reaches sooner.
-                running.wait(timeout=moments.uniform(0.1, 0.9) * seconds)
+                # Anywhere from the imports on, but no build gets further than some tenths of the work: it would be done
+                # before it was killed often enough.
+                running.wait(timeout=moments.uniform(0.2 * idle, idle + 0.4 * (seconds - idle)))
             except subprocess.TimeoutExpired:
                 running.send_signal(signal.SIGKILL)
-            assert running.wait() in (0, -signal.SIGKILL)
-            kills += 1
+            status = running.wait()
+            assert status in (0, -signal.SIGKILL)
+            kills += status == -signal.SIGKILL
         ended = subprocess.run(killed, env=environment(), capture_output=True, text=True, timeout=300, check=False)
         assert ended.returncode == 0, ended.stderr
         asked = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
