@@ -84,16 +84,12 @@ def in_bfloat16(model: Path) -> Reference:
 
 
 def _serving(
-    request: pytest.FixtureRequest,
-    paths: pytest.TempPathFactory,
-    ours: Sequence[str],
-    theirs: tuple[str, Sequence[str]],
+    request: pytest.FixtureRequest, directory: Path, ours: Sequence[str], name: str, theirs: Sequence[str]
 ) -> AbstractContextManager[list[Server]]:
-    """Serve by a command of ours; and by vLLM's own at once, where a test of this run asks for the fixture it is of."""
-    name, command = theirs
+    """Serve by a command of ours, and by vLLM's own if a test of this run has the fixture `name`."""
     wanted = any(name in getattr(item, "fixturenames", ()) for item in request.session.items)
-    commands = [ours, command] if wanted else [ours]
-    return serving_at_once(*((command, paths.mktemp(name) / "server.log") for command in commands))
+    commands = {"ours": ours, **({name: theirs} if wanted else {})}
+    return serving_at_once(*((command, directory / f"{who}.log") for who, command in commands.items()))
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +99,9 @@ def bfloat16_servers(
     command = traitwatch(
         "serve", model, "--traits", probes, "--traits", shipped, *ENGINE_LAYER_OPTIONS, "--traits-default", "off"
     )
-    theirs = "plain", plain_vllm(model, *ENGINE_OPTIONS)
-    with _serving(request, tmp_path_factory, [*command, *ENGINE_OPTIONS], theirs) as servers:
+    theirs = plain_vllm(model, *ENGINE_OPTIONS)
+    directory = tmp_path_factory.mktemp("bfloat16")
+    with _serving(request, directory, [*command, *ENGINE_OPTIONS], "plain", theirs) as servers:
         yield servers
 
 
@@ -141,8 +138,9 @@ def float32_servers(
     request: pytest.FixtureRequest, float32_model: Path, float32_probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Server]]:
     command = [*traitwatch("serve", float32_model, "--traits", float32_probes, *LAYER_OPTIONS), *FLOAT32_OPTIONS]
-    theirs = "unscored", [*_WITH_STORE, *plain_vllm(float32_model, *FLOAT32_OPTIONS)]
-    with _serving(request, tmp_path_factory, [*_WITH_STORE, *command], theirs) as servers:
+    theirs = [*_WITH_STORE, *plain_vllm(float32_model, *FLOAT32_OPTIONS)]
+    directory = tmp_path_factory.mktemp("servers")
+    with _serving(request, directory, [*_WITH_STORE, *command], "unscored", theirs) as servers:
         yield servers
 
 
