@@ -118,12 +118,9 @@ def test_a_request_can_pass_the_prefix_cache_by() -> None:
 def test_every_endpoint_that_is_scored_generates_through_the_engine_client() -> None:
     """What the server wraps: a public method, called with the prompt and the parameters in their places."""
     client = import_module("vllm.engine.protocol").EngineClient
-    assert list(inspect.signature(client.generate).parameters)[:4] == [
-        "self",
-        "prompt",
-        "sampling_params",
-        "request_id",
-    ]
+    parameters = inspect.signature(client.generate).parameters
+    assert list(parameters)[:4] == ["self", "prompt", "sampling_params", "request_id"]
+    assert parameters["lora_request"].kind is inspect.Parameter.KEYWORD_ONLY
     for module in (
         "vllm.entrypoints.openai.chat_completion.serving",
         "vllm.entrypoints.openai.chat_completion.batch_serving",
