@@ -109,6 +109,14 @@ def pending(judge: Judge, questions: Sequence[Question], worklog: KeptValues) ->
     return {key: question for key, question in keyed.items() if worklog.get(key) is None}
 
 
+def estimated(judge: Judge, questions: Sequence[Question]) -> str:
+    """Return what scoring would take, for a dry run, and what cannot be known of a judge that was not asked."""
+    usage = judge.estimate(questions)
+    if usage.calls and not judge.card.method:
+        return f"about {usage}; the judge was not probed: one that reasons, or is sampled, writes more"
+    return f"about {usage}"
+
+
 def ask(
     judge: Judge, questions: Sequence[Question], worklog: Worklog, console: Console, label: str
 ) -> list[float | None]:

@@ -16,7 +16,16 @@ from builder.definitions import TraitDefinition
 from builder.engine import Answer, Sampling
 from builder.held_out import check_held_out
 from builder.judge import Judge
-from builder.judging import JudgeOptions, judge_card, judged, make_judge, pending, questions_of, telling_usage
+from builder.judging import (
+    JudgeOptions,
+    estimated,
+    judge_card,
+    judged,
+    make_judge,
+    pending,
+    questions_of,
+    telling_usage,
+)
 from builder.neutral import NeutralAnswer, write_neutral
 from builder.respond import Job, Responder, elicited_job, neutral_job
 from builder.session import Session
@@ -127,7 +136,7 @@ class Build:
             made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
             to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
             questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
-        cost = f"about {judge.estimate(questions)}" if questions else "nothing to do"
+        cost = estimated(judge, questions) if questions else "nothing to do"
         lines.append((f"judge: {judge.card.name}", f"{len(questions)} scores to give; {cost}"))
         lines.append(("hidden states", f"read by {session.options.engine}: extract, verify, calibrate"))
         return lines

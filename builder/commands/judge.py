@@ -65,7 +65,7 @@ def judge(
     from builder.answers import read_answers, write_scores
     from builder.conversation import Elicitation
     from builder.errors import PipelineError
-    from builder.judging import judge_card, judged, make_judge, pending, questions_of, telling_usage
+    from builder.judging import estimated, judge_card, judged, make_judge, pending, questions_of, telling_usage
     from builder.worklog import Worklog
     from builder.workspace import Workspace
 
@@ -87,7 +87,7 @@ def judge(
             with workspace.alone(), Worklog(workspace.log("scores")) as log:
                 todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
                 if dry_run:
-                    cost = f"about {judge.estimate(list(todo.values()))}" if todo else "nothing to do"
+                    cost = estimated(judge, list(todo.values())) if todo else "nothing to do"
                     console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
                     continue
                 for path in mine:

@@ -206,7 +206,7 @@ def _measure(
 def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_tokens: int) -> str:
     """Return what a run would make and spend."""
     from builder.judge import Question
-    from builder.judging import ASPECTS, pending
+    from builder.judging import ASPECTS, estimated, pending
     from builder.usage import CHARACTERS_PER_TOKEN
 
     kept = answers.kept()
@@ -216,9 +216,8 @@ def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_toke
     # What an answer to come costs is that of the longest that can come.
     unknown = "x" * (CHARACTERS_PER_TOKEN * max_tokens)
     asked += [Question(aspect, "", unknown) for _ in range(missing) for aspect in ASPECTS]
-    cost = judge.estimate(asked)
     return f"{missing} of {len(kept)} answers to make; {len(asked)} scores to give by {judge.card.name}; " + (
-        f"about {cost}." if cost.calls else "nothing to pay."
+        f"{estimated(judge, asked)}." if judge.estimate(asked).calls else "nothing to pay."
     )
 
 

@@ -130,7 +130,14 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, t
     result = build("paternalism", *options, *judge, "--dry-run")
     assert result.exit_code == 0, result.output
     said = " ".join(result.stderr.replace("│", " ").split())
-    for part in ("answers: pos", "40 of 40 to make", "at most 2,000 output tokens", "400 scores to give", "400 calls"):
+    for part in (
+        "answers: pos",
+        "40 of 40 to make",
+        "at most 2,000 output tokens",
+        "400 scores to give",
+        "400 calls",
+        "not probed",
+    ):
         assert part in said, said
     assert not list((tmp_path / "out" / tiny_model.name).glob("*.csv"))
 

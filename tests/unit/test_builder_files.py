@@ -147,6 +147,7 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
         judge += ("--judge-model", "m", "--csv", files[0], "--csv", files[1])
         dry = run(*judge, "--dry-run")
         assert "scores to give by openai" in " ".join(dry.output.split())
+        assert "the judge was not probed" in " ".join(dry.output.split())
         assert server.requests == []
         run(*judge)
         asked = len(server.requests)

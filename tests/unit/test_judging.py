@@ -13,7 +13,7 @@ from builder.answers import JudgedAnswer, read_answers, read_table, write_scores
 from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.judge import Question, Score
-from builder.judging import JudgeOptions, judge_card, judged, pending, questions_of, telling_usage
+from builder.judging import JudgeOptions, estimated, judge_card, judged, pending, questions_of, telling_usage
 from builder.usage import Usage
 from builder.worklog import Worklog
 from tests.unit.trait import QUIET
@@ -70,6 +70,16 @@ def test_what_a_judge_found_out_about_itself_is_kept_for_a_run_that_asks_it_noth
         assert judge_card(asked, JudgeOptions("openai", "m"), log) == asked.card
         assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == asked.card
         assert judge_card(idle, JudgeOptions("openai", "another"), log) == idle.card
+
+
+def test_an_estimate_says_what_it_does_not_know_of_a_judge_that_was_not_probed() -> None:
+    judge, asked = Lengths(), questions_of(rows("one"))
+    assert estimated(judge, asked) == (
+        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: one that reasons, or is sampled, "
+        "writes more"
+    )
+    judge.card = JudgeCard(name="lengths", method="logprobs")
+    assert estimated(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"
 
 
 def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:

@@ -266,6 +266,7 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
 
     plan = layers(vectors, *given, "--dry-run", model=tiny)
     assert "8 of 8 answers to make; 16 scores to give" in plan.stderr
+    assert "the judge was not probed" in " ".join(plan.stderr.split())
     assert maps == ["cpu"]
     assert judge.asked == []
     assert load_card(vectors / "paternalism.json").best_layer == 1
