@@ -121,11 +121,7 @@ class Build:
         log, neutral_log = KeptValues(workspace.log("answers")), KeptValues(workspace.neutral_log)
         kept: dict[str, list[Answer | None]] = {}
         for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
-            missing = set(responder.missing(job, worklog))
-            tokens = sum(len(responder.prompt(job.conversations[i]).ids) for i in missing)
-            most = len(missing) * self._options.sampling.max_tokens
-            spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
-            lines.append((f"answers: {job.name}", f"{len(missing)} of {len(job.conversations)} to make; {spent}"))
+            lines.append((f"answers: {job.name}", responder.plan(job, worklog)))
             kept[job.name] = responder.kept(job, worklog)
         placeholder = Answer("x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
         judge = self._judge()

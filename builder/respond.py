@@ -97,6 +97,14 @@ class Responder:
         found = (worklog.get(key) for key in self._keys(job))
         return [None if answer is None else Answer(**answer) for answer in found]
 
+    def plan(self, job: Job, worklog: KeptValues) -> str:
+        """Return how many answers of a job are to be made, and what they would take."""
+        missing = self.missing(job, worklog)
+        tokens = sum(len(self.prompt(job.conversations[i]).ids) for i in missing)
+        most = len(missing) * self._sampling.max_tokens
+        spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
+        return f"{len(missing)} of {len(job.conversations)} to make; {spent}"
+
     def run(self, jobs: Sequence[tuple[Job, Worklog]]) -> dict[str, list[Answer]]:
         """Answer what is missing; return the answers of each job by its name, in the order of its conversations."""
         todo = [(job, worklog, i) for job, worklog in jobs for i in self.missing(job, worklog)]

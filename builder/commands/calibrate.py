@@ -10,6 +10,7 @@ from builder.commands.options import (
     CONTEXT,
     EXISTING_FILE,
     check_model_path,
+    dry_run_option,
     interruptible,
     make_reader_options,
     make_sampling,
@@ -37,8 +38,18 @@ from builder.workspace import DATA
 @sampling_options
 @source_options
 @reader_options
+@dry_run_option
 @interruptible
-def calibrate(*, console: Console, trait: str, model: str, vectors: Path, neutral_prompts: Path, **values: Any) -> None:
+def calibrate(
+    *,
+    console: Console,
+    trait: str,
+    model: str,
+    vectors: Path,
+    neutral_prompts: Path,
+    dry_run: bool,
+    **values: Any,
+) -> None:
     """Measure the vector of TRAIT on neutral answers: mean and spread per layer, and spike thresholds.
 
     Draw answers as your traffic is drawn (--temperature, --top-p): a baseline of other answers makes other z. They are
@@ -67,6 +78,9 @@ def calibrate(*, console: Console, trait: str, model: str, vectors: Path, neutra
         )
         job = neutral_job(prompts, NEUTRAL_SAMPLES)
         with workspace.neutral_alone(console), Worklog(workspace.neutral_log) as log:
+            if dry_run:
+                console.print(f"answers: {job.name}: {responder.plan(job, log)}")
+                return
             answers = responder.run([(job, log)])
             neutral = neutral_rows(responder, job, answers[job.name])
             write_neutral(workspace.neutral, neutral)

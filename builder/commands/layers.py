@@ -14,6 +14,7 @@ from builder.commands.options import (
     definition_option,
     definition_places,
     device_map_option,
+    dry_run_option,
     interruptible,
     judge_options,
     load_definitions,
@@ -84,7 +85,7 @@ _TABLE_LAYERS = 12
 )
 @click.option("--assistant-name", show_default="the trait", help="What a positive system prompt calls the assistant.")
 @judge_options
-@click.option("--dry-run", is_flag=True, help="Say what it would cost, and make nothing.")
+@dry_run_option
 @interruptible
 def layers(
     *,

@@ -93,6 +93,7 @@ source_options = _all(
         help="API key of the endpoints. OPENAI_API_KEY is sent to OpenAI's own alone.",
     ),
 )
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what it would cost, and make nothing.")
 judge_options = _all(
     click.option(
         "--judge",

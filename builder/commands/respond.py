@@ -11,6 +11,7 @@ from builder.commands.options import (
     check_model_path,
     definition_option,
     definition_places,
+    dry_run_option,
     elicit_options,
     interruptible,
     load_definitions,
@@ -48,6 +49,7 @@ from builder.commands.options import (
 @sampling_options
 @source_options
 @parallel_options
+@dry_run_option
 @interruptible
 def respond(
     *,
@@ -61,6 +63,7 @@ def respond(
     definition: Path | None,
     elicit: Any,
     assistant_name: str | None,
+    dry_run: bool,
     **values: Any,
 ) -> None:
     """Answer the questions of TRAIT's definition, for `traitwatch judge` to score.
@@ -96,6 +99,10 @@ def respond(
         responder = Responder(
             session.tokenizer, source.identity(session.fingerprint), sampling, opener(session, source), console
         )
+        if dry_run:
+            for job in jobs:
+                console.print(f"answers: {job.name}: {responder.plan(job, log)}")
+            return
         answers = responder.run([(job, log) for job in jobs])
         for job in jobs:
             write_answers(workspace.answers(job.name), trait, responder.rows(job, answers[job.name]))

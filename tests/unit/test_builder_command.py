@@ -142,6 +142,26 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, t
     assert not list((tmp_path / "out" / tiny_model.name).glob("*.csv"))
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["respond", "paternalism", "--n-per-question", "2", "--out"], ["answers: pos: 40 of 40", "neg: 40 of 40"]),
+        (["calibrate", "paternalism", "--vectors"], ["answers: neutral: 240 of 240"]),
+    ],
+)
+def test_what_paid_endpoints_would_answer_is_told_without_asking_them(
+    command: list[str], says: list[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    endpoint = ("--endpoint", "http://127.0.0.1:9/v1", "--max-tokens", "50", "--dry-run")
+    given = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
+    result = CliRunner().invoke(traitwatch.main, given)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    for part in (*says, "input tokens, at most"):
+        assert part in said, said
+    assert not list((tmp_path / "out").rglob("*.csv"))
+
+
 @pytest.mark.parametrize("command", ["build", "respond"])
 def test_a_model_for_several_gpus_is_spread_to_answer_too(
     command: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
