@@ -31,11 +31,15 @@ def live_tab(page: Page, tab: gr.Tab) -> gr.Timer:
     """Build the tab where a layout is open; return the timer, which runs while the tab is open."""
     urls = page.fleet.urls
     server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1)
-    fragment('<h2 class="tw-section">Traffic</h2>')
+    fragment(
+        '<h2 class="tw-section">Traffic</h2>'
+        '<p class="tw-quiet">Since the server started; <i>lately</i>: since you opened this tab, '
+        f"at most {_RECENT / 60:.0f} minutes.</p>"
+    )
     traffic = fragment(elem_id="live-traffic")
     fragment(
         '<h2 class="tw-section">Mean z of responses</h2>'
-        '<p class="tw-quiet">Since this tab was opened, in steps of half a minute.</p>'
+        '<p class="tw-quiet">Since you opened this tab, in steps of half a minute.</p>'
     )
     lines = figure(_figure([]), "live-lines")
     fragment('<h2 class="tw-section">Latest spikes</h2>')
@@ -64,7 +68,7 @@ def _trouble(text: str) -> str:
 
 
 def _traffic(samples: "deque[Sample]") -> str:
-    """Return a row a trait: what was counted lately and since the server started."""
+    """Return a row a trait: what was counted since the server started, and of it lately, while the tab was open."""
     now = samples[-1]
     before = next((s for s in samples if now.time - s.time <= _RECENT), now)
     rows = []
@@ -84,10 +88,9 @@ def _traffic(samples: "deque[Sample]") -> str:
         )
     if not rows:
         return '<p class="tw-quiet">The server counts no traits.</p>'
-    minutes = max(1, round((now.time - before.time) / 60))
     quiet = (
-        f'<p class="tw-quiet">{now.running:.0f} requests are being answered. <i>Lately</i>: while this tab was open, '
-        f"{minutes} min. <i>Drift</i>: how far the last minutes lie from the last hours, in standard errors.</p>"
+        f'<p class="tw-quiet">{now.running:.0f} requests are being answered. <i>Drift</i>: how far the last '
+        "minutes lie from the last hours, in standard errors.</p>"
     )
     return table_html(pd.DataFrame(rows), "Traffic of each trait") + quiet
 
@@ -127,7 +130,7 @@ def _figure(samples: "deque[Sample] | list[Sample]") -> str:
             "yaxis": {"title": {"text": "mean z", "font": {"size": 11}}, "range": [-2, 2]},
             "annotations": [
                 {
-                    "text": "The first point comes when responses have ended.",
+                    "text": "The first point comes when responses have ended<br>since you opened this tab.",
                     "showarrow": False,
                     "xref": "paper",
                     "yref": "paper",

@@ -328,6 +328,19 @@ vllm:num_requests_running{engine="0"} 3.0
         assert Counts(2, 1, 1, 4.0).since(Counts(10, 3, 3, 1.0)).mean_z == 2.0
 
 
+def test_the_live_tab_tells_from_when_on_it_looks() -> None:
+    pytest.importorskip("gradio")
+    from dashboards.inspector.app import blocks
+    from dashboards.inspector.client import Server
+    from dashboards.inspector.page import Fleet
+
+    page = blocks(Fleet([Server("http://127.0.0.1:1")]))
+    told = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
+    assert "<i>lately</i>: since you opened this tab, at most 5 minutes" in told
+    assert "Since you opened this tab, in steps" in told
+    assert "when responses have ended<br>since you opened this tab" in told
+
+
 class TestProblems:
     def test_each_says_what_to_do(self) -> None:
         request = httpx2.Request("POST", URL)
