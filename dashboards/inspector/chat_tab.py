@@ -59,7 +59,7 @@ def chat_tab(page: Page) -> None:
         session.chat.messages.append(Message("assistant", scored=scored))
         journal.answer(served.traits, label=page.fleet.name_of(ask.model, server))
         yield {conversation: str(journal), box: "", **busy(send, stop, True)}
-        async for lines in session.chat_running.run([(ask, scored)], journal):
+        async for lines in session.chat_running.run({0: (ask, scored)}, journal):
             yield {conversation: lines}
         kept = {} if scored.text or scored.finish else {box: text}
         yield {conversation: str(journal), **kept, **busy(send, stop, False)}

@@ -1,5 +1,6 @@
 """The tab Compare: one prompt, two panes that differ in whatever one likes, both answers streaming at once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,15 +54,16 @@ def compare_tab(page: Page) -> None:
         if not text or session.compare_running.busy:
             return
         settings = [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(forms)]
-        served = [await page.fleet[pane.server].served() for pane in settings]
+        served = await asyncio.gather(*(page.fleet[pane.server].served() for pane in settings))
         journal = Journal([pane.title for pane in settings], _union(served), focus=_focus(served))
         session.panes = [pane.transcript() for pane in settings]
-        asks = [
+        begun = [
             _begin(page, session, journal, i, pane, of, text)
             for i, (pane, of) in enumerate(zip(settings, served, strict=True))
         ]
-        if any(of.problem for of in served):
-            yield {both: str(journal)}
+        asks = {i: ask for i, ask in enumerate(begun) if ask is not None}
+        if not asks:
+            yield {both: str(journal), table: ""}
             return
         yield {both: str(journal), table: "", **busy(send, stop, True)}
         async for lines in session.compare_running.run(asks, journal):
@@ -94,8 +96,11 @@ def compare_tab(page: Page) -> None:
 
 def _begin(
     page: Page, session: Session, journal: Journal, pane: int, settings: Settings, served: Served, text: str
-) -> tuple[Ask, Answer]:
-    """Show in a pane what stands before the answer, and return what is asked and the answer to fill."""
+) -> tuple[Ask, Answer] | None:
+    """Show in a pane what stands before the answer, and return what is asked and the answer to fill.
+
+    Where its server cannot be asked, the pane says why, and there is nothing to return.
+    """
     transcript = session.panes[pane]
     for message in transcript.messages:
         journal.message(message.role, message.text, pane, fold=True)
@@ -103,11 +108,12 @@ def _begin(
     journal.message("user", text, pane)
     if problem_with(served):
         journal.note(problem_with(served), pane, bad=True)
+    if served.problem:
+        return None
     ask = settings.ask(page.fleet[settings.server], served, transcript)
     answer = Answer(served.traits, ask.model)
-    if not served.problem:
-        transcript.messages.append(Message("assistant", scored=answer))
-        journal.answer(served.traits, pane, label=page.fleet.name_of(ask.model, ask.server))
+    transcript.messages.append(Message("assistant", scored=answer))
+    journal.answer(served.traits, pane, label=page.fleet.name_of(ask.model, ask.server))
     return ask, answer
 
 

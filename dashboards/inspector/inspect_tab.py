@@ -50,17 +50,18 @@ def inspect_tab(page: Page) -> None:
         save_row(page.session, _NAME, lambda session: session.inspected)
 
     async def inspect(session: Session, url: str, chosen: str | None, *values: Any) -> dict[Any, Any]:
+        session.inspected = []
         served = await page.fleet[url].served()
         if problem_with(served):
-            return {shown: _note(served, problem_with(served))}
+            return {shown: _note(served, problem_with(served)), table: ""}
         try:
             texts = [pasted_event(Pasted(values[i] or "", values[i + 1] or "", bool(values[-1]))) for i in (0, 2)]
             texts = [text for text in texts if text.text.strip()]
             if not texts:
-                return {shown: _note(served, "Paste a text first.")}
+                return {shown: _note(served, "Paste a text first."), table: ""}
             answers = [await score(page.fleet[url], served.model(chosen), text, served.traits) for text in texts]
         except TROUBLE as error:
-            return {shown: _note(served, problem(error, page.fleet[url].url))}
+            return {shown: _note(served, problem(error, page.fleet[url].url)), table: ""}
         session.inspected = [
             _transcript(title if len(texts) > 1 else "", text, answer)
             for title, text, answer in zip(("A", "B"), texts, answers, strict=False)
@@ -68,7 +69,8 @@ def inspect_tab(page: Page) -> None:
         compared = [(title or "text", answer) for title, answer in titled_answers(session.inspected)]
         return {shown: str(_journal(session.inspected, served)), table: comparison_html(compared)}
 
-    async def serve(url: str, chosen: str | None) -> dict[Any, Any]:
+    async def serve(session: Session, url: str, chosen: str | None) -> dict[Any, Any]:
+        session.inspected = []
         served = await page.fleet[url].served()
         events = await latest_spikes(page.fleet[url])
         first = Journal(_PANES, served.traits, hint=_HINT)
@@ -78,6 +80,7 @@ def inspect_tab(page: Page) -> None:
             model: model_choices(served, chosen),
             event: gr.update(choices=choices_of(events), value=None),
             shown: str(first),
+            table: "",
         }
 
     async def refresh(url: str) -> Any:
@@ -93,7 +96,7 @@ def inspect_tab(page: Page) -> None:
     event.focus(refresh, server, event, **QUIET)
     event.input(take, event, [*inputs[:2], raw], **QUIET)
     for trigger in (server.change, page.blocks.load):
-        trigger(serve, [server, model], [model, event, shown], **QUIET)
+        trigger(serve, [page.session, server, model], [model, event, shown, table], **QUIET)
 
 
 def _text_boxes(name: str) -> list[Any]:

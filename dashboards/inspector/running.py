@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
 
 from dashboards.inspector.answers import Answer
 from dashboards.inspector.generation import Ask, generate
@@ -33,16 +33,16 @@ class Running:
         for task in self._tasks:
             task.cancel()
 
-    async def run(self, asks: Sequence[tuple[Ask, Answer]], journal: Journal) -> AsyncGenerator[str]:
+    async def run(self, asks: Mapping[int, tuple[Ask, Answer]], journal: Journal) -> AsyncGenerator[str]:
         """Generate all answers at once and yield what the view shows whenever it has grown.
 
         Args:
-            asks: what is asked and the answer that it fills, pane by pane.
+            asks: what is asked and the answer that it fills, by the number of the pane; at least one.
             journal: of the view; its scored texts have begun.
         """
         self.stop()
         self._tasks = [
-            asyncio.create_task(_generate(ask, answer, journal, pane)) for pane, (ask, answer) in enumerate(asks)
+            asyncio.create_task(_generate(ask, answer, journal, pane)) for pane, (ask, answer) in asks.items()
         ]
         tasks = self._tasks
         try:

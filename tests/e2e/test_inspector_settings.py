@@ -85,6 +85,52 @@ def test_another_server_for_one_pane_leaves_what_was_typed_for_the_other(browser
         expect(box(seen, "Model or adapter", 1)).to_have_value("adaptor")
 
 
+def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser, tmp_path: Path) -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    with (
+        replaying(BASE, pace=0.02) as url,
+        inspector([url, gone], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        table = seen.page.locator("#compare-table")
+        seen.page.get_by_role("button", name="Settings of A and B").click()
+        seen.send("compare", "Both there?")
+        seen.finish("compare")
+        expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
+        choose(seen, "Server", gone, 0)
+        seen.send("compare", "And now?")
+        expect(pane(seen, 0).locator(".tw-bad")).to_contain_text("No server answers at")
+        expect(pane(seen, 1).locator(".tw-tokens")).to_have_text("".join(BASE))
+        expect(seen.view("compare").locator("[aria-busy=true]")).to_have_count(0)
+        expect(pane(seen, 0).locator(".tw-tokens")).to_have_count(0)
+        expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
+        expect(table.get_by_role("columnheader", name="mean z, A")).to_have_count(0)
+        choose(seen, "Server", gone, 1)
+        seen.send("compare", "Nobody?")
+        expect(pane(seen, 1).locator(".tw-bad")).to_contain_text("No server answers at")
+        expect(table).to_be_empty()
+
+
+def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
+    with (
+        replaying(BASE, pace=0.02) as url,
+        inspector([url], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.tab("Inspect")
+        table = seen.page.locator("#inspect-table")
+        for model, text, told in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
+            write(seen, "Model or adapter", "replay")
+            inspect(seen, "A text.")
+            expect(table.locator("tr")).not_to_have_count(0)
+            write(seen, "Model or adapter", model)
+            inspect(seen, text)
+            expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text(told)
+            expect(table).to_be_empty()
+            seen.page.locator("#inspect-save-json").click()
+            expect(seen.page.get_by_text("There is nothing to save yet").last).to_be_visible()
+
+
 def chat(seen: Visit, text: str) -> None:
     """Send a message and wait for the whole answer, or for what is said in its place."""
     seen.tab("Chat")
@@ -98,6 +144,10 @@ def chat(seen: Visit, text: str) -> None:
 def inspect(seen: Visit, text: str) -> None:
     seen.page.locator("#inspect-text-a textarea").fill(text)
     seen.page.locator("#inspect-score").click()
+
+
+def pane(seen: Visit, number: int) -> Locator:
+    return seen.view("compare").locator(".tw-pane").nth(number)
 
 
 def answers(seen: Visit) -> list[tuple[str, str]]:
