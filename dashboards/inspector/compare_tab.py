@@ -12,7 +12,7 @@ from dashboards.inspector.components import fragment, plot_of, view
 from dashboards.inspector.forms import Settings, SettingsForm, model_choices
 from dashboards.inspector.generation import Ask
 from dashboards.inspector.journal import Journal
-from dashboards.inspector.page import QUIET, Page, busy, problem_with, send_row
+from dashboards.inspector.page import QUIET, Fleet, Page, busy, problem_with, send_row
 from dashboards.inspector.presets import Preset, presets
 from dashboards.inspector.saving import save_row
 from dashboards.inspector.session import Session, titled_answers
@@ -85,7 +85,7 @@ def compare_tab(page: Page) -> None:
     for trigger in (box.submit, send.click):
         trigger(answer, sending, outputs, **QUIET)
     for preset, button in buttons:
-        filled = button.click(_filler(preset), None, [box, *_filled(forms)], **QUIET)
+        filled = button.click(_filler(preset, page.fleet), None, [box, *forms[0].inputs, *forms[1].inputs], **QUIET)
         filled.then(answer, sending, outputs, **QUIET)
     stop.click(lambda session: session.compare_running.stop(), page.session, None, queue=False, **QUIET)
     for form in forms:
@@ -117,18 +117,16 @@ def _begin(
     return ask, answer
 
 
-def _filled(forms: list[SettingsForm]) -> list[Any]:
-    """Return the components that a preset fills, after the box."""
-    return [c for form in forms for c in (form.title, form.system, form.examples, form.max_tokens, form.temperature)]
+def _filler(preset: Preset, fleet: Fleet) -> Any:
+    """Return what fills in the box and all settings: with a preset, the panes differ in what is its own alone."""
 
-
-def _filler(preset: Preset) -> Any:
-    """Return what fills in a preset."""
-
-    def fill() -> list[Any]:
+    async def fill() -> list[Any]:
+        url = fleet.urls[0]
+        served = await fleet[url].served()
         values: list[Any] = [preset.prompt]
         for title, examples in zip(preset.titles, preset.examples, strict=True):
-            values += [title, "", examples, preset.max_tokens, preset.temperature]
+            settings = Settings(url, "", "", examples, preset.temperature, preset.top_p, preset.max_tokens, title)
+            values += SettingsForm.filled(settings, served)
         return values
 
     return fill

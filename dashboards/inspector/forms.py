@@ -52,11 +52,6 @@ class SettingsForm:
         inputs: the components whose values `read` takes, in order.
         server: the choice of a server; seen only where there are several.
         model: the choice of a model.
-        examples: the earlier turns.
-        title: the pane's name.
-        system: the system prompt.
-        max_tokens: the longest answer.
-        temperature: of sampling.
     """
 
     def __init__(self, servers: Sequence[str], *, name: str = ""):
@@ -67,29 +62,29 @@ class SettingsForm:
             name: of the pane, such as A; empty where there is one.
         """
         several = len(servers) > 1
-        self.title = gr.Textbox(name, label="Name of the pane", visible=bool(name))
+        title = gr.Textbox(name, label="Name of the pane", visible=bool(name))
         self.server = gr.Dropdown(list(servers), value=servers[0], label="Server", visible=several)
         self.model = gr.Dropdown([], label="Model or adapter", allow_custom_value=True)
-        self.system = gr.Textbox(label="System prompt", lines=2, max_lines=6, placeholder="None")
-        self.examples = gr.Textbox(
+        system = gr.Textbox(label="System prompt", lines=2, max_lines=6, placeholder="None")
+        examples = gr.Textbox(
             label="Earlier turns",
             lines=3,
             max_lines=8,
             placeholder="User: a question\nAssistant: the answer that is pretended",
         )
         with gr.Row():
-            self.temperature = gr.Slider(0, 2, value=0.7, step=0.05, label="Temperature", min_width=140)
-            self.top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top p", min_width=140)
-            self.max_tokens = gr.Slider(10, 4000, value=300, step=10, label="Max tokens", min_width=140)
+            temperature = gr.Slider(0, 2, value=0.7, step=0.05, label="Temperature", min_width=140)
+            top_p = gr.Slider(0.05, 1, value=0.9, step=0.05, label="Top p", min_width=140)
+            max_tokens = gr.Slider(10, 4000, value=300, step=10, label="Max tokens", min_width=140)
         self.inputs: list[Any] = [
             self.server,
             self.model,
-            self.system,
-            self.examples,
-            self.temperature,
-            self.top_p,
-            self.max_tokens,
-            self.title,
+            system,
+            examples,
+            temperature,
+            top_p,
+            max_tokens,
+            title,
         ]
 
     @staticmethod
@@ -106,6 +101,20 @@ class SettingsForm:
             max_tokens=int(max_tokens),
             title=str(title or ""),
         )
+
+    @staticmethod
+    def filled(settings: Settings, served: Served) -> list[Any]:
+        """Return the updates of `inputs` for settings; `served` is what their server serves."""
+        return [
+            settings.server,
+            model_choices(served, settings.model),
+            settings.system,
+            settings.examples,
+            settings.temperature,
+            settings.top_p,
+            settings.max_tokens,
+            settings.title,
+        ]
 
 
 def model_choices(served: Served, chosen: str | None = None) -> Mapping[str, Any]:

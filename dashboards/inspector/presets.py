@@ -18,6 +18,7 @@ class Preset:
         max_tokens: the longest answer.
         temperature: of sampling. 0, so that both answers are the model's likeliest: of two that were sampled, one pair
             in nine differs by less than 0.5 z (64 of each, first preset).
+        top_p: of sampling.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Preset:
     examples: tuple[str, str]
     max_tokens: int = 120
     temperature: float = 0.0
+    top_p: float = 0.9
 
 
 def presets() -> list[Preset]:

@@ -131,6 +131,33 @@ def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browse
             expect(seen.page.get_by_text("There is nothing to save yet").last).to_be_visible()
 
 
+def test_a_preset_sets_all_settings(browser: Browser, tmp_path: Path) -> None:
+    with (
+        replaying(BASE, pace=0.02, adapters={"adapter": ADAPTED}) as one,
+        replaying(ADAPTED, pace=0.02, name="other") as two,
+        inspector([one, two], free_port(), tmp_path / "log") as address,
+        visit(browser, address) as seen,
+    ):
+        seen.page.get_by_role("button", name="Settings of A and B").click()
+        expect(box(seen, "Model or adapter", 0)).to_have_value("replay")
+        choose(seen, "Model or adapter", "adapter", 0)
+        choose(seen, "Server", two, 1)
+        expect(box(seen, "Model or adapter", 1)).to_have_value("other")
+        for label, value in (("Temperature", "1.5"), ("Top p", "0.5"), ("Max tokens", "50")):
+            write_number(seen, label, value, 1)
+        seen.page.get_by_label("System prompt").nth(0).fill("Be brief.")
+        seen.page.locator("#preset-0").click()
+        expect(pane(seen, 1).locator(".tw-tokens")).to_have_text("".join(BASE))
+        seen.finish("compare")
+        for place in (0, 1):
+            expect(box(seen, "Server", place)).to_have_value(one)
+            expect(box(seen, "Model or adapter", place)).to_have_value("replay")
+            expect(seen.page.get_by_label("System prompt").nth(place)).to_have_value("")
+            for label, value in (("Temperature", "0"), ("Top p", "0.9"), ("Max tokens", "120")):
+                expect(number(seen, label, place)).to_have_value(value)
+            expect(pane(seen, place).locator(".tw-role").last).to_have_text(f"replay at {one}")
+
+
 def chat(seen: Visit, text: str) -> None:
     """Send a message and wait for the whole answer, or for what is said in its place."""
     seen.tab("Chat")
@@ -169,3 +196,13 @@ def choose(seen: Visit, label: str, option: str, place: int = 0) -> None:
 def write(seen: Visit, label: str, text: str, place: int = 0) -> None:
     box(seen, label, place).fill(text)
     box(seen, label, place).press("Tab")
+
+
+def number(seen: Visit, label: str, place: int) -> Locator:
+    """Return the box of the number of a slider."""
+    return seen.page.get_by_role("spinbutton", name=f"number input for {label}").nth(place)
+
+
+def write_number(seen: Visit, label: str, value: str, place: int) -> None:
+    number(seen, label, place).fill(value)
+    number(seen, label, place).press("Tab")
