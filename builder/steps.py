@@ -122,7 +122,7 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
     evidence = Evidence.load(evidence_file) if evidence_file else None
     check_held_out(
         (row.question for row in (*pos, *neg)),
-        evidence.questions if evidence else (),
+        _extraction_questions(workspace, evidence),
         f"Give answers to others; `traitwatch respond {workspace.trait} --questions eval` makes some.",
     )
     if card.verification is not None and manifest.done("verify", inputs) and _report_evidence(workspace, card).samples:
@@ -131,7 +131,7 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
     if evidence is None:
         session.console.print(
             "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` leaves it): the vector "
-            "is not compared with vectors from shuffled labels, and whether the answers are held out is not checked."
+            "is not compared with vectors from shuffled labels."
         )
     check_model(session, card)
     held = read_held_out(session, vector, evidence.null if evidence else None, pos, neg, served_layer(card.num_layers))
@@ -256,6 +256,14 @@ def check_model(session: Session, card: Card) -> None:
             f"the vector of {card.trait!r} was built on {card.model} ({card.num_layers} layers of {card.hidden_size}), "
             f"but {session.model} has {reader.num_layers} layers of {reader.hidden_size}; give the model of the vector."
         )
+
+
+def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:
+    """Return the questions whose answers made the vector: the evidence knows, else the answers beside the vector do."""
+    beside = workspace.answers("pos")
+    if evidence is not None and evidence.questions:
+        return evidence.questions
+    return [row.question for row in read_answers(beside, workspace.trait)] if beside.is_file() else []
 
 
 def _report_evidence(workspace: Workspace, card: Card) -> ReportEvidence:

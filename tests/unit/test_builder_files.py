@@ -1,6 +1,7 @@
 """Each step works by itself on files made elsewhere, and the Persona Vectors authors' code can read what it makes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,12 @@ def test_a_vector_is_not_verified_on_answers_that_made_it(extracted: Path, tiny_
     assert "10 of 10 eval questions are those of the extraction, e.g. 'what of 0?'" in " ".join(told.split())
     assert "traitwatch respond evil --questions eval" in " ".join(told.split())
     assert load_card(extracted / "evil.json").verification is None
+    # Copied elsewhere, a vector has the answers beside it and the builder's own directory not.
+    shutil.rmtree(extracted / ".traitwatch")
+    shutil.copy(tmp_path / "evil_pos.csv", extracted)
+    assert "10 of 10 eval questions" in " ".join(
+        refused(*verify, "--eval-pos", tmp_path / "evil_pos.csv", "--eval-neg", tmp_path / "evil_neg.csv").split()
+    )
 
 
 def neutral() -> list[NeutralAnswer]:
