@@ -119,6 +119,7 @@ def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browse
     ):
         seen.tab("Inspect")
         table = seen.page.locator("#inspect-table")
+        expect(box(seen, "Model or adapter")).to_have_value("replay")
         for model, text, told in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
             write(seen, "Model or adapter", "replay")
             inspect(seen, "A text.")

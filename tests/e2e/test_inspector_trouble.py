@@ -15,6 +15,7 @@ from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, visit
 from tests.e2e.chatting import LONG, answer, begin
 from tests.e2e.relay import relay
 from tests.e2e.scene import BARE, KEY, TRAITS, Scene
+from tests.integration.serving import MODEL_NAME
 
 pytestmark = pytest.mark.engine
 
@@ -57,6 +58,22 @@ def test_a_server_that_goes_away_in_mid_answer_leaves_what_came(scene: Scene) ->
         expect(seen.view("chat").locator(".tw-bad").last).to_contain_text("No server answers at")
 
 
+def test_a_model_that_the_server_has_not_is_refused_in_its_own_words(seen: Visit) -> None:
+    seen.tab("Chat")
+    seen.page.get_by_role("button", name="Settings: model").click()
+    for view, send in (("chat", lambda: seen.send("chat", "Hello")), ("inspect", lambda: paste(seen, "A text."))):
+        seen.tab(view.capitalize())
+        model = seen.page.get_by_role("combobox", name="Model or adapter")
+        expect(model).to_have_value(MODEL_NAME)
+        model.fill("mistyped")
+        model.press("Tab")
+        send()
+        expect(seen.view(view).locator(".tw-bad").last).to_contain_text("`mistyped` does not exist")
+    seen.tab("Chat")
+    seen.finish("chat")
+    expect(seen.page.locator("#chat-message textarea")).to_have_value("Hello")
+
+
 def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
     with scene.without(*TRAITS, BARE), visit(scene.browser, scene.address) as seen:
         expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
@@ -93,6 +110,11 @@ def test_a_login_is_asked_for_and_guards_the_reports(scene: Scene) -> None:
             page.get_by_role("link", name="Report of paternalism").click()
         expect(opened.value).to_have_title(re.compile("paternalism"))
         context.close()
+
+
+def paste(seen: Visit, text: str) -> None:
+    seen.page.locator("#inspect-text-a textarea").fill(text)
+    seen.page.locator("#inspect-score").click()
 
 
 @contextmanager
