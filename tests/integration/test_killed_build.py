@@ -116,9 +116,9 @@ def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoin
             runs += 1
             running = subprocess.Popen(killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
-                # Anywhere from the imports on, but no build gets further than some tenths of the work: it would be done
+                # Anywhere from the imports on, but no build gets further than this share of the work: it would be done
                 # before it was killed often enough.
-                running.wait(timeout=moments.uniform(0.2 * idle, idle + 0.4 * (seconds - idle)))
+                running.wait(timeout=moments.uniform(0.2 * idle, idle + 2 / KILLS * (seconds - idle)))
             except subprocess.TimeoutExpired:
                 running.send_signal(signal.SIGKILL)
             status = running.wait()
