@@ -3,46 +3,48 @@
 import pickle
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from builder.artifacts import save_tensor
 from tests.integration.serving import environment, traitwatch
 
 SHAPE = (31, 576)
+FILE = "courage_response_avg_diff.pt"
+# Each command is a Python that imports vLLM, for which two cores are enough for two.
+AT_ONCE = 2
+# In a command and in what it says, the directory of its files.
+HERE = "HERE"
 
 
-def refusal(*arguments: str | Path) -> str:
-    """Run `traitwatch serve`; return what it says, after checking that it refused in one sentence."""
-    started = time.monotonic()
-    result = subprocess.run(
-        traitwatch("serve", *arguments), capture_output=True, text=True, env=environment(), timeout=180, check=False
-    )
-    assert result.returncode == 1, result.stderr
-    error = result.stderr.strip().splitlines()[-1]
-    assert error.startswith("Error: "), result.stderr
-    assert "Traceback" not in result.stderr
-    # An engine takes longer than that; nothing was half started.
-    assert "EngineCore" not in result.stdout + result.stderr, f"an engine started ({time.monotonic() - started:.0f} s)"
-    return error
+def vector_file(directory: Path, shape: tuple[int, ...] = SHAPE) -> None:
+    directory.mkdir(exist_ok=True)
+    save_tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32), directory / FILE)
 
 
-def vector_file(directory: Path, name: str = "courage", shape: tuple[int, ...] = SHAPE) -> Path:
-    path = directory / f"{name}_response_avg_diff.pt"
-    save_tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32), path)
-    return path
+def of_another_model(directory: Path) -> None:
+    vector_file(directory, (31, 512))
 
 
-def test_a_missing_folder(model: Path, tmp_path: Path) -> None:
-    error = refusal(model, "--traits", tmp_path / "nowhere")
-    assert str(tmp_path / "nowhere") in error
-    assert "no such directory" in error
+def two_of_one_name(directory: Path) -> None:
+    for name in ("one", "two"):
+        vector_file(directory / name)
 
 
-def test_a_folder_without_vectors(model: Path, tmp_path: Path) -> None:
-    assert "holds no persona vector" in refusal(model, "--traits", tmp_path)
+def with_nan(directory: Path) -> None:
+    vector = torch.zeros(SHAPE)
+    vector[7, 3] = float("nan")
+    torch.save(vector, directory / FILE)
+
+
+def a_dictionary(directory: Path) -> None:
+    torch.save({"vector": torch.zeros(SHAPE)}, directory / FILE)
 
 
 class Exploit:
@@ -55,88 +57,98 @@ class Exploit:
         return Path.touch, (self.target,)  # type: ignore[return-value]
 
 
-def test_a_pickle_that_is_not_a_plain_tensor_is_not_even_run(model: Path, tmp_path: Path) -> None:
-    target = tmp_path / "written"
-    path = tmp_path / "evil_response_avg_diff.pt"
-    path.write_bytes(pickle.dumps(Exploit(target)))
-    error = refusal(model, "--traits", tmp_path)
-    assert str(path) in error
-    assert "not a plain tensor" in error
-    assert not target.exists()
+def a_pickle(directory: Path) -> None:
+    (directory / FILE).write_bytes(pickle.dumps(Exploit(directory / "written")))
 
 
-def test_a_dictionary_of_tensors(model: Path, tmp_path: Path) -> None:
-    torch.save({"vector": torch.zeros(SHAPE)}, tmp_path / "courage_response_avg_diff.pt")
-    assert "holds a dict, not a plain tensor" in refusal(model, "--traits", tmp_path)
+def nothing(directory: Path) -> None:
+    return
 
 
-def test_nan_in_a_vector(model: Path, tmp_path: Path) -> None:
-    vector = torch.zeros(SHAPE)
-    vector[7, 3] = float("nan")
-    torch.save(vector, tmp_path / "courage_response_avg_diff.pt")
-    assert "NaN or infinity at layers [7]" in refusal(model, "--traits", tmp_path)
+@dataclass(frozen=True)
+class Case:
+    """A command that is refused.
+
+    Attributes:
+        says: what stands in the refusal.
+        files: makes the files of the directory.
+        options: what is given after the model; without any, `--traits` and the directory.
+        model: what is given as the model; None for the embedded one.
+    """
+
+    says: Sequence[str]
+    files: Callable[[Path], None] = vector_file
+    options: Sequence[str] = ()
+    model: str | None = None
 
 
-def test_a_vector_of_another_model(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path, shape=(31, 512))
-    error = refusal(model, "--traits", tmp_path)
-    assert "[31, 512]" in error
-    assert "[31, 576]" in error
+def with_traits(*options: str) -> Sequence[str]:
+    return "--traits", HERE, *options
 
 
-def test_two_vectors_with_one_name(model: Path, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        vector_file(tmp_path / folder)
-    error = refusal(model, "--traits", tmp_path / "one", "--traits", tmp_path / "two")
-    assert "two vectors are named 'courage'" in error
+CASES = {
+    "a missing folder": Case([f"{HERE}/nowhere", "no such directory"], nothing, ["--traits", f"{HERE}/nowhere"]),
+    "a folder without vectors": Case(["holds no persona vector"], nothing),
+    "a pickle that is not a plain tensor": Case([f"{HERE}/{FILE}", "not a plain tensor"], a_pickle),
+    "a dictionary of tensors": Case(["holds a dict, not a plain tensor"], a_dictionary),
+    "NaN in a vector": Case(["NaN or infinity at layers [7]"], with_nan),
+    "a vector of another model": Case(["[31, 512]", "[31, 576]"], of_another_model),
+    "two vectors with one name": Case(
+        ["two vectors are named 'courage'"], two_of_one_name, ["--traits", f"{HERE}/one", "--traits", f"{HERE}/two"]
+    ),
+    "a layer out of range": Case(["layer 31 is out of range", "1 to 30"], options=with_traits("--traits-layer", "31")),
+    "a layer that is not a number": Case(["give a layer index"], options=with_traits("--traits-layer", "last")),
+    "a layer for a trait that is not there": Case(
+        ["'kindness'", "courage"], options=with_traits("--traits-layer", "kindness=3")
+    ),
+    "a worker class of somebody else's": Case(
+        ["brings its own worker class"], options=with_traits("--worker-cls", "some.Worker")
+    ),
+    "what the tap does not follow": Case(["--enable-dbo"], options=with_traits("--enable-dbo")),
+    "a spare layer that the model does not have": Case(
+        ["--traits-tap 31: "], options=with_traits("--traits-tap", "31")
+    ),
+    "loading traits into one of several API processes": Case(
+        ["--traits-admin with 2 API processes"], options=with_traits("--traits-admin", "--api-server-count", "2")
+    ),
+    "loading traits with data parallelism": Case(
+        ["--traits-admin with 2 API processes"], options=with_traits("--traits-admin", "--data-parallel-size", "2")
+    ),
+    "a model that is not there": Case(["no-such-model"], model=f"{HERE}/no-such-model"),
+}
 
 
-def test_a_layer_out_of_range(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    error = refusal(model, "--traits", tmp_path, "--traits-layer", "31")
-    assert "layer 31 is out of range" in error
-    assert "1 to 30" in error
+@pytest.fixture(scope="module")
+def refusals(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[tuple[Path, str]]]]:
+    """The directory of each case, and what was said to its command."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            name: pool.submit(_refusal, case, model, tmp_path_factory.mktemp("refused")) for name, case in CASES.items()
+        }
 
 
-def test_a_layer_that_is_not_a_number(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    assert "give a layer index" in refusal(model, "--traits", tmp_path, "--traits-layer", "last")
+def _refusal(case: Case, model: Path, directory: Path) -> tuple[Path, str]:
+    """Run `traitwatch serve`; return what it says, after checking that it refused in one sentence."""
+    case.files(directory)
+    words = [case.model or str(model), *(case.options or with_traits())]
+    command = traitwatch("serve", *(word.replace(HERE, str(directory)) for word in words))
+    started = time.monotonic()
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=180, check=False)
+    assert result.returncode == 1, result.stderr
+    error = result.stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: "), result.stderr
+    assert "Traceback" not in result.stderr
+    # An engine takes longer than that; nothing was half started.
+    assert "EngineCore" not in result.stdout + result.stderr, f"an engine started ({time.monotonic() - started:.0f} s)"
+    return directory, error
 
 
-def test_a_layer_for_a_trait_that_is_not_there(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    error = refusal(model, "--traits", tmp_path, "--traits-layer", "kindness=3")
-    assert "'kindness'" in error
-    assert "courage" in error
-
-
-def test_a_worker_class_of_somebody_elses(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    error = refusal(model, "--traits", tmp_path, "--worker-cls", "some.Worker")
-    assert "brings its own worker class" in error
-
-
-def test_what_the_tap_does_not_follow(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    assert "--enable-dbo" in refusal(model, "--traits", tmp_path, "--enable-dbo")
-
-
-def test_a_spare_layer_that_the_model_does_not_have(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    assert "--traits-tap 31: " in refusal(model, "--traits", tmp_path, "--traits-tap", "31")
-
-
-def test_loading_traits_into_one_of_several_api_processes(model: Path, tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    for several in ("--api-server-count", "--data-parallel-size"):
-        error = refusal(model, "--traits", tmp_path, "--traits-admin", several, "2")
-        assert "--traits-admin with 2 API processes" in error
-
-
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    vector_file(tmp_path)
-    assert "no-such-model" in refusal(tmp_path / "no-such-model", "--traits", tmp_path)
+@pytest.mark.parametrize("name", CASES)
+def test_what_does_not_go_together_is_refused(name: str, refusals: dict[str, Future[tuple[Path, str]]]) -> None:
+    directory, error = refusals[name].result()
+    for says in CASES[name].says:
+        assert says.replace(HERE, str(directory)) in error
+    assert not (directory / "written").exists(), "a pickle was run"
 
 
 def test_vllms_own_options_can_be_looked_up() -> None:
