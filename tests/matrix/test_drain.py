@@ -93,6 +93,9 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
             begun.set()
         return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
 
+    # At its first stream the SDK makes its types, for seconds in which no other thread of ours may run: nor could one
+    # suspend the engine.
+    list(server.client().completions.create(model=MODEL_NAME, prompt="A", max_tokens=1, stream=True))
     engine = process(server, ENGINE)
     with ThreadPoolExecutor() as pool:
         engine.suspend()
