@@ -19,16 +19,15 @@ class Attacher:
     Args of the constructor:
         request: the scored request.
         shape: where scores go in the answers of its endpoint.
+
+    Attributes:
+        given_up: whether every answer is told, from here on, that its scores are not complete, and nothing else.
     """
 
     def __init__(self, request: ScoredRequest, shape: Shape):
         self._request = request
         self._shape = shape
-        self._given_up = False
-
-    def give_up(self) -> None:
-        """From here on, say of every answer that its scores are not complete, and nothing else."""
-        self._given_up = True
+        self.given_up = False
 
     async def body(self, body: bytes) -> bytes:
         """Return the JSON answer `body` with scores."""
@@ -56,7 +55,7 @@ class Attacher:
         return with_data(event, _ENCODER.encode(fields))
 
     async def _fill(self, carrier: Carrier) -> None:
-        if self._given_up:
+        if self.given_up:
             if carrier.part is not Part.PROGRESS:
                 carrier.fields["traits_complete"] = False
         elif carrier.part is Part.PROGRESS:

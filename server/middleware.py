@@ -121,7 +121,6 @@ class _AnswerRewriter:
         self._held: Message | None = None
         self._body = b""
         self._events: EventSplitter | None = None
-        self._broken = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -170,11 +169,10 @@ class _AnswerRewriter:
                 return await attach(part)
             except Exception:
                 # A monitoring failure must not fail a generation.
-                if not self._broken:
+                if not self._attacher.given_up:
                     self._recorder.not_attached("internal_error")
                     logger.exception("Scores could not be attached; the answer goes out without.")
-                self._broken = True
-                self._attacher.give_up()
+                self._attacher.given_up = True
         return part
 
 
