@@ -9,6 +9,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response, expect
 
+from dashboards.inspector.process import inspector
+from dashboards.processes import free_port
+
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless",
@@ -164,6 +167,13 @@ def visit(
         assert unexpected == [], "\n".join(unexpected)
     finally:
         context.close()
+
+
+@contextmanager
+def inspecting(browser: Browser, directory: Path, *urls: str) -> Iterator[Visit]:
+    """Start an inspector of servers, its log in a directory, and open its page."""
+    with inspector(list(urls), free_port(), directory / "log") as address, visit(browser, address) as seen:
+        yield seen
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0, told: Callable[[], object] = lambda: "") -> None:

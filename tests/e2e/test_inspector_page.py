@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
-from tests.e2e.browsing import until, visit
+from tests.e2e.browsing import inspecting, until, visit
 from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
 
@@ -21,8 +21,7 @@ def test_two_thousand_tokens_all_find_their_place(
     tokens = [f" word{i % 97}" if i % 40 else "\n\n" for i in range(2000)]
     with (
         replaying(tokens, pace=0.01) as url,
-        inspector([url], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url) as seen,
     ):
         seen.tab("Chat")
         seen.page.evaluate(
@@ -52,8 +51,7 @@ def test_a_model_that_writes_html_shows_html(browser: Browser, tmp_path: Path) -
     tokens = [written[i : i + 5] for i in range(0, len(written), 5)]
     with (
         replaying(tokens, pace=0.15) as url,
-        inspector([url], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url) as seen,
     ):
         seen.tab("Chat")
         seen.send("chat", "<b>Write</b> HTML.")
@@ -86,8 +84,7 @@ def test_the_panes_can_ask_different_servers(browser: Browser, tmp_path: Path) -
     with (
         replaying([f" north{i}" for i in range(20)], pace=0.02) as north,
         replaying([f" south{i}" for i in range(20)], pace=0.02) as south,
-        inspector([north, south], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, north, south) as seen,
     ):
         seen.page.get_by_role("button", name="Settings of A and B").click()
         seen.page.get_by_role("combobox", name="Server").nth(1).click()

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from dashboards.inspector.process import inspector
 from dashboards.processes import free_port
-from tests.e2e.browsing import Visit, visit
+from tests.e2e.browsing import Visit, inspecting
 from tests.e2e.replay import replaying
 
 pytestmark = pytest.mark.engine
@@ -19,8 +18,7 @@ ADAPTED = [f" adapted{i}" for i in range(8)]
 def test_another_model_answers_from_the_next_message_on(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02, adapters={"adapter": ADAPTED}) as url,
-        inspector([url], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url) as seen,
     ):
         chat(seen, "First.")
         seen.page.get_by_role("button", name="Settings: model").click()
@@ -33,8 +31,7 @@ def test_another_server_answers_with_its_own_model(browser: Browser, tmp_path: P
     with (
         replaying(BASE, pace=0.02, name="base") as one,
         replaying(ADAPTED, pace=0.02, name="other") as two,
-        inspector([one, two], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, one, two) as seen,
     ):
         chat(seen, "First.")
         seen.page.get_by_role("button", name="Settings: model").click()
@@ -48,8 +45,7 @@ def test_a_model_that_is_not_served_is_asked_for_and_refused(browser: Browser, t
     refused = "The model `adaptor` does not exist."
     with (
         replaying(BASE, pace=0.02, adapters={"adapter": ADAPTED}) as url,
-        inspector([url], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url) as seen,
     ):
         seen.tab("Chat")
         seen.page.get_by_role("button", name="Settings: model").click()
@@ -74,8 +70,7 @@ def test_another_server_for_one_pane_leaves_what_was_typed_for_the_other(browser
     with (
         replaying(BASE, pace=0.02, name="base") as one,
         replaying(ADAPTED, pace=0.02, name="other") as two,
-        inspector([one, two], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, one, two) as seen,
     ):
         seen.page.get_by_role("button", name="Settings of A and B").click()
         expect(box(seen, "Model or adapter", 1)).to_have_value("base")
@@ -89,8 +84,7 @@ def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser
     gone = f"http://127.0.0.1:{free_port()}"
     with (
         replaying(BASE, pace=0.02) as url,
-        inspector([url, gone], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url, gone) as seen,
     ):
         table = seen.page.locator("#compare-table")
         seen.page.get_by_role("button", name="Settings of A and B").click()
@@ -114,8 +108,7 @@ def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser
 def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02) as url,
-        inspector([url], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, url) as seen,
     ):
         seen.tab("Inspect")
         table = seen.page.locator("#inspect-table")
@@ -136,8 +129,7 @@ def test_a_preset_sets_all_settings(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02, adapters={"adapter": ADAPTED}) as one,
         replaying(ADAPTED, pace=0.02, name="other") as two,
-        inspector([one, two], free_port(), tmp_path / "log") as address,
-        visit(browser, address) as seen,
+        inspecting(browser, tmp_path, one, two) as seen,
     ):
         seen.page.get_by_role("button", name="Settings of A and B").click()
         expect(box(seen, "Model or adapter", 0)).to_have_value("replay")
