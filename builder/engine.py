@@ -82,6 +82,19 @@ class Engine:
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
     ):
+        """Start it; `close` ends it.
+
+        Args:
+            model: the model's directory or hub name.
+            sampling: how answers are drawn.
+            max_model_len: tokens that the longest conversation takes, its answer included.
+            thinking_opened: the chat template ends inside the thinking of a reasoning model.
+            tensor_parallel_size: GPUs over which each layer is split.
+            pipeline_parallel_size: groups of GPUs over which the layers are split.
+
+        Raises:
+            PipelineError: vLLM does not start.
+        """
         vllm_environment()
         from vllm import LLM, SamplingParams
 
@@ -167,29 +180,3 @@ def end_engine(llm: Any) -> None:
     llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
     del llm
     cleanup_dist_env_and_memory()
-
-
-@contextmanager
-def running_engine(
-    model: Path | str,
-    sampling: Sampling,
-    max_model_len: int,
-    thinking_opened: bool = False,
-    tensor_parallel_size: int = 1,
-    pipeline_parallel_size: int = 1,
-) -> Iterator[Engine]:
-    """Run an engine for the time of a `with` block.
-
-    Args:
-        model: the model's directory or hub name.
-        sampling: how answers are drawn.
-        max_model_len: tokens that the longest conversation takes, its answer included.
-        thinking_opened: the chat template ends inside the thinking of a reasoning model.
-        tensor_parallel_size: GPUs over which each layer is split.
-        pipeline_parallel_size: groups of GPUs over which the layers are split.
-    """
-    engine = Engine(model, sampling, max_model_len, thinking_opened, tensor_parallel_size, pipeline_parallel_size)
-    try:
-        yield engine
-    finally:
-        engine.close()

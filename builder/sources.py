@@ -1,11 +1,11 @@
 """Where answers come from: an own vLLM engine, or OpenAI-compatible servers."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.engine import Answers, Sampling, running_engine
+from builder.engine import Answers, Engine, Sampling
 from builder.pretrained import check_length
 from builder.session import Session
 
@@ -43,9 +43,10 @@ def opener(session: Session, options: SourceOptions) -> Opener:
         needed = check_length(model, longest_prompt, sampling.max_tokens)
         console.print("Starting vLLM to generate the answers.")
         spread = session.options
-        with running_engine(
+        engine = Engine(
             model, sampling, needed, thinking_opened, spread.tensor_parallel_size, spread.pipeline_parallel_size
-        ) as engine:
+        )
+        with closing(engine):
             yield engine
 
     @contextmanager
