@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from builder.errors import ArtifactError
-from builder.files import write_atomically
+from traitwatch.files import write_atomically
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
 _SURROGATES = re.compile("[\ud800-\udfff]")

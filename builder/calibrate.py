@@ -4,7 +4,7 @@ It is measured on what a server scores: answers to bare prompts, token by token.
 in which it was the input, so the last token of an answer that was cut off has none.
 
 A threshold for a rate is the smoothed z above which that share of neutral responses has a spike. Each response has a
-peak level (`builder.smoothing.peak_level`), below which any threshold would find a spike in it; the threshold is the
+peak level (`traitwatch.smoothing.peak_level`), below which any threshold would find a spike in it; the threshold is the
 level that the wanted share of peak levels exceeds (`builder.tails`). Its z is that of the card, made with the card's
 own mean and standard deviation, as every server makes it: they are part of what z means, so they are not resampled.
 
@@ -22,12 +22,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from builder.artifacts import Calibration, Float32Array, LayerCalibration
-from builder.card import SpikeThreshold
 from builder.errors import PipelineError
-from builder.smoothing import MIN_TOKENS, WINDOW, Float64Array, peak_level
 from builder.tails import exceedance_level, resample_clusters
-from builder.vectors import bad_layers
+from traitwatch.card import SpikeThreshold
+from traitwatch.projecting import bad_layers
+from traitwatch.smoothing import MIN_TOKENS, WINDOW, Float64Array, peak_level
+from traitwatch.vectors import Calibration, Float32Array, LayerCalibration
 
 RATES = (0.01, 0.001)
 """Shares of neutral responses that are to have a spike."""

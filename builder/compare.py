@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from builder.artifacts import DEFAULT_LAYER, PersonaVector, load_vectors
 from builder.errors import ArtifactError, PipelineError
-from builder.files import write_atomically
+from traitwatch.files import write_atomically
+from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
 
 Float64Array = npt.NDArray[np.float64]
 FORMATS = (".png", ".svg", ".html", ".csv")

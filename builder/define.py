@@ -160,7 +160,7 @@ def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
 def keep(trait: str, text: str) -> Path:
     """Put an answer that was paid for where it can be found, and return its path."""
     from builder.embedded_model import cache_directory
-    from builder.files import write_atomically
+    from traitwatch.files import write_atomically
 
     path = cache_directory() / "definitions" / f"{trait}.txt"
     write_atomically(path, text.encode(errors="replace"))

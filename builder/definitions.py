@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from builder.errors import ArtifactError
-from builder.files import read_json, write_atomically
+from traitwatch.files import read_json, write_atomically
 
 NUM_INSTRUCTIONS = 5
 NUM_QUESTIONS = 40

@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
-from builder.artifacts import Float32Array
 from builder.errors import ArtifactError, PipelineError
-from builder.files import write_atomically
-from builder.vectors import bad_layers
+from traitwatch.files import write_atomically
+from traitwatch.projecting import bad_layers
+from traitwatch.vectors import Float32Array
 
 NUM_NULL = 20
 """Vectors from shuffled labels: of 20, the 95th percentile lies between the highest two."""

@@ -13,12 +13,12 @@ import numpy as np
 from rich.console import Console
 
 from builder.answers import JudgedAnswer
-from builder.artifacts import Float32Array
 from builder.conversation import POLARITIES, bare, render, text_ids
 from builder.errors import PipelineError
 from builder.evidence import Evidence, PairAccumulator
 from builder.progress import bar
 from builder.states import Span, StateReader
+from traitwatch.vectors import Float32Array
 
 ReadUnder = Literal["prompt", "question"]
 # Vectors of fewer pairs than this do not reproduce well.

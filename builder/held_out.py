@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from builder.answers import JudgedAnswer
-from builder.artifacts import Float32Array
 from builder.conversation import POLARITIES, Polarity, text_ids
 from builder.errors import PipelineError
 from builder.extract import answer_span, bare_prompt
@@ -19,7 +18,8 @@ from builder.progress import bar
 from builder.report import HeldOut, Sample, spread
 from builder.session import Session
 from builder.states import Span
-from builder.vectors import unit_rows
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import Float32Array
 
 SAMPLES = 3
 """Answers of each polarity that a report shows."""

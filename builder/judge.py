@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from builder.card import JudgeCard
 from builder.usage import Usage
+from traitwatch.card import JudgeCard
 
 Aspect = Literal["trait", "coherence"]
 

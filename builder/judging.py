@@ -10,12 +10,12 @@ from typing import Literal
 from rich.console import Console
 
 from builder.answers import JudgedAnswer
-from builder.card import JudgeCard
 from builder.conversation import Elicitation
 from builder.errors import PipelineError
 from builder.judge import OPENAI_MODEL, Aspect, Judge, Question
 from builder.progress import bar
 from builder.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
+from traitwatch.card import JudgeCard
 
 JudgeName = Literal["openai", "likelihood"]
 ASPECTS: tuple[Aspect, ...] = ("trait", "coherence")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from builder.artifacts import DEFAULT_LAYER
-from builder.card import LayerChoice, LayerRank, SteeringResult, Verification
+from traitwatch.card import LayerChoice, LayerRank, SteeringResult, Verification
+from traitwatch.vectors import DEFAULT_LAYER
 
 COHERENCE_FLOOR = 50.0
 # Where the unsteered answers themselves are below the floor: the share of their coherence that steered ones must keep.

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from builder.card import JudgeCard
 from builder.conversation import POLARITIES, Elicitation, Messages, bare, text_ids
 from builder.judge import Question, Score
 from builder.reader import Reader, Text, shared_prefix
 from builder.usage import Usage
+from traitwatch.card import JudgeCard
 
 NAME = "likelihood"
 NOTE = "the model's own opinion: a likelihood ratio between the two conditions, not an independent judge"

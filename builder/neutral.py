@@ -8,7 +8,7 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from builder.answers import TEXT_COLUMNS, read_table, write_table
-from builder.files import read_json
+from traitwatch.files import read_json
 
 LEAST_PROMPTS = 100
 

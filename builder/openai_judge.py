@@ -21,7 +21,6 @@ from openai.types.chat import ChatCompletion
 from rich.console import Console
 
 from builder.answers import clean_text
-from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.judge import OPENAI_MODEL, Question, Score
 from builder.openai_client import (
@@ -41,6 +40,7 @@ from builder.openai_client import (
 from builder.openai_probe import SAMPLES, Ask, Method, Way, choose_way
 from builder.openai_scores import INTEGER_ADDITION, score_of_integer, score_of_logprobs, score_of_samples
 from builder.usage import CHARACTERS_PER_TOKEN, Usage
+from traitwatch.card import JudgeCard
 
 logger = logging.getLogger(__name__)
 

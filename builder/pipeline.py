@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from builder.answers import JudgedAnswer, write_answers
-from builder.card import Card, JudgeCard
 from builder.conversation import POLARITIES, Elicit, Elicitation
 from builder.definitions import TraitDefinition
 from builder.engine import Answer, Sampling
@@ -34,6 +33,7 @@ from builder.steps import ExtractOptions, Provenance, calibrate_step, extract_st
 from builder.usage import CHARACTERS_PER_TOKEN
 from builder.worklog import KeptValues, Worklog
 from builder.workspace import Workspace
+from traitwatch.card import Card, JudgeCard
 
 EVAL_SAMPLES = 3
 NEUTRAL_SAMPLES = 2

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from builder.artifacts import Float32Array
 from builder.states import Reading, Span
+from traitwatch.vectors import Float32Array
 
 MIN_LENGTH = 16
 """Tokens below which a common beginning is not read apart."""

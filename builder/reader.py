@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from builder.artifacts import Float32Array
 from builder.conversation import token_ids
 from builder.errors import PipelineError
 from builder.prefixes import MIN_SAVED, Collector, Node, Part, plan
 from builder.pretrained import load_tokenizer
 from builder.states import Advance, Reading, Span
+from traitwatch.vectors import Float32Array
 
 Text = tuple[list[int], list[int]]
 """The token ids of a prompt and of the answer after it."""

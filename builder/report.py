@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from builder.answers import JudgedAnswer, read_answers
-from builder.artifacts import RESPONSE_AVG, Card, check_trait_name, load_vector
 from builder.conversation import Polarity
 from builder.errors import ArtifactError
-from builder.files import read_json, write_atomically
 from builder.verdict import served_layer
 from builder.workspace import Workspace
+from traitwatch.files import read_json, write_atomically
+from traitwatch.vectors import RESPONSE_AVG, Card, check_trait_name, load_vector
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Score = Annotated[float, Field(ge=0, le=100)]

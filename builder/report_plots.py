@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from builder.card import LayerVerification, SpikeThreshold, SteeringResult
+from traitwatch.card import LayerVerification, SpikeThreshold, SteeringResult
 
 # Stand-in colours and the CSS variables that replace them.
 INK, MUTED, LINE, POS, NEG, SURFACE = "#1b1f24", "#59626d", "#dfe3e8", "#b4430a", "#0b62a8", "#fefefe"

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from builder import report_plots as plots
 from builder.answers import JudgedAnswer
-from builder.card import Card, LayerVerification, Verification
 from builder.conversation import Polarity
 from builder.report import ReportData, Sample, spread
+from traitwatch.card import Card, LayerVerification, Verification
 
 Level = Literal["good", "doubtful", "null", "unknown"]
 _WORDS: dict[Level, str] = {"good": "Good", "doubtful": "Doubtful", "null": "No better than chance"}

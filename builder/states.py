@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from builder.artifacts import Float32Array
+from traitwatch.vectors import Float32Array
 
 Advance = Callable[[int], None]
 """Called with the number of texts that have just been read."""

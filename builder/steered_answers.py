@@ -12,8 +12,6 @@ import numpy as np
 from rich.console import Console
 
 from builder.answers import clean_text
-from builder.artifacts import Float32Array, vector_sha256
-from builder.card import SteeringResult
 from builder.conversation import bare, render, text_ids
 from builder.engine import Sampling
 from builder.errors import PipelineError
@@ -23,6 +21,8 @@ from builder.progress import bar
 from builder.steering import SteeredModel, Steering
 from builder.thinking import opens_thinking, without_thinking
 from builder.worklog import Worklog, fingerprint
+from traitwatch.card import SteeringResult
+from traitwatch.vectors import Float32Array, vector_sha256
 
 # Twice as many are a tenth faster on a CPU, but the progress bar would stand still for long.
 _BATCH = 32

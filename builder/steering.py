@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from builder.artifacts import Float32Array
 from builder.engine import Sampling
 from builder.errors import PipelineError
+from traitwatch.vectors import Float32Array
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder import artifacts
 from builder.answers import JudgedAnswer, read_answers
-from builder.artifacts import Card, Float32Array, load_card, load_tensor, save_card
 from builder.calibrate import calibrate, scored_tokens
-from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.evidence import Evidence
 from builder.extract import (
@@ -33,11 +30,25 @@ from builder.progress import bar
 from builder.report import Histogram, ReportEvidence, load_evidence, save_evidence
 from builder.session import Session
 from builder.states import Span
-from builder.vectors import unit_rows
 from builder.verdict import served_layer
 from builder.verify import best_layer, verify
 from builder.worklog import file_fingerprint
 from builder.workspace import Workspace, model_name
+from traitwatch.card import JudgeCard
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import (
+    PROMPT_AVG,
+    PROMPT_LAST,
+    RESPONSE_AVG,
+    Card,
+    Float32Array,
+    load_card,
+    load_tensor,
+    load_vector,
+    save_card,
+    save_tensor,
+    vector_sha256,
+)
 
 # Raise it when a step's method changes, so that what older versions made is made again.
 _VERSION = 1
@@ -93,7 +104,7 @@ def extract_step(
         model=model_name(session.model),
         hidden_size=reader.hidden_size,
         num_layers=reader.num_layers,
-        sha256=artifacts.vector_sha256(made.vectors.response_avg),
+        sha256=vector_sha256(made.vectors.response_avg),
         counts={"pairs": len(rows[0]), "effective_pairs": len(effective)},
         threshold=options.threshold,
         coherence=options.coherence,
@@ -233,7 +244,7 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
     Raises:
         ArtifactError: the vector is missing, or its card is another vector's.
     """
-    loaded = artifacts.load_vector(workspace.vector(artifacts.RESPONSE_AVG), workspace.trait)
+    loaded = load_vector(workspace.vector(RESPONSE_AVG), workspace.trait)
     if loaded.card is not None:
         return loaded.card, loaded.vector
     card = Card(
@@ -241,7 +252,7 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
         model=model_name(session.model),
         hidden_size=loaded.hidden_size,
         num_layers=loaded.num_layers,
-        sha256=artifacts.vector_sha256(loaded.vector),
+        sha256=vector_sha256(loaded.vector),
         date=_today(),
         versions=versions(),
     )
@@ -278,18 +289,18 @@ def _report_evidence(workspace: Workspace, card: Card) -> ReportEvidence:
 def _card_fits(workspace: Workspace) -> bool:
     if not workspace.card.is_file():
         return False
-    vector = load_tensor(workspace.vector(artifacts.RESPONSE_AVG))
-    return load_card(workspace.card).sha256 == artifacts.vector_sha256(vector)
+    vector = load_tensor(workspace.vector(RESPONSE_AVG))
+    return load_card(workspace.card).sha256 == vector_sha256(vector)
 
 
 def _save_vectors(workspace: Workspace, vectors: Vectors) -> list[Path]:
     kinds = {
-        artifacts.RESPONSE_AVG: vectors.response_avg,
-        artifacts.PROMPT_AVG: vectors.prompt_avg,
-        artifacts.PROMPT_LAST: vectors.prompt_last,
+        RESPONSE_AVG: vectors.response_avg,
+        PROMPT_AVG: vectors.prompt_avg,
+        PROMPT_LAST: vectors.prompt_last,
     }
     for kind, vector in kinds.items():
-        artifacts.save_tensor(vector, workspace.vector(kind))
+        save_tensor(vector, workspace.vector(kind))
     return [workspace.vector(kind) for kind in kinds]
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from builder.artifacts import Card
-from builder.card import LayerVerification
 from builder.verdict import served_layer
+from traitwatch.card import LayerVerification
+from traitwatch.vectors import Card
 
 _TABLE_LAYERS = 12
 

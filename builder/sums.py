@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from builder.vllm_private import BatchLayout
+from traitwatch.vllm_private.batch import BatchLayout
 
 CUTS = "traitwatch_cuts"
 KEY = "traitwatch_key"

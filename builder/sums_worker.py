@@ -14,8 +14,8 @@ from vllm.platforms import current_platform
 
 from builder.errors import LayoutError
 from builder.sums import CUTS, KEY, StateSums
-from builder.vllm_layers import is_placeholder, layer_modules, state_modules, state_parts
-from builder.vllm_private import LayoutReader, allocate_stage_inputs, layout_reader
+from traitwatch.vllm_private.batch import LayoutReader, allocate_stage_inputs, layout_reader
+from traitwatch.vllm_private.layers import is_placeholder, layer_modules, state_modules, state_parts
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from builder.artifacts import DEFAULT_LAYER
-from builder.card import LayerVerification
+from traitwatch.card import LayerVerification
+from traitwatch.vectors import DEFAULT_LAYER
 
 GOOD_AUC = 0.8
 LOW_COSINE = 0.3

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from builder.artifacts import Float32Array
-from builder.card import LayerVerification, Verification
 from builder.errors import PipelineError
 from builder.evidence import Evidence
-from builder.vectors import bad_layers
 from builder.verdict import conclude
+from traitwatch.card import LayerVerification, Verification
+from traitwatch.projecting import bad_layers
+from traitwatch.vectors import Float32Array
 
 Float64Array = npt.NDArray[np.float64]
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from builder.artifacts import Float32Array
 from builder.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from builder.errors import PipelineError
 from builder.prefixes import Collector, Node, Part, plan
 from builder.states import Advance, Reading, Span
 from builder.sums import CUTS, KEY
+from traitwatch.vectors import Float32Array
 
 # The states of all layers of one pass, float32.
 _BUFFER_BYTES = 1 << 30

@@ -17,12 +17,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from builder import artifacts
 from builder.answers import TEXT_COLUMNS
 from builder.definitions import definition_files
 from builder.errors import PipelineError
-from builder.files import sweep, write_atomically
 from builder.worklog import file_fingerprint, fingerprint
+from traitwatch.files import sweep, write_atomically
+from traitwatch.vectors import PROMPT_AVG, PROMPT_LAST, RESPONSE_AVG, check_trait_name
 
 DATA = Path(__file__).parent / "data"
 # The neutral answers' files have this name; the answers files these columns.
@@ -56,7 +56,7 @@ class Workspace:
 
     def __init__(self, directory: Path, trait: str):
         self.directory = directory
-        self.trait = artifacts.check_trait_name(trait)
+        self.trait = check_trait_name(trait)
         if trait in _RESERVED:
             raise PipelineError(f"a trait cannot be called {trait!r}, as a file or a column of a build is.")
         self._own = directory / ".traitwatch"
@@ -145,7 +145,7 @@ class Workspace:
     def _written_alone(self) -> list[Path]:
         """Return the files that only the process that holds this trait writes, and writes whole."""
         answers = [self.answers(name) for name in ("pos", "neg", "eval_pos", "eval_neg")]
-        vectors = [self.vector(kind) for kind in (artifacts.RESPONSE_AVG, artifacts.PROMPT_AVG, artifacts.PROMPT_LAST)]
+        vectors = [self.vector(kind) for kind in (RESPONSE_AVG, PROMPT_AVG, PROMPT_LAST)]
         report = self.directory / f"{self.trait}.html"
         return [*answers, *vectors, self.card, report, self.evidence, self.report_evidence, self.manifest.path]
 

@@ -17,8 +17,8 @@ from rich.text import Text
 from dashboards.demo_chats import CHATS
 from dashboards.demo_server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory, scored_choice
 from dashboards.errors import DashboardError
-from dashboards.inspector.process import inspector
-from dashboards.processes import free_port
+from traitwatch.dashboard_processes import free_port
+from traitwatch.inspector_process import inspector
 
 TRAIT = "paternalism"
 # z at which the colour is full. Blue is below the neutral baseline, red above it.

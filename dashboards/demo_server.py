@@ -14,7 +14,7 @@ import openai
 import platformdirs
 from rich.console import Console
 
-from dashboards.processes import free_port, running
+from traitwatch.dashboard_processes import free_port, running
 
 SERVED_NAME = "SmolLM2-135M-Instruct"
 _START_TIMEOUT = 900.0

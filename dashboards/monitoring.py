@@ -16,8 +16,8 @@ import httpx
 import yaml
 
 from dashboards.errors import DashboardError
-from dashboards.processes import free_port, running
 from dashboards.rules import write_files
+from traitwatch.dashboard_processes import free_port, running
 
 _START_TIMEOUT = 60.0
 # Scrapes and evaluations are not sped up with the rest: a second is what a server's /metrics comfortably bears.

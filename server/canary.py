@@ -12,13 +12,13 @@ import numpy as np
 from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 
-from builder.artifacts import Float32Array
 from server.config import ServedTrait
 from server.engine import marked_params, take
 from server.errors import CanaryError
 from server.labels import engine_indexes
 from server.ledger import Call
 from server.monitor import Monitor
+from traitwatch.vectors import Float32Array
 
 _PROMPT_TOKENS = 8
 _NEW_TOKENS = 4

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from builder.artifacts import Float32Array
 from server.columns import Columns
+from traitwatch.vectors import Float32Array
 
 _FIRST_CAPACITY = 64
 _NOTHING = -1

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from builder.artifacts import DEFAULT_LAYER, PersonaVector, load_vectors
-from builder.smoothing import MIN_TOKENS, WINDOW
 from server.columns import Columns
 from server.errors import ConfigError
 from server.tap import TAP_VERSION
+from traitwatch.smoothing import MIN_TOKENS, WINDOW
+from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
 
 # The name of our entry in vLLM's additional_config.
 CONFIG_KEY = "traitwatch"

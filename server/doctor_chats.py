@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
-from builder.artifacts import Float32Array
 from server.errors import AnswerError
+from traitwatch.vectors import Float32Array
 
 SERVED_NAME = "traitwatch-doctor"
 CHATS_AT_ONCE = 32

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
-from builder.artifacts import Float32Array
 from server.doctor_chats import CHATS_AT_ONCE, ScoredText
 from server.doctor_report import Check, Table, Verdict
+from traitwatch.vectors import Float32Array
 
 # Root mean square, in spreads. bfloat16 alone makes 0.02 to 0.06 on the embedded model.
 MAX_ERROR = 0.1

@@ -3,13 +3,13 @@
 import torch
 from rich.console import Console
 
-from builder.artifacts import load_vectors
 from server.doctor_checks import Reference, References, isolation, overhead, parity
 from server.doctor_environment import dtype_name, environment, not_covered
 from server.doctor_measure import Evidence, Plan, log_of
 from server.doctor_reference import reference_projections
 from server.doctor_report import Check, Report, Verdict
 from server.errors import NoReferenceError
+from traitwatch.vectors import load_vectors
 
 _MISSING = "The servers did not come that far."
 

@@ -20,7 +20,6 @@ import numpy as np
 import platformdirs
 from rich.console import Console
 
-from builder.artifacts import RESPONSE_AVG, Float32Array, save_tensor
 from server.doctor_chats import (
     ABORTED_TOKENS,
     SERVED_NAME,
@@ -33,8 +32,9 @@ from server.doctor_chats import (
 )
 from server.doctor_environment import on_cpu
 from server.errors import ConfigError, ServerError, StartError
-from server.running import free_port, running
 from server.vllm_serve import model_config, parse_vllm_arguments
+from traitwatch.processes import free_port, running
+from traitwatch.vectors import RESPONSE_AVG, Float32Array, save_tensor
 
 _OURS = ("--host", "--port", "--served-model-name", "--api-key", "--traits")
 _START_TIMEOUT = 1800.0

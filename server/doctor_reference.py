@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from builder.artifacts import Float32Array
 from server.doctor_chats import ScoredText
 from server.errors import NoReferenceError
+from traitwatch.vectors import Float32Array
 
 # What a model takes beside its weights while short texts run through it.
 _WEIGHTS_FACTOR = 1.1

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
-from builder.card import LayerCalibration
 from server.selection import TraitsField
+from traitwatch.card import LayerCalibration
 
 _CLOSED = ConfigDict(extra="forbid")
 _EXAMPLE: JsonDict = {

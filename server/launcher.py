@@ -160,9 +160,9 @@ def serve(
         traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/Llama-3.1-8B-Instruct --port 8000
         curl localhost:8000/v1/traits
     """
-    from builder.artifacts import DEFAULT_LAYER
     from server.config import Settings, SpikeLogSettings, load_served_traits
     from server.events import STDOUT, checked_file
+    from traitwatch.vectors import DEFAULT_LAYER
 
     if events is None and events_text:
         raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")
@@ -203,7 +203,7 @@ def serve(
 @contextmanager
 def _inspector(args: Namespace, port: int) -> Iterator[None]:
     """Run the inspector of the server that `args` will start."""
-    from dashboards.inspector.process import inspector
+    from traitwatch.inspector_process import inspector
 
     host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
     keys = args.api_key or os.environ.get("VLLM_API_KEY") or None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from builder.smoothing import Float64Array
-from builder.spikes import Spike
 from server.config import ServedTrait
+from traitwatch.smoothing import Float64Array
+from traitwatch.spikes import Spike
 
 
 @dataclass(frozen=True)

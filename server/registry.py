@@ -15,11 +15,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.engine.protocol import EngineClient
 
-from builder.artifacts import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
 from builder.errors import ArtifactError
 from server.config import Layer, ServedTrait, Settings, TraitSet, check_fits, chosen_layer, chosen_threshold, trait_set
 from server.errors import AdminError, ConfigError
 from server.monitor import Monitor
+from traitwatch.vectors import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
 
 
 class LoadRequest(BaseModel):

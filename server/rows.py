@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from builder.vllm_private import BatchLayout
 from server.transport import Span
+from traitwatch.vllm_private.batch import BatchLayout
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from builder.artifacts import Float32Array
 from server.choice_rows import ChoiceRows
 from server.fields import TraitPart
 from server.ledger import ROWS_TIMEOUT, Call, Ledger
 from server.scores import Scores, token_values
 from server.selection import Selection
+from traitwatch.vectors import Float32Array
 
 
 class ScoredRequest:

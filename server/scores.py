@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (smoothing would import it in the first response)
 
-from builder.artifacts import Float32Array
-from builder.smoothing import Float64Array, smooth
-from builder.spikes import Spike, find_spikes
 from server.config import ServedTrait
 from server.fields import Projections, TraitScores
+from traitwatch.smoothing import Float64Array, smooth
+from traitwatch.spikes import Spike, find_spikes
+from traitwatch.vectors import Float32Array
 
 # Decimals of a number in a response. bfloat16 keeps 3 significant digits, so 4 decimals lose nothing that was there.
 _DECIMALS = 4
@@ -103,7 +103,7 @@ class Scores:
     def _may_spike(self) -> list[int]:
         """Return the traits whose smoothed z is ever above the threshold.
 
-        The last token has no state and is left out. Where another state is missing, the recursion of `builder.spikes`
+        The last token has no state and is left out. Where another state is missing, the recursion of `traitwatch.spikes`
         decides.
         """
         thresholds = np.array([t.threshold.z if t.threshold is not None else np.inf for t in self.traits])

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from builder.artifacts import Float32Array
 from server.columns import Columns
 from server.config import ServedTrait, TraitsDefault, TraitSet
 from server.errors import RequestError
+from traitwatch.vectors import Float32Array
 
 
 class TraitsField(BaseModel):

@@ -13,7 +13,7 @@ from torch import nn
 
 import server.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
 from builder.errors import LayoutError
-from builder.vllm_layers import StateModule, state_parts
+from traitwatch.vllm_private.layers import StateModule, state_parts
 
 # Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
 TAP_VERSION = 2

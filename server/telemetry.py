@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from builder.spikes import Spike
 from server.background import Background
 from server.config import ServedTrait
 from server.errors import ConfigError
 from server.recorded import Recorded
+from traitwatch.spikes import Spike
 
 if TYPE_CHECKING:
     from server.otlp import Attribute, EventPipeline

@@ -12,14 +12,14 @@ from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
 from builder.errors import LayoutError
-from builder.vllm_layers import state_modules
-from builder.vllm_private import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from server.config import CONFIG_KEY
 from server.guard import end_with
 from server.logs import log_with_vllm
 from server.rows import ScoredRequest, scored_rows
 from server.tap import TAP_VERSION, Tap
 from server.transport import PROMPT_KEY, REQUEST_KEY, Rows, Sender, api_process_of
+from traitwatch.vllm_private.batch import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
+from traitwatch.vllm_private.layers import state_modules
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker

@@ -83,7 +83,7 @@ def build(
         traitwatch build paternalism --model "$(traitwatch model)" --elicit many-shot \\
             --temperature 0.7 --top-p 0.9 --max-tokens 80 --out vectors
     """
-    from builder.artifacts import check_trait_name
+    from traitwatch.vectors import check_trait_name
 
     check_trait_name(trait)
     sampling, source, judge_of = make_sampling(values), make_source_options(values), make_judge_options(values)

@@ -55,9 +55,9 @@ def define(
     The definition is checked before anything is written; half of its questions go to trait_data_extract/, from which
     the vector is made, and half to trait_data_eval/, on which it is tested.
     """
-    from builder.artifacts import check_trait_name
     from builder.define import define_prompt
     from builder.definitions import check_free
+    from traitwatch.vectors import check_trait_name
 
     if print_prompt and source is not None:
         raise click.UsageError("--print-prompt and --from exclude each other: first the one, then the other.")

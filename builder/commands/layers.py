@@ -26,11 +26,11 @@ from builder.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from builder.card import LayerChoice, SteeringResult
     from builder.judge import Judge
     from builder.steered_answers import SteeredAnswers
     from builder.steering import SteeredModel
     from builder.worklog import Worklog
+    from traitwatch.card import LayerChoice, SteeringResult
 
 # What models are served in, and on a CPU twice as fast as float32.
 _DTYPE = "bfloat16"
@@ -118,7 +118,6 @@ def layers(
     check_model_path(model)
     sampling, judge_of = make_sampling(values), None if no_steering else make_judge_options(values)
 
-    from builder.artifacts import DEFAULT_LAYER, RESPONSE_AVG, load_vector, save_card
     from builder.conversation import Elicitation
     from builder.errors import PipelineError
     from builder.judging import make_judge
@@ -128,6 +127,7 @@ def layers(
     from builder.steering import SteeredModel, check_layer
     from builder.worklog import Worklog, model_fingerprint
     from builder.workspace import Workspace
+    from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, load_vector, save_card
 
     workspace = Workspace(vectors, trait)
     with workspace.alone():
@@ -224,7 +224,7 @@ def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_toke
 
 def _ranking(trait: str, choice: "LayerChoice") -> Table:
     """Return the best layers, those that were steered, and the one that servers read by default."""
-    from builder.artifacts import DEFAULT_LAYER
+    from traitwatch.vectors import DEFAULT_LAYER
 
     table = Table(title=f"{trait}, layers")
     for column in ("rank", "layer", "AUC", "steering effect", "at coefficient"):

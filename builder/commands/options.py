@@ -201,10 +201,10 @@ def check_model_path(model: str) -> str:
 
 def load_definitions(trait: str, directories: list[Path]) -> tuple[Any, Any]:
     """Return the extract and the eval definition of a trait; raise `ArtifactError` where no directory has them."""
-    from builder.artifacts import check_trait_name
     from builder.definitions import load_definition
     from builder.errors import ArtifactError
     from builder.workspace import find_definition, known_definitions
+    from traitwatch.vectors import check_trait_name
 
     check_trait_name(trait)
     files = find_definition(trait, directories)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.spikes import Spike
 from dashboards.inspector.spans import find_spans
 from dashboards.inspector.traits import Trait
+from traitwatch.spikes import Spike
 
 
 @dataclass(frozen=True)

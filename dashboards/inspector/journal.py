@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.smoothing import MIN_TOKENS, WINDOW
 from dashboards.inspector.answers import Answer, Summary
 from dashboards.inspector.traits import Trait
+from traitwatch.smoothing import MIN_TOKENS, WINDOW
 
 FULL_Z = 4.0
 """z at which the colour of a token is full."""

@@ -1,13 +1,13 @@
 """The smoothed z of a text, and the spikes of one scored as a prompt, where the server tells projections alone.
 
-A token without z is None here, as in JSON, and NaN to `builder.spikes`, whose rule it is.
+A token without z is None here, as in JSON, and NaN to `traitwatch.spikes`, whose rule it is.
 """
 
 import math
 from collections.abc import Iterable
 
-from builder.smoothing import WINDOW
-from builder.spikes import Spike, find_spikes
+from traitwatch.smoothing import WINDOW
+from traitwatch.spikes import Spike, find_spikes
 
 
 def smoothed(z: Iterable[float | None]) -> list[float | None]:

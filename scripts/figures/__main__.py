@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from builder.embedded_model import NAME, embedded_model
-from builder.files import write_atomically
+from traitwatch.files import write_atomically
 
 from .data import IMAGES, Measured, cards, load_measured, save_measured
 from .numbers import numbers

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from builder.artifacts import load_card
-from builder.card import Card
-from builder.files import read_json, write_atomically
 from builder.workspace import Workspace
+from traitwatch.card import Card
+from traitwatch.files import read_json, write_atomically
+from traitwatch.vectors import load_card
 
 ROOT = Path(__file__).parents[2]
 VECTORS = ROOT / "builder" / "data" / "SmolLM2-135M-Instruct"

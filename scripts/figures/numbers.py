@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from builder.card import Card
 from builder.verify import auc, correlation
+from traitwatch.card import Card
 
 from .data import LAYER, SHOWN_TRAIT, Measured, TraitMeans
 

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from builder.card import Card
 from builder.report_plots import INK, MUTED, NEG, POS, STYLE
-from builder.smoothing import smooth
 from builder.verify import correlation
+from traitwatch.card import Card
+from traitwatch.smoothing import smooth
 
 from .data import LAYER, SHOWN_TRAIT, Measured, ServedAnswer, TraitMeans
 from .numbers import groups, threshold

@@ -10,15 +10,15 @@ import numpy as np
 from rich.console import Console
 
 from builder.answers import JudgedAnswer, read_answers
-from builder.artifacts import RESPONSE_AVG, Float32Array, load_vector
 from builder.calibrate import scored_tokens
 from builder.extract import answer_span, bare_prompt
 from builder.neutral import read_neutral
 from builder.progress import bar
 from builder.session import ReaderOptions, Session, session
 from builder.states import Span
-from builder.vectors import unit_rows
 from builder.workspace import Workspace
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector
 
 from .data import LAYER, TRAITS, VECTORS, HeldOutZ, TraitMeans
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from dashboards.demo_chats import CHATS
 from dashboards.demo_server import demo_server, scored_choice
-from dashboards.processes import free_port
+from traitwatch.dashboard_processes import free_port
 
 from .data import SHOWN_TRAIT, ServedAnswer
 

@@ -1,6 +1,6 @@
 """Writes the tables into the pages of docs/reference: see `scripts.reference`."""
 
-from builder.files import write_atomically
+from traitwatch.files import write_atomically
 
 from .pages import DIRECTORY, PAGES, made
 

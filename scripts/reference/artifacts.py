@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel
 
-from builder.card import Card
 from builder.definitions import TraitDefinition
+from traitwatch.card import Card
 
 from .fields import section
 

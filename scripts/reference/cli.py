@@ -7,20 +7,20 @@ from collections.abc import Iterator
 
 import click
 
-import traitwatch
+from traitwatch import cli
 
 from .markdown import table
 
 
 def commands() -> str:
     """Return a section for each command."""
-    group = traitwatch.main
+    group = cli.main
     with click.Context(group, info_name="traitwatch", **group.context_settings) as root:
         return "\n".join(_section(root, name) for name in group.list_commands(root))
 
 
 def _section(root: click.Context, name: str) -> str:
-    command = traitwatch.main.get_command(root, name)
+    command = cli.main.get_command(root, name)
     if command is None:
         raise LookupError(name)
     with click.Context(command, info_name=name, parent=root, **command.context_settings) as context:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 
-from builder.artifacts import DEFAULT_LAYER
 from server.config import Settings, load_served_traits
 from server.metrics import Metrics
+from traitwatch.vectors import DEFAULT_LAYER
 
 from .markdown import table
 

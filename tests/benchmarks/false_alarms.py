@@ -6,7 +6,7 @@ A card promises that a share (1 % by default) of neutral responses has a spike a
 threshold on some prompts; here others are asked, those of `neutral_prompts.txt`, which took part in nothing. They are
 sampled as the shipped vectors were calibrated, one response each, so that responses are independent and the exact
 binomial interval holds. Spikes are found anew in the projections that the server returns, with the smoothing of
-`builder.smoothing`; what the server itself called a spike is told beside it.
+`traitwatch.smoothing`; what the server itself called a spike is told beside it.
 
 The card's z has an interval of its own, since it was estimated from few responses: the shares above its two ends say
 what the promise amounts to at either.
@@ -34,9 +34,9 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 from builder.embedded_model import embedded_model
 from builder.neutral import load_neutral_prompts
 from builder.progress import bar
-from builder.smoothing import peak_level
 from builder.workspace import DATA
 from tests.integration.serving import serving, traitwatch
+from traitwatch.smoothing import peak_level
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
 # As the shipped vectors were calibrated: EMBEDDED in the Makefile, and the sampling on their cards.

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from builder.calibrate import RATES, calibrate
-from builder.smoothing import Float64Array, peak_level
+from traitwatch.smoothing import Float64Array, peak_level
 
 _POPULATION = 400_000
 _DESIGNS = ((100, 1), (100, 3), (250, 1))

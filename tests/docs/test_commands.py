@@ -14,7 +14,7 @@ import pytest
 
 from server.vllm_serve import parse_vllm_arguments
 from tests.docs.fenced import code_lines
-from traitwatch import main
+from traitwatch.cli import main
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]

@@ -14,7 +14,7 @@ from scripts.reference.api import document
 from scripts.reference.markdown import fill
 from scripts.reference.pages import DIRECTORY, PAGES, made
 from server.metrics import Metrics
-from traitwatch import COMMANDS
+from traitwatch.cli import COMMANDS
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.artifacts import RESPONSE_AVG, load_vector
-from dashboards.processes import free_port
 from tests.docs.follow import Followed, follow
 from tests.integration.examples import need
+from traitwatch.dashboard_processes import free_port
+from traitwatch.vectors import RESPONSE_AVG, load_vector
 
 _ROOT = Path(__file__).parents[2]
 _PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}

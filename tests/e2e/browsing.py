@@ -9,8 +9,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response, expect
 
-from dashboards.inspector.process import inspector
-from dashboards.processes import free_port
+from traitwatch.dashboard_processes import free_port
+from traitwatch.inspector_process import inspector
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [

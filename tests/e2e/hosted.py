@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from dashboards.processes import free_port
+from traitwatch.dashboard_processes import free_port
 
 
 @contextmanager

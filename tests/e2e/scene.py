@@ -13,9 +13,9 @@ from playwright.sync_api import Browser
 
 from builder.embedded_model import embedded_model
 from dashboards.demo_chats import CHATS
-from dashboards.inspector.process import inspector
-from dashboards.processes import free_port
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from traitwatch.dashboard_processes import free_port
+from traitwatch.inspector_process import inspector
 
 SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
 KEY = "a-key-that-no-page-may-show"

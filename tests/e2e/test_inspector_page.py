@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from dashboards.inspector.process import inspector
-from dashboards.processes import free_port
 from tests.e2e.browsing import inspecting, until, visit
 from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
+from traitwatch.dashboard_processes import free_port
+from traitwatch.inspector_process import inspector
 
 pytestmark = pytest.mark.engine
 

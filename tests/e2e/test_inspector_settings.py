@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
-from dashboards.processes import free_port
 from tests.e2e.browsing import Visit, inspecting
 from tests.e2e.replay import replaying
+from traitwatch.dashboard_processes import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -10,12 +10,12 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from dashboards.processes import free_port
 from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, visit
 from tests.e2e.chatting import LONG, answer, begin
 from tests.e2e.relay import relay
 from tests.e2e.scene import BARE, KEY, TRAITS, Scene
 from tests.integration.serving import MODEL_NAME
+from traitwatch.dashboard_processes import free_port
 
 pytestmark = pytest.mark.engine
 

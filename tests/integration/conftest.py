@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from builder.artifacts import Float32Array, save_tensor
 from builder.embedded_model import embedded_model
 from tests.integration.reference import Reference
 from tests.integration.serving import Server, plain_vllm, serving_at_once, traitwatch
 from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
+from traitwatch.vectors import Float32Array, save_tensor
 
 # The layers of the parity promise; the last is after the final norm.
 PROBE_LAYERS = (1, 10, 20, 30)
@@ -66,7 +66,7 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def directions(probes: Path) -> dict[str, tuple[int, Float32Array]]:
     """Each probe's layer and unit direction."""
-    from builder.artifacts import load_vectors
+    from traitwatch.vectors import load_vectors
 
     layers = {f"probe{layer}": layer for layer in PROBE_LAYERS}
     return {v.trait: (layers[v.trait], v.direction(layers[v.trait])) for v in load_vectors([probes])}

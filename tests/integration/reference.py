@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from builder.artifacts import Float32Array
+from traitwatch.vectors import Float32Array
 
 # Where a text is hard on bfloat16 itself, transformers in that precision errs too: by this factor more at the most.
 MAX_TIMES_BFLOAT16 = 1.5

@@ -14,7 +14,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.errors import StartError
-from server.running import free_port, running
+from traitwatch.processes import free_port, running
 
 START_TIMEOUT = 420.0
 MODEL_NAME = "embedded"

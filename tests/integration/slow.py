@@ -9,7 +9,7 @@ from typing import Any
 
 from server import vllm_serve
 from server.worker import TraitWorker
-from traitwatch import main
+from traitwatch.cli import main
 
 SECONDS_PER_PASS = 0.02
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from builder.artifacts import save_tensor
 from server.config import ADMIN_COLUMNS
 from tests.integration.answers import told
 from tests.integration.cases import COMPLETIONS
 from tests.integration.serving import MODEL_NAME, Server, serving
 from tests.matrix.model import HIDDEN_SIZE, NUM_LAYERS, Oracle
+from traitwatch.vectors import save_tensor
 
 pytestmark = pytest.mark.engine
 

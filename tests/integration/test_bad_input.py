@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from builder.artifacts import save_tensor
 from tests.integration.serving import environment, traitwatch
+from traitwatch.vectors import save_tensor
 
 SHAPE = (31, 576)
 FILE = "courage_response_avg_diff.pt"

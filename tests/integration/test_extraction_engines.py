@@ -20,10 +20,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from builder.artifacts import Float32Array
 from builder.reader import Reader
 from builder.states import Span, StateReader
 from builder.vllm_reader import VllmReader
+from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 logger = logging.getLogger(__name__)

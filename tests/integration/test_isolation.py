@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.artifacts import Float32Array
 from tests.integration.answers import post
 from tests.integration.reference import MAX_TIMES_BFLOAT16, Reference
 from tests.integration.serving import MODEL_NAME, Server
+from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.artifacts import Float32Array
 from tests.integration.conftest import ENGINE_LAYER_OPTIONS
 from tests.integration.reference import MAX_TIMES_BFLOAT16, Reference
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 logger = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.artifacts import Float32Array
 from tests.integration.answers import alike, headers, own_part, post, told
 from tests.integration.cases import CHAT, CONVERSATION, RESPONSES
 from tests.integration.reference import Reference
 from tests.integration.serving import MODEL_NAME, Server
 from tests.integration.test_parity import MIN_CORRELATION
+from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from builder.artifacts import load_vector
 from builder.conversation import POLARITIES, Elicitation, Messages
 from builder.definitions import load_definition
 from builder.extract import answer_span, bare_prompt
 from builder.reader import Reader
 from builder.verify import auc
 from tests.integration.serving import MODEL_NAME, Server
+from traitwatch.vectors import load_vector
 
 pytestmark = pytest.mark.engine
 

@@ -19,7 +19,7 @@ from server import vllm_serve
 from server.ledger import Call
 from server.transport import Rows, Sender, Span
 from server.worker import TraitWorker
-from traitwatch import main
+from traitwatch.cli import main
 
 VARIABLE = "TRAITWATCH_FAULT"
 # A command for nothing, as from the user's own server: with it, answers wait no longer for rows than there.

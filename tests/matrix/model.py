@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from builder.artifacts import Float32Array, load_vectors, save_tensor
 from tests.tiny_model import save_tokenizer
+from traitwatch.vectors import Float32Array, load_vectors, save_tensor
 
 NUM_LAYERS = 4
 HIDDEN_SIZE = 128

@@ -16,7 +16,6 @@ import pytest
 import torch
 import transformers
 
-from builder.artifacts import Float32Array
 from builder.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from builder.errors import LayoutError
 from builder.states import Span
@@ -25,6 +24,7 @@ from server.config import CONFIG_KEY
 from server.tap import TAP_VERSION
 from tests.integration.reference import Reference
 from tests.tiny_model import save_tiny
+from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 

@@ -18,11 +18,11 @@ import httpx
 import psutil
 import pytest
 
-from server.running import free_port
 from tests.integration.answers import Told
 from tests.integration.serving import MODEL_NAME, START_TIMEOUT, Server, environment, traitwatch
 from tests.matrix.model import LAYER_OPTIONS
 from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, processes, serving_alone
+from traitwatch.processes import free_port
 
 pytestmark = pytest.mark.engine
 

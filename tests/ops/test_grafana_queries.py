@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry, MetricsHandler
 
 from dashboards.grafana import FILE
 from dashboards.monitoring import find_programs
-from dashboards.processes import free_port, running
 from server.metrics import INCOMPLETE, Metrics
 from tests.unit.board import TRAITS, Query, Scraped, queries, traitwatch_metrics, vllm_metrics
+from traitwatch.dashboard_processes import free_port, running
 
 BOARD = json.loads(FILE.read_text(encoding="utf-8"))
 # Four of Prometheus's scrapes, as $__rate_interval is.

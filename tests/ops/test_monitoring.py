@@ -12,10 +12,10 @@ import pytest
 
 from dashboards.errors import DashboardError
 from dashboards.monitoring import Monitoring, find_programs, monitoring
-from dashboards.processes import free_port, running
 from dashboards.webhook import Notice, Webhook, webhook_receiver
 from tests.ops.exporter import Exporter, exporting
 from tests.ops.promtool import series
+from traitwatch.dashboard_processes import free_port, running
 
 # Ten minutes of the rules are six seconds: six scrapes. Where an alert has to last, they are twenty.
 SPEED_UP, SLOWER = 100, 30

@@ -5,7 +5,8 @@ import datetime
 import numpy as np
 
 from builder.answers import JudgedAnswer
-from builder.card import (
+from builder.report import HeldOut, Histogram, ReportData, ReportEvidence, Sample
+from traitwatch.card import (
     Calibration,
     Card,
     JudgeCard,
@@ -17,7 +18,6 @@ from builder.card import (
     SteeringResult,
     Verification,
 )
-from builder.report import HeldOut, Histogram, ReportData, ReportEvidence, Sample
 
 DATE = datetime.date(2026, 1, 2)
 TRAIT = "paternalism"

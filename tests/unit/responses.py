@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.artifacts import PersonaVector
-from builder.spikes import Spike
 from server.config import ServedTrait, Threshold
 from server.recorded import Recorded
+from traitwatch.spikes import Spike
+from traitwatch.vectors import PersonaVector
 
 SPIKE = Spike(start=1, end=4, peak_z=5.91239)
 WORDS = ["zero", "one", "two", "three", "four", "five"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from builder import artifacts
-from builder.artifacts import Calibration, Card, LayerCalibration, load_vector, load_vectors
 from builder.definitions import load_definition
 from builder.errors import ArtifactError
-from builder.files import write_atomically
+from traitwatch import vectors
+from traitwatch.files import write_atomically
+from traitwatch.vectors import Calibration, Card, LayerCalibration, load_vector, load_vectors
 
 VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 TODAY = datetime.date(2026, 1, 2)
@@ -25,7 +25,7 @@ def card(**changes: object) -> Card:
         "model": "tiny",
         "hidden_size": 4,
         "num_layers": 2,
-        "sha256": artifacts.vector_sha256(VECTOR),
+        "sha256": vectors.vector_sha256(VECTOR),
         "date": TODAY,
         "calibration": Calibration(
             layers=[LayerCalibration(mean=float(i), std=1.0) for i in range(3)],
@@ -40,9 +40,9 @@ def card(**changes: object) -> Card:
 
 def write(directory: Path, *, card_changes: dict[str, object] | None = None) -> Path:
     path = directory / "courage_response_avg_diff.pt"
-    artifacts.save_tensor(VECTOR, path)
+    vectors.save_tensor(VECTOR, path)
     if card_changes is not None:
-        artifacts.save_card(card(**card_changes), directory / "courage.json")
+        vectors.save_card(card(**card_changes), directory / "courage.json")
     return path
 
 
@@ -80,15 +80,15 @@ def test_a_direction_has_length_one(tmp_path: Path) -> None:
 def test_a_zero_row_has_no_direction(tmp_path: Path) -> None:
     zero = VECTOR.copy()
     zero[1] = 0
-    artifacts.save_tensor(zero, tmp_path / "courage.pt")
+    vectors.save_tensor(zero, tmp_path / "courage.pt")
     with pytest.raises(ArtifactError, match="zero at layer 1"):
         load_vector(tmp_path / "courage.pt").direction(1)
 
 
 def test_siblings_are_not_served(tmp_path: Path) -> None:
     write(tmp_path)
-    for kind in (artifacts.PROMPT_AVG, artifacts.PROMPT_LAST):
-        artifacts.save_tensor(VECTOR, tmp_path / f"courage_{kind}.pt")
+    for kind in (vectors.PROMPT_AVG, vectors.PROMPT_LAST):
+        vectors.save_tensor(VECTOR, tmp_path / f"courage_{kind}.pt")
     assert [vector.trait for vector in load_vectors([tmp_path])] == ["courage"]
 
 
@@ -145,7 +145,7 @@ def test_what_is_not_a_persona_vector(tmp_path: Path, tensor: torch.Tensor, says
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
     write(tmp_path)
-    artifacts.save_tensor(VECTOR, tmp_path / "courage.pt")
+    vectors.save_tensor(VECTOR, tmp_path / "courage.pt")
     with pytest.raises(ArtifactError, match="two vectors are named 'courage'"):
         load_vectors([tmp_path])
 
@@ -153,7 +153,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../evil", "a b", "-x", "x" * 65, "naïve"])
 def test_names_that_are_no_trait_names(name: str) -> None:
     with pytest.raises(ArtifactError, match="not a trait name"):
-        artifacts.check_trait_name(name)
+        vectors.check_trait_name(name)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
-DATA = Path(artifacts.__file__).parent / "data"
+DATA = Path(__file__).parents[2] / "builder" / "data"
 
 
 def test_the_shipped_definition_is_as_promised() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.artifacts import load_vectors
 from tests.benchmarks.serving.plan import CONTROL, HIDDEN_STATES, PLAIN, traits_side
 from tests.benchmarks.serving.sides import make_side, vectors_of
+from traitwatch.vectors import load_vectors
 
 MODEL = Path("/model")
 

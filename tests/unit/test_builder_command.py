@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 from transformers import LlamaConfig
 
-import traitwatch
 from builder.definitions import definition_files
 from builder.errors import PipelineError
 from builder.pretrained import check_length, load_tokenizer
 from builder.workspace import DATA, Workspace
+from traitwatch import cli
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(*arguments: str) -> Result:
-    return CliRunner().invoke(traitwatch.main, ["build", *arguments])
+    return CliRunner().invoke(cli.main, ["build", *arguments])
 
 
 def assert_told(result: Result, *says: str) -> None:
@@ -81,7 +81,7 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
         file.parent.mkdir(parents=True)
         file.write_text("{")
     given = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert_told(CliRunner().invoke(traitwatch.main, given), "out/trait_data_extract/paternalism.json is not a valid")
+    assert_told(CliRunner().invoke(cli.main, given), "out/trait_data_extract/paternalism.json is not a valid")
 
 
 def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
@@ -154,7 +154,7 @@ def test_what_paid_endpoints_would_answer_is_told_without_asking_them(
 ) -> None:
     endpoint = ("--endpoint", "http://127.0.0.1:9/v1", "--max-tokens", "50", "--dry-run")
     given = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
-    result = CliRunner().invoke(traitwatch.main, given)
+    result = CliRunner().invoke(cli.main, given)
     assert result.exit_code == 0, result.output
     said = " ".join(result.stderr.split())
     for part in (*says, "input tokens, at most"):
@@ -172,7 +172,7 @@ def test_a_model_for_several_gpus_is_spread_to_answer_too(
     monkeypatch.setattr("builder.engine.Engine.__init__", start)
     given = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     spread = ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "3"]
-    assert_told(CliRunner().invoke(traitwatch.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
+    assert_told(CliRunner().invoke(cli.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
 
 
 def test_the_device_map_is_that_of_the_likelihood_judge_too(

@@ -11,12 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import traitwatch
-from builder.artifacts import load_card, load_vectors
 from builder.neutral import NeutralAnswer
 from tests.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import first_token, is_probe, said, spelled
+from traitwatch import cli
+from traitwatch.vectors import load_card, load_vectors
 
 ROWS = 60
 
@@ -29,13 +29,13 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(traitwatch.main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return result
 
 
 def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(traitwatch.main, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     return result.output
@@ -271,7 +271,7 @@ def test_a_model_of_another_shape_is_refused(extracted: Path, tmp_path: Path) ->
 
 def test_our_definitions_satisfy_the_authors_loader() -> None:
     """It takes instruction, questions and eval_prompt, and fills the prompt in with str.format."""
-    data = Path(traitwatch.__file__).parent / "builder" / "data"
+    data = Path(__file__).parents[2] / "builder" / "data"
     for kind in ("trait_data_extract", "trait_data_eval"):
         for file in (data / kind).glob("*.json"):
             loaded = json.loads(file.read_text())

@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 from scipy.signal import lfilter
 
-from builder.artifacts import Float32Array
 from builder.calibrate import RATES, calibrate, scored_tokens
-from builder.card import Calibration
 from builder.errors import PipelineError
-from builder.smoothing import MIN_TOKENS, WINDOW, peak_level
-from builder.spikes import find_spikes
 from builder.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
+from traitwatch.card import Calibration
+from traitwatch.smoothing import MIN_TOKENS, WINDOW, peak_level
+from traitwatch.spikes import find_spikes
+from traitwatch.vectors import Float32Array
 
 
 def series(

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.artifacts import Calibration, Card, LayerCalibration, save_card, save_tensor, vector_sha256
-from builder.card import SpikeThreshold
 from server.config import Settings, Threshold, check_fits, load_served_traits, tap_config, trait_set
 from server.errors import ConfigError
 from server.launcher import parse_layers, parse_thresholds
+from traitwatch.card import SpikeThreshold
+from traitwatch.vectors import Calibration, Card, LayerCalibration, save_card, save_tensor, vector_sha256
 
 
 def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **options: object) -> Settings:

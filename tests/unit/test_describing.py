@@ -10,8 +10,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 
-from builder.artifacts import PersonaVector
-from builder.card import LayerCalibration, LayerVerification, Verification
 from server.config import ServedTrait, trait_set
 from server.describing import describe, report_of
 from server.events import SpikeLog
@@ -19,6 +17,8 @@ from server.metrics import Metrics
 from server.monitor import Monitor
 from server.routes import Serving, add_routes
 from tests.unit.traits import served_trait, uncalibrated
+from traitwatch.card import LayerCalibration, LayerVerification, Verification
+from traitwatch.vectors import PersonaVector
 
 _VERIFICATION = Verification(
     layers=[LayerVerification(layer=layer, norm=1.0, auc=0.5 + layer / 10) for layer in range(4)],

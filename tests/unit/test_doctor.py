@@ -14,8 +14,6 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
-import traitwatch
-from builder.artifacts import Float32Array
 from server.doctor_chats import ScoredText, solo_chats, tokens_per_second
 from server.doctor_checks import References, isolation, overhead, parity
 from server.doctor_environment import attention_backend, model_runner, shown_options
@@ -23,8 +21,10 @@ from server.doctor_measure import last_errors
 from server.doctor_reference import reference_projections
 from server.doctor_report import Check, Report, Table, Verdict, without_private
 from server.errors import AnswerError, NoReferenceError, StartError
-from server.running import free_port, running
 from tests.wire.http import Reply, Request, wire_server
+from traitwatch import cli
+from traitwatch.processes import free_port, running
+from traitwatch.vectors import Float32Array
 
 LAYERS = [1, 20]
 STATES = 60
@@ -344,12 +344,12 @@ def test_a_server_that_never_answers_is_ended(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_line_that_cannot_be_run_is_refused(arguments: list[str], told: str) -> None:
-    result = CliRunner().invoke(traitwatch.main, ["doctor", *arguments])
+    result = CliRunner().invoke(cli.main, ["doctor", *arguments])
     assert result.exit_code == 1
     assert told in result.output
 
 
 def test_a_model_too_short_for_the_checks_is_refused(tiny_model: Path) -> None:
-    result = CliRunner().invoke(traitwatch.main, ["doctor", str(tiny_model), "--max-model-len", "512"])
+    result = CliRunner().invoke(cli.main, ["doctor", str(tiny_model), "--max-model-len", "512"])
     assert result.exit_code == 1
     assert "--max-model-len 512: the checks need 600." in result.output

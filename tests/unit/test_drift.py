@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from builder.smoothing import Float64Array
 from server.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
+from traitwatch.smoothing import Float64Array
 
 ONE = np.array([0])
 # What the alert takes for drift.

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import traitwatch
 from builder import embedded_model as module
 from builder.embedded_model import NAME, embedded_model
 from builder.errors import ModelError
+from traitwatch import cli
 
 GGUF = b"weights"
 
@@ -143,14 +143,14 @@ def test_another_package_is_not_converted(
 
 
 def test_the_command_prints_the_path_and_nothing_else(conversions: list[Path]) -> None:
-    result = CliRunner().invoke(traitwatch.main, ["model"])
+    result = CliRunner().invoke(cli.main, ["model"])
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{embedded_model()}\n"
 
 
 def test_the_command_tells_a_failure_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip(code=1, stderr="ERROR: no network"))
-    result = CliRunner().invoke(traitwatch.main, ["model"])
+    result = CliRunner().invoke(cli.main, ["model"])
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback" not in result.stderr

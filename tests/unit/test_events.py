@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from builder.spikes import Spike
 from server.errors import ConfigError
 from server.events import SpikeLog, checked_file
 from tests.unit.responses import SPIKE, decode, response, trait
+from traitwatch.spikes import Spike
 
 TIMEOUT = 60.0
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder.artifacts import Float32Array
 from builder.errors import ArtifactError, PipelineError
 from builder.evidence import Evidence, PairAccumulator
-from builder.vectors import unit_rows
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import Float32Array
 
 SHAPE = (3, 50)
 QUESTIONS = [i // 4 for i in range(40)]

@@ -9,12 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from builder.answers import JudgedAnswer
-from builder.artifacts import Float32Array
 from builder.conversation import Elicitation, bare, render, text_ids
 from builder.errors import PipelineError
 from builder.extract import ReadUnder, answer_span, effective_pairs, extract, few_pairs_warning
 from builder.reader import Reader
 from tests.unit.trait import DEFINITION, QUIET
+from traitwatch.vectors import Float32Array
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from builder.neutral import load_neutral_prompts
-from builder.spikes import find_spikes
 from builder.workspace import DATA
 from tests.benchmarks.false_alarms import (
     Promise,
@@ -21,6 +20,7 @@ from tests.benchmarks.false_alarms import (
     seen_before,
     spike_level,
 )
+from traitwatch.spikes import find_spikes
 
 PROMISE = Promise(layer=20, mean=10.0, std=2.0, rate=0.01, z=3.0, low=2.0, high=4.0)
 

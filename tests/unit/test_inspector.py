@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.spikes import find_spikes
 from dashboards.errors import DashboardError
 from dashboards.inspector.answers import Answer, Summary
 from dashboards.inspector.command import keys_of, login, ui
@@ -32,6 +31,7 @@ from dashboards.inspector.spike_events import choices_of, pasted_event
 from dashboards.inspector.tables import comparison, comparison_html
 from dashboards.inspector.traits import Trait, trait_of
 from dashboards.inspector.transcript import Message, Transcript, format_examples, parse_examples
+from traitwatch.spikes import find_spikes
 
 URL = "http://server:8000"
 TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)

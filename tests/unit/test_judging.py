@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from builder.answers import JudgedAnswer, read_answers, read_table, write_scores
-from builder.card import JudgeCard
 from builder.errors import PipelineError
 from builder.judge import Question, Score
 from builder.judging import JudgeOptions, estimated, judge_card, judged, pending, questions_of, telling_usage
 from builder.usage import Usage
 from builder.worklog import Worklog
 from tests.unit.trait import QUIET
+from traitwatch.card import JudgeCard
 
 
 class Lengths:

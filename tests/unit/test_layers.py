@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import traitwatch
-from builder.artifacts import RESPONSE_AVG, Card, load_card, save_card, save_tensor, vector_sha256
-from builder.card import LayerVerification, SteeringResult, Verification
 from builder.definitions import definition_files
 from builder.layers import (
     Effect,
@@ -24,6 +21,9 @@ from builder.layers import (
 )
 from builder.workspace import DATA
 from tests.unit.test_steering import VECTOR, CountingJudge, Letters, tiny_llama
+from traitwatch import cli
+from traitwatch.card import LayerVerification, SteeringResult, Verification
+from traitwatch.vectors import RESPONSE_AVG, Card, load_card, save_card, save_tensor, vector_sha256
 
 
 def verification(aucs: Mapping[int, float | None], better: bool = True) -> Verification:
@@ -185,7 +185,7 @@ def write_card(directory: Path, vector: np.ndarray, verified: Verification | Non
 
 def layers(vectors: Path, *arguments: str, model: Any = None) -> Result:
     given = ["layers", "paternalism", "--model", str(model or vectors), "--vectors", str(vectors), *arguments]
-    return CliRunner().invoke(traitwatch.main, given)
+    return CliRunner().invoke(cli.main, given)
 
 
 def test_without_steering_the_card_gets_the_layer_of_highest_auc(vectors: Path) -> None:

@@ -28,6 +28,6 @@ def test_our_loggers_write_with_vllms_handlers_and_level(loggers: list[logging.L
     for _ in range(2):
         log_with_vllm()
     logging.getLogger("server.plugin").info("scoring")
-    logging.getLogger("builder.artifacts").info("no card")
+    logging.getLogger("traitwatch.vectors").info("no card")
     logging.getLogger("server.plugin").debug("detail")
-    assert written.getvalue() == "INFO from server.plugin: scoring\nINFO from builder.artifacts: no card\n"
+    assert written.getvalue() == "INFO from server.plugin: scoring\nINFO from traitwatch.vectors: no card\n"

@@ -10,7 +10,6 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from builder.artifacts import save_tensor
 from server.config import Settings, load_served_traits, trait_set
 from server.events import SpikeLog
 from server.metrics import Metrics
@@ -18,6 +17,7 @@ from server.monitor import Monitor
 from server.registry import Registry, ServedModel
 from server.routes import Serving, add_routes
 from server.selection import select
+from traitwatch.vectors import save_tensor
 
 TAPPED, COLUMNS = [1, 2], 3
 

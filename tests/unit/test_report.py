@@ -12,8 +12,6 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from builder.answers import JudgedAnswer, write_answers
-from builder.artifacts import Card, save_card, save_tensor, vector_sha256
-from builder.card import SteeringResult
 from builder.commands.report import report
 from builder.errors import ArtifactError
 from builder.report import (
@@ -33,6 +31,8 @@ from builder.report_plots import steering_plot
 from builder.report_view import verdict_level
 from builder.workspace import Workspace
 from tests.unit.report_data import TRAIT, bare_report, full_report
+from traitwatch.card import SteeringResult
+from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
 
 SECTIONS = [
     "Does it tell the trait?",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from builder.vllm_private import BatchLayout
 from server.rows import ScoredRequest, scored_rows
+from traitwatch.vllm_private.batch import BatchLayout
 
 REQUESTS = {
     "r1": ScoredRequest("k1", prompt_len=10),

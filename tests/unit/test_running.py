@@ -6,13 +6,13 @@ from pathlib import Path
 
 import psutil
 
-from dashboards.processes import free_port, running
+from traitwatch.dashboard_processes import free_port, running
 
 # Runs a web server, and says its pid when it answers.
 _RUNNER = """
 import sys, time
 from pathlib import Path
-from dashboards.processes import running
+from traitwatch.dashboard_processes import running
 port, log = sys.argv[1:]
 command = [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1"]
 with running("it", command, Path(log), ready=f"http://127.0.0.1:{port}", timeout=60):

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.artifacts import Float32Array
-from builder.spikes import find_spikes
 from server.config import ServedTrait
 from server.scores import Scores, token_values
 from tests.unit.traits import served_trait, uncalibrated
+from traitwatch.spikes import find_spikes
+from traitwatch.vectors import Float32Array
 
 PROMPT_LAST = np.array([0.25], dtype=np.float32)
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.spikes import Spike, SpikeDetector, find_spikes
+from traitwatch.spikes import Spike, SpikeDetector, find_spikes
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from builder.card import JudgeCard
 from builder.engine import Sampling
 from builder.errors import PipelineError
 from builder.judge import Question, Score
@@ -19,6 +18,7 @@ from builder.steered_answers import SteeredAnswer, SteeredAnswers, judge_steerin
 from builder.steering import SteeredModel, Steering, decoder_layers, steered
 from builder.usage import Usage
 from builder.worklog import Worklog
+from traitwatch.card import JudgeCard
 
 HIDDEN, LAYERS = 16, 4
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=8, seed=0)

@@ -6,8 +6,8 @@ import torch
 
 from builder.errors import PipelineError
 from builder.sums import StateSums
-from builder.vllm_private import BatchLayout
 from builder.vllm_reader import join
+from traitwatch.vllm_private.batch import BatchLayout
 
 LAYERS, HIDDEN = [0, 1, 2], 4
 UNREAD = torch.empty(0)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from builder.errors import LayoutError
-from builder.vllm_layers import StateModule
 from server.tap import Tap
+from traitwatch.vllm_private.layers import StateModule
 
 HIDDEN = 8
 MAX_TOKENS = 16

@@ -15,12 +15,12 @@ import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
-from builder.spikes import Spike
 from server.errors import ConfigError
-from server.running import free_port
 from server.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 from tests.unit.collectors import TIMEOUT, grpc_collector, http_collector
 from tests.unit.responses import SPIKE, response, trait
+from traitwatch.processes import free_port
+from traitwatch.spikes import Spike
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu.model_runner import ExecuteModelState, GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from builder.errors import LayoutError
-from builder.vllm_private import BatchLayout, layout_reader
+from traitwatch.vllm_private.batch import BatchLayout, layout_reader
 
 
 def runner_after_a_pass(batch: InputBatch) -> GPUModelRunner:

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder.artifacts import DEFAULT_LAYER
-from builder.card import LayerVerification, Verification
 from builder.errors import PipelineError
 from builder.evidence import Evidence, PairAccumulator
-from builder.vectors import unit_rows
 from builder.verdict import served_layer
 from builder.verify import auc, aucs, best_layer, correlation, verify
+from traitwatch.card import LayerVerification, Verification
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import DEFAULT_LAYER
 
 LAYERS, HIDDEN = 5, 64
 

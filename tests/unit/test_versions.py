@@ -57,8 +57,8 @@ def test_serve_refuses_before_it_touches_the_rest_of_vllm(tmp_path: Path) -> Non
     (tmp_path / "vllm" / "__init__.py").write_text("__version__ = '0.99.0'\n")
     vectors = PYPROJECT.parent / "builder" / "data" / "SmolLM2-135M-Instruct"
     script = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import traitwatch\n"
-        f"traitwatch.main(['serve', 'some/model', '--traits', {str(vectors)!r}])"
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from traitwatch import cli\n"
+        f"cli.main(['serve', 'some/model', '--traits', {str(vectors)!r}])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 1

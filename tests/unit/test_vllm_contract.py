@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from builder.errors import LayoutError
-from builder.vllm_private import layout_reader
+from traitwatch.vllm_private.batch import layout_reader
 
 
 def source_of(module: str, name: str) -> ast.ClassDef:

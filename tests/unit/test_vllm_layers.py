@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from builder.errors import LayoutError
-from builder.vllm_layers import (
+from traitwatch.vllm_private.layers import (
     STATE_IS_OUTPUT,
     STATE_IS_SUM,
     StateModule,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from builder.artifacts import Calibration, Card, LayerCalibration, PersonaVector, vector_sha256
 from server.config import ServedTrait, Threshold
+from traitwatch.vectors import Calibration, Card, LayerCalibration, PersonaVector, vector_sha256
 
 
 def served_trait(

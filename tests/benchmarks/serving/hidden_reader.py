@@ -13,7 +13,7 @@ import numpy as np
 import zmq
 import zmq.asyncio
 
-from builder.artifacts import DEFAULT_LAYER, Float32Array, load_vectors
+from traitwatch.vectors import DEFAULT_LAYER, Float32Array, load_vectors
 
 
 class HiddenStatesReader:

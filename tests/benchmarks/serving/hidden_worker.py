@@ -11,7 +11,7 @@ import zmq
 from torch import nn
 from vllm.platforms import current_platform
 
-from builder.vllm_private import layout_reader
+from traitwatch.vllm_private.batch import layout_reader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker

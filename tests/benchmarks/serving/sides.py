@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from builder.artifacts import DEFAULT_LAYER, RESPONSE_AVG, save_tensor
 from tests.benchmarks.serving.plan import CONTROL, GOAL_TRAITS, HIDDEN_STATES, PLAIN, Mode, traits_side
 from tests.integration.serving import MODEL_NAME, Server, plain_vllm, traitwatch
+from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, save_tensor
 
 SHIPPED = Path(__file__).parents[3] / "builder" / "data" / "SmolLM2-135M-Instruct"
 _SHAPE = (31, 576)

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from builder.card import Calibration, Card, LayerCalibration
 from builder.errors import ArtifactError
-from builder.files import read_json, write_atomically
+from traitwatch.card import Calibration, Card, LayerCalibration
+from traitwatch.files import read_json, write_atomically
 
 __all__ = [
     "DEFAULT_LAYER",

@@ -1,6 +1,6 @@
 """What reads of a model runner what vLLM does not promise: which rows of a batch are whose.
 
-The builder's engine and the server's tap both stand on it, and on builder/vllm_layers.py. A contract test holds each
+The builder's engine and the server's tap both stand on it, and on traitwatch/vllm_private/layers.py. A contract test holds each
 part to the installed vLLM. Whatever does not look as expected is refused at start-up: reading the wrong rows is worse
 than reading none.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dashboards.processes import running
+from traitwatch.dashboard_processes import running
 
 _START_TIMEOUT = 120.0
 

@@ -1,7 +1,7 @@
 """Spikes: runs of tokens whose smoothed z stays above a threshold.
 
 The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1),
-started at the baseline's own mean (0), so that one loud first token is not a spike. `builder.smoothing` does the same
+started at the baseline's own mean (0), so that one loud first token is not a spike. `traitwatch.smoothing` does the same
 for calibration, over whole responses; the two are tested against each other.
 """
 
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from builder.smoothing import MIN_TOKENS, WINDOW
+from traitwatch.smoothing import MIN_TOKENS, WINDOW
 
 
 @dataclass(frozen=True)

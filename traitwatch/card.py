@@ -1,7 +1,7 @@
 """The card of a persona vector, `<trait>.json`: what it is, how it was made, how far it can be trusted.
 
 All of it is read and written as JSON and checked by pydantic. Lists named `layers` have one entry a layer index, 0 to
-num_layers, in order. Servers and people read cards through `builder.artifacts`, which exports these types.
+num_layers, in order. Servers and people read cards through `traitwatch.vectors`, which exports these types.
 """
 
 import datetime

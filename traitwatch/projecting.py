@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from builder.artifacts import Float32Array
+from traitwatch.vectors import Float32Array
 
 
 def unit_rows(vector: Float32Array) -> Float32Array:
