@@ -8,10 +8,10 @@ import importlib
 from importlib.metadata import version
 
 import click
+from traitwatch_server.errors import ServerError
 
 from builder.errors import BuilderError
 from dashboards.errors import DashboardError
-from server.errors import ServerError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
 COMMANDS = {
@@ -21,7 +21,10 @@ COMMANDS = {
     "define": ("builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
     "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show an alert arriving at a webhook, and its end."),
-    "doctor": ("server.doctor:doctor", "Check on this machine that a model is scored rightly, and at what cost."),
+    "doctor": (
+        "traitwatch_server.doctor.command:doctor",
+        "Check on this machine that a model is scored rightly, and at what cost.",
+    ),
     "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
     "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
     "layers": ("builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),
@@ -29,7 +32,7 @@ COMMANDS = {
     "report": ("builder.commands.report:report", "Write a vector's report, one HTML page."),
     "respond": ("builder.commands.respond:respond", "Answer a definition's questions under a condition."),
     "rules": ("dashboards.rules:rules", "Write the Prometheus and Alertmanager files, ready to be loaded."),
-    "serve": ("server.launcher:serve", "Serve a model with vLLM, every generated token scored."),
+    "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, every generated token scored."),
     "ui": ("dashboards.inspector.command:ui", "Show a server's traits in a browser."),
     "verify": ("builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]
-
-from server.errors import StartError
+from traitwatch_server.errors import StartError
 
 _POLL = 0.5
 _STOP_TIMEOUT = 60.0

@@ -3,9 +3,8 @@
 from typing import Any
 
 from fastapi import FastAPI
-
-from server.openapi import with_scores
-from server.routes import add_routes
+from traitwatch_server.app.openapi import with_scores
+from traitwatch_server.app.routes import add_routes
 
 from .fields import Schema, kind, section
 from .markdown import table

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.traits import Settings, load_served_traits
 
-from server.config import Settings, load_served_traits
-from server.metrics import Metrics
 from traitwatch.vectors import DEFAULT_LAYER
 
 from .markdown import table

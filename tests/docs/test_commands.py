@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 import pytest
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
-from server.vllm_serve import parse_vllm_arguments
 from tests.docs.fenced import code_lines
 from traitwatch.cli import main
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from traitwatch_server.metrics import Metrics
 
 from builder.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
 from builder.neutral import NeutralAnswer, write_neutral
@@ -13,7 +14,6 @@ from scripts.figures.numbers import numbers
 from scripts.reference.api import document
 from scripts.reference.markdown import fill
 from scripts.reference.pages import DIRECTORY, PAGES, made
-from server.metrics import Metrics
 from traitwatch.cli import COMMANDS
 
 

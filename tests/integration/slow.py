@@ -7,8 +7,9 @@ machine; everything else is the real server.
 import time
 from typing import Any
 
-from server import vllm_serve
-from server.worker import TraitWorker
+from traitwatch_server.launch import vllm_serve
+from traitwatch_server.worker.worker import TraitWorker
+
 from traitwatch.cli import main
 
 SECONDS_PER_PASS = 0.02

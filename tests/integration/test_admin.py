@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from traitwatch_server.traits import ADMIN_COLUMNS
 
-from server.config import ADMIN_COLUMNS
 from tests.integration.answers import told
 from tests.integration.cases import COMPLETIONS
 from tests.integration.serving import MODEL_NAME, Server, serving

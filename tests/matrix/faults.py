@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from traitwatch_server.launch import vllm_serve
+from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.worker.sender import Rows, Sender, Span
+from traitwatch_server.worker.worker import TraitWorker
 
-from server import vllm_serve
-from server.ledger import Call
-from server.transport import Rows, Sender, Span
-from server.worker import TraitWorker
 from traitwatch.cli import main
 
 VARIABLE = "TRAITWATCH_FAULT"

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from traitwatch_server.traits import CONFIG_KEY
+from traitwatch_server.worker.tap import TAP_VERSION
 
 from builder.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from builder.errors import LayoutError
 from builder.states import Span
 from builder.vllm_reader import VllmReader
-from server.config import CONFIG_KEY
-from server.tap import TAP_VERSION
 from tests.integration.reference import Reference
 from tests.tiny_model import save_tiny
 from traitwatch.vectors import Float32Array
@@ -127,7 +127,7 @@ def running(model: Path, *, eager: bool = True) -> Iterator[Any]:
             max_num_batched_tokens=64,
             max_num_seqs=2,
             enforce_eager=eager,
-            worker_cls="server.worker.TraitWorker",
+            worker_cls="traitwatch_server.worker.worker.TraitWorker",
             additional_config={CONFIG_KEY: tap},
         )
     try:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from traitwatch_server.doctor.chats import SERVED_NAME
 
 from builder.embedded_model import embedded_model
-from server.doctor_chats import SERVED_NAME
 from tests.integration.reference import MAX_TIMES_BFLOAT16
 from tests.integration.serving import environment, traitwatch
 

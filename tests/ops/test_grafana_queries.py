@@ -17,10 +17,10 @@ import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, MetricsHandler
+from traitwatch_server.metrics import INCOMPLETE, Metrics
 
 from dashboards.grafana import FILE
 from dashboards.monitoring import find_programs
-from server.metrics import INCOMPLETE, Metrics
 from tests.unit.board import TRAITS, Query, Scraped, queries, traitwatch_metrics, vllm_metrics
 from traitwatch.dashboard_processes import free_port, running
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
+from traitwatch_server.metrics import Metrics
 
-from server.metrics import Metrics
 from tests.unit.traits import served_trait, uncalibrated
 
 MODEL = "tiny-model"

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from traitwatch_server.recording import background
 
 from builder import claude
-from server import background
 from tests.unit.claude import Serve
 from tests.wire import anthropic as wire
 from tests.wire.http import Reply, WireServer, wire_server

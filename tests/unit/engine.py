@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from traitwatch_server.ledger.ledger import Ledger
+from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from server.ledger import Ledger
-from server.transport import PROMPT_KEY, REQUEST_KEY
 from tests.unit.frames import Run, frame
 
 PROMPT = [100, 101, 102]

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from server.transport import Frame, Span
+from traitwatch_server.worker.sender import Frame, Span
 
 
 @dataclass(frozen=True)

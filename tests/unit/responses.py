@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from traitwatch_server.recording.sink import Recorded
+from traitwatch_server.traits import ServedTrait, Threshold
 
-from server.config import ServedTrait, Threshold
-from server.recorded import Recorded
 from traitwatch.spikes import Spike
 from traitwatch.vectors import PersonaVector
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.choice_rows import ChoiceRows
-from server.columns import Columns
+from traitwatch_server.columns import Columns
+from traitwatch_server.ledger.choice_rows import ChoiceRows
 
 PROMPT = [100, 101, 102]
 TOKENS = [7, 8, 9, 7]

@@ -9,13 +9,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from traitwatch_server.app.describing import describe, report_of
+from traitwatch_server.app.routes import Serving, add_routes
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.recording.spike_log import SpikeLog
+from traitwatch_server.traits import ServedTrait, trait_set
 
-from server.config import ServedTrait, trait_set
-from server.describing import describe, report_of
-from server.events import SpikeLog
-from server.metrics import Metrics
-from server.monitor import Monitor
-from server.routes import Serving, add_routes
 from tests.unit.traits import served_trait, uncalibrated
 from traitwatch.card import LayerCalibration, LayerVerification, Verification
 from traitwatch.vectors import PersonaVector

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from traitwatch_server.doctor.chats import ScoredText, solo_chats, tokens_per_second
+from traitwatch_server.doctor.checks import References, isolation, overhead, parity
+from traitwatch_server.doctor.environment import attention_backend, model_runner, shown_options
+from traitwatch_server.doctor.measure import last_errors
+from traitwatch_server.doctor.reference import reference_projections
+from traitwatch_server.doctor.report import Check, Report, Table, Verdict, without_private
+from traitwatch_server.errors import AnswerError, NoReferenceError, StartError
 from transformers import AutoModelForCausalLM
 
-from server.doctor_chats import ScoredText, solo_chats, tokens_per_second
-from server.doctor_checks import References, isolation, overhead, parity
-from server.doctor_environment import attention_backend, model_runner, shown_options
-from server.doctor_measure import last_errors
-from server.doctor_reference import reference_projections
-from server.doctor_report import Check, Report, Table, Verdict, without_private
-from server.errors import AnswerError, NoReferenceError, StartError
 from tests.wire.http import Reply, Request, wire_server
 from traitwatch import cli
 from traitwatch.processes import free_port, running

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
-from server.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 from traitwatch.smoothing import Float64Array
 
 ONE = np.array([0])

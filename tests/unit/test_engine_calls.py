@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from traitwatch_server.app.engine import watch
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.recording.sink import Recorded
+from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
+from traitwatch_server.responses.selection import Selection
+from traitwatch_server.traits import trait_set
+from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
-from server.config import trait_set
-from server.engine import watch
-from server.metrics import Metrics
-from server.monitor import Monitor
-from server.recorded import Recorded
-from server.scored import SCORED_REQUEST, ScoredRequest, Unscorable
-from server.selection import Selection
-from server.transport import PROMPT_KEY, REQUEST_KEY
 from tests.unit.engine import PROMPT, TOKENS, Engine
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait
@@ -108,7 +108,7 @@ async def test_an_aborted_call_is_recorded_as_far_as_it_came(
 async def test_rows_that_an_aborted_call_lost_are_counted(
     engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.01)
+    monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 0.01)
     engine.lost = [0]
     outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
     await anext(outputs)
@@ -172,7 +172,7 @@ async def test_a_call_that_never_began_leaves_nothing_behind(engine: Any, reques
 async def test_lost_rows_are_counted_as_tokens_that_were_not_scored(
     engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.01)
+    monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 0.01)
     engine.lost = [1]
     await run(engine, SamplingParams())
     await let_go(engine)
@@ -197,7 +197,7 @@ async def test_rows_that_come_after_the_end_are_waited_for(engine: Any, registry
 async def test_a_fault_in_recording_reaches_nobody(
     engine: Any, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.tally.Tally.add", lambda *_: 1 / 0)
+    monkeypatch.setattr("traitwatch_server.recording.tally.Tally.add", lambda *_: 1 / 0)
     assert await run(engine, SamplingParams(n=2))
     assert sample(registry, "responses_incomplete_total", reason="internal_error") == 2
     assert sample(registry, "tokens_unscored_total", reason="internal_error") == 4
@@ -285,7 +285,7 @@ async def test_a_call_after_the_response_is_over_is_not_held_for_it(
 async def test_an_output_that_cannot_be_read_reaches_the_client(
     engine: Any, request_: ScoredRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine.take", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("traitwatch_server.app.engine.take", lambda *_, **__: 1 / 0)
     token = SCORED_REQUEST.set(request_)
     assert len(await run(engine, SamplingParams(output_kind=RequestOutputKind.DELTA))) == 3
     SCORED_REQUEST.reset(token)

@@ -18,9 +18,9 @@ from threading import Timer
 from typing import Any
 
 import pytest
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.recording.spike_log import SpikeLog, checked_file
 
-from server.errors import ConfigError
-from server.events import SpikeLog, checked_file
 from tests.unit.responses import SPIKE, decode, response, trait
 from traitwatch.spikes import Spike
 
@@ -218,7 +218,7 @@ def run_python(code: str, **options: Any) -> subprocess.Popen[str]:
 
 def test_a_dash_is_stdout() -> None:
     code = """
-from server.events import SpikeLog
+from traitwatch_server.recording.spike_log import SpikeLog
 from tests.unit.responses import response
 log = SpikeLog("-", max_bytes=1, keep=1, dropped=print)
 for i in range(3):
@@ -231,10 +231,10 @@ log.close()
 
 def test_what_waits_is_written_when_the_process_ends(path: Path) -> None:
     code = f"""
-import server.background
-from server.events import SpikeLog
+import traitwatch_server.recording.background
+from traitwatch_server.recording.spike_log import SpikeLog
 from tests.unit.responses import response
-server.background._CLOSE_TIMEOUT = 60
+traitwatch_server.recording.background._CLOSE_TIMEOUT = 60
 log = SpikeLog({str(path)!r}, max_bytes=0, keep=1, dropped=print)
 for i in range(500):
     log.record(response(str(i)))
@@ -246,7 +246,7 @@ for i in range(500):
 def test_a_disk_that_stands_still_delays_nobody_and_what_does_not_fit_is_counted() -> None:
     code = """
 import sys, time
-from server.events import SpikeLog
+from traitwatch_server.recording.spike_log import SpikeLog
 from tests.unit.responses import response
 dropped = []
 log = SpikeLog("-", max_bytes=1, keep=1, dropped=dropped.append)
@@ -278,7 +278,7 @@ log.close()
 def test_a_full_disk_is_counted_and_reported_once_and_leaves_no_half_line(path: Path) -> None:
     code = f"""
 import resource, time
-from server.events import SpikeLog
+from traitwatch_server.recording.spike_log import SpikeLog
 from tests.unit.responses import response
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
@@ -329,8 +329,8 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(
 def test_a_directory_of_someone_else_is_refused() -> None:
     code = """
 import os, sys
-from server.events import SpikeLog
-from server.errors import ConfigError
+from traitwatch_server.recording.spike_log import SpikeLog
+from traitwatch_server.errors import ConfigError
 os.setgid(65534)
 os.setuid(65534)
 try:

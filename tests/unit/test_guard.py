@@ -16,7 +16,7 @@ DEADLINE = 20.0
 # Each process starts the next of the list and waits; the last guards itself. All write their ids.
 SCRIPT = """
 import os, signal, subprocess, sys, time
-from server.guard import end_with
+from traitwatch_server.process import end_with
 
 def main(depth, launcher):
     print(os.getpid(), flush=True)

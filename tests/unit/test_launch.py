@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from server.config import Settings
-from server.draining import ENGINE_TIMEOUT
-from server.engine import watch_end
-from server.launch import Launch, launch_of
+from traitwatch_server.app.draining import ENGINE_TIMEOUT
+from traitwatch_server.app.engine import watch_end
+from traitwatch_server.app.handover import Launch, launch_of
+from traitwatch_server.traits import Settings
 
 
 class EngineClient:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from traitwatch_server.ledger import ledger as ledger_module
+from traitwatch_server.ledger.ledger import Call, Ledger
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.traits import trait_set
+from traitwatch_server.worker.sender import Frame, Span
 
-from server import ledger as ledger_module
-from server.config import trait_set
-from server.ledger import Call, Ledger
-from server.metrics import Metrics
-from server.transport import Frame, Span
 from tests.unit.frames import Run, answer_run, frame
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait
@@ -161,7 +161,7 @@ def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:
 def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
     ledger: Ledger, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.ledger.time.time", lambda: 100.25)
+    monkeypatch.setattr("traitwatch_server.ledger.ledger.time.time", lambda: 100.25)
     call = opened(ledger)
     assert call.engine is None
     ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), engine=0, time=100.0))

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-
-from server.logs import log_with_vllm
+from traitwatch_server.logs import log_with_vllm
 
 
 @pytest.fixture
@@ -27,7 +26,9 @@ def test_our_loggers_write_with_vllms_handlers_and_level(loggers: list[logging.L
     loggers[0].setLevel(logging.INFO)
     for _ in range(2):
         log_with_vllm()
-    logging.getLogger("server.plugin").info("scoring")
+    logging.getLogger("traitwatch_server.app.plugin").info("scoring")
     logging.getLogger("traitwatch.vectors").info("no card")
-    logging.getLogger("server.plugin").debug("detail")
-    assert written.getvalue() == "INFO from server.plugin: scoring\nINFO from traitwatch.vectors: no card\n"
+    logging.getLogger("traitwatch_server.app.plugin").debug("detail")
+    assert (
+        written.getvalue() == "INFO from traitwatch_server.app.plugin: scoring\nINFO from traitwatch.vectors: no card\n"
+    )

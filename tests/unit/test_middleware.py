@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from traitwatch_server.app.engine import watch
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.traits import TraitsDefault, trait_set
 
-from server.config import TraitsDefault, trait_set
-from server.engine import watch
-from server.metrics import Metrics
-from server.monitor import Monitor
 from tests.unit.asgi import CHAT, App, call
 from tests.unit.engine import TOKENS, Engine
 from tests.unit.samples import sample
@@ -29,8 +29,8 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def monitor(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 0.05)
-    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 0.05)
+    monkeypatch.setattr("traitwatch_server.responses.scored_request.ROWS_TIMEOUT", 0.05)
+    monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 0.05)
     return monitor_of(registry, "tokens")
 
 
@@ -153,7 +153,7 @@ async def test_an_event_that_overtakes_its_rows_waits_for_them(monitor: Monitor)
 
 
 async def test_where_rows_lag_an_answer_waits_in_vain_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.ledger.OVERTAKEN_TIMEOUT", 0.5)
+    monkeypatch.setattr("traitwatch_server.ledger.ledger.OVERTAKEN_TIMEOUT", 0.5)
     tokens = list(range(7, 47))
     app = App(monitor, lambda number: chunk(0), EVENTS)
     app.engine = Engine(monitor.ledger, [tokens], lost=range(1, 40))
@@ -219,9 +219,9 @@ async def test_rows_that_do_not_come_cost_the_scores_and_not_the_answer(
 async def test_a_full_ledger_answers_unscored_and_at_once(
     monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.ledger.MAX_OPEN_CALLS", 0)
-    monkeypatch.setattr("server.scored.ROWS_TIMEOUT", 3600)
-    monkeypatch.setattr("server.recorder.ROWS_TIMEOUT", 3600)
+    monkeypatch.setattr("traitwatch_server.ledger.ledger.MAX_OPEN_CALLS", 0)
+    monkeypatch.setattr("traitwatch_server.responses.scored_request.ROWS_TIMEOUT", 3600)
+    monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 3600)
     (choice,) = (await call(App(monitor, choices(0)), monitor, ASKED)).json["choices"]
     assert choice["traits_complete"] is False
     assert choice["traits"]["paternalism"]["tokens"] == [None, None, None]
@@ -235,7 +235,7 @@ async def test_a_failure_of_ours_leaves_vllms_answer_and_says_so(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("server.scores.Scores.of", broken)
+    monkeypatch.setattr("traitwatch_server.ledger.scores.Scores.of", broken)
     answer = choices(0) if media_type == "application/json" else chunk
     result = await call(App(monitor, answer, media_type), monitor, ASKED)
     assert result.messages[0]["status"] == 200

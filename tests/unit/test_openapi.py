@@ -10,14 +10,14 @@ import msgspec
 import openapi_spec_validator
 import pytest
 from fastapi import FastAPI
+from traitwatch_server.app.handover import Launch
+from traitwatch_server.app.openapi import with_scores
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
+from traitwatch_server.recording.spike_log import spike_events
+from traitwatch_server.responses.endpoints import SHAPES
+from traitwatch_server.traits import Settings
 from vllm.entrypoints.launchers.app import build_app
 
-from server.config import Settings
-from server.events import spike_events
-from server.launch import Launch
-from server.openapi import with_scores
-from server.shapes import SHAPES
-from server.vllm_serve import parse_vllm_arguments
 from tests.integration.cases import bare
 from tests.openapi import EVENTS, JSON, Schema
 from tests.unit.responses import response

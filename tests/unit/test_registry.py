@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from traitwatch_server.app.registry import Registry, ServedModel
+from traitwatch_server.app.routes import Serving, add_routes
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.recording.spike_log import SpikeLog
+from traitwatch_server.responses.selection import select
+from traitwatch_server.traits import Settings, load_served_traits, trait_set
 
-from server.config import Settings, load_served_traits, trait_set
-from server.events import SpikeLog
-from server.metrics import Metrics
-from server.monitor import Monitor
-from server.registry import Registry, ServedModel
-from server.routes import Serving, add_routes
-from server.selection import select
 from traitwatch.vectors import save_tensor
 
 TAPPED, COLUMNS = [1, 2], 3

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from traitwatch_server.worker.rows import ScoredRequest, scored_rows
 
-from server.rows import ScoredRequest, scored_rows
 from traitwatch.vllm_private.batch import BatchLayout
 
 REQUESTS = {

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-
-from server.choice_rows import ChoiceRows
-from server.columns import Columns
+from traitwatch_server.columns import Columns
+from traitwatch_server.ledger.choice_rows import ChoiceRows
 
 COLUMNS = Columns({2: 1})
 LAYERS = (2,)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from traitwatch_server.ledger.scores import Scores, token_values
+from traitwatch_server.traits import ServedTrait
 
-from server.config import ServedTrait
-from server.scores import Scores, token_values
 from tests.unit.traits import served_trait, uncalibrated
 from traitwatch.spikes import find_spikes
 from traitwatch.vectors import Float32Array

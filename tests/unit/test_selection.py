@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from traitwatch_server.errors import RequestError
+from traitwatch_server.responses.selection import select
+from traitwatch_server.traits import trait_set
 
-from server.config import trait_set
-from server.errors import RequestError
-from server.selection import select
 from tests.unit.traits import served_trait
 
 LOADED = trait_set([served_trait("paternalism", column=1), served_trait("deception")])

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
+from traitwatch_server.ledger.scores import Scores
+from traitwatch_server.metrics import MEAN_Z_BUCKETS, TOKEN_Z_BUCKETS, Metrics
+from traitwatch_server.recording.drift import WARM_UP
+from traitwatch_server.recording.tally import Tally
+from traitwatch_server.traits import ServedTrait
 
-from server.config import ServedTrait
-from server.drift import WARM_UP
-from server.metrics import MEAN_Z_BUCKETS, TOKEN_Z_BUCKETS, Metrics
-from server.scores import Scores
-from server.tally import Tally
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait, uncalibrated
 

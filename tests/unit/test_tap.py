@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from traitwatch_server.worker.tap import Tap
 
 from builder.errors import LayoutError
-from server.tap import Tap
 from traitwatch.vllm_private.layers import StateModule
 
 HIDDEN = 8

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.recording.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 
-from server.errors import ConfigError
-from server.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 from tests.unit.collectors import TIMEOUT, grpc_collector, http_collector
 from tests.unit.responses import SPIKE, response, trait
 from traitwatch.processes import free_port
@@ -175,7 +175,7 @@ def test_an_explanation_has_an_end() -> None:
 def test_nothing_is_imported_unless_a_collector_is_configured() -> None:
     code = """
 import os, sys
-from server.telemetry import telemetry_from_environment
+from traitwatch_server.recording.telemetry import telemetry_from_environment
 endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 for variables in (
     {},
@@ -187,7 +187,7 @@ for variables in (
     os.environ.clear()
     os.environ.update(variables)
     assert telemetry_from_environment(print) is None, variables
-    assert not [name for name in sys.modules if name == "server.otlp" or name.startswith("opentelemetry.exporter")]
+    assert not [name for name in sys.modules if name == "traitwatch_server.recording.otlp" or name.startswith("opentelemetry.exporter")]
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
     assert process.returncode == 0, process.stderr
@@ -214,7 +214,7 @@ def test_a_variable_that_opentelemetry_does_not_take_is_refused_at_once(
 def test_a_collector_that_is_down_neither_blocks_nor_floods(protocol: str) -> None:
     code = """
 import threading, time
-from server.telemetry import telemetry_from_environment
+from traitwatch_server.recording.telemetry import telemetry_from_environment
 from tests.unit.responses import response
 late = [0.0]
 def watch():
@@ -265,7 +265,7 @@ print(sorted(took)[-len(took) // 100], before, time.monotonic() - late[0] - star
 def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(protocol: str) -> None:
     code = """
 import time
-from server.telemetry import telemetry_from_environment
+from traitwatch_server.recording.telemetry import telemetry_from_environment
 from tests.unit.collectors import TIMEOUT, Collector, grpc_collector, http_collector
 from tests.unit.responses import response
 sink = telemetry_from_environment(lambda count: None)

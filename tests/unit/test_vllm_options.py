@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-
-from server.config import Settings
-from server.errors import ConfigError
-from server.vllm_serve import parse_vllm_arguments, run
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
+from traitwatch_server.traits import Settings
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import datetime
 from pathlib import Path
 
 import numpy as np
+from traitwatch_server.traits import ServedTrait, Threshold
 
-from server.config import ServedTrait, Threshold
 from traitwatch.vectors import Calibration, Card, LayerCalibration, PersonaVector, vector_sha256
 
 

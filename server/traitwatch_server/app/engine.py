@@ -1,0 +1,182 @@
+"""Between vLLM's endpoints and its engine: marks the calls, and sees what they generate.
+
+`EngineClient.generate` is the one public method through which every endpoint of vLLM generates. It is wrapped on the
+one instance that the server has: every call gets a key in its sampling parameters, which vLLM carries to the worker,
+and its outputs are read on their way back. A call that belongs to a scored HTTP request is held for its response; any
+other is recorded all the same.
+"""
+
+import asyncio
+import copy
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.engine.protocol import EngineClient
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+
+from traitwatch_server.app.draining import ENGINE_TIMEOUT
+from traitwatch_server.app.handover import Launch
+from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.responses.scored_request import SCORED_REQUEST, Unscorable
+from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
+
+logger = logging.getLogger(__name__)
+
+
+def watch(engine: EngineClient, monitor: Monitor) -> None:
+    """Wrap the `generate` of an engine client."""
+    plain: Callable[..., AsyncGenerator[RequestOutput, None]] = engine.generate
+
+    def generate(
+        prompt: Any, sampling_params: Any, request_id: str, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        def start(params: Any) -> AsyncGenerator[RequestOutput, None]:
+            return plain(prompt, params, request_id, *args, **kwargs)
+
+        scored = SCORED_REQUEST.get()
+        if not isinstance(sampling_params, SamplingParams):
+            return start(sampling_params)
+        if isinstance(scored, Unscorable):
+            return _counted(start(sampling_params), sampling_params, request_id, monitor)
+        # The calls of a response are known by their order, so they are opened before the first output is asked for.
+        call = None if scored is None else scored.open_call(request_id, sampling_params.n)
+        return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor)
+
+    engine.generate = generate
+
+
+def watch_end(
+    engine: EngineClient, launch: Launch, drain: Callable[[], Coroutine[Any, Any, None]], at_end: Callable[[], None]
+) -> None:
+    """When the server ends, `drain` it unless its engine has died, and call `at_end`; note in `launch` which it was.
+
+    vLLM itself ends with exit status 0 when its engine has died, as if it had been told to. It shuts the client down in
+    both cases, the first time before or after it has noticed that the engine is dead.
+    """
+    plain: Callable[..., None] = engine.shutdown
+    loop = asyncio.get_running_loop()
+    ended = False
+
+    def shutdown(timeout: float | None = None) -> None:
+        nonlocal ended
+        if not ended:
+            launch.engine_died = engine.errored
+            # vLLM calls from another thread while requests may be under way, and in the loop where it has served none.
+            ended = True
+            try:
+                if not engine.errored and threading.current_thread() is not threading.main_thread():
+                    timeout = ENGINE_TIMEOUT
+                    asyncio.run_coroutine_threadsafe(drain(), loop).result()
+                at_end()
+            except Exception:
+                # A server that is told to end must end.
+                logger.exception("The server could not end in order.")
+        plain(timeout=timeout)
+
+    engine.shutdown = shutdown
+
+
+def marked_params(params: SamplingParams, call: Call) -> SamplingParams:
+    """Return a copy of sampling parameters that carries the key of a call."""
+    marked = copy.copy(params)
+    # A client may put anything there (`vllm_xargs`), our own names too.
+    own = {name: value for name, value in (params.extra_args or {}).items() if name not in (REQUEST_KEY, PROMPT_KEY)}
+    marked.extra_args = {**own, REQUEST_KEY: call.key}
+    if call.with_prompt:
+        marked.extra_args[PROMPT_KEY] = True
+        # What the prefix cache holds is not computed again, and would have no rows.
+        marked.skip_reading_prefix_cache = True
+    return marked
+
+
+def take(output: RequestOutput, call: Call, *, deltas: bool) -> None:
+    """Note what an output says: the prompt's tokens, and those that were generated (so far, or since the last)."""
+    for part in output.outputs:
+        rows = call.choice(part.index)
+        if output.prompt_token_ids is not None and not rows.prompt:
+            rows.prompt = output.prompt_token_ids
+        if deltas:
+            rows.tokens.extend(part.token_ids)
+        else:
+            rows.tokens = list(part.token_ids)
+
+
+async def _followed(
+    start: Callable[[SamplingParams], AsyncGenerator[RequestOutput, None]],
+    params: SamplingParams,
+    request_id: str,
+    call: Call | None,
+    adapter: LoRARequest | None,
+    monitor: Monitor,
+) -> AsyncGenerator[RequestOutput, None]:
+    """Generate, and note what is generated.
+
+    Args:
+        start: starts the engine's own generator.
+        params: the caller's sampling parameters.
+        request_id: the engine's id of the request.
+        call: the call as its response has opened it; None where no response carries its scores.
+        adapter: what the model is adapted by.
+        monitor: is told when it has ended.
+    """
+    if call is None:
+        call = monitor.ledger.open(monitor.traits, params.n, request_id=request_id)
+    call.started = True
+    call.adapter = None if adapter is None else adapter.lora_name
+    reader = _Reader(call, deltas=params.output_kind == RequestOutputKind.DELTA)
+    outputs = start(marked_params(params, call) if call.accepted else params)
+    with monitor.draining.generation(request_id):
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    reader.read(output)
+                    yield output
+        finally:
+            monitor.recorder.ended(call, finished=reader.finished)
+
+
+class _Reader:
+    """Reads the outputs of a call; a failure of it fails no generation, and the response will say that rows are amiss.
+
+    Attributes:
+        finished: whether the last output said that the call is.
+    """
+
+    def __init__(self, call: Call, *, deltas: bool):
+        self.finished = False
+        self._call = call
+        self._deltas = deltas
+        self._failed = False
+
+    def read(self, output: RequestOutput) -> None:
+        try:
+            self.finished = output.finished
+            take(output, self._call, deltas=self._deltas)
+        except Exception:
+            if not self._failed:
+                logger.exception("The tokens of a response could not be read; it is incomplete.")
+            self._failed = True
+
+
+async def _counted(
+    outputs: AsyncGenerator[RequestOutput, None], params: SamplingParams, request_id: str, monitor: Monitor
+) -> AsyncGenerator[RequestOutput, None]:
+    """Count tokens that cannot be scored."""
+    deltas = params.output_kind == RequestOutputKind.DELTA
+    count = 0
+    with monitor.draining.generation(request_id):
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    tokens = sum(len(part.token_ids) for part in output.outputs)
+                    count = count + tokens if deltas else max(count, tokens)
+                    yield output
+        finally:
+            monitor.recorder.not_scorable(count)

@@ -1,0 +1,110 @@
+"""What `/openapi.json` says of the scores: added to the schema that FastAPI makes of vLLM's routes and of ours.
+
+The middleware adds fields to vLLM's bodies, of which FastAPI knows nothing. Of vLLM's own part nothing is changed: a
+request's body is vLLM's *and* ours, and an answer, which vLLM leaves undescribed, is described as far as it is ours.
+"""
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from pydantic import TypeAdapter
+
+from traitwatch_server.recording.spike_log import SpikeEvent
+from traitwatch_server.responses.endpoints import MESSAGES
+from traitwatch_server.responses.schema import (
+    ScoredAnswer,
+    ScoredChoices,
+    ScoredChoicesEvent,
+    ScoredMessagesEvent,
+    ScoredResponsesEvent,
+    TraitsRequest,
+)
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{}"
+# Of each scored endpoint, what its answer has of ours, and the data of an event. OpenAPI 3.1 has no word for a stream:
+# as in OpenAI's own description, the schema of a `text/event-stream` is that of an event's data.
+_ANSWERS: dict[str, tuple[Any, Any]] = {
+    "/v1/chat/completions": (ScoredChoices, ScoredChoicesEvent),
+    "/v1/completions": (ScoredChoices, ScoredChoicesEvent),
+    "/v1/chat/completions/batch": (ScoredChoices, None),
+    "/v1/responses": (ScoredAnswer, ScoredResponsesEvent),
+    MESSAGES: (ScoredAnswer, ScoredMessagesEvent),
+}
+_OURS = ("/v1/traits", "/v1/spikes")
+
+
+def describe_scores(app: FastAPI) -> None:
+    """Have the schema of `app` say what its requests and answers have of scores; it is made when first asked for."""
+    made_by_fastapi = app.openapi
+
+    def openapi() -> Json:
+        if app.openapi_schema is None:
+            app.openapi_schema = with_scores(made_by_fastapi())
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def with_scores(schema: Json) -> Json:
+    """Return an OpenAPI schema with ours added; it is changed in place."""
+    components: Json = schema["components"]["schemas"]
+    wanted = [kind for kinds in _ANSWERS.values() for kind in kinds if kind is not None]
+    schemas, definitions = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in dict.fromkeys([TraitsRequest, *wanted])],
+        ref_template=_REF.format("{model}"),
+    )
+    components.update(definitions["$defs"])
+    of = {kind: kind_schema for (kind, _), kind_schema in schemas.items()}
+    for path, (answer, event) in _ANSWERS.items():
+        if path not in schema["paths"]:
+            continue
+        operation = schema["paths"][path]["post"]
+        _add(operation["requestBody"]["content"]["application/json"], of[TraitsRequest])
+        answers = operation["responses"]["200"]["content"]
+        _add(answers["application/json"], of[answer])
+        if event is not None:
+            _add(answers["text/event-stream"], of[event])
+    _describe_spikes(schema["paths"], components)
+    for path, operations in schema["paths"].items():
+        if path.startswith(_OURS):
+            for operation in operations.values():
+                _correct_errors(operation["responses"])
+    return schema
+
+
+def _add(content: Json, ours: Json) -> None:
+    """Have a body be what vLLM says of it, if it says anything, and ours too."""
+    theirs = content.get("schema")
+    content["schema"] = {"allOf": [theirs, ours]} if theirs else ours
+
+
+def _describe_spikes(paths: Json, components: Json) -> None:
+    """Describe the answer of `/v1/spikes`, whose events are encoded by msgspec."""
+    _, definitions = msgspec.json.schema_components([SpikeEvent], ref_template=_REF.format("{name}"))
+    components.update(definitions)
+    components["SpikeList"] = {
+        "title": "SpikeList",
+        "description": "The latest spikes, newest first.",
+        "type": "object",
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": _REF.format("SpikeEvent")}},
+        },
+        "required": ["object", "data"],
+    }
+    answer = paths["/v1/spikes"]["get"]["responses"]["200"]
+    answer["content"] = {"application/json": {"schema": {"$ref": _REF.format("SpikeList")}}}
+
+
+def _correct_errors(responses: Json) -> None:
+    """Have the errors of a route of ours be those that are answered."""
+    # vLLM answers with its own 400 what FastAPI would answer with a 422.
+    responses.pop("422", None)
+    for status, response in responses.items():
+        if status != "200":
+            # FastAPI takes an error to have the media type of the answer, which a page has not.
+            (content,) = response["content"].values()
+            response["content"] = {"application/json": content}

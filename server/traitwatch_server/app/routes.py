@@ -1,0 +1,119 @@
+"""The routes beside vLLM's own, `/v1/traits` and `/v1/spikes`: behind vLLM's API key like everything under `/v1`."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from traitwatch_server.app.describing import describe, report_of
+from traitwatch_server.app.registry import LoadRequest, Registry
+from traitwatch_server.errors import AdminError
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.recording.spike_log import RECENT, SpikeLog
+from traitwatch_server.responses.refusals import refusal
+from traitwatch_server.responses.schema import TraitDeleted, TraitInfo, TraitList, Unauthorized
+
+# A report is one page that loads nothing and runs nothing; a file that somebody else put there may not either.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
+
+_WHY = {
+    400: "The request cannot be honoured; the message says why.",
+    401: "The server has an API key, and the request has not.",
+    404: "No such trait is loaded, or it has no report.",
+    409: "All columns of the layer are in use.",
+}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the routes and the middleware of a running server need.
+
+    Attributes:
+        monitor: the traits and the open calls.
+        registry: loads and unloads traits; None where the server was started without --traits-admin.
+        spikes: the latest spikes.
+    """
+
+    monitor: Monitor
+    registry: Registry | None
+    spikes: SpikeLog
+
+
+def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> None:
+    """Add the routes to `app`.
+
+    Args:
+        app: the application.
+        serving: called a request, since the engine comes later than the app.
+        admin: whether the schema shows the routes that load and unload traits; without it they answer 403.
+    """
+
+    @app.get("/v1/traits", responses=_errors(401))
+    async def list_traits() -> TraitList:
+        """List the loaded traits, their layers and their calibration."""
+        return {"object": "list", "data": describe(serving().monitor.traits.all)}
+
+    @app.get("/v1/spikes", response_model=None, responses=_errors(400, 401))
+    async def list_spikes(
+        limit: Annotated[int, Query(ge=1, le=RECENT, description="how many at most")] = 50,
+    ) -> dict[str, Any]:
+        """List the latest spikes of this API process, newest first; texts only where the server logs them."""
+        return {"object": "list", "data": serving().spikes.recent(limit)}
+
+    @app.get("/v1/traits/{name}/report", response_model=None, response_class=HTMLResponse, responses=_errors(401, 404))
+    async def show_report(name: str) -> Response:
+        """Return the report of a trait's vector, one HTML page."""
+        trait = serving().monitor.traits.traits.get(name)
+        if trait is None:
+            return refusal(404, f"no trait {name!r} is loaded here.")
+        try:
+            page = await asyncio.to_thread(report_of(trait).read_bytes)
+        except OSError:
+            return refusal(404, f"{name!r} has no report beside its vector; `traitwatch report` writes one.")
+        return HTMLResponse(page, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    @app.post(
+        "/v1/traits/{name}",
+        response_model=TraitInfo,
+        responses=_errors(400, 401, 409),
+        include_in_schema=admin,
+    )
+    async def load_trait(name: str, request: LoadRequest | None = None) -> TraitInfo | JSONResponse:
+        """Load a persona vector as a trait, or replace the one of that name."""
+        try:
+            trait = await _registry(serving()).load(name, request or LoadRequest())
+        except AdminError as error:
+            return refusal(error.status, str(error))
+        return next(told for told in describe(serving().monitor.traits.all) if told["id"] == trait.name)
+
+    @app.delete(
+        "/v1/traits/{name}",
+        response_model=TraitDeleted,
+        responses=_errors(401, 404),
+        include_in_schema=admin,
+    )
+    async def unload_trait(name: str) -> TraitDeleted | JSONResponse:
+        """Unload a trait; requests that are under way keep it."""
+        try:
+            await _registry(serving()).unload(name)
+        except AdminError as error:
+            return refusal(error.status, str(error))
+        return {"id": name, "object": "trait", "deleted": True}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what the schema says of errors."""
+    return {
+        status: {"model": Unauthorized if status == 401 else ErrorResponse, "description": _WHY[status]}
+        for status in statuses
+    }
+
+
+def _registry(serving: Serving) -> Registry:
+    if serving.registry is None:
+        raise AdminError(403, "traits are not loaded or unloaded here; start the server with --traits-admin.")
+    return serving.registry

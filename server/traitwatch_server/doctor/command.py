@@ -1,0 +1,46 @@
+"""`traitwatch doctor`: checks on a user's own machine that scores are right and cheap, and prints a report of it."""
+
+import signal
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from traitwatch_server.launch.versions import check_vllm
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.option(
+    "--gpu/--cpu", "gpu", default=None, help="Insist on a GPU, or on vLLM's CPU build.  [default: what is here]"
+)
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Starts of each server.")
+@click.option("--loads", type=click.IntRange(1), default=3, show_default=True, help="Timed loads on each start.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file too.")
+@click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
+def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_arguments: tuple[str, ...]) -> None:
+    """Check on this machine that MODEL's tokens are scored rightly, each its own, and at what cost.
+
+    \b
+        traitwatch doctor --gpu meta-llama/Llama-3.1-8B-Instruct --max-model-len 4096 --out report.md
+
+    The report is Markdown for an issue; it holds no texts, paths or host names. The exit status is 0 only if every
+    check was run and passed. Traitwatch's server and plain vLLM are started in turn, --rounds times each: that takes
+    most of the time.
+    """
+    check_vllm()
+    from traitwatch_server.doctor.assess import judge
+    from traitwatch_server.doctor.measure import make_plan, measure
+
+    console = Console(stderr=True)
+    # As Ctrl-C: the servers that run are ended on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="traitwatch-doctor-") as vectors:
+        plan = make_plan(vllm_arguments, gpu, rounds, loads, Path(vectors))
+        report = judge(plan, measure(plan, console), console)
+    console.print(f"The servers' logs are in {plan.logs}", markup=False, soft_wrap=True)
+    click.echo(report.markdown(), nl=False)
+    if out is not None:
+        out.write_text(report.markdown())
+    if not report.passed:
+        raise SystemExit(1)

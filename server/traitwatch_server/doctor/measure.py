@@ -1,0 +1,202 @@
+"""What the doctor measures: it runs the servers in turn, and asks them.
+
+It starts a real Traitwatch server, with random probe vectors so that no trait is needed, and plain vLLM with the same
+options. The two are never up together: on a GPU two servers of a real model do not fit, and alone each has the memory,
+the KV cache and the device that it would have in production. Against drift they alternate.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import platformdirs
+from rich.console import Console
+
+from traitwatch.processes import free_port, running
+from traitwatch.vectors import RESPONSE_AVG, Float32Array, save_tensor
+from traitwatch_server.doctor.chats import (
+    ABORTED_TOKENS,
+    SERVED_NAME,
+    ScoredText,
+    crowded_chats,
+    open_calls,
+    rescored_alone,
+    solo_chats,
+    tokens_per_second,
+)
+from traitwatch_server.doctor.environment import on_cpu
+from traitwatch_server.errors import ConfigError, ServerError, StartError
+from traitwatch_server.launch.vllm_serve import model_config, parse_vllm_arguments
+
+_OURS = ("--host", "--port", "--served-model-name", "--api-key", "--traits")
+_START_TIMEOUT = 1800.0
+_PARITY_CHATS = 6
+_PARITY_TOKENS = 64
+# The longest prompt, in tokens of any tokenizer and in any chat template.
+_PROMPT_ROOM = 200
+# Long enough for a few seconds of decoding.
+_LOAD_TOKENS = {"cpu": 96, "gpu": 512}
+_PLAIN_VLLM = ("-m", "vllm.entrypoints.launchers.api_server.entry", "--model")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        model: as given.
+        name: the model as the report shows it.
+        options: vLLM's.
+        config: vLLM's `ModelConfig`.
+        probes: layer to the name of its probe, ascending.
+        vectors: directory of the probes' vectors.
+        rounds: how often each server is started.
+        loads: loads that are timed on each start.
+        load_tokens: tokens of each stream of a load.
+        logs: directory of the servers' logs.
+    """
+
+    model: str
+    name: str
+    options: Sequence[str]
+    config: Any
+    probes: Mapping[int, str]
+    vectors: Path
+    rounds: int
+    loads: int
+    load_tokens: int
+    logs: Path
+
+
+@dataclass
+class Evidence:
+    """What was measured so far."""
+
+    chats: list[ScoredText] = field(default_factory=list)
+    crowd: list[ScoredText] = field(default_factory=list)
+    alone: list[Float32Array] = field(default_factory=list)
+    left_open: float = 0.0
+    scored: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    failure: str = ""
+
+
+def make_plan(arguments: Sequence[str], gpu: bool | None, rounds: int, loads: int, vectors: Path) -> Plan:
+    """Check the command line and write the probes.
+
+    Raises:
+        ConfigError: it cannot be run so.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ConfigError("give the MODEL first, then vLLM's options.")
+    for argument in arguments[1:]:
+        if argument.startswith(_OURS):
+            raise ConfigError(f"{argument.partition('=')[0]}: the doctor sets that itself; leave it out.")
+    if gpu and on_cpu():
+        raise ConfigError("--gpu: the vLLM that is installed is the CPU build.")
+    if gpu is False and not on_cpu():
+        raise ConfigError("--cpu: the vLLM that is installed is not the CPU build.")
+    model, *options = arguments
+    config = model_config(parse_vllm_arguments([model, *options]))
+    load_tokens = _LOAD_TOKENS["cpu" if on_cpu() else "gpu"]
+    needed = max(load_tokens, ABORTED_TOKENS) + _PROMPT_ROOM
+    if config.max_model_len < needed:
+        raise ConfigError(f"--max-model-len {config.max_model_len}: the checks need {needed}.")
+    layers = config.get_total_num_hidden_layers()
+    probes = {layer: f"probe{layer}" for layer in sorted({1, max(1, layers // 3), max(1, 2 * layers // 3), layers})}
+    random = np.random.default_rng(0)
+    for name in probes.values():
+        vector = random.standard_normal((layers + 1, config.get_hidden_size())).astype(np.float32)
+        save_tensor(vector, vectors / f"{name}_{RESPONSE_AVG}.pt")
+    logs = Path(platformdirs.user_cache_dir("traitwatch")) / "doctor" / time.strftime("%Y%m%d-%H%M%S")
+    logs.mkdir(parents=True, exist_ok=True)
+    name = Path(model).resolve().name if Path(model).exists() else model
+    return Plan(model, name, options, config, probes, vectors, rounds, loads, load_tokens, logs)
+
+
+def measure(plan: Plan, console: Console) -> Evidence:
+    """Run the servers in turn and ask them; what goes wrong is part of the evidence."""
+    evidence = Evidence()
+    try:
+        for number in range(plan.rounds):
+            with _server(plan, console, scored=True, number=number) as url:
+                if number == 0:
+                    _ask(plan, console, url, evidence)
+                evidence.scored += _time(plan, console, url)
+            with _server(plan, console, scored=False, number=number) as url:
+                evidence.plain += _time(plan, console, url)
+    except (ServerError, httpx.HTTPError) as error:
+        evidence.failure = f"{type(error).__name__}: {error}"
+        console.print(evidence.failure, style="red", markup=False)
+    return evidence
+
+
+@contextmanager
+def _server(plan: Plan, console: Console, *, scored: bool, number: int) -> Iterator[str]:
+    port = free_port()
+    what = "Traitwatch" if scored else "plain vLLM"
+    front = ["-m", "traitwatch", "serve"] if scored else list(_PLAIN_VLLM)
+    command = [sys.executable, *front, plan.model, *plan.options]
+    if scored:
+        command += ["--traits", str(plan.vectors), "--traits-default", "tokens"]
+        command += [text for layer, name in plan.probes.items() for text in ("--traits-layer", f"{name}={layer}")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", SERVED_NAME]
+    log = log_of(plan, scored=scored, number=number)
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    environment |= {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+    environment.pop("VLLM_API_KEY", None)
+    started = time.monotonic()
+    with console.status("") as status:
+
+        def waiting(seconds: float) -> None:
+            status.update(f"starting {what} ({seconds:.0f} s)")
+
+        try:
+            run = running(command, port, log, environment=environment, timeout=_START_TIMEOUT, waiting=waiting)
+            with run as server:
+                console.print(f"{what} answers after {time.monotonic() - started:.0f} s.")
+                status.update(f"asking {what}")
+                yield server.url
+                status.update(f"ending {what}")
+        except StartError as error:
+            raise StartError(f"{what}: {error} Its last errors: {last_errors(log)}") from error
+
+
+def log_of(plan: Plan, *, scored: bool, number: int) -> Path:
+    """Return the log of one of the servers."""
+    return plan.logs / f"{'traitwatch' if scored else 'vllm'}-{number + 1}.log"
+
+
+def last_errors(log: Path, most: int = 4) -> str:
+    """Return the last lines of a server's log that look like the message of an error."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    errors = [line for line in lines if "Error" in line and "File " not in line]
+    return " / ".join(dict.fromkeys(line[:300] for line in errors[-most:])) or "none"
+
+
+def _ask(plan: Plan, console: Console, url: str, evidence: Evidence) -> None:
+    """Gather what parity and isolation are judged by."""
+    probes = list(plan.probes.values())
+    console.print(f"Asking for {_PARITY_CHATS} chats to compare with transformers ...")
+    evidence.chats = asyncio.run(solo_chats(url, probes, _PARITY_CHATS, _PARITY_TOKENS))
+    console.print("Asking for many chats at once, with clients that hang up ...")
+    crowd = asyncio.run(crowded_chats(url, probes))
+    evidence.left_open = asyncio.run(open_calls(url))
+    console.print("Asking for each of them again, alone ...")
+    evidence.alone = asyncio.run(rescored_alone(url, probes, crowd))
+    evidence.crowd = crowd
+
+
+def _time(plan: Plan, console: Console, url: str) -> list[float]:
+    """Return the tokens per second of each load, after one that is not counted."""
+    speeds = [asyncio.run(tokens_per_second(url, plan.load_tokens)) for _ in range(plan.loads + 1)]
+    console.print("tokens per second: " + ", ".join(f"{speed:.0f}" for speed in speeds[1:]))
+    return speeds[1:]

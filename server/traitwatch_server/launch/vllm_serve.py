@@ -1,0 +1,147 @@
+"""Hands a parsed command line to vLLM's own `serve`, after making sure that vectors and model go together."""
+
+import logging
+import math
+import os
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from uuid import uuid4
+
+import vllm.envs as envs
+from vllm.config import ModelConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.logger import configure_logging_from_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from traitwatch_server.app.draining import MARGIN
+from traitwatch_server.app.handover import Launch
+from traitwatch_server.app.plugin import TraitwatchPlugin
+from traitwatch_server.errors import ConfigError, EngineDiedError
+from traitwatch_server.launch.startup import launching
+from traitwatch_server.logs import log_with_vllm
+from traitwatch_server.traits import CONFIG_KEY, ServedTrait, Settings, check_fits, tap_config
+
+logger = logging.getLogger(__name__)
+
+WORKER_CLASS = "traitwatch_server.worker.worker.TraitWorker"
+_SOCKETS = "traitwatch-"
+# Characters that Linux allows in the path of a socket.
+_LONGEST_SOCKET_PATH = 107
+
+
+def parse_vllm_arguments(arguments: list[str]) -> Namespace:
+    """Parse MODEL and options with vLLM's own serve parser; exits with its message on a bad one."""
+    parser = FlexibleArgumentParser(prog="traitwatch")
+    subparsers = parser.add_subparsers(required=True, dest="subparser")
+    ServeSubcommand().subparser_init(subparsers)
+    args: Namespace = parser.parse_args(["serve", *arguments])
+    ServeSubcommand().validate(args)
+    args.model = args.model_tag or args.model
+    return args
+
+
+def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        ConfigError: the vectors do not fit the model, or options of vLLM's stand in the way.
+        EngineDiedError: an engine process died.
+    """
+    _check_plugin()
+    _refuse_unsupported(args, settings)
+    cli_env_setup()
+    configure_logging_from_args(args)
+    log_with_vllm()
+    if args.disable_log_stats:
+        logger.warning(
+            "--disable-log-stats: vLLM counts no tokens then, which the alerts TraitwatchSilent and "
+            "TraitwatchServerSilent need: they cannot fire."
+        )
+    config = model_config(args)
+    num_layers = config.get_total_num_hidden_layers()
+    check_fits(traits, args.model, num_layers, config.get_hidden_size())
+    beyond = [layer for layer in settings.spare_layers if layer > num_layers]
+    if beyond:
+        raise ConfigError(f"--traits-tap {beyond[0]}: {args.model} has layers 1 to {num_layers}.")
+    args.worker_cls = WORKER_CLASS
+    # How long vLLM lets a process end; with 0 it would kill its engine at once.
+    args.shutdown_timeout = math.ceil(settings.drain_seconds) + MARGIN
+    args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
+    with tempfile.TemporaryDirectory(prefix=_SOCKETS, dir=_directory_of_sockets()) as sockets:
+        launch = Launch(settings, Path(sockets))
+        launch.leave_in(args)
+        # vLLM leaves each socket that it makes; this directory goes away with the server.
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
+        with launching():
+            ServeSubcommand.cmd(args)
+    if launch.engine_died:
+        raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
+
+
+def _directory_of_sockets() -> str:
+    """Return where the directory of the sockets is to be: that of temporary files, unless their paths are too long."""
+    longest = f"{tempfile.gettempdir()}/{_SOCKETS}12345678/{uuid4()}"
+    return tempfile.gettempdir() if len(longest) <= _LONGEST_SOCKET_PATH else "/tmp"
+
+
+def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
+    """Refuse what would serve unscored, or with rows that the tap cannot place."""
+    if args.worker_cls != "auto":
+        raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
+    if args.headless or args.grpc or envs.VLLM_USE_RUST_FRONTEND:
+        raise ConfigError(
+            "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
+            "leave them out."
+        )
+    if args.shutdown_timeout:
+        raise ConfigError(
+            "--shutdown-timeout waits in the engine alone; leave it out, and give --drain-seconds, which waits for the "
+            "answers with their scores."
+        )
+    if args.enable_dbo or args.ubatch_size > 1 or args.prefill_context_parallel_size > 1:
+        raise ConfigError(
+            "--enable-dbo, --ubatch-size and --prefill-context-parallel-size split a pass into several, which the tap "
+            "does not follow; leave them out."
+        )
+    if args.kv_sharing_fast_prefill:
+        raise ConfigError(
+            "--kv-sharing-fast-prefill runs some layers on some of a prompt's tokens, and the tap would credit their "
+            "projections to others; leave it out."
+        )
+    if (args.speculative_config or {}).get("enable_adaptive_verification"):
+        raise ConfigError(
+            "--speculative-config: enable_adaptive_verification lets the device decide whose rows are whose, which the "
+            "tap cannot follow; set it to false."
+        )
+    # vLLM starts an API process for every data-parallel engine where their number is left to it.
+    api_processes = args.api_server_count or args.data_parallel_size or 1
+    if settings.admin and api_processes > 1:
+        raise ConfigError(
+            f"--traits-admin with {api_processes} API processes: a trait that one of them loads would be unknown to "
+            "the others; leave it out, or give --api-server-count 1."
+        )
+
+
+def model_config(args: Namespace) -> ModelConfig:
+    """Read the model's configuration as the engine will, which downloads it where it is not here yet.
+
+    Raises:
+        ConfigError: vLLM cannot use the model.
+    """
+    try:
+        return AsyncEngineArgs.from_cli_args(args).create_model_config()
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().replace("\n", " ")
+        raise ConfigError(f"vLLM cannot use the model {args.model!r}: {reason}") from error
+
+
+def _check_plugin() -> None:
+    """Make sure that vLLM will find our plugin: it passes over one that does not load, and would serve unscored."""
+    found = [entry for entry in entry_points(group="vllm.endpoint_plugins") if entry.name == TraitwatchPlugin.name]
+    if not found or found[0].load() is not TraitwatchPlugin:
+        raise ConfigError("vLLM cannot find Traitwatch's plugin; install the package again (pip install -e .).")

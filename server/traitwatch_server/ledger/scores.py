@@ -1,0 +1,146 @@
+"""The scores of an answer, made from the projections of its token states.
+
+A response of n tokens has n - 1 token states (the last token is sampled and never fed back), so its `tokens` has n
+entries and the last is null. All of it is done for all traits at once: the work in Python grows with neither the traits
+nor the tokens but where the answer itself does.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (smoothing would import it in the first response)
+
+from traitwatch.smoothing import Float64Array, smooth
+from traitwatch.spikes import Spike, find_spikes
+from traitwatch.vectors import Float32Array
+from traitwatch_server.responses.schema import Projections, TraitScores
+from traitwatch_server.traits import ServedTrait
+
+# Decimals of a number in a response. bfloat16 keeps 3 significant digits, so 4 decimals lose nothing that was there.
+_DECIMALS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of one answer. Everything is made when it is first asked for.
+
+    Attributes:
+        traits: the traits.
+        projections: `[num_traits, num_tokens]`, float32, units of the hidden state; NaN where there is no state.
+        prompt_last: `[num_traits]`, float32, at the prompt's last position; NaN where there is none.
+    """
+
+    traits: tuple[ServedTrait, ...]
+    projections: Float32Array
+    prompt_last: Float32Array
+
+    @cached_property
+    def z(self) -> Float64Array:
+        """`[num_traits, num_tokens]`, standard deviations of the baseline; NaN without a state or calibration."""
+        return (self.projections - self._baseline[:, :1]) / self._baseline[:, 1:]
+
+    @cached_property
+    def mean(self) -> Float64Array:
+        """`[num_traits]`, float64, mean over the token states, units of the hidden state; NaN without one."""
+        return _over_states(np.nanmean, self.projections.astype(np.float64))
+
+    @cached_property
+    def mean_z(self) -> Float64Array:
+        """`[num_traits]`, the same in standard deviations of the baseline; NaN without calibration."""
+        z: Float64Array = (self.mean - self._baseline[:, 0]) / self._baseline[:, 1]
+        return z
+
+    @cached_property
+    def max_z(self) -> Float64Array:
+        """`[num_traits]`, z of the highest token; NaN without a state or calibration."""
+        return _over_states(np.nanmax, self.z)
+
+    @cached_property
+    def spikes(self) -> tuple[tuple[Spike, ...], ...]:
+        """Of each trait its spikes; none for a trait without threshold."""
+        found: list[tuple[Spike, ...]] = [()] * len(self.traits)
+        for i in self._may_spike():
+            threshold = self.traits[i].threshold
+            assert threshold is not None
+            found[i] = tuple(find_spikes(self.z[i].tolist(), threshold.z))
+        return tuple(found)
+
+    def of(self, traits: Sequence[ServedTrait]) -> dict[str, TraitScores]:
+        """Return what a response carries of some of the traits beside their tokens, by name."""
+        places = [self._places[trait.name] for trait in traits]
+        numbers = _rounded(
+            np.stack([self.mean, self.mean_z, self.max_z, self.prompt_last.astype(np.float64)], axis=1)[places]
+        )
+        return {
+            trait.name: {
+                "layer": trait.layer,
+                "mean": mean,
+                "z": z,
+                "max_z": max_z,
+                "prompt_last": prompt_last,
+                "spikes": [
+                    {"start": s.start, "end": s.end, "peak_z": round(s.peak_z, _DECIMALS)} for s in self.spikes[place]
+                ],
+            }
+            for trait, place, (mean, z, max_z, prompt_last) in zip(traits, places, numbers, strict=True)
+        }
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {trait.name: i for i, trait in enumerate(self.traits)}
+
+    @cached_property
+    def _baseline(self) -> Float64Array:
+        """Mean and standard deviation of each trait's baseline: `[num_traits, 2]`, NaN without calibration."""
+        return np.array([trait.baseline for trait in self.traits], dtype=np.float64).reshape(-1, 2)
+
+    def _may_spike(self) -> list[int]:
+        """Return the traits whose smoothed z is ever above the threshold.
+
+        The last token has no state and is left out. Where another state is missing, the recursion of `traitwatch.spikes`
+        decides.
+        """
+        thresholds = np.array([t.threshold.z if t.threshold is not None else np.inf for t in self.traits])
+        states = self.z[:, :-1]
+        missing = np.isnan(states)
+        gaps = np.any(missing, axis=1)
+        above = np.any(smooth(np.where(gaps[:, None], 0.0, states)) > thresholds[:, None], axis=1)
+        possible = (above & ~gaps) | (gaps & ~np.all(missing, axis=1) & np.isfinite(thresholds))
+        places: list[int] = np.flatnonzero(possible).tolist()
+        return places
+
+
+def token_values(projections: Float32Array) -> list[Projections]:
+    """Return projections as a response carries them: of each trait a list, null where a state is missing.
+
+    Args:
+        projections: `[num_traits, num_tokens]`, float32, units of the hidden state; NaN where there is no state.
+    """
+    return _rounded(projections.astype(np.float64))
+
+
+def _over_states(reduce: Any, values: Float64Array) -> Float64Array:
+    """Reduce `[num_traits, num_tokens]` over the states that are there; NaN where there is none."""
+    if not values.shape[1]:
+        return np.full(values.shape[0], np.nan)
+    with warnings.catch_warnings():
+        # A response without a state, or a trait without calibration, has no mean: that is null, not a warning.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        reduced: Float64Array = reduce(values, axis=1)
+    return reduced
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> list[list[float | None]]:
+    """Round every value; NaN becomes None. `values`: two-dimensional."""
+    rows: list[list[float | None]] = np.round(values, _DECIMALS).tolist()
+    if not math.isnan(values.sum()):
+        return rows
+    for i in np.nonzero(np.isnan(values).any(axis=1))[0].tolist():
+        rows[i] = [None if value != value else value for value in rows[i]]
+    return rows

@@ -1,0 +1,47 @@
+"""What one API process knows while it serves: the traits, the open calls, the recorder."""
+
+from collections.abc import Sequence
+
+from traitwatch_server.app.draining import Draining
+from traitwatch_server.ledger.ledger import Ledger
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.recording.recorder import Recorder
+from traitwatch_server.recording.sink import Sink
+from traitwatch_server.traits import TraitsDefault, TraitSet
+
+
+class Monitor:
+    """The state that the middleware, the routes and the receiver of an API process share.
+
+    Attributes:
+        default: what a response carries when its request says nothing.
+        ledger: the open calls.
+        recorder: records what has ended.
+        draining: what is at work, for the server's end.
+    """
+
+    def __init__(
+        self,
+        traits: TraitSet,
+        default: TraitsDefault,
+        api_process: str,
+        metrics: Metrics,
+        model_name: str = "model",
+        sinks: Sequence[Sink] = (),
+        drain_seconds: float = 0.0,
+    ):
+        self.default = default
+        self.ledger = Ledger(api_process, metrics)
+        self.recorder = Recorder(self.ledger, metrics, model_name, sinks)
+        self.draining = Draining(drain_seconds)
+        self.traits = traits
+
+    @property
+    def traits(self) -> TraitSet:
+        """The traits that it has now."""
+        return self._traits
+
+    @traits.setter
+    def traits(self, loaded: TraitSet) -> None:
+        self._traits = loaded
+        self.recorder.tally.show(loaded.all)

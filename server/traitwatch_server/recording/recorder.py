@@ -1,0 +1,132 @@
+"""Records every generation when it has ended, whether or not its response carries scores: metrics, spikes, telemetry.
+
+A response can opt out of carrying its scores, never out of being watched: an alert is worth what it covers.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from traitwatch_server.ledger.ledger import ROWS_TIMEOUT, Call, Ledger
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.recording.sink import Recorded, Sink
+from traitwatch_server.recording.tally import FLUSH_SECONDS, Tally
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Records the calls of the engine in one API process."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, model_name: str, sinks: Sequence[Sink] = ()):
+        """Start.
+
+        Args:
+            ledger: where the calls are let go of.
+            metrics: what Prometheus is told through.
+            model_name: the served model's name.
+            sinks: who else is told of each response.
+        """
+        self.tally = Tally(metrics)
+        self._ledger = ledger
+        self._metrics = metrics
+        self._model_name = model_name
+        self._sinks = sinks
+        self._late: set[asyncio.Task[None]] = set()
+
+    def ended(self, call: Call, *, finished: bool) -> None:
+        """Record a call that has ended, as soon as its rows are here, and let go of it.
+
+        Args:
+            call: the call.
+            finished: False where it was aborted: it is recorded as far as its tokens came, whose rows are on their way.
+        """
+        if call.accepted and not call.complete():
+            task = asyncio.get_running_loop().create_task(self._when_complete(call, finished=finished))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+        else:
+            self._record(call, finished=finished)
+
+    def not_scorable(self, tokens: int) -> None:
+        """Count tokens that cannot be scored, such as those of a beam search."""
+        self._metrics.tokens_unscored[self._metrics.engine_of(None), "not_scorable"].inc(tokens)
+
+    def not_attached(self, reason: str) -> None:
+        """Count a response that goes out without scores."""
+        self._metrics.responses_incomplete[self._metrics.engine_of(None), reason].inc()
+
+    async def flush_at_intervals(self) -> None:
+        """Tell Prometheus what was recorded, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.tally.flush()
+
+    def close(self) -> None:
+        """Let the sinks go."""
+        for sink in self._sinks:
+            sink.close()
+
+    async def _when_complete(self, call: Call, *, finished: bool) -> None:
+        try:
+            for index in range(call.num_choices):
+                if not await call.wait_complete(index, ROWS_TIMEOUT):
+                    break
+        finally:
+            self._record(call, finished=finished)
+
+    def _record(self, call: Call, *, finished: bool) -> None:
+        try:
+            for index in range(call.num_choices):
+                try:
+                    self._record_choice(call, index, finished=finished)
+                except Exception:
+                    # A monitoring failure must not fail a generation.
+                    self._not_scored(call, index, "internal_error")
+                    logger.exception("A response could not be recorded.")
+        finally:
+            self._ledger.release(call)
+
+    def _not_scored(self, call: Call, index: int, reason: str) -> None:
+        engine = self._metrics.engine_of(call.engine)
+        self._metrics.tokens_unscored[engine, reason].inc(max(0, len(call.choice(index).tokens) - 1))
+        self._metrics.responses_incomplete[engine, reason].inc()
+
+    def _record_choice(self, call: Call, index: int, *, finished: bool) -> None:
+        rows = call.choice(index)
+        engine = self._metrics.engine_of(call.engine)
+        expected = len(rows.tokens) - 1
+        if expected < 0 or (expected == 0 and not finished):
+            return
+        if not call.accepted or not call.loaded.all:
+            self._not_scored(call, index, "no_traits" if call.accepted else "ledger_full")
+            return
+        scores = call.scores(index)
+        missing = int(np.isnan(scores.projections[:, :-1]).any(axis=0).sum())
+        self.tally.add(engine, scores, call.request_id)
+        self._metrics.tokens_scored[engine].inc(expected - missing)
+        if missing or not rows.complete():
+            self._metrics.tokens_unscored[engine, "rows_missing"].inc(missing)
+            self._metrics.responses_incomplete[engine, "rows_missing"].inc()
+        else:
+            self._metrics.responses_scored[engine].inc()
+        if missing < expected:
+            self._metrics.last_score[engine].set(time.time())
+        for sink in self._sinks:
+            sink.record(
+                Recorded(
+                    request_id=call.request_id,
+                    index=index,
+                    model=call.adapter or self._model_name,
+                    engine=engine,
+                    traits=scores.traits,
+                    mean_z=scores.mean_z,
+                    spikes=scores.spikes,
+                    prompt_token_ids=rows.prompt,
+                    token_ids=rows.tokens,
+                    complete=not missing,
+                )
+            )

@@ -1,0 +1,49 @@
+"""What is kept of a generation that has ended, for those who look at all of them: the spike log, telemetry."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from traitwatch.smoothing import Float64Array
+from traitwatch.spikes import Spike
+from traitwatch_server.traits import ServedTrait
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One choice of one call of the engine, scored, after it has ended.
+
+    Attributes:
+        request_id: the engine's id of the request; begins with the id of the response.
+        index: number of the choice.
+        model: the served model's name, or the adapter's that answered.
+        engine: engine index, as vLLM's metrics have it.
+        traits: the traits it was scored for.
+        mean_z: `[num_traits]`, float64, mean over its token states in standard deviations of the baseline; NaN where
+            the trait is uncalibrated or the response has no state.
+        spikes: of each trait.
+        prompt_token_ids: tokens of the prompt.
+        token_ids: tokens that were generated.
+        complete: whether every state was scored.
+    """
+
+    request_id: str
+    index: int
+    model: str
+    engine: str
+    traits: tuple[ServedTrait, ...]
+    mean_z: Float64Array
+    spikes: tuple[tuple[Spike, ...], ...]
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+    complete: bool
+
+
+class Sink(Protocol):
+    """Takes what was recorded. Both methods are called in the event loop."""
+
+    def record(self, response: Recorded) -> None:
+        """Take a response; returns at once, and raises nothing."""
+
+    def close(self) -> None:
+        """Let go of what it holds, after writing what waits."""

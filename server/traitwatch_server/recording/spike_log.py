@@ -1,0 +1,261 @@
+"""The spike event log: a line of JSON for each spike, in a file or on stdout.
+
+A thread writes it (`traitwatch_server.recording.background`). A file is rotated by size, and several API processes may write to the same
+one: `concurrent-log-handler` writes each line and does each rotation under a lock on a file beside it, and a process
+that finds its file renamed by another opens the new one. It is readable by its owner alone, since texts may be in it.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Any, Literal
+
+import msgspec
+from concurrent_log_handler import ConcurrentRotatingFileHandler
+from msgspec import Meta
+
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.recording.background import Background, Seldom
+from traitwatch_server.recording.sink import Recorded
+
+logger = logging.getLogger(__name__)
+
+STDOUT = "-"
+# Events that `recent` can return.
+RECENT = 200
+# Responses with a spike whose events may wait for the disk. A text is an integer a token until it is written, prompt
+# included, so fewer of those may wait.
+_WAITING = 1024
+_WAITING_WITH_TEXT = 128
+_PRIVATE = 0o600
+_DECIMALS = 4
+
+
+class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One spike, as the log has it: the fields are those of the line, in their order."""
+
+    time: Annotated[str, Meta(description="when the response ended; RFC 3339, UTC, milliseconds")]
+    event: Annotated[Literal["spike"], Meta(description="the kind of line")] = "spike"
+    request_id: Annotated[str, Meta(description="the engine's request id; begins with the response's own id")]
+    choice: Annotated[int, Meta(description="number of the choice")]
+    model: Annotated[str, Meta(description="the served model's name")]
+    engine: Annotated[str, Meta(description="engine index, as vLLM's metrics have it")]
+    trait: Annotated[str, Meta(description="the trait's name")]
+    layer: Annotated[int, Meta(description="the layer index at which it is read")]
+    start: Annotated[int, Meta(description="index of the spike's first token in the response")]
+    end: Annotated[int, Meta(description="index after its last token")]
+    peak_z: Annotated[float | None, Meta(description="the highest z of a token in it")]
+    mean_z: Annotated[float | None, Meta(description="mean z of the response; null where it has none")]
+    threshold: Annotated[
+        float | None,
+        Meta(description="the smoothed z above which a run of tokens is a spike; null for a trait without its own"),
+    ]
+    tokens: Annotated[int, Meta(description="number of tokens of the response")]
+    prompt: Annotated[
+        str | msgspec.UnsetType,
+        Meta(description="the prompt, special tokens included; this and the next two only where texts are logged"),
+    ] = msgspec.UNSET
+    text: Annotated[str | msgspec.UnsetType, Meta(description="the response")] = msgspec.UNSET
+    spike_text: Annotated[str | msgspec.UnsetType, Meta(description="the tokens of the spike")] = msgspec.UNSET
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The spikes of one response, and its tokens where the log has texts."""
+
+    events: list[SpikeEvent]
+    prompt_token_ids: Sequence[int] = ()
+    token_ids: Sequence[int] = ()
+
+
+class SpikeLog:
+    """Writes the spikes of scored responses; a `traitwatch_server.recording.sink.Sink`."""
+
+    def __init__(
+        self,
+        target: str | None,
+        *,
+        max_bytes: int = 0,
+        keep: int = 0,
+        dropped: Callable[[int], object],
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ):
+        """Open the log.
+
+        Args:
+            target: path of the file, or `-` for stdout, which is not rotated; None where only `recent` is wanted.
+            max_bytes: size at which the file is rotated (a line may go beyond it); 0 for never.
+            keep: rotated files to keep: FILE.1, the latest, to FILE.<keep>. With 0 the file is emptied instead.
+            dropped: called with a number of events that were not written, from any thread.
+            decode: token ids to text. Where it is given, the log has texts. It is called in the log's own thread, so
+                it needs a tokenizer that no other thread uses.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        self._dropped = dropped
+        self._decode = decode
+        self._undecoded = Seldom()
+        self._recent: deque[SpikeEvent] = deque(maxlen=RECENT)
+        self._recent_lock = Lock()
+        self._stdout = target == STDOUT
+        self._file = None if target is None or self._stdout else _open(target, max_bytes, keep)
+        self._background = Background[_Job](
+            "spike event log",
+            take=self._take,
+            end=self._end,
+            lost=lambda job: self._dropped(len(job.events)),
+            waiting=_WAITING if decode is None else _WAITING_WITH_TEXT,
+        )
+
+    def record(self, response: Recorded) -> None:
+        """Log the spikes of a response, if it has any."""
+        if not any(response.spikes):
+            return
+        events = spike_events(response, datetime.now(UTC))
+        if self._decode is None:
+            self._background.put(_Job(events))
+        else:
+            self._background.put(_Job(events, response.prompt_token_ids, response.token_ids))
+
+    def recent(self, count: int = RECENT) -> list[dict[str, Any]]:
+        """Return the latest events of this API process, the newest first, with the fields of their lines."""
+        with self._recent_lock:
+            events = list(self._recent)
+        return [msgspec.to_builtins(event) for event in events[::-1][:count]]
+
+    def close(self) -> None:
+        """Write what still waits and close the file, within a few seconds."""
+        self._background.close()
+
+    def _take(self, job: _Job) -> None:
+        events = job.events if self._decode is None else self._with_texts(job, self._decode)
+        with self._recent_lock:
+            self._recent.extend(events)
+        # One write for all of them: they are written together or, with a full disk, lost together.
+        lines = b"\n".join(map(msgspec.json.encode, events))
+        if self._stdout:
+            sys.stdout.buffer.write(lines + b"\n")
+            sys.stdout.buffer.flush()
+        elif self._file is not None:
+            self._file.emit(logging.makeLogRecord({"msg": lines.decode()}))
+
+    def _with_texts(self, job: _Job, decode: Callable[[Sequence[int]], str]) -> list[SpikeEvent]:
+        ids = job.token_ids
+        try:
+            texts = {"prompt": decode(job.prompt_token_ids), "text": decode(ids)}
+            return [
+                msgspec.structs.replace(event, **texts, spike_text=decode(ids[event.start : event.end]))
+                for event in job.events
+            ]
+        except Exception:
+            # The spike is worth a line without its text.
+            if self._undecoded.due():
+                logger.exception("The text of a spike could not be decoded; its event has none.")
+            return job.events
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def spike_events(response: Recorded, time: datetime) -> list[SpikeEvent]:
+    """Return the events of a response's spikes, without texts, trait by trait.
+
+    Args:
+        response: the response.
+        time: when it ended, UTC.
+    """
+    written = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return [
+        SpikeEvent(
+            time=written,
+            request_id=response.request_id,
+            choice=response.index,
+            model=response.model,
+            engine=response.engine,
+            trait=trait.name,
+            layer=trait.layer,
+            start=spike.start,
+            end=spike.end,
+            peak_z=_number(spike.peak_z),
+            mean_z=_number(mean_z),
+            threshold=None if trait.threshold is None else _number(trait.threshold.z),
+            tokens=len(response.token_ids),
+        )
+        for trait, mean_z, spikes in zip(response.traits, response.mean_z.tolist(), response.spikes, strict=True)
+        for spike in spikes
+    ]
+
+
+class _EventFile(ConcurrentRotatingFileHandler):
+    """The rotated file. What goes wrong is raised, where the handler would print it for each line."""
+
+    def do_write(self, msg: str) -> None:
+        """Write lines, or leave the file as it was: half a line would spoil the next one too. The lock is held."""
+        path = Path(self.baseFilename)
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            super().do_write(msg)
+        except OSError:
+            # The stream still holds what it could not write.
+            stream, self.stream = self.stream, None
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error that is being handled."""
+        raise
+
+
+def checked_file(target: str) -> Path:
+    """Return the file of a log, there and private: what the launcher can refuse before an engine starts.
+
+    Args:
+        target: path of the file, not `-`.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    # The file that is rotated is the real one, not a link to it.
+    path = Path(os.path.realpath(target))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"--traits-events {target}: {path.parent} must be a directory in which this user may make files; the log "
+            "is rotated there."
+        )
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"--traits-events {target} is not a regular file, and cannot be rotated; give a file, or - for stdout."
+        )
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _PRIVATE))
+        path.chmod(_PRIVATE)
+    except OSError as error:
+        raise ConfigError(
+            f"--traits-events {target} cannot be written ({error.strerror}); give a file that this user may write, or "
+            "- for stdout."
+        ) from error
+    return path
+
+
+def _open(target: str, max_bytes: int, keep: int) -> _EventFile:
+    path = str(checked_file(target))
+    return _EventFile(path, maxBytes=max_bytes, backupCount=keep, encoding="utf-8", chmod=_PRIVATE)
+
+
+def _number(value: float) -> float | None:
+    """Round a number for the log; None for NaN."""
+    return None if math.isnan(value) else round(value, _DECIMALS)

@@ -1,0 +1,64 @@
+"""Attaches scores to the answers of one request: to a JSON body, or to the events of a stream."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from traitwatch_server.responses.endpoints import Carrier, Part, Shape
+from traitwatch_server.responses.scored_request import ScoredRequest
+from traitwatch_server.responses.sse import event_data, with_data
+
+_DECODER = msgspec.json.Decoder()
+_ENCODER = msgspec.json.Encoder()
+
+
+class Attacher:
+    """Rewrites the answers of one request.
+
+    Args of the constructor:
+        request: the scored request.
+        shape: where scores go in the answers of its endpoint.
+
+    Attributes:
+        given_up: whether every answer is told, from here on, that its scores are not complete, and nothing else.
+    """
+
+    def __init__(self, request: ScoredRequest, shape: Shape):
+        self._request = request
+        self._shape = shape
+        self.given_up = False
+
+    async def body(self, body: bytes) -> bytes:
+        """Return the JSON answer `body` with scores."""
+        answer = _DECODER.decode(body)
+        if not isinstance(answer, dict):
+            # vLLM answers `null` to a client that has left.
+            return body
+        carriers = self._shape.body(answer)
+        if not carriers:
+            return body
+        await asyncio.gather(*map(self._fill, carriers))
+        return _ENCODER.encode(answer)
+
+    async def event(self, event: bytes) -> bytes:
+        """Return one event of the stream, with what it takes of the scores; as it came where that is nothing."""
+        data = event_data(event)
+        if data is None or not data.startswith(b"{"):
+            return event
+        fields = _DECODER.decode(data)
+        carriers: Sequence[Carrier] = self._shape.event(fields)
+        for carrier in carriers:
+            await self._fill(carrier)
+        if not any(name in carrier.fields for carrier in carriers for name in ("traits", "traits_complete")):
+            return event
+        return with_data(event, _ENCODER.encode(fields))
+
+    async def _fill(self, carrier: Carrier) -> None:
+        if self.given_up:
+            if carrier.part is not Part.PROGRESS:
+                carrier.fields["traits_complete"] = False
+        elif carrier.part is Part.PROGRESS:
+            await self._request.progress(carrier.fields, carrier.answer)
+        else:
+            await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Part.WHOLE)

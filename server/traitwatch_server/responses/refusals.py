@@ -1,0 +1,38 @@
+"""The answer to a request that is refused, in the shape that its client expects."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import Scope
+
+from traitwatch_server.responses.endpoints import MESSAGES
+
+_BAD_REQUEST = "BadRequestError"
+_OPENAI_TYPES = {404: "NotFoundError", 503: "ServiceUnavailableError"}
+_ANTHROPIC_TYPES = {400: "invalid_request_error", 503: "overloaded_error"}
+
+
+def request_path(scope: Scope) -> str:
+    """Return the path of a request below what a proxy put before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def refusal(
+    status: int, message: str, *, path: str = "", param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return an error in OpenAI's shape; for `/v1/messages` in Anthropic's, which is the same in a frame.
+
+    Args:
+        status: the HTTP status.
+        message: what was wrong and what to do.
+        path: of the request, where it may be Anthropic's; see `request_path`.
+        param: the field of the request that was wrong.
+        headers: to send with it.
+    """
+    error = {"message": message, "type": _OPENAI_TYPES.get(status, _BAD_REQUEST), "param": param, "code": status}
+    content: dict[str, Any] = {"error": error}
+    if path == MESSAGES:
+        content = {"type": "error", "error": {**error, "type": _ANTHROPIC_TYPES[status]}}
+    return JSONResponse(content, status_code=status, headers=headers)

@@ -1,0 +1,209 @@
+"""Our fields in JSON answers, as types: mypy holds the code that makes them to these, `/openapi.json` shows them.
+
+They type plain dictionaries: each event of a stream carries some, and a model in between would be made for each.
+"""
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from pydantic.config import JsonDict
+from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
+
+from traitwatch.card import LayerCalibration
+from traitwatch_server.responses.selection import TraitsField
+
+_CLOSED = ConfigDict(extra="forbid")
+_EXAMPLE: JsonDict = {
+    "layer": 20,
+    "mean": -11.3149,
+    "z": 0.5265,
+    "max_z": 0.8953,
+    "prompt_last": 4.176,
+    "spikes": [],
+    "tokens": [-9.5324, -9.7857, -11.622, -18.7468, -14.8253, -6.0785, -8.6135, None],
+}
+
+Projections = list[float | None]
+"""Projections in units of the hidden state; null where a token has no state, as the last one of an answer."""
+
+
+class TraitsRequest(TypedDict):
+    """What a request may say of its scores, beside the endpoint's own fields."""
+
+    traits: NotRequired[
+        Annotated[
+            bool | TraitsField | None,
+            Field(
+                description="What the response is to carry: true for every loaded trait with the projection of every "
+                "token, false for no scores. Left out or null: as `--traits-default` says.",
+                examples=[True, {"include": ["paternalism"], "tokens": True, "prompt": False}],
+            ),
+        ]
+    ]
+
+
+@with_config(_CLOSED)
+class TraitSpike(TypedDict):
+    """A run of tokens whose smoothed z stays above the trait's threshold."""
+
+    start: Annotated[int, Field(description="number of its first token in the answer, from 0", ge=0)]
+    end: Annotated[int, Field(description="number after that of its last token")]
+    peak_z: Annotated[float, Field(description="highest z of a token in it, standard deviations of the baseline")]
+
+
+@with_config(ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]}))
+class TraitScores(TypedDict):
+    """The scores of one answer for one trait."""
+
+    layer: Annotated[int, Field(description="layer index at which the trait is read, as of `output_hidden_states`")]
+    mean: Annotated[
+        float | None,
+        Field(description="mean projection over the token states, units of the hidden state; null without a state"),
+    ]
+    z: Annotated[
+        float | None,
+        Field(description="`mean` in standard deviations of the baseline; null without calibration or state"),
+    ]
+    max_z: Annotated[
+        float | None,
+        Field(description="z of the highest token, standard deviations of the baseline; null as of `z`"),
+    ]
+    prompt_last: Annotated[
+        float | None,
+        Field(description="projection at the prompt's last token, units of the hidden state; null where it is missing"),
+    ]
+    spikes: Annotated[list[TraitSpike], Field(description="empty for a trait without threshold")]
+    prompt_tokens: NotRequired[
+        Annotated[Projections, Field(description="projection of each token of the prompt; with `prompt: true` alone")]
+    ]
+    tokens: NotRequired[
+        Annotated[
+            Projections,
+            Field(
+                description="projection of each generated token, units of the hidden state; null where there is no "
+                "state. In a stream those that no earlier event carried; left out with `tokens: false`"
+            ),
+        ]
+    ]
+    start: NotRequired[
+        Annotated[int, Field(description="number of the first of `tokens` in the answer; in a stream alone", ge=0)]
+    ]
+
+
+@with_config(_CLOSED)
+class TraitPart(TypedDict):
+    """What an event in the midst of a stream brings for one trait: the projections that came since the last one."""
+
+    start: Annotated[int, Field(description="number of the first of `tokens` in the answer, from 0", ge=0)]
+    tokens: Annotated[Projections, Field(description="projections, units of the hidden state")]
+
+
+_COMPLETE = "whether every state of the answer was scored; where not, null stands for what is missing"
+
+
+@with_config(ConfigDict(json_schema_extra={"dependentRequired": {"traits": ["traits_complete"]}}))
+class ScoredAnswer(TypedDict):
+    """What an answer or a choice has beside vLLM's own fields. Without either where no scores were asked for."""
+
+    traits: NotRequired[Annotated[dict[str, TraitScores], Field(description="scores by the name of the trait")]]
+    traits_complete: NotRequired[Annotated[bool, Field(description=_COMPLETE)]]
+
+
+class ScoredChoices(TypedDict):
+    """An answer with choices: vLLM's own, and in each of its choices the scores."""
+
+    choices: list[ScoredAnswer] | None
+
+
+@with_config(ConfigDict(json_schema_extra={"not": {"required": ["traits_complete"]}}))
+class StreamedPart(TypedDict):
+    """What an event, or a choice in it, has in the midst of a stream: without the field where no projection came."""
+
+    traits: NotRequired[Annotated[dict[str, TraitPart], Field(description="parts by the name of the trait")]]
+
+
+class StreamedEnd(TypedDict):
+    """What the event that ends an answer, or its choice, has: the summary, and the tokens that no event carried."""
+
+    traits: Annotated[dict[str, TraitScores], Field(description="scores by the name of the trait")]
+    traits_complete: Annotated[bool, Field(description=_COMPLETE)]
+
+
+class ScoredChoicesEvent(TypedDict):
+    """The data of one event of a stream of choices. The choice with a `finish_reason` has the summary."""
+
+    choices: NotRequired[list[StreamedEnd | StreamedPart]]
+
+
+class ScoredResponsesEvent(StreamedPart):
+    """The data of one event of a stream of `/v1/responses`: parts in each `*.delta`, all at the end in `response`."""
+
+    response: NotRequired[ScoredAnswer]
+
+
+ScoredMessagesEvent = Annotated[
+    StreamedEnd | StreamedPart,
+    Field(
+        title="ScoredMessagesEvent",
+        description="The data of one event of a stream of `/v1/messages`: parts in each `content_block_delta`, the "
+        "summary and the rest in `message_delta`.",
+    ),
+]
+
+
+class TraitThreshold(TypedDict):
+    """What makes a run of tokens a spike."""
+
+    z: Annotated[float, Field(description="the smoothed z must be above it, standard deviations of the baseline")]
+    rate: Annotated[float, Field(description="share of neutral responses that may have a spike")]
+
+
+class TraitVerification(TypedDict):
+    """What the vector is worth on held-out answers."""
+
+    auc: Annotated[
+        float | None,
+        Field(
+            description="how surely the mean projection at the layer puts a positive above a negative answer, 0 to 1"
+        ),
+    ]
+    best_layer: Annotated[int | None, Field(description="the layer that the card names as the best")]
+    better_than_null: Annotated[bool, Field(description="whether it is better than vectors of shuffled labels")]
+    verdict: Annotated[str, Field(description="what the evidence says, in words")]
+
+
+class TraitInfo(TypedDict):
+    """A loaded trait."""
+
+    id: Annotated[str, Field(description="its name")]
+    object: Literal["trait"]
+    layer: Annotated[int, Field(description="layer index at which it is read, as of `output_hidden_states`")]
+    description: str
+    sha256: Annotated[str, Field(description="of its vector's values")]
+    threshold: Annotated[TraitThreshold | None, Field(description="null where nobody knows one: it never spikes then")]
+    calibration: Annotated[LayerCalibration | None, Field(description="the baseline of z; null without one")]
+    calibration_date: Annotated[str | None, Field(description="the day on which it was measured, ISO 8601")]
+    verification: TraitVerification | None
+    cosines: Annotated[dict[str, float], Field(description="with the other traits that are read at the same layer")]
+    report: Annotated[str | None, Field(description="path of its report on this server; null where it has none")]
+
+
+class TraitList(TypedDict):
+    """The loaded traits, in the order in which answers name them."""
+
+    object: Literal["list"]
+    data: list[TraitInfo]
+
+
+class TraitDeleted(TypedDict):
+    """A trait that is no longer loaded."""
+
+    id: Annotated[str, Field(description="its name")]
+    object: Literal["trait"]
+    deleted: Literal[True]
+
+
+class Unauthorized(TypedDict):
+    """vLLM's answer where the server has an API key and the request has not."""
+
+    error: Literal["Unauthorized"]

@@ -1,0 +1,111 @@
+"""The `traits` field of a request: what its client wants scored."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+
+from traitwatch.vectors import Float32Array
+from traitwatch_server.columns import Columns
+from traitwatch_server.errors import RequestError
+from traitwatch_server.traits import ServedTrait, TraitsDefault, TraitSet
+
+
+class TraitsField(BaseModel):
+    """The long form of `traits` in a request body."""
+
+    model_config = ConfigDict(extra="forbid")
+    include: list[StrictStr] | None = Field(
+        default=None,
+        description="names of loaded traits, in the order in which the response is to have them; null for all. A name "
+        "that is not loaded is a 400",
+    )
+    tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
+    prompt: StrictBool = Field(
+        default=False, description="whether those of the prompt's tokens come too; the prompt is computed anew then"
+    )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one response is to carry.
+
+    Attributes:
+        traits: the traits, in the order in which the response names them.
+        loaded: the traits that the server had when the request came; they stay its own for as long as it lives.
+        tokens: whether it carries the projection of every token beside the summary.
+        prompt: whether it carries those of the prompt's tokens too.
+    """
+
+    traits: tuple[ServedTrait, ...]
+    loaded: TraitSet
+    tokens: bool = True
+    prompt: bool = False
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the response's rows."""
+        return self.loaded.columns
+
+    def projections(self, states: Float32Array) -> Float32Array:
+        """Return the traits' own columns of rows: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""
+        chosen: Float32Array = states[:, self._places].T
+        return chosen
+
+    def chosen(self, values: Float32Array) -> Float32Array:
+        """Return the rows of the traits out of those of all loaded ones: `[num_loaded, ...]`."""
+        return values[self._among_loaded]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The traits' names."""
+        return tuple(trait.name for trait in self.traits)
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.intp]:
+        """Where the traits' columns stand in a row: `[num_traits]`."""
+        return self.loaded.places[self._among_loaded]
+
+    @cached_property
+    def _among_loaded(self) -> list[int]:
+        """Where the traits stand among all that are loaded."""
+        order = {name: i for i, name in enumerate(self.loaded.traits)}
+        return [order[name] for name in self.names]
+
+
+def select(value: object, loaded: TraitSet, default: TraitsDefault) -> Selection | None:
+    """Decide what a response carries.
+
+    Args:
+        value: the request's `traits`, or None where it says nothing.
+        loaded: the traits that the server has now.
+        default: the server's `--traits-default`.
+
+    Returns:
+        The selection; None when the response is not to be scored.
+
+    Raises:
+        RequestError: the field is malformed, or names a trait that is not loaded.
+    """
+    everything = tuple(loaded.traits.values())
+    if value is None:
+        return None if default == "off" else Selection(everything, loaded, tokens=default == "tokens")
+    if isinstance(value, bool):
+        return Selection(everything, loaded) if value else None
+    if not isinstance(value, dict):
+        raise RequestError('traits must be true, false or an object such as {"include": ["NAME"], "tokens": true}.')
+    try:
+        wanted = TraitsField.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RequestError(f"traits.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for name in wanted.include or ():
+        if name not in loaded.traits:
+            raise RequestError(
+                f"traits.include: no trait {name!r} is loaded here; loaded are: {', '.join(loaded.traits) or 'none'}."
+            )
+    names = loaded.traits if wanted.include is None else dict.fromkeys(wanted.include)
+    chosen = tuple(loaded.traits[name] for name in names)
+    return Selection(chosen, loaded, tokens=wanted.tokens, prompt=wanted.prompt)

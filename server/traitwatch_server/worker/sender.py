@@ -1,0 +1,252 @@
+"""From worker to API process: ZeroMQ PUSH to PULL, one msgpack frame a forward pass.
+
+A frame names the rows of the requests that asked to be scored and carries their projections as raw float32. Requests
+are named by a key that the API process made up (`<api process>:<random>`), so a frame finds its response even when
+two clients send the same request id, and goes only to the API process that waits for it. Every row brings its own
+position and the id of the token that was its input, as the device knew them: what a response is credited with is
+checked against the tokens it is made of.
+
+Nothing here waits for anybody: where a reader lags, rows are dropped, and the next frame that gets through says how
+many.
+"""
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+import zmq
+import zmq.asyncio
+
+from traitwatch_server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+# Where a request carries its key: in sampling_params.extra_args, which reach the worker.
+REQUEST_KEY = "traitwatch"
+# Beside it, true where the rows of the prompt are wanted too.
+PROMPT_KEY = "traitwatch_prompt"
+# Values before the projections in a row: its position and its token id, which are exact in float32 up to 2**24.
+ROW_HEAD = 2
+# Frames that may wait on each side of a socket; those of some ten seconds.
+_HIGH_WATER_MARK = 1_000
+# Bytes that may wait for the sender's thread.
+_MAX_QUEUED_BYTES = 64 * 2**20
+
+
+class Span(msgspec.Struct, array_like=True, frozen=True):
+    """A run of rows of one request.
+
+    Attributes:
+        key: the key that the API process gave the request.
+        req_id: vLLM's id of the request; tells which of the response's choices it is.
+        prompt_len: tokens of its prompt.
+        count: number of rows.
+    """
+
+    key: str
+    req_id: str
+    prompt_len: int
+    count: int
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True):
+    """The rows of one forward pass.
+
+    Attributes:
+        layers: the tapped layers of the worker that sends, ascending.
+        widths: columns of each of them.
+        spans: what the rows are, in their order.
+        dropped: rows for this API process that were lost since the last frame.
+        engine: index of the engine, as vLLM's metrics have it.
+        time: when the pass ended, seconds since 1970.
+        data: float32 `[sum of counts, ROW_HEAD + sum of widths]`, C order: position, token id, and then projections in
+            units of the hidden state.
+    """
+
+    layers: list[int]
+    widths: list[int]
+    spans: list[Span]
+    dropped: int
+    engine: int
+    time: float
+    data: bytes
+
+
+def new_key(api_process: str) -> str:
+    """Return an unguessable key for a request of this API process."""
+    return f"{api_process}:{uuid.uuid4().hex}"
+
+
+def api_process_of(key: str) -> str:
+    """Return the API process that a key belongs to."""
+    return key.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows on their way out of the worker: a tensor that may still be in flight, and the event that ends the flight.
+
+    Attributes:
+        spans: what the rows are.
+        widths: columns of each tapped layer.
+        values: `[num_rows, ROW_HEAD + sum(widths)]`, float32, host memory, as in a frame.
+        ready: recorded after the device-to-host copy; None where there was none.
+        time: when the pass ended, seconds since 1970.
+    """
+
+    spans: Sequence[Span]
+    widths: Sequence[int]
+    values: torch.Tensor
+    ready: torch.cuda.Event | None
+    time: float = field(default_factory=time.time)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.values.numel() * self.values.element_size()
+
+
+class Sender:
+    """Sends rows from a thread of its own, so that the forward pass waits for neither the device nor the socket."""
+
+    def __init__(self, layers: Sequence[int], engine: int):
+        self._layers = list(layers)
+        self._engine = engine
+        self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
+        # Bytes put in by the worker and taken out by the thread: each is written by one of the two alone.
+        self._put = 0
+        self._taken = 0
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._lost: Counter[str] = Counter()
+        self._thread = threading.Thread(target=self._run, name="traitwatch-sender", daemon=True)
+        self._thread.start()
+
+    def connect(self, api_process: str, endpoint: str) -> None:
+        """Send the rows of `api_process` to `endpoint` from now on."""
+        self._queue.put((api_process, endpoint))
+
+    def send(self, rows: Rows) -> None:
+        """Queue rows; returns at once, and drops them when the thread is hopelessly behind."""
+        if self._put - self._taken > _MAX_QUEUED_BYTES:
+            for span in rows.spans:
+                self._lost[api_process_of(span.key)] += span.count
+            return
+        self._put += rows.nbytes
+        self._queue.put(rows)
+
+    def close(self) -> None:
+        """Send what is queued and end the thread."""
+        self._queue.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        encoder = msgspec.msgpack.Encoder()
+        context = zmq.Context()
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, tuple):
+                self._sockets[item[0]] = _push_socket(context, item[1])
+                continue
+            try:
+                if item.ready is not None:
+                    item.ready.synchronize()
+                for api_process, spans, values in _by_owner(item):
+                    self._send(encoder, api_process, spans, item, values)
+            except Exception:
+                # One bad pass must not end the monitoring of all that follow.
+                logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
+            self._taken += item.nbytes
+        for socket in self._sockets.values():
+            socket.close()
+        context.term()
+
+    def _send(
+        self,
+        encoder: msgspec.msgpack.Encoder,
+        api_process: str,
+        spans: Sequence[Span],
+        rows: Rows,
+        values: bytes,
+    ) -> None:
+        """Send one frame, or count its rows as lost where its reader lags."""
+        lost = self._lost[api_process]
+        frame = Frame(self._layers, list(rows.widths), list(spans), lost, self._engine, rows.time, values)
+        try:
+            self._sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
+            self._lost[api_process] -= lost
+        except zmq.Again:
+            self._lost[api_process] += sum(span.count for span in spans)
+
+
+def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.PUSH)
+    socket.set_hwm(_HIGH_WATER_MARK)
+    socket.linger = 0
+    socket.connect(endpoint)
+    return socket
+
+
+def _by_owner(rows: Rows) -> list[tuple[str, Sequence[Span], bytes]]:
+    """Split rows by API process; one process, the usual case, takes them as they are."""
+    owners = [api_process_of(span.key) for span in rows.spans]
+    values = rows.values.numpy()
+    if len(set(owners)) == 1:
+        return [(owners[0], rows.spans, values.tobytes())]
+    ends = np.cumsum([span.count for span in rows.spans])
+    parts: list[tuple[str, Sequence[Span], bytes]] = []
+    for owner in dict.fromkeys(owners):
+        mine = [i for i, o in enumerate(owners) if o == owner]
+        of_mine = np.concatenate([values[ends[i] - rows.spans[i].count : ends[i]] for i in mine])
+        parts.append((owner, [rows.spans[i] for i in mine], of_mine.tobytes()))
+    return parts
+
+
+class Receiver:
+    """Receives frames in the API process and hands them to the ledger.
+
+    The socket is `ipc://` in the launcher's directory. It is not ours to make and to remove: vLLM kills API processes
+    where there are several, and what they left would stay.
+    """
+
+    def __init__(self, metrics: Metrics, directory: Path):
+        """Listen.
+
+        Args:
+            metrics: where frames that cannot be read, and rows that were lost, are counted.
+            directory: where the socket is to be; nobody else may enter it.
+        """
+        self.api_process = uuid.uuid4().hex[:12]
+        self._metrics = metrics
+        self._path = directory / self.api_process
+        self.endpoint = f"ipc://{self._path}"
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        self._socket.set_hwm(_HIGH_WATER_MARK)
+        self._socket.bind(self.endpoint)
+
+    async def run(self, deliver: Callable[[Frame], None]) -> None:
+        """Deliver every frame, until cancelled. A frame that cannot be read is counted and passed over."""
+        decoder = msgspec.msgpack.Decoder(Frame)
+        try:
+            while True:
+                message = await self._socket.recv()
+                try:
+                    frame = decoder.decode(message)
+                    if frame.dropped:
+                        self._metrics.rows_dropped["reader_behind"].inc(frame.dropped)
+                    deliver(frame)
+                except (msgspec.DecodeError, ValueError) as error:
+                    self._metrics.frames_unreadable.inc()
+                    logger.warning("A frame of projections was not readable and was dropped: %s", error)
+        finally:
+            self._socket.close(linger=0)
+            self._context.term()
+            self._path.unlink(missing_ok=True)
