@@ -53,7 +53,7 @@ lint: setup ## Check style, format and types
 # What the embedded model needs: it obeys no system prompt, and writes word salad at temperature 1.
 EMBEDDED = --elicit many-shot --temperature 0.7 --top-p 0.9 --max-tokens 80
 TRAITS = paternalism deception manipulativeness corrigibility power-seeking alignment-theatre
-OUT = builder/data
+OUT = traitwatch/shipped
 
 vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, without any key (some six minutes each)
 	@for trait in $(TRAITS); do \

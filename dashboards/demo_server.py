@@ -1,5 +1,6 @@
 """The server of the demos: the embedded model with the vectors that are shipped, started as a user would start it."""
 
+from traitwatch.vectors import SHIPPED
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
         DashboardError: it did not start.
     """
     url = f"http://127.0.0.1:{port}"
-    vectors = Path(__file__).parents[1] / "builder" / "data" / model.name
+    vectors = SHIPPED / model.name
     command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", SERVED_NAME]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048"]
     if not compiled:

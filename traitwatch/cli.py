@@ -8,33 +8,36 @@ import importlib
 from importlib.metadata import version
 
 import click
-from traitwatch_server.errors import ServerError
+from traitwatch_builder.errors import BuilderError
 
-from builder.errors import BuilderError
 from dashboards.errors import DashboardError
+from traitwatch_server.errors import ServerError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
 COMMANDS = {
-    "build": ("builder.commands.build:build", "Build the persona vector of a trait for a model, in one go."),
-    "calibrate": ("builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
-    "compare": ("builder.commands.compare:compare", "Show the cosines between vectors."),
-    "define": ("builder.commands.define:define", "Write the definition of a trait."),
+    "build": ("traitwatch_builder.commands.build:build", "Build the persona vector of a trait for a model, in one go."),
+    "calibrate": ("traitwatch_builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
+    "compare": ("traitwatch_builder.commands.compare:compare", "Show the cosines between vectors."),
+    "define": ("traitwatch_builder.commands.define:define", "Write the definition of a trait."),
     "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
     "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show an alert arriving at a webhook, and its end."),
     "doctor": (
         "traitwatch_server.doctor.command:doctor",
         "Check on this machine that a model is scored rightly, and at what cost.",
     ),
-    "extract": ("builder.commands.extract:extract", "Make vectors out of judged answers."),
-    "judge": ("builder.commands.judge:judge", "Score answers for a trait and for coherence."),
-    "layers": ("builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),
-    "model": ("builder.commands.model:model", "Print the path of the embedded model, preparing it on first use."),
-    "report": ("builder.commands.report:report", "Write a vector's report, one HTML page."),
-    "respond": ("builder.commands.respond:respond", "Answer a definition's questions under a condition."),
+    "extract": ("traitwatch_builder.commands.extract:extract", "Make vectors out of judged answers."),
+    "judge": ("traitwatch_builder.commands.judge:judge", "Score answers for a trait and for coherence."),
+    "layers": ("traitwatch_builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),
+    "model": (
+        "traitwatch_builder.commands.model:model",
+        "Print the path of the embedded model, preparing it on first use.",
+    ),
+    "report": ("traitwatch_builder.commands.report:report", "Write a vector's report, one HTML page."),
+    "respond": ("traitwatch_builder.commands.respond:respond", "Answer a definition's questions under a condition."),
     "rules": ("dashboards.rules:rules", "Write the Prometheus and Alertmanager files, ready to be loaded."),
     "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, every generated token scored."),
     "ui": ("dashboards.inspector.command:ui", "Show a server's traits in a browser."),
-    "verify": ("builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
+    "verify": ("traitwatch_builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }
 
 

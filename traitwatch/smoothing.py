@@ -1,7 +1,7 @@
 """The smoothing that spikes are found by, for whole responses and many layers at once; builder and server share it.
 
 `traitwatch.spikes` finds the spikes of served responses with `WINDOW` and `MIN_TOKENS` of here, one token at a time;
-`builder.calibrate` measures with the functions of here how often neutral responses have one. Both must mean the same
+`traitwatch_builder.vectors.calibrate` measures with the functions of here how often neutral responses have one. Both must mean the same
 by a spike, hence one module; the server imports it, so there is no torch in it, and scipy only where it is called.
 
 The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1),

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from traitwatch_builder.errors import ArtifactError
 
-from builder.errors import ArtifactError
 from traitwatch.card import Calibration, Card, LayerCalibration
 from traitwatch.files import read_json, write_atomically
 
@@ -27,6 +27,7 @@ __all__ = [
     "PROMPT_AVG",
     "PROMPT_LAST",
     "RESPONSE_AVG",
+    "SHIPPED",
     "Calibration",
     "Card",
     "Float32Array",
@@ -42,6 +43,8 @@ __all__ = [
     "vector_sha256",
 ]
 
+# Where the vectors that come with the project are: a directory a model.
+SHIPPED = Path(__file__).parent / "shipped"
 # The layer index at which servers read unless told otherwise.
 DEFAULT_LAYER = 20
 RESPONSE_AVG = "response_avg_diff"

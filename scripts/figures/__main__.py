@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from traitwatch_builder.models.embedded import NAME, embedded_model
 
-from builder.embedded_model import NAME, embedded_model
 from traitwatch.files import write_atomically
 
 from .data import IMAGES, Measured, cards, load_measured, save_measured

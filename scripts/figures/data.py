@@ -1,16 +1,17 @@
 """What the figures are made from: docs/images/measured.json, and the cards that are shipped."""
 
+from traitwatch import vectors
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+from traitwatch_builder.storage.workspace import Workspace
 
-from builder.workspace import Workspace
 from traitwatch.card import Card
 from traitwatch.files import read_json, write_atomically
 from traitwatch.vectors import load_card
 
 ROOT = Path(__file__).parents[2]
-VECTORS = ROOT / "builder" / "data" / "SmolLM2-135M-Instruct"
+VECTORS = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 IMAGES = ROOT / "docs" / "images"
 MEASURED = IMAGES / "measured.json"
 LAYER = 20

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from traitwatch_builder.vectors.verify import auc, correlation
 
-from builder.verify import auc, correlation
 from traitwatch.card import Card
 
 from .data import LAYER, SHOWN_TRAIT, Measured, TraitMeans

@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from traitwatch_builder.report.plots import INK, MUTED, NEG, POS, STYLE
+from traitwatch_builder.vectors.verify import correlation
 
-from builder.report_plots import INK, MUTED, NEG, POS, STYLE
-from builder.verify import correlation
 from traitwatch.card import Card
 from traitwatch.smoothing import smooth
 

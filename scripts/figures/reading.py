@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from traitwatch_builder.progress import bar
+from traitwatch_builder.reading.session import ReaderOptions, Session, session
+from traitwatch_builder.reading.states import Span
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
+from traitwatch_builder.storage.neutral import read_neutral
+from traitwatch_builder.storage.workspace import Workspace
+from traitwatch_builder.vectors.calibrate import scored_tokens
+from traitwatch_builder.vectors.extract import answer_span, bare_prompt
 
-from builder.answers import JudgedAnswer, read_answers
-from builder.calibrate import scored_tokens
-from builder.extract import answer_span, bare_prompt
-from builder.neutral import read_neutral
-from builder.progress import bar
-from builder.session import ReaderOptions, Session, session
-from builder.states import Span
-from builder.workspace import Workspace
 from traitwatch.projecting import unit_rows
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector
 

@@ -1,8 +1,8 @@
 """The file formats, out of the models that read and write them."""
 
 from pydantic import BaseModel
+from traitwatch_builder.definitions.definition import TraitDefinition
 
-from builder.definitions import TraitDefinition
 from traitwatch.card import Card
 
 from .fields import section

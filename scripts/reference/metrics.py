@@ -1,5 +1,6 @@
 """The metric families, out of a registry that the server's own metrics fill."""
 
+from traitwatch import vectors
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
@@ -10,7 +11,7 @@ from traitwatch.vectors import DEFAULT_LAYER
 
 from .markdown import table
 
-_VECTORS = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+_VECTORS = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 # Labels of which we know every value; those of the others are the operator's.
 _CLOSED = ("reason", "sign", "direction", "sink")
 

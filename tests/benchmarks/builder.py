@@ -8,6 +8,10 @@ Persona Vectors authors' way: one text at a time through the whole model, `outpu
 the prompt, one pass gives it all three vectors; reading under the question, the prompt takes a second pass.
 """
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch.vectors import SHIPPED
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch.vectors import SHIPPED
 import json
 import os
 import statistics
@@ -21,13 +25,11 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+from traitwatch_builder.models.embedded import embedded_model
+from traitwatch_builder.reading.states import Span, StateReader
+from traitwatch_builder.reading.transformers_reader import Reader
+from traitwatch_builder.reading.vllm_reader import VllmReader
 
-from builder.embedded_model import embedded_model
-from builder.reader import Reader
-from builder.states import Span, StateReader
-from builder.vllm_reader import VllmReader
-
-DATA = Path(__file__).parents[2] / "builder" / "data"
 EXAMPLES = 8
 REGIMES = (
     "all three vectors, answers read under the prompt",
@@ -40,10 +42,10 @@ class Texts:
     """The token ids of answers after both kinds of prompt."""
 
     def __init__(self, tokenizer: Any, count: int):
-        table = pd.read_csv(DATA / "SmolLM2-135M-Instruct" / "paternalism_pos.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(SHIPPED / "SmolLM2-135M-Instruct" / "paternalism_pos.csv", dtype=str, keep_default_na=False)
         # Evenly over the questions; the file has ten answers to each in a row.
         rows = [i * len(table) // count for i in range(count)]
-        examples = json.loads((DATA / "trait_data_extract" / "paternalism.json").read_text())["examples"]
+        examples = json.loads((SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json").read_text())["examples"]
         self.under_prompt, self.under_question, self.prompts = [], [], []
         for number, row in enumerate(rows):
             first = number % 4 * len(examples) // 4

@@ -12,6 +12,8 @@ The card's z has an interval of its own, since it was estimated from few respons
 what the promise amounts to at either.
 """
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch.vectors import SHIPPED
 import asyncio
 import datetime
 import json
@@ -30,11 +32,10 @@ import openai
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest  # type: ignore[import-untyped]
+from traitwatch_builder.models.embedded import embedded_model
+from traitwatch_builder.progress import bar
+from traitwatch_builder.storage.neutral import load_neutral_prompts
 
-from builder.embedded_model import embedded_model
-from builder.neutral import load_neutral_prompts
-from builder.progress import bar
-from builder.workspace import DATA
 from tests.integration.serving import serving, traitwatch
 from traitwatch.smoothing import peak_level
 
@@ -128,8 +129,8 @@ def read_prompts(path: Path = PROMPTS) -> list[str]:
 
 def seen_before(prompts: Sequence[str]) -> list[str]:
     """Return the prompts that are calibration prompts or occur in any text of a trait definition."""
-    calibrated = {_essence(prompt) for prompt in load_neutral_prompts(DATA / "neutral_prompts.json")}
-    definitions = [json.loads(path.read_text(encoding="utf-8")) for path in DATA.glob("trait_data_*/*.json")]
+    calibrated = {_essence(prompt) for prompt in load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")}
+    definitions = [json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_DEFINITIONS.glob("trait_data_*/*.json")]
     texts = [_essence(text) for definition in definitions for text in _texts(definition)]
     return [p for p in prompts if _essence(p) in calibrated or any(_essence(p) in text for text in texts)]
 
@@ -224,7 +225,7 @@ def server(url: str | None, console: Console) -> Iterator[str]:
         yield url.rstrip("/")
         return
     model = embedded_model()
-    command = traitwatch("serve", model, "--traits", DATA / model.name, "--enforce-eager")
+    command = traitwatch("serve", model, "--traits", SHIPPED / model.name, "--enforce-eager")
     with tempfile.TemporaryDirectory() as directory:
         console.print(f"Starting a server on {model.name} with the shipped vectors.")
         with serving(command, Path(directory) / "server.log") as started:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import click
 import numpy as np
 from scipy.signal import lfilter
+from traitwatch_builder.vectors.calibrate import RATES, calibrate
 
-from builder.calibrate import RATES, calibrate
 from traitwatch.smoothing import Float64Array, peak_level
 
 _POPULATION = 400_000

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from traitwatch_server.metrics import Metrics
+from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
+from traitwatch_builder.storage.neutral import NeutralAnswer, write_neutral
 
-from builder.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
-from builder.neutral import NeutralAnswer, write_neutral
 from scripts.figures.data import IMAGES, cards, load_measured
 from scripts.figures.numbers import numbers
 from scripts.reference.api import document
 from scripts.reference.markdown import fill
 from scripts.reference.pages import DIRECTORY, PAGES, made
 from traitwatch.cli import COMMANDS
+from traitwatch_server.metrics import Metrics
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,5 +1,6 @@
 """What the inspector's tests play on: a real server, an inspector before it, and a browser."""
 
+from traitwatch import vectors
 import json
 import shutil
 import time
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Browser
+from traitwatch_builder.models.embedded import embedded_model
 
-from builder.embedded_model import embedded_model
 from dashboards.demo_chats import CHATS
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch.dashboard_processes import free_port
 from traitwatch.inspector_process import inspector
 
-SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 KEY = "a-key-that-no-page-may-show"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 TRAITS = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]

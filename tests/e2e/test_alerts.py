@@ -4,6 +4,7 @@ Everything is real; only time is shortened, by the templating of `traitwatch rul
 a minute. The worker is the server's own, which stops sending its projections on command.
 """
 
+from traitwatch import vectors
 import asyncio
 import os
 import sys
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from traitwatch_builder.models.embedded import embedded_model
 
-from builder.embedded_model import embedded_model
 from dashboards.alert_chats import Messages, burst_chats, ordinary_chats
 from dashboards.monitoring import Monitoring, monitoring
 from dashboards.webhook import Notice, Webhook, webhook_receiver
@@ -23,7 +24,7 @@ from tests.matrix.faults import VARIABLE
 
 pytestmark = pytest.mark.engine
 
-SHIPPED = Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 SPEED_UP = 60
 ALERT_TIMEOUT = 60.0
 RESOLUTION_TIMEOUT = 150.0

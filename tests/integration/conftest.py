@@ -4,6 +4,7 @@ The embedded model is served in bfloat16 (`eager`, `plain`), the small random on
 (`scored`, `unscored`), where a projection can be told to the fourth decimal and sampling does not hang on rounding.
 """
 
+from traitwatch import vectors
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.models.embedded import embedded_model
 
-from builder.embedded_model import embedded_model
 from tests.integration.reference import Reference
 from tests.integration.serving import Server, plain_vllm, serving_at_once, traitwatch
 from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
@@ -49,7 +50,7 @@ def model() -> Path:
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     """The directory of the vectors that come with the project."""
-    return Path(__file__).parents[2] / "builder" / "data" / "SmolLM2-135M-Instruct"
+    return vectors.SHIPPED / "SmolLM2-135M-Instruct"
 
 
 @pytest.fixture(scope="session")

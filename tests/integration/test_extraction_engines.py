@@ -8,6 +8,8 @@ do; the difference of prompt-last states does not at the first layers, where the
 token: there the promise is that vLLM loses no more than transformers does in the same precision.
 """
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch.vectors import SHIPPED
 import json
 import logging
 from collections.abc import Iterator
@@ -18,17 +20,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from traitwatch_builder.reading.states import Span, StateReader
+from traitwatch_builder.reading.transformers_reader import Reader
+from traitwatch_builder.reading.vllm_reader import VllmReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from builder.reader import Reader
-from builder.states import Span, StateReader
-from builder.vllm_reader import VllmReader
 from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 logger = logging.getLogger(__name__)
 
-DATA = Path(__file__).parents[2] / "builder" / "data"
 MAX_MODEL_LEN = 1400
 MIN_COSINE, MIN_COSINE_VLLM = 0.9999, 0.999
 KINDS = ("response_avg", "prompt_avg", "prompt_last")
@@ -99,11 +100,11 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
     tokenizer = plain[1]
     table = {
         polarity: pd.read_csv(
-            DATA / "SmolLM2-135M-Instruct" / f"paternalism_{polarity}.csv", dtype=str, keep_default_na=False
+            SHIPPED / "SmolLM2-135M-Instruct" / f"paternalism_{polarity}.csv", dtype=str, keep_default_na=False
         )
         for polarity in ("pos", "neg")
     }
-    shots = json.loads((DATA / "trait_data_extract" / "paternalism.json").read_text())["examples"][:8]
+    shots = json.loads((SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json").read_text())["examples"][:8]
 
     def render(messages: list[dict[str, str]]) -> str:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
@@ -275,7 +276,7 @@ def test_what_one_call_leaves_in_the_cache_is_not_in_the_next_ones_way(
 
 
 def _leaf(span: Span) -> Any:
-    from builder.prefixes import Node
+    from traitwatch_builder.reading.prefixes import Node
 
     return Node(span.ids, 0, None, cuts=[span.start])
 

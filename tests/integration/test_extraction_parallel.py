@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.reading.states import Span
+from traitwatch_builder.reading.transformers_reader import Reader
+from traitwatch_builder.reading.vllm_reader import VllmReader
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-from builder.reader import Reader
-from builder.states import Span
-from builder.vllm_reader import VllmReader
 
 pytestmark = pytest.mark.engine
 

@@ -4,6 +4,7 @@ The answers and the scores come from local HTTP servers in OpenAI's wire format,
 same way, so that two builds can be compared; the model whose states are read is a tiny one.
 """
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import hashlib
 import json
 import os
@@ -19,7 +20,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from builder.workspace import DATA
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import completion, first_token, is_probe, models, said, spelled
 
@@ -70,7 +70,7 @@ def command(model: Path, out: Path, endpoint: WireServer, judge: WireServer) -> 
         "--judge-base-url": f"{judge.url}/v1",
         "--max-concurrent-judges": str(AT_ONCE),
         "--n-per-question": "3",
-        "--definition": str(DATA),
+        "--definition": str(SHIPPED_DEFINITIONS),
     }
     words = [word for pair in options.items() for word in pair]
     return [sys.executable, "-m", "traitwatch", "build", "paternalism", *words]

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from traitwatch_builder.models.embedded import embedded_model
 from transformers import AutoTokenizer
 
-from builder.embedded_model import embedded_model
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
 
 pytestmark = pytest.mark.engine

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 
-from builder.answers import JudgedAnswer, read_answers
 from tests.integration.serving import Server, traitwatch
 
 pytestmark = pytest.mark.engine

@@ -1,16 +1,17 @@
 """The shipped vector tells paternalistic answers from respectful ones, on questions that it has never seen."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
+from traitwatch_builder.definitions.definition import load_definition
+from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, Messages
+from traitwatch_builder.reading.transformers_reader import Reader
+from traitwatch_builder.vectors.extract import answer_span, bare_prompt
+from traitwatch_builder.vectors.verify import auc
 
-from builder.conversation import POLARITIES, Elicitation, Messages
-from builder.definitions import load_definition
-from builder.extract import answer_span, bare_prompt
-from builder.reader import Reader
-from builder.verify import auc
 from tests.integration.serving import MODEL_NAME, Server
 from traitwatch.vectors import load_vector
 
@@ -18,13 +19,12 @@ pytestmark = pytest.mark.engine
 
 LAYER = 20
 MIN_AUC = 0.85
-DATA = Path(__file__).parents[2] / "builder" / "data"
 
 
 async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipped: Path) -> None:
     """Answers are elicited by examples, and read after the bare question, as production traffic is."""
-    evaluate = load_definition(DATA / "trait_data_eval" / "paternalism.json")
-    extract = load_definition(DATA / "trait_data_extract" / "paternalism.json")
+    evaluate = load_definition(SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json")
+    extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     assert not set(evaluate.questions) & set(extract.questions)
     elicitation = Elicitation(extract, "many-shot", "paternalism")
     rows = elicitation.rows(evaluate.questions, samples=3)

@@ -1,16 +1,16 @@
 """`traitwatch demo-alerts`, as far as it goes without a model; tests/e2e has it whole."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from traitwatch_builder.definitions.definition import load_definition
 
-from builder.definitions import load_definition
 from dashboards.alert_chats import burst_chats, ordinary_chats
 from dashboards.demo_alerts import demo_alerts
 
-DATA = Path(__file__).parents[2] / "builder" / "data"
 
 
 def test_without_prometheus_it_says_what_to_install_and_starts_nothing(
@@ -26,11 +26,11 @@ def test_without_prometheus_it_says_what_to_install_and_starts_nothing(
 
 def test_no_chat_took_part_in_building_or_calibrating_a_vector() -> None:
     known: set[str] = set()
-    for path in DATA.glob("trait_data_*/*.json"):
+    for path in SHIPPED_DEFINITIONS.glob("trait_data_*/*.json"):
         definition = load_definition(path)
         known |= {*definition.questions, *(e.question for e in definition.examples)}
         known |= {text for e in definition.examples for text in (e.pos, e.neg)}
-    prompts = json.loads((DATA / "neutral_prompts.json").read_text())["prompts"]
+    prompts = json.loads((SHIPPED_DEFINITIONS / "neutral_prompts.json").read_text())["prompts"]
     assert prompts
     known |= set(prompts)
     said = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}

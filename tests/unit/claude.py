@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from builder.usage import Usage
+from traitwatch_builder.clients.usage import Usage
+
 from tests.unit.test_definitions import shipped
 from tests.wire import anthropic as wire
 from tests.wire.http import WireServer

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from traitwatch_server.recording import background
+from traitwatch_builder.clients import claude
 
-from builder import claude
 from tests.unit.claude import Serve
 from tests.wire import anthropic as wire
 from tests.wire.http import Reply, WireServer, wire_server
+from traitwatch_server.recording import background
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from builder.judge import Question
-from builder.openai_judge import OpenAIJudge
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
+
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import (
     is_probe,

@@ -3,9 +3,9 @@
 import datetime
 
 import numpy as np
+from traitwatch_builder.report.page import HeldOut, Histogram, ReportData, ReportEvidence, Sample
+from traitwatch_builder.storage.answers import JudgedAnswer
 
-from builder.answers import JudgedAnswer
-from builder.report import HeldOut, Histogram, ReportData, ReportEvidence, Sample
 from traitwatch.card import (
     Calibration,
     Card,

@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.answers import JudgedAnswer, clean_text, read_answers, write_answers
-from builder.errors import ArtifactError
+from traitwatch_builder.errors import ArtifactError
+from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, write_answers
 
 AWKWARD = [
     "",

@@ -1,5 +1,7 @@
 """What is written is read back, and what cannot be used is refused with its reason."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch.vectors import SHIPPED
 import datetime
 import json
 import pickle
@@ -8,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.definitions.definition import load_definition
+from traitwatch_builder.errors import ArtifactError
 
-from builder.definitions import load_definition
-from builder.errors import ArtifactError
 from traitwatch import vectors
 from traitwatch.files import write_atomically
 from traitwatch.vectors import Calibration, Card, LayerCalibration, load_vector, load_vectors
@@ -166,12 +168,11 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
-DATA = Path(__file__).parents[2] / "builder" / "data"
 
 
 def test_the_shipped_definition_is_as_promised() -> None:
-    extract = load_definition(DATA / "trait_data_extract" / "paternalism.json")
-    evaluate = load_definition(DATA / "trait_data_eval" / "paternalism.json")
+    extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
+    evaluate = load_definition(SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json")
     assert len(extract.instruction) == 5
     assert len(extract.questions) == len(evaluate.questions) == 20
     assert not set(extract.questions) & set(evaluate.questions)
@@ -180,7 +181,7 @@ def test_the_shipped_definition_is_as_promised() -> None:
 
 
 def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
-    directory = DATA / "SmolLM2-135M-Instruct"
+    directory = SHIPPED / "SmolLM2-135M-Instruct"
     vectors = load_vectors([directory])
     traits = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
     assert [vector.trait for vector in vectors] == traits
@@ -198,7 +199,7 @@ def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
 
 def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_they_do_not() -> None:
     good = 0
-    for vector in load_vectors([DATA / "SmolLM2-135M-Instruct"]):
+    for vector in load_vectors([SHIPPED / "SmolLM2-135M-Instruct"]):
         assert vector.card is not None
         assert vector.card.best_layer is not None
         assert vector.card.verification is not None

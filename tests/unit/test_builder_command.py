@@ -1,17 +1,18 @@
 """`traitwatch build` refuses what cannot work before it starts an engine, in one sentence that says what to do."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from traitwatch_builder.definitions.definition import definition_files
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.pretrained import check_length, load_tokenizer
+from traitwatch_builder.storage.workspace import Workspace
 from transformers import LlamaConfig
 
-from builder.definitions import definition_files
-from builder.errors import PipelineError
-from builder.pretrained import check_length, load_tokenizer
-from builder.workspace import DATA, Workspace
 from traitwatch import cli
 
 
@@ -20,7 +21,7 @@ def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: Any, **__: Any) -> None:
         raise AssertionError("an engine was started")
 
-    monkeypatch.setattr("builder.engine.Engine.__init__", start)
+    monkeypatch.setattr("traitwatch_builder.answering.engine.Engine.__init__", start)
     monkeypatch.setenv("TRAITWATCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for key in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
@@ -87,7 +88,7 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
 def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    for file, shipped in zip(definition_files(tmp_path, "bravery"), definition_files(DATA, "paternalism"), strict=True):
+    for file, shipped in zip(definition_files(tmp_path, "bravery"), definition_files(SHIPPED_DEFINITIONS, "paternalism"), strict=True):
         content = json.loads(shipped.read_text())
         content["questions"][4] = "Why?"
         file.parent.mkdir()
@@ -169,7 +170,7 @@ def test_a_model_for_several_gpus_is_spread_to_answer_too(
     def start(self: Any, *arguments: Any) -> None:
         raise PipelineError(f"an engine of {arguments[-2]} and {arguments[-1]}")
 
-    monkeypatch.setattr("builder.engine.Engine.__init__", start)
+    monkeypatch.setattr("traitwatch_builder.answering.engine.Engine.__init__", start)
     given = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     spread = ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "3"]
     assert_told(CliRunner().invoke(cli.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
@@ -181,7 +182,7 @@ def test_the_device_map_is_that_of_the_likelihood_judge_too(
     def make_judge(*arguments: Any) -> None:
         raise PipelineError(f"a judge on {arguments[-1]}")
 
-    monkeypatch.setattr("builder.pipeline.make_judge", make_judge)
+    monkeypatch.setattr("traitwatch_builder.pipeline.make_judge", make_judge)
     options = ("--model", str(tiny_model), "--out", str(tmp_path / "out"), "--device-map", "auto")
     assert_told(build("paternalism", *options), "a judge on auto")
 

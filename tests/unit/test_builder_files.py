@@ -1,5 +1,6 @@
 """Each step works by itself on files made elsewhere, and the Persona Vectors authors' code can read what it makes."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from traitwatch_builder.storage.neutral import NeutralAnswer
 
-from builder.neutral import NeutralAnswer
 from tests.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import first_token, is_probe, said, spelled
@@ -223,13 +224,12 @@ def neutral() -> list[NeutralAnswer]:
 def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: Path, tmp_path: Path) -> None:
     """The baseline is that of the token states: of an answer that was cut off, all tokens but the last."""
     from rich.console import Console
-
-    from builder.extract import answer_span
-    from builder.reader import Reader
-    from builder.session import ReaderOptions, session
-    from builder.states import Span
-    from builder.steps import calibrate_step
-    from builder.workspace import Workspace
+    from traitwatch_builder.reading.session import ReaderOptions, session
+    from traitwatch_builder.reading.states import Span
+    from traitwatch_builder.reading.transformers_reader import Reader
+    from traitwatch_builder.steps import calibrate_step
+    from traitwatch_builder.storage.workspace import Workspace
+    from traitwatch_builder.vectors.extract import answer_span
 
     vector = torch.randn(NUM_LAYERS + 1, HIDDEN_SIZE, generator=torch.Generator().manual_seed(0))
     torch.save(vector, tmp_path / "evil_response_avg_diff.pt")
@@ -271,7 +271,7 @@ def test_a_model_of_another_shape_is_refused(extracted: Path, tmp_path: Path) ->
 
 def test_our_definitions_satisfy_the_authors_loader() -> None:
     """It takes instruction, questions and eval_prompt, and fills the prompt in with str.format."""
-    data = Path(__file__).parents[2] / "builder" / "data"
+    data = SHIPPED_DEFINITIONS
     for kind in ("trait_data_extract", "trait_data_eval"):
         for file in (data / kind).glob("*.json"):
             loaded = json.loads(file.read_text())

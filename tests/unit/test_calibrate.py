@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.signal import lfilter
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.vectors.calibrate import RATES, calibrate, scored_tokens
+from traitwatch_builder.vectors.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
 
-from builder.calibrate import RATES, calibrate, scored_tokens
-from builder.errors import PipelineError
-from builder.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
 from traitwatch.card import Calibration
 from traitwatch.smoothing import MIN_TOKENS, WINDOW, peak_level
 from traitwatch.spikes import find_spikes
@@ -80,7 +80,7 @@ def test_one_neutral_response_in_a_hundred_has_a_spike_above_the_threshold_for_i
 
 
 def test_intervals_hold_the_true_threshold_and_are_no_wider_than_they_must() -> None:
-    """Sixty calibrations at once, a layer each; the whole measurement is in the docstring of `builder.calibrate`."""
+    """Sixty calibrations at once, a layer each; the whole measurement is in the docstring of `traitwatch_builder.vectors.calibrate`."""
     runs, prompts = 60, 120
     calibration = calibrate(series(3, prompts, layers=runs), list(range(prompts)), "x", resamples=300)
     population = np.concatenate([peak_level((part[:, :] - 3) / 2) for part in series(4, 20_000, layers=5)])

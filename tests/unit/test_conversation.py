@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from traitwatch_builder.definitions.elicitation import Elicitation, render, text_ids, token_ids
+from traitwatch_builder.errors import PipelineError
 
-from builder.conversation import Elicitation, render, text_ids, token_ids
-from builder.errors import PipelineError
 from tests.unit.trait import DEFINITION, Letters
 
 

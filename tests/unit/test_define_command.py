@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from traitwatch_builder.commands.define import define
+from traitwatch_builder.definitions.define import define_prompt, estimated_input_tokens
+from traitwatch_builder.definitions.definition import definition_files, load_definition, split, whole_definition
+from traitwatch_builder.errors import ArtifactError
 
-from builder.commands.define import define
-from builder.define import define_prompt, estimated_input_tokens
-from builder.definitions import definition_files, load_definition, split, whole_definition
-from builder.errors import ArtifactError
 from tests.unit.claude import GOOD, ONE_CALL, TEXT, Serve, faulty
 from tests.wire import anthropic as wire
 
@@ -89,7 +89,7 @@ def test_a_name_that_is_no_file_name(serve: Serve, name: str) -> None:
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
     server = serve(wire.streamed(TEXT, delay=60))
-    code = "from builder.commands.define import define; define()"
+    code = "from traitwatch_builder.commands.define import define; define()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "deception", "--definitions", str(tmp_path / "new")],
         cwd=Path(__file__).parents[2],

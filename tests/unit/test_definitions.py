@@ -1,14 +1,14 @@
 """What a trait definition must be, and how a new one becomes two files."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from builder import definitions
-from builder.definitions import (
+from traitwatch_builder.definitions import definition
+from traitwatch_builder.definitions.definition import (
     TraitDefinition,
     WholeDefinition,
     definition_files,
@@ -17,15 +17,14 @@ from builder.definitions import (
     split,
     whole_definition,
 )
-from builder.errors import ArtifactError
+from traitwatch_builder.errors import ArtifactError
 
-DATA = Path(definitions.__file__).parent / "data"
 SHIPPED = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
 
 
 def shipped(trait: str) -> dict[str, Any]:
     """A shipped definition as it was before it was split."""
-    extract, evaluate = (json.loads(path.read_bytes()) for path in definition_files(DATA, trait))
+    extract, evaluate = (json.loads(path.read_bytes()) for path in definition_files(SHIPPED_DEFINITIONS, trait))
     return {**extract, "questions": extract["questions"] + evaluate["questions"]}
 
 
@@ -44,13 +43,13 @@ def told(data: Any) -> str:
 def test_every_shipped_definition_is_whole_and_has_16_examples(trait: str) -> None:
     whole = whole_definition(shipped(trait), trait)
     assert len(whole.examples) == 16
-    extract, evaluate = (load_definition(path) for path in definition_files(DATA, trait))
+    extract, evaluate = (load_definition(path) for path in definition_files(SHIPPED_DEFINITIONS, trait))
     assert (extract, evaluate) == split(whole)
     assert extract.eval_prompt.format(question="Why?", answer="Because.").count("Because.") == 1
 
 
 def test_the_shipped_corrigibility_says_that_it_means_resistance() -> None:
-    assert load_definition(definition_files(DATA, "corrigibility")[0]).description.startswith(
+    assert load_definition(definition_files(SHIPPED_DEFINITIONS, "corrigibility")[0]).description.startswith(
         "Resistance to correction"
     )
 
@@ -220,14 +219,14 @@ def test_an_interruption_between_the_files_leaves_what_was(
     if had_one:
         save_definition(tmp_path, "courage", whole_definition(data, "x"))
     before = [path.read_bytes() if had_one else None for path in paths]
-    really = definitions.write_atomically
+    really = definition.write_atomically
 
     def interrupted(path: Path, content: bytes) -> None:
         if path == paths[1]:
             raise KeyboardInterrupt
         really(path, content)
 
-    monkeypatch.setattr(definitions, "write_atomically", interrupted)
+    monkeypatch.setattr(definition, "write_atomically", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_definition(tmp_path, "courage", whole_definition(data | {"description": "new"}, "x"), force=True)
     assert [path.read_bytes() if path.exists() else None for path in paths] == before

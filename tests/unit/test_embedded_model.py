@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from traitwatch_builder.errors import ModelError
+from traitwatch_builder.models import embedded as module
+from traitwatch_builder.models.embedded import NAME, embedded_model
 
-from builder import embedded_model as module
-from builder.embedded_model import NAME, embedded_model
-from builder.errors import ModelError
 from traitwatch import cli
 
 GGUF = b"weights"

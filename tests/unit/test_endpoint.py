@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from traitwatch_builder.answering.endpoint import EndpointAnswers
+from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.errors import PipelineError
 
-from builder.endpoint import EndpointAnswers
-from builder.engine import Answer, ChatPrompt, Sampling
-from builder.errors import PipelineError
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import INPUT_TOKENS, completion, error, models, said
 

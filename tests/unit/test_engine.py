@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traitwatch_builder.answering.engine import Engine, Sampling, in_this_process_on_a_cpu
+from traitwatch_builder.errors import PipelineError
 from vllm.platforms import current_platform
-
-from builder.engine import Engine, Sampling, in_this_process_on_a_cpu
-from builder.errors import PipelineError
 
 VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
-from builder.errors import ArtifactError, PipelineError
-from builder.evidence import Evidence, PairAccumulator
 from traitwatch.projecting import unit_rows
 from traitwatch.vectors import Float32Array
 

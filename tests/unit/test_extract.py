@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.definitions.elicitation import Elicitation, bare, render, text_ids
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.reading.transformers_reader import Reader
+from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.vectors.extract import ReadUnder, answer_span, effective_pairs, extract, few_pairs_warning
 from transformers import AutoModelForCausalLM
 
-from builder.answers import JudgedAnswer
-from builder.conversation import Elicitation, bare, render, text_ids
-from builder.errors import PipelineError
-from builder.extract import ReadUnder, answer_span, effective_pairs, extract, few_pairs_warning
-from builder.reader import Reader
 from tests.unit.trait import DEFINITION, QUIET
 from traitwatch.vectors import Float32Array
 

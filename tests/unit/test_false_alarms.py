@@ -1,5 +1,6 @@
 """The count of false alarms: which responses count, what a spike is, and what the interval says."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from traitwatch_builder.storage.neutral import load_neutral_prompts
 
-from builder.neutral import load_neutral_prompts
-from builder.workspace import DATA
 from tests.benchmarks.false_alarms import (
     Promise,
     Response,
@@ -39,8 +39,8 @@ def test_prompts_are_two_hundred_and_took_part_in_nothing() -> None:
 
 
 def test_a_prompt_that_was_used_is_told_whatever_its_punctuation() -> None:
-    calibrated = load_neutral_prompts(DATA / "neutral_prompts.json")[0]
-    definition = json.loads((DATA / "trait_data_eval" / "paternalism.json").read_text())
+    calibrated = load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")[0]
+    definition = json.loads((SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json").read_text())
     question = definition["questions"][3]
     used = [calibrated.upper().rstrip("?"), question.replace(" ", "  ")]
     assert seen_before(["Is this one new?", *used]) == used

@@ -8,13 +8,21 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from traitwatch_builder.clients.usage import Usage
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.judging.judge import Question, Score
+from traitwatch_builder.judging.judging import (
+    JudgeOptions,
+    estimated,
+    judge_card,
+    judged,
+    pending,
+    questions_of,
+    telling_usage,
+)
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
+from traitwatch_builder.storage.worklog import Worklog
 
-from builder.answers import JudgedAnswer, read_answers, read_table, write_scores
-from builder.errors import PipelineError
-from builder.judge import Question, Score
-from builder.judging import JudgeOptions, estimated, judge_card, judged, pending, questions_of, telling_usage
-from builder.usage import Usage
-from builder.worklog import Worklog
 from tests.unit.trait import QUIET
 from traitwatch.card import JudgeCard
 

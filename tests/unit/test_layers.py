@@ -1,5 +1,6 @@
 """Layers are ranked by what was measured of them, the card says why, and where nothing was measured nothing is said."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-
-from builder.definitions import definition_files
-from builder.layers import (
+from traitwatch_builder.definitions.definition import definition_files
+from traitwatch_builder.steering.ranking import (
     Effect,
     candidates,
     choose,
@@ -19,7 +19,7 @@ from builder.layers import (
     reason,
     steering_effects,
 )
-from builder.workspace import DATA
+
 from tests.unit.test_steering import VECTOR, CountingJudge, Letters, tiny_llama
 from traitwatch import cli
 from traitwatch.card import LayerVerification, SteeringResult, Verification
@@ -236,7 +236,7 @@ def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shippe
         file.write_text("{")
     told = layers(model, "--judge", "likelihood").stderr
     assert f"{files[0]} is not a valid TraitDefinition" in " ".join(told.split())
-    given = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(DATA))
+    given = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(SHIPPED_DEFINITIONS))
     assert "layer 3 cannot be steered" in given.stderr, "what is named is taken"
 
 
@@ -248,9 +248,11 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     save_tensor(VECTOR, vectors / f"paternalism_{RESPONSE_AVG}.pt")
     write_card(vectors, VECTOR, verification({1: 0.7, 2: 0.9, 3: 0.8}))
     judge = CountingJudge()
-    monkeypatch.setattr("builder.pretrained.load_tokenizer", lambda model: Letters())
+    monkeypatch.setattr("traitwatch_builder.models.pretrained.load_tokenizer", lambda model: Letters())
     maps = []
-    monkeypatch.setattr("builder.judging.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge)
+    monkeypatch.setattr(
+        "traitwatch_builder.judging.judging.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge
+    )
     given = (
         "--judge",
         "likelihood",
@@ -290,7 +292,7 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     assert card.best_layer_reason in " ".join(outcome.stderr.split())
 
     asked = len(judge.asked)
-    monkeypatch.setattr("builder.steering.SteeredModel.load", pytest.fail)
+    monkeypatch.setattr("traitwatch_builder.steering.model.SteeredModel.load", pytest.fail)
     again = layers(vectors, *given, model=tiny)
     assert again.exit_code == 0, again.output
     assert len(judge.asked) == asked

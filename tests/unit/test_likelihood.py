@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, bare, text_ids
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.likelihood import COHERENCE_MAP, LikelihoodJudge, coherence, posterior, repetition
+from traitwatch_builder.reading.transformers_reader import Reader
 
-from builder.conversation import POLARITIES, Elicitation, bare, text_ids
-from builder.judge import Question
-from builder.likelihood import COHERENCE_MAP, LikelihoodJudge, coherence, posterior, repetition
-from builder.reader import Reader
 from tests.unit.trait import DEFINITION, nothing
 
 

@@ -1,9 +1,9 @@
 """The OpenAI judge against servers that speak the wire format: the scores of each kind of model."""
 
 import pytest
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
-from builder.judge import Question
-from builder.openai_judge import OpenAIJudge
 from tests.unit.judges import PROMPT, Respond, judge_at, questions, score_for, scores, telling
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import (

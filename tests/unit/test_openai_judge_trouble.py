@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from traitwatch_builder.clients import chat_completions
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.judging import openai_judge
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
-from builder import openai_client, openai_judge
-from builder.errors import PipelineError
-from builder.openai_judge import OpenAIJudge
 from tests.unit.judges import PROMPT, Respond, judge_at, nothing, questions, scores, telling
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import (
@@ -87,7 +88,7 @@ def test_a_retry_after_that_is_longer_than_the_sdk_waits_is_waited_for_too(monke
     async def wait(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(openai_client, "_sleep", wait)
+    monkeypatch.setattr(chat_completions, "_sleep", wait)
     with wire_server(failing_first(error(429, "slow down", retry_after="300"))) as server:
         assert scores(judge_at(server), questions(1)) == [60.0]
     assert waits == [300.0, 300.0]

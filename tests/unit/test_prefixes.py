@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from builder.prefixes import Collector, Node, Part, plan
-from builder.states import Reading, Span
+from traitwatch_builder.reading.prefixes import Collector, Node, Part, plan
+from traitwatch_builder.reading.states import Reading, Span
 
 LAYERS, HIDDEN = 2, 3
 

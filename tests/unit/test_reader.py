@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.reading.states import Reading, Span
+from traitwatch_builder.reading.transformers_reader import Reader, shared_prefix
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
-
-from builder.errors import PipelineError
-from builder.reader import Reader, shared_prefix
-from builder.states import Reading, Span
 
 SIZES = {
     "vocab_size": 64,

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
-
-from builder.answers import JudgedAnswer, write_answers
-from builder.commands.report import report
-from builder.errors import ArtifactError
-from builder.report import (
+from traitwatch_builder.commands.report import report
+from traitwatch_builder.errors import ArtifactError
+from traitwatch_builder.report.page import (
     HeldOut,
     Histogram,
     ReportData,
@@ -27,9 +25,11 @@ from builder.report import (
     spread,
     write_report,
 )
-from builder.report_plots import steering_plot
-from builder.report_view import verdict_level
-from builder.workspace import Workspace
+from traitwatch_builder.report.plots import steering_plot
+from traitwatch_builder.report.view import verdict_level
+from traitwatch_builder.storage.answers import JudgedAnswer, write_answers
+from traitwatch_builder.storage.workspace import Workspace
+
 from tests.unit.report_data import TRAIT, bare_report, full_report
 from traitwatch.card import SteeringResult
 from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256

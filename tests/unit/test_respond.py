@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.answering.respond import Job, Responder, elicited_job, neutral_job
+from traitwatch_builder.definitions.elicitation import Elicitation
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.storage.worklog import Worklog
 
-from builder.conversation import Elicitation
-from builder.engine import Answer, ChatPrompt, Sampling
-from builder.errors import PipelineError
-from builder.respond import Job, Responder, elicited_job, neutral_job
-from builder.worklog import Worklog
 from tests.unit.trait import DEFINITION, QUIET, Letters
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=10, seed=7)

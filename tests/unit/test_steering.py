@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from traitwatch_builder.answering.engine import Sampling
+from traitwatch_builder.clients.usage import Usage
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.judging.judge import Question, Score
+from traitwatch_builder.steering.answers import SteeredAnswer, SteeredAnswers, judge_steering, settings
+from traitwatch_builder.steering.model import SteeredModel, Steering, decoder_layers, steered
+from traitwatch_builder.storage.worklog import Worklog
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from builder.engine import Sampling
-from builder.errors import PipelineError
-from builder.judge import Question, Score
-from builder.steered_answers import SteeredAnswer, SteeredAnswers, judge_steering, settings
-from builder.steering import SteeredModel, Steering, decoder_layers, steered
-from builder.usage import Usage
-from builder.worklog import Worklog
 from traitwatch.card import JudgeCard
 
 HIDDEN, LAYERS = 16, 4

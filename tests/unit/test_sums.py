@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.reading.sums import StateSums
+from traitwatch_builder.reading.vllm_reader import join
 
-from builder.errors import PipelineError
-from builder.sums import StateSums
-from builder.vllm_reader import join
 from traitwatch.vllm_private.batch import BatchLayout
 
 LAYERS, HIDDEN = [0, 1, 2], 4

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from traitwatch_server.worker.tap import Tap
+from traitwatch_builder.errors import LayoutError
 
-from builder.errors import LayoutError
 from traitwatch.vllm_private.layers import StateModule
+from traitwatch_server.worker.tap import Tap
 
 HIDDEN = 8
 MAX_TOKENS = 16

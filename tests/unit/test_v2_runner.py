@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from traitwatch_builder.errors import LayoutError
 from vllm import SamplingParams
 from vllm.config import SpeculativeConfig
 from vllm.v1.core.sched.output import NewRequestData
@@ -19,7 +20,6 @@ from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
 from vllm.v1.worker.gpu.model_runner import ExecuteModelState, GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from builder.errors import LayoutError
 from traitwatch.vllm_private.batch import BatchLayout, layout_reader
 
 

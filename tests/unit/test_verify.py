@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
+from traitwatch_builder.vectors.verdict import served_layer
+from traitwatch_builder.vectors.verify import auc, aucs, best_layer, correlation, verify
 
-from builder.errors import PipelineError
-from builder.evidence import Evidence, PairAccumulator
-from builder.verdict import served_layer
-from builder.verify import auc, aucs, best_layer, correlation, verify
 from traitwatch.card import LayerVerification, Verification
 from traitwatch.projecting import unit_rows
 from traitwatch.vectors import DEFAULT_LAYER

@@ -1,5 +1,6 @@
 """The supported versions of vLLM stand in pyproject.toml alone, and another one is refused before anything starts."""
 
+from traitwatch.vectors import SHIPPED
 import subprocess
 import sys
 import tomllib
@@ -54,7 +55,7 @@ def test_serve_refuses_before_it_touches_the_rest_of_vllm(tmp_path: Path) -> Non
     """Another vLLM need not even have the modules that we import from it."""
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("__version__ = '0.99.0'\n")
-    vectors = PYPROJECT.parent / "builder" / "data" / "SmolLM2-135M-Instruct"
+    vectors = SHIPPED / "SmolLM2-135M-Instruct"
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from traitwatch import cli\n"
         f"cli.main(['serve', 'some/model', '--traits', {str(vectors)!r}])"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from traitwatch_builder.errors import LayoutError
 
-from builder.errors import LayoutError
 from traitwatch.vllm_private.batch import layout_reader
 
 

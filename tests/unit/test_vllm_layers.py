@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from traitwatch_builder.errors import LayoutError
 
-from builder.errors import LayoutError
 from traitwatch.vllm_private.layers import (
     STATE_IS_OUTPUT,
     STATE_IS_SUM,

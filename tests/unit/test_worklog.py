@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from builder.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
+from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
 
 
 def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_line_that_an_interruption_cut_off_is_made_again(tmp_path: Path) -> No
 
 def test_a_kill_right_after_put_loses_nothing(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom builder.worklog import Worklog\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom traitwatch_builder.storage.worklog import Worklog\n"
         "log = Worklog(Path(sys.argv[1]))\nlog.put('one', 'x' * 100000)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "a.jsonl"], check=False, env=dict(os.environ))

@@ -1,11 +1,17 @@
 """A step is repeated when its inputs or its files changed, and never otherwise; a trait is one process's at a time."""
 
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from pathlib import Path
 
 import pytest
-
-from builder.errors import PipelineError
-from builder.workspace import DATA, Workspace, find_definition, known_definitions, model_directory, model_name
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.storage.workspace import (
+    Workspace,
+    find_definition,
+    known_definitions,
+    model_directory,
+    model_name,
+)
 
 
 @pytest.fixture
@@ -73,21 +79,21 @@ def test_a_name_that_the_files_of_a_build_have(name: str, tmp_path: Path) -> Non
 
 
 def test_the_first_directory_that_defines_a_trait_counts(tmp_path: Path) -> None:
-    shipped = find_definition("paternalism", [tmp_path, DATA])
+    shipped = find_definition("paternalism", [tmp_path, SHIPPED_DEFINITIONS])
     assert shipped is not None
-    assert shipped[0] == DATA / "trait_data_extract" / "paternalism.json"
+    assert shipped[0] == SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json"
     for file in shipped:
-        copy = tmp_path / file.relative_to(DATA)
+        copy = tmp_path / file.relative_to(SHIPPED_DEFINITIONS)
         copy.parent.mkdir()
         copy.write_bytes(file.read_bytes())
-    own = find_definition("paternalism", [tmp_path, DATA])
+    own = find_definition("paternalism", [tmp_path, SHIPPED_DEFINITIONS])
     assert own is not None
     assert own[0].is_relative_to(tmp_path)
-    assert find_definition("kindnes", [tmp_path, DATA]) is None
+    assert find_definition("kindnes", [tmp_path, SHIPPED_DEFINITIONS]) is None
 
 
 def test_six_traits_are_shipped() -> None:
-    assert known_definitions([DATA]) == [
+    assert known_definitions([SHIPPED_DEFINITIONS]) == [
         "alignment-theatre",
         "corrigibility",
         "deception",

@@ -3,8 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-
-from builder.definitions import Example, InstructionPair, TraitDefinition
+from traitwatch_builder.definitions.definition import Example, InstructionPair, TraitDefinition
 
 DEFINITION = TraitDefinition(
     instruction=[InstructionPair(pos=f"be so {i}", neg=f"be not so {i}") for i in range(5)],

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from traitwatch_builder.errors import ArtifactError
 from vllm.engine.protocol import EngineClient
 
-from builder.errors import ArtifactError
 from traitwatch.vectors import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
 from traitwatch_server.errors import AdminError, ConfigError
 from traitwatch_server.monitor import Monitor

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from traitwatch_builder.models.embedded import embedded_model
 
-from builder.embedded_model import embedded_model
 from tests.benchmarks.serving.load import Load
 from tests.benchmarks.serving.plan import CONTROL, HIDDEN_STATES, plan, run_seconds, traits_side
 from tests.benchmarks.serving.record import Record

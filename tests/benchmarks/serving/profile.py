@@ -18,8 +18,8 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from traitwatch_builder.models.embedded import embedded_model
 
-from builder.embedded_model import embedded_model
 from tests.benchmarks.serving.load import Load, load_generator
 from tests.benchmarks.serving.plan import PLAIN, traits_side
 from tests.benchmarks.serving.processes import Meter, summary

@@ -1,5 +1,6 @@
 """The servers that are compared: how each is started, and how one makes sure that it does what it is measured for."""
 
+from traitwatch import vectors
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ from tests.benchmarks.serving.plan import CONTROL, GOAL_TRAITS, HIDDEN_STATES, P
 from tests.integration.serving import MODEL_NAME, Server, plain_vllm, traitwatch
 from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, save_tensor
 
-SHIPPED = Path(__file__).parents[3] / "builder" / "data" / "SmolLM2-135M-Instruct"
+SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 _SHAPE = (31, 576)
 _PACKAGE = "tests.benchmarks.serving"
 

@@ -1,0 +1,182 @@
+"""Answers from an own vLLM engine that lives no longer than they take.
+
+On a GPU the engine has processes of its own. On a CPU it runs in this one: vLLM's processes wait for each other by
+spinning, which takes cores from the arithmetic; on two cores half of the speed and most of the start-up time.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import without_thinking
+
+_SHUTDOWN_SECONDS = 30.0
+_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: of the softmax.
+        top_p: nucleus; 1 keeps all tokens.
+        max_tokens: where an answer is cut off.
+        seed: of the engine. Its requests carry none: on vLLM's CPU build a request with a seed ends the engine when its
+            prompt is prefilled in chunks.
+    """
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation to be answered.
+
+    Attributes:
+        messages: its messages, in OpenAI's format.
+        ids: the same as tokens of the model's chat template, up to where the answer begins.
+    """
+
+    messages: list[dict[str, str]]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        text: its text, without the end token and without what a reasoning model thought first.
+        finished: whether it ended by itself; False where it was cut off.
+    """
+
+    text: str
+    finished: bool
+
+
+class Answers(Protocol):
+    """Where answers come from: an own engine, or servers elsewhere."""
+
+    def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
+        """Answer conversations, yielding the index of each and its answer as soon as that has ended, in any order."""
+        ...
+
+
+class Engine:
+    """A vLLM engine that answers."""
+
+    def __init__(
+        self,
+        model: Path | str,
+        sampling: Sampling,
+        max_model_len: int,
+        thinking_opened: bool = False,
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+    ):
+        """Start it; `close` ends it.
+
+        Args:
+            model: the model's directory or hub name.
+            sampling: how answers are drawn.
+            max_model_len: tokens that the longest conversation takes, its answer included.
+            thinking_opened: the chat template ends inside the thinking of a reasoning model.
+            tensor_parallel_size: GPUs over which each layer is split.
+            pipeline_parallel_size: groups of GPUs over which the layers are split.
+
+        Raises:
+            PipelineError: vLLM does not start.
+        """
+        vllm_environment()
+        from vllm import LLM, SamplingParams
+
+        try:
+            with in_this_process_on_a_cpu(workers=tensor_parallel_size * pipeline_parallel_size):
+                self._llm = LLM(
+                    model=str(model),
+                    seed=sampling.seed,
+                    # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
+                    max_model_len=max_model_len,
+                    tensor_parallel_size=tensor_parallel_size,
+                    pipeline_parallel_size=pipeline_parallel_size,
+                    enforce_eager=True,
+                )
+        except (RuntimeError, ValueError) as error:
+            raise PipelineError(
+                f"vLLM does not start with {model}: {error} Its log above says more; --tensor-parallel-size spreads "
+                "the model over several GPUs, and --endpoint has a server of your own answer."
+            ) from error
+        self._enqueued = 0
+        self._thinking_opened = thinking_opened
+        self._params = SamplingParams(
+            temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens
+        )
+
+    def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
+        """Answer conversations; see `Answers`. All are handed over at once, so that the engine's batch stays full."""
+        raw: Any = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
+        self._llm.enqueue(raw, self._params, use_tqdm=False)
+        # vLLM numbers an engine's requests in order, from 0.
+        first, self._enqueued = self._enqueued, self._enqueued + len(prompts)
+        engine: Any = self._llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    best = output.outputs[0]
+                    advance(1)
+                    yield int(output.request_id) - first, self._answer(best.text, best.finish_reason == "stop")
+
+    def _answer(self, text: str, finished: bool) -> Answer:
+        return Answer(without_thinking(text, opened=self._thinking_opened).strip(), finished)
+
+    def close(self) -> None:
+        """End the engine and free its memory."""
+        end_engine(self.__dict__.pop("_llm"))
+
+
+def vllm_environment() -> None:
+    """Set what an engine of ours needs in the environment, where the user has not."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+@contextmanager
+def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
+    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring.
+
+    Args:
+        workers: of the engine; several have processes of their own anywhere.
+    """
+    from vllm.platforms import current_platform
+
+    if workers > 1 or not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
+        yield
+        return
+    os.environ[_MULTIPROCESSING] = "0"
+    try:
+        yield
+    finally:
+        # Servers that this process starts later must not inherit it.
+        del os.environ[_MULTIPROCESSING]
+
+
+def end_engine(llm: Any) -> None:
+    """End a vLLM engine, its processes or its part of this one, and free its memory.
+
+    Args:
+        llm: a `vllm.LLM` that the caller no longer refers to.
+    """
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+    del llm
+    cleanup_dist_env_and_memory()

@@ -1,0 +1,158 @@
+"""The answers of a build: which conversations there are, and getting an answer to each that has none yet.
+
+Row i of the positive file and row i of the negative file share question, context and sample number. All files of a
+build are answered in one go, so that an engine starts once and its batch stays full.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+
+from traitwatch_builder.answering.choose import Opener
+from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.definitions.elicitation import Elicitation, Messages, Polarity, Row, bare, render, text_ids
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import opens_thinking
+from traitwatch_builder.progress import progress
+from traitwatch_builder.storage.answers import JudgedAnswer, clean_text
+from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint
+
+
+@dataclass(frozen=True)
+class Job:
+    """The answers of one file.
+
+    Attributes:
+        name: of the file, without the trait: `pos`, `eval_neg`, `neutral`, ...
+        conversations: what is to be answered.
+        questions: the question at the end of each conversation.
+        question_ids: `<trait>_<number of the question>_<polarity>_<context>`.
+        samples: the number of each answer among those to the same conversation.
+    """
+
+    name: str
+    conversations: list[Messages]
+    questions: list[str]
+    question_ids: list[str]
+    samples: list[int]
+
+
+def elicited_job(name: str, trait: str, elicitation: Elicitation, rows: Sequence[Row], polarity: Polarity) -> Job:
+    """Return the job of a file that elicits the trait, or its opposite."""
+    return Job(
+        name,
+        [elicitation.prompt(row, polarity) for row in rows],
+        [row.question for row in rows],
+        [f"{trait}_{row.question_id}_{polarity}_{row.context}" for row in rows],
+        [row.sample for row in rows],
+    )
+
+
+def neutral_job(prompts: Sequence[str], samples: int) -> Job:
+    """Return the job of `neutral.csv`: `samples` answers to each bare prompt, as production traffic asks it."""
+    pairs = [(number, prompt, sample) for number, prompt in enumerate(prompts) for sample in range(samples)]
+    return Job(
+        "neutral",
+        [bare(prompt) for _, prompt, _ in pairs],
+        [prompt for _, prompt, _ in pairs],
+        [f"neutral_{number}" for number, _, _ in pairs],
+        [sample for _, _, sample in pairs],
+    )
+
+
+class Responder:
+    """Answers jobs, keeping each answer as soon as it is there."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        identity: Mapping[str, Any],
+        sampling: Sampling,
+        open_source: Opener,
+        console: Console,
+    ):
+        """Prepare to answer.
+
+        Args:
+            tokenizer: the model's.
+            identity: JSON data that tells the answering model from others.
+            sampling: how answers are drawn.
+            open_source: starts what answers; called only where an answer is missing.
+            console: where progress is shown.
+        """
+        self._tokenizer = tokenizer
+        self._identity = dict(identity)
+        self._sampling = sampling
+        self._open_source = open_source
+        self._console = console
+
+    def missing(self, job: Job, worklog: KeptValues) -> list[int]:
+        """Return the indices of a job's answers that the log does not have."""
+        return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
+
+    def kept(self, job: Job, worklog: KeptValues) -> list[Answer | None]:
+        """Return the answers of a job that the log has; None where it has none."""
+        found = (worklog.get(key) for key in self._keys(job))
+        return [None if answer is None else Answer(**answer) for answer in found]
+
+    def plan(self, job: Job, worklog: KeptValues) -> str:
+        """Return how many answers of a job are to be made, and what they would take."""
+        missing = self.missing(job, worklog)
+        tokens = sum(len(self.prompt(job.conversations[i]).ids) for i in missing)
+        most = len(missing) * self._sampling.max_tokens
+        spent = f"{tokens:,} input tokens, at most {most:,} output tokens" if missing else "nothing to do"
+        return f"{len(missing)} of {len(job.conversations)} to make; {spent}"
+
+    def run(self, jobs: Sequence[tuple[Job, Worklog]]) -> dict[str, list[Answer]]:
+        """Answer what is missing; return the answers of each job by its name, in the order of its conversations."""
+        todo = [(job, worklog, i) for job, worklog in jobs for i in self.missing(job, worklog)]
+        if todo:
+            self._answer(todo, {job.name: self._keys(job) for job, _ in jobs})
+        else:
+            names = ", ".join(job.name for job, _ in jobs)
+            self._console.print(f"All answers are there from an earlier run: {names}.")
+        answers = {job.name: [a for a in self.kept(job, worklog) if a is not None] for job, worklog in jobs}
+        for job, _ in jobs:
+            if len(answers[job.name]) < len(job.conversations):
+                raise PipelineError(f"answers are missing in {job.name!r}; the same command goes on from here.")
+        return answers
+
+    def _answer(self, todo: Sequence[tuple[Job, Worklog, int]], keys: Mapping[str, Sequence[str]]) -> None:
+        prompts = [self.prompt(job.conversations[i]) for job, _, i in todo]
+        longest = max(len(prompt.ids) for prompt in prompts)
+        done = sum(map(len, keys.values())) - len(todo)
+        # Going on after an interruption with the same seed would draw the same random numbers once more.
+        sampling = Sampling(**{**asdict(self._sampling), "seed": self._sampling.seed + done})
+        opened = opens_thinking(render(self._tokenizer, prompts[0].messages))
+        with self._open_source(sampling, longest, opened) as source, progress(self._console) as display:
+            tasks = {}
+            for name, job_keys in keys.items():
+                missing = sum(job.name == name for job, _, _ in todo)
+                if missing:
+                    total = len(job_keys)
+                    tasks[name] = display.add_task(f"answers: {name}", total=total, completed=total - missing)
+            for position, answer in source.answer(prompts, lambda count: None):
+                job, worklog, i = todo[position]
+                worklog.put(keys[job.name][i], {"text": clean_text(answer.text), "finished": answer.finished})
+                display.advance(tasks[job.name])
+
+    def prompt(self, conversation: Messages) -> ChatPrompt:
+        """Return a conversation as an engine or a server takes it."""
+        return ChatPrompt(conversation, text_ids(self._tokenizer, render(self._tokenizer, conversation)))
+
+    def _keys(self, job: Job) -> list[str]:
+        return [
+            fingerprint([self._identity, asdict(self._sampling), conversation, sample])
+            for conversation, sample in zip(job.conversations, job.samples, strict=True)
+        ]
+
+    def rows(self, job: Job, answers: Sequence[Answer]) -> list[JudgedAnswer]:
+        """Return the rows of a job's answers file, not judged yet."""
+        return [
+            JudgedAnswer(question, render(self._tokenizer, conversation), answer.text, question_id)
+            for question, conversation, answer, question_id in zip(
+                job.questions, job.conversations, answers, job.question_ids, strict=True
+            )
+        ]

@@ -1,0 +1,250 @@
+"""One structured answer of Claude, over the `anthropic` SDK.
+
+The answer is streamed, so that a long one neither times out nor leaves the user without a sign of life. Its form is
+held to a JSON schema by the API; thinking comes in blocks of its own and never reaches the answer. Models differ in
+what they take, and say so by a 400, which costs nothing: the ways of asking are tried from the best to the plainest.
+
+What happens before an answer begins (429, 5xx, no connection) is retried by the SDK, with backoff and `Retry-After`;
+what happens while it streams is retried here, since the SDK hands such a fault on.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anthropic
+import httpx2
+from anthropic.types import RawMessageStreamEvent
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from traitwatch_builder.clients.usage import Usage
+from traitwatch_builder.errors import PipelineError
+
+MAX_TOKENS = 32_000
+MAX_RETRIES = 6
+# Seconds between two signs of life of the API, which sends pings while a model thinks.
+READ_TIMEOUT = 180.0
+_STREAM_ATTEMPTS = 3
+_STREAM_WAIT = 2.0
+_TOOL = "give_definition"
+
+WITHOUT_KEY = (
+    "Without one: `--print-prompt` prints what to paste into any assistant, and `--from FILE` takes the JSON that came "
+    "back."
+)
+
+
+def ways(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the ways to ask for an answer of this JSON schema, best first: arguments of `messages.create`.
+
+    The last one forces a tool call, for models without structured output; the API allows no thinking beside it.
+    """
+    structured: dict[str, Any] = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    tool = {"name": _TOOL, "description": "Hands the finished work over.", "input_schema": schema}
+    return [
+        {"thinking": {"type": "adaptive"}, **structured},
+        {"thinking": {"type": "enabled", "budget_tokens": MAX_TOKENS // 4}, **structured},
+        structured,
+        {"tools": [tool], "tool_choice": {"type": "tool", "name": _TOOL}},
+    ]
+
+
+@dataclass
+class _Answer:
+    """What has arrived of an answer."""
+
+    parts: list[str] = field(default_factory=list)
+    written: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    stop_reason: str | None = None
+    explanation: str = ""
+    complete: bool = False
+
+    def take(self, event: Any) -> None:
+        """Add one event of the stream."""
+        if event.type == "message_start":
+            self._count(event.message.usage)
+        elif event.type == "content_block_delta" and event.delta.type == "text_delta":
+            self._write(event.delta.text)
+        elif event.type == "content_block_delta" and event.delta.type == "input_json_delta":
+            self._write(event.delta.partial_json)
+        elif event.type == "message_delta":
+            self._count(event.usage)
+            self.stop_reason = event.delta.stop_reason
+            self.explanation = getattr(event.delta.stop_details, "explanation", None) or ""
+        elif event.type == "message_stop":
+            self.complete = True
+
+    def _write(self, text: str) -> None:
+        self.parts.append(text)
+        self.written += len(text)
+
+    def _count(self, usage: Any) -> None:
+        # The counts of a later event are totals, and may leave out what has not changed.
+        if usage is None:
+            return
+        cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+        if usage.input_tokens is not None:
+            self.input_tokens = usage.input_tokens + cached
+        self.output_tokens = usage.output_tokens or self.output_tokens
+
+
+class _FaultError(Exception):
+    """A stream ended before its answer was whole."""
+
+
+class Claude:
+    """A Claude model that answers in the form of a JSON schema.
+
+    Attributes:
+        model: its name or alias.
+        usage: calls and tokens spent so far.
+    """
+
+    def __init__(self, model: str, schema: dict[str, Any], console: Console) -> None:
+        """Prepare a client from `ANTHROPIC_API_KEY` (or another credential that the SDK finds) and
+        `ANTHROPIC_BASE_URL`.
+
+        Raises:
+            PipelineError: there is no usable key.
+        """
+        self.model = model
+        self.usage = Usage()
+        self._ways = ways(schema)
+        self._console = console
+        try:
+            self._client = anthropic.Anthropic(
+                max_retries=MAX_RETRIES,
+                timeout=httpx2.Timeout(READ_TIMEOUT, connect=10.0),
+                middleware=[self._tell_retries],
+            )
+        except (anthropic.AnthropicError, httpx2.InvalidURL, ValueError) as error:
+            raise PipelineError(f"The Anthropic client cannot be set up: {error}. {WITHOUT_KEY}") from error
+        key = self._client.api_key or self._client.auth_token
+        if key is None and self._client.credentials is None:
+            raise PipelineError(f"No Anthropic key: set ANTHROPIC_API_KEY. {WITHOUT_KEY}")
+        if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
+            raise PipelineError("ANTHROPIC_API_KEY holds a character that no key has; copy it anew. " + WITHOUT_KEY)
+
+    def ask(self, messages: list[dict[str, str]]) -> str:
+        """Return the answer's text: JSON, where the model kept to the schema.
+
+        Raises:
+            PipelineError: no key that is taken, no such model, no connection, still an error after all retries, a
+                refusal, or an answer that was cut off.
+        """
+        try:
+            answer = self._ask_some_way(messages)
+        except anthropic.AnthropicError as error:
+            raise PipelineError(self._told(error) + self._spent()) from error
+        except _FaultError as error:
+            raise PipelineError(
+                f"The answer of {self.model} broke off {_STREAM_ATTEMPTS} times ({error}); try again later."
+                + self._spent()
+            ) from error
+        if answer.stop_reason == "refusal":
+            why = f" ({answer.explanation})" if answer.explanation else ""
+            raise PipelineError(
+                f"{self.model} refused to write this{why}. Say by --description what the trait is and that it is to be "
+                f"detected, choose another --claude-model, or write it yourself: see --print-prompt.{self._spent()}"
+            )
+        if answer.stop_reason in ("max_tokens", "model_context_window_exceeded"):
+            raise PipelineError(
+                f"The answer of {self.model} was cut off after {answer.output_tokens:,} tokens ({answer.stop_reason}; "
+                f"at most {MAX_TOKENS:,} were asked for). Try again, or choose another --claude-model.{self._spent()}"
+            )
+        return "".join(answer.parts)
+
+    def _ask_some_way(self, messages: list[dict[str, str]]) -> _Answer:
+        while True:
+            try:
+                return self._ask_until_whole(messages)
+            except anthropic.BadRequestError as error:
+                # Not told apart by its wording, which may change: what is wrong with every way, the last one says.
+                if len(self._ways) == 1:
+                    raise
+                self._ways.pop(0)
+                self._console.print(f"{self.model}: {_message(error)} (400); asking in a plainer way.", markup=False)
+
+    def _ask_until_whole(self, messages: list[dict[str, str]]) -> _Answer:
+        for attempt in range(_STREAM_ATTEMPTS):
+            answer = _Answer()
+            try:
+                self._stream(messages, answer)
+                self.usage += Usage(1, answer.input_tokens, answer.output_tokens)
+                return answer
+            except (_FaultError, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                fault = f"{type(error).__name__}: {error}" if not isinstance(error, _FaultError) else str(error)
+            except anthropic.APIStatusError as error:
+                # An error inside a stream, whose status was 200; others went through the SDK's retries already.
+                if error.status_code != 200 or error.type not in ("overloaded_error", "api_error", "rate_limit_error"):
+                    raise
+                fault = _message(error)
+            self.usage += Usage(0, answer.input_tokens, answer.output_tokens)
+            if attempt + 1 < _STREAM_ATTEMPTS:
+                self._console.print(f"The answer broke off ({fault}); asking again.", markup=False)
+                time.sleep(_STREAM_WAIT * 2**attempt * random.uniform(0.5, 1.0))
+        raise _FaultError(fault)
+
+    def _stream(self, messages: list[dict[str, str]], answer: _Answer) -> None:
+        with self._console.status(Text(f"{self.model} is asked ...")) as status:
+            create = cast(Callable[..., anthropic.Stream[RawMessageStreamEvent]], self._client.messages.create)
+            with create(
+                model=self.model, max_tokens=MAX_TOKENS, messages=messages, stream=True, **self._ways[0]
+            ) as events:
+                for event in events:
+                    answer.take(event)
+                    self._show(status, answer)
+        if not answer.complete or answer.stop_reason is None:
+            raise _FaultError("its stream ended early")
+
+    def _show(self, status: Status, answer: _Answer) -> None:
+        doing = f"has written {answer.written:,} characters" if answer.written else "is thinking"
+        status.update(Text(f"{self.model} {doing} ..."))
+
+    def _tell_retries(self, request: Any, call_next: Any) -> Any:
+        """Say before the SDK waits that it will: the pause may be long."""
+        try:
+            response = call_next(request)
+        except anthropic.APIConnectionError as error:
+            self._console.print(f"{self.model}: {error}", markup=False)
+            raise
+        if response.status_code == 429 or response.status_code >= 500:
+            wait = response.headers.get("retry-after")
+            pause = f"asked to wait {wait} s" if wait else "waiting a little before the next try"
+            self._console.print(f"{self.model}: the API answered {response.status_code}; {pause}.", markup=False)
+        return response
+
+    def _told(self, error: anthropic.AnthropicError) -> str:
+        """Say what an error means and what to do about it."""
+        says = _message(error)
+        if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
+            return f"Anthropic rejected the key ({error.status_code}: {says}). Check ANTHROPIC_API_KEY. {WITHOUT_KEY}"
+        if isinstance(error, anthropic.NotFoundError):
+            return f"{self.model}: no such model for this key ({says}); choose another with --claude-model."
+        if isinstance(error, anthropic.RateLimitError):
+            return f"Anthropic still limits the rate after {MAX_RETRIES} retries ({says}); try again later."
+        if isinstance(error, anthropic.InternalServerError):
+            return f"Anthropic still fails after {MAX_RETRIES} retries ({error.status_code}: {says}); try again later."
+        if isinstance(error, anthropic.APIConnectionError):
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            return (
+                f"Anthropic cannot be reached at {self._client.base_url}: {says}{cause}. Check the network, the proxy "
+                "and ANTHROPIC_BASE_URL."
+            )
+        if isinstance(error, anthropic.APIStatusError):
+            return f"Anthropic refused the request for {self.model} ({error.status_code}: {says})."
+        return f"The request to {self.model} failed: {says}."
+
+    def _spent(self) -> str:
+        return f" Spent: {self.usage}." if self.usage != Usage() else ""
+
+
+def _message(error: anthropic.AnthropicError) -> str:
+    return (getattr(error, "api_message", None) or str(error)).rstrip(".")

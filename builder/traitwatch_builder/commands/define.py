@@ -1,0 +1,154 @@
+"""`traitwatch define`: from a trait's name to its definition."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from traitwatch_builder.definitions.define import DEFAULT_CLAUDE_MODEL
+from traitwatch_builder.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from traitwatch_builder.definitions.definition import WholeDefinition
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.argument("trait")
+@click.option("--description", help="What you mean by the trait, in a sentence or two.")
+@click.option(
+    "--definitions",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".",
+    help="Where trait_data_extract/ and trait_data_eval/ are written.",
+)
+@click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="The Claude model that writes the definition.")
+@click.option("--print-prompt", is_flag=True, help="Print what to paste into any assistant, and ask nobody.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Take the JSON that an assistant or a person wrote; - for standard input.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be asked or written, and do neither.")
+@click.option("--force", is_flag=True, help="Replace a definition that exists and differs.")
+def define(
+    *,
+    trait: str,
+    description: str | None,
+    definitions: Path,
+    claude_model: str,
+    print_prompt: bool,
+    source: str | None,
+    dry_run: bool,
+    force: bool,
+) -> None:
+    """Write the definition of TRAIT: instructions, questions, judge prompt and examples.
+
+    Claude writes it, with the key in ANTHROPIC_API_KEY. Without a key, paste a prompt into any assistant:
+
+    \b
+        traitwatch define sycophancy --description "telling people what they want to hear"
+        traitwatch define sycophancy --print-prompt > prompt.txt
+        traitwatch define sycophancy --from answer.json
+
+    The definition is checked before anything is written; half of its questions go to trait_data_extract/, from which
+    the vector is made, and half to trait_data_eval/, on which it is tested.
+    """
+    from traitwatch.vectors import check_trait_name
+    from traitwatch_builder.definitions.define import define_prompt
+    from traitwatch_builder.definitions.definition import check_free
+
+    if print_prompt and source is not None:
+        raise click.UsageError("--print-prompt and --from exclude each other: first the one, then the other.")
+    check_trait_name(trait)
+    if print_prompt:
+        click.echo(define_prompt(trait, description, pasted=True))
+        return
+    console = Console(stderr=True)
+    try:
+        if source is not None:
+            whole = _read(source, description)
+            if dry_run:
+                _say(console, f"{_named(source)} is a usable definition of {trait}; nothing was written.")
+                return
+            _save(console, definitions, trait, whole, force)
+            return
+        if not force:
+            check_free(definitions, trait)
+        if dry_run:
+            tell_dry_run(console, trait, description, claude_model)
+            return
+        ask_claude(console, definitions, trait, description, claude_model, force=force)
+    except KeyboardInterrupt:
+        _say(console, "\nStopped. Nothing was written.")
+        raise click.exceptions.Exit(130) from None
+
+
+def ask_claude(
+    console: Console, directory: Path, trait: str, description: str | None, claude_model: str, *, force: bool
+) -> None:
+    """Have Claude write a definition, save it and say what it cost; what was paid for is kept whatever happens."""
+    from traitwatch_builder.definitions.define import define_trait, keep
+
+    whole, usage = define_trait(trait, description, claude_model, console)
+    try:
+        _save(console, directory, trait, whole, force)
+    except BaseException:
+        kept = keep(trait, whole.model_dump_json(indent=1))
+        _say(console, f"The definition is kept in {kept}; `traitwatch define {trait} --from` takes it.")
+        raise
+    finally:
+        _say(console, f"Cost: {usage}, by {claude_model}.")
+
+
+def _read(source: str, description: str | None) -> "WholeDefinition":
+    """Read a definition that somebody else wrote; `description` fills in where it has none."""
+    from traitwatch_builder.definitions.define import parse_reply
+    from traitwatch_builder.definitions.definition import whole_definition
+
+    with click.open_file(source, "rb") as file:
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{_named(source)} is not UTF-8 text: {error}.") from None
+    data = parse_reply(text, _named(source))
+    if description:
+        data.setdefault("description", description)
+    return whole_definition(data, _named(source))
+
+
+def _save(console: Console, directory: Path, trait: str, whole: "WholeDefinition", force: bool) -> None:
+    from traitwatch_builder.definitions.definition import save_definition
+
+    paths = save_definition(directory, trait, whole, force=force)
+    half = len(whole.questions) // 2
+    _say(
+        console,
+        f"Defined {trait}: {len(whole.instruction)} instruction pairs, {half} + {half} questions, "
+        f"{len(whole.examples)} examples.",
+    )
+    for path in paths:
+        click.echo(path)
+
+
+def tell_dry_run(console: Console, trait: str, description: str | None, claude_model: str) -> None:
+    """Say what asking Claude would take."""
+    from traitwatch_builder.clients.claude import MAX_TOKENS
+    from traitwatch_builder.definitions.define import estimated_input_tokens
+
+    tokens = estimated_input_tokens(trait, description)
+    _say(
+        console,
+        f"Would ask {claude_model} for a definition of {trait}: 1 call (2, where the first answer is unusable), about "
+        f"{tokens:,} input tokens and at most {MAX_TOKENS:,} output tokens each. Nothing was asked.",
+    )
+
+
+def _named(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+def _say(console: Console, text: Any) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

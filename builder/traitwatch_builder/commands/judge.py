@@ -1,0 +1,122 @@
+"""`traitwatch judge`: scores for answers files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from traitwatch_builder.commands.options import (
+    CONTEXT,
+    EXISTING_FILE,
+    check_model_path,
+    definition_option,
+    definition_places,
+    device_map_option,
+    elicit_options,
+    interruptible,
+    judge_options,
+    load_definitions,
+    make_judge_options,
+    out_of,
+)
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("trait")
+@click.option(
+    "--csv",
+    "files",
+    type=EXISTING_FILE,
+    multiple=True,
+    required=True,
+    help="Answers file with the columns question, prompt, answer, question_id; may be given again. Scores go into it.",
+)
+@click.option("--model", help="The model that wrote the answers, for --judge likelihood.")
+@definition_option("the directory above that of the answers")
+@elicit_options
+@judge_options
+@device_map_option
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
+@interruptible
+def judge(
+    *,
+    console: Console,
+    trait: str,
+    files: tuple[Path, ...],
+    model: str | None,
+    definition: Path | None,
+    elicit: Any,
+    assistant_name: str | None,
+    device_map: str | None,
+    dry_run: bool,
+    **values: Any,
+) -> None:
+    """Score answers for TRAIT and for coherence, 0 to 100; a score that the judge refuses stays empty.
+
+    Scores are kept beside the files as they come: an interrupted run goes on, and no answer is judged twice.
+
+    \b
+        traitwatch judge paternalism --csv vectors/MODEL/paternalism_pos.csv --csv vectors/MODEL/paternalism_neg.csv
+    """
+    options = make_judge_options(values)
+    extract, _ = load_definitions(trait, _places(trait, definition, files))
+
+    from traitwatch_builder.definitions.elicitation import Elicitation
+    from traitwatch_builder.errors import PipelineError
+    from traitwatch_builder.judging.judging import (
+        estimated,
+        judge_card,
+        judged,
+        make_judge,
+        pending,
+        questions_of,
+        telling_usage,
+    )
+    from traitwatch_builder.storage.answers import read_answers, write_scores
+    from traitwatch_builder.storage.worklog import Worklog
+    from traitwatch_builder.storage.workspace import Workspace
+
+    if options.name == "likelihood" and model is None:
+        raise PipelineError("the likelihood judge is the model itself: give the one that wrote the answers, --model.")
+    rows = {path: read_answers(path, trait) for path in files}
+    judge = make_judge(
+        options,
+        extract.eval_prompt,
+        Elicitation(extract, elicit, trait, assistant_name),
+        check_model_path(model or ""),
+        console,
+        device_map,
+    )
+    with telling_usage(judge, console):
+        for directory in dict.fromkeys(path.parent for path in files):
+            workspace = Workspace(directory, trait)
+            mine = [path for path in files if path.parent == directory]
+            with workspace.alone(), Worklog(workspace.log("scores")) as log:
+                todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
+                if dry_run:
+                    cost = estimated(judge, list(todo.values())) if todo else "nothing to do"
+                    console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
+                    continue
+                for path in mine:
+                    scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
+                    write_scores(path, trait, scored)
+                    told = sum(row.trait is not None for row in scored)
+                    console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
+                judge_card(judge, options, log)
+
+
+def _places(trait: str, definition: Path | None, files: tuple[Path, ...]) -> list[Path]:
+    """Return where the definition is looked for, which has to be the same for all answers."""
+    from traitwatch_builder.errors import PipelineError
+    from traitwatch_builder.storage.workspace import find_definition
+
+    places = [definition_places(definition, out_of(file.parent)) for file in files]
+    found = dict.fromkeys(find_definition(trait, directories) for directories in places)
+    if len(found) > 1:
+        told = ", ".join(str(halves[0]) if halves else "none" for halves in found)
+        raise PipelineError(
+            f"the answers files belong to different definitions of {trait} ({told}): judge them one by one, or give "
+            "the one to judge all by, --definition."
+        )
+    return places[0]

@@ -1,0 +1,63 @@
+"""`traitwatch verify`: does a vector tell the trait?"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from traitwatch_builder.commands.options import (
+    CONTEXT,
+    EXISTING_FILE,
+    check_model_path,
+    interruptible,
+    make_reader_options,
+    model_option,
+    reader_options,
+    vectors_option,
+)
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("trait")
+@model_option
+@vectors_option
+@click.option(
+    "--eval-pos",
+    type=EXISTING_FILE,
+    show_default="beside the vector",
+    help="Positive answers to questions that took no part in making the vector.",
+)
+@click.option("--eval-neg", type=EXISTING_FILE, show_default="beside the vector", help="Negative answers to them.")
+@reader_options
+@interruptible
+def verify(
+    *,
+    console: Console,
+    trait: str,
+    model: str,
+    vectors: Path,
+    eval_pos: Path | None,
+    eval_neg: Path | None,
+    **values: Any,
+) -> None:
+    """Test the vector of TRAIT on held-out answers and against chance, layer by layer; the card gets the result.
+
+    AUC of response and prompt-last projections, correlation with the judge overall and within each condition, length
+    against vectors from shuffled labels, cosine of two halves. `traitwatch build` and `respond --questions eval` make
+    the held-out answers.
+    """
+    check_model_path(model)
+
+    from traitwatch_builder.reading.session import session
+    from traitwatch_builder.report.summary import verification_table
+    from traitwatch_builder.steps import verify_step
+    from traitwatch_builder.storage.workspace import Workspace
+
+    workspace = Workspace(vectors, trait)
+    pos, neg = eval_pos or workspace.answers("eval_pos"), eval_neg or workspace.answers("eval_neg")
+    with workspace.alone(), session(model, make_reader_options(values), console) as opened:
+        card = verify_step(opened, workspace, pos, neg)
+    console.print(verification_table(card))
+    assert card.verification is not None, "verify_step verifies"
+    console.print(card.verification.verdict)

@@ -1,0 +1,206 @@
+"""Define a trait: Claude, or any assistant by copy and paste, writes the definition; it is checked before it is used.
+
+The prompt is a template in `define_prompt.md.j2`, shown parts of a shipped definition as a model. Claude's answer
+is held to a JSON schema; counts, duplicates and placeholders, which no schema can hold, are checked afterwards, and one
+second try is told what was wrong.
+"""
+
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+
+from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
+from traitwatch_builder.definitions.definition import (
+    NUM_EXAMPLES,
+    NUM_INSTRUCTIONS,
+    NUM_QUESTIONS,
+    WholeDefinition,
+    load_definition,
+    whole_definition,
+)
+from traitwatch_builder.errors import ArtifactError, PipelineError
+
+DEFAULT_CLAUDE_MODEL = "claude-sonnet-5-5"
+
+
+def _texts(*keys: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {key: {"type": "string"} for key in keys},
+        "required": list(keys),
+        "additionalProperties": False,
+    }
+
+
+# The API refuses minItems and maxItems above 1: counts stand in the descriptions, and are checked afterwards.
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "description": {"type": "string"},
+        "instruction": {
+            "type": "array",
+            "items": _texts("pos", "neg"),
+            "description": f"Exactly {NUM_INSTRUCTIONS} pairs, each on another side of the trait.",
+        },
+        "questions": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": f"Exactly {NUM_QUESTIONS} messages, no two on the same subject.",
+        },
+        "eval_prompt": {
+            "type": "string",
+            "description": "Holds {question} and {answer} once each, and no other curly bracket; offers REFUSAL.",
+        },
+        "examples": {
+            "type": "array",
+            "items": _texts("question", "pos", "neg"),
+            "description": f"Exactly {NUM_EXAMPLES} examples; none of the questions above.",
+        },
+    },
+    "required": ["description", "instruction", "questions", "eval_prompt", "examples"],
+    "additionalProperties": False,
+}
+
+
+def define_prompt(trait: str, description: str | None, *, pasted: bool = False) -> str:
+    """Return the prompt that asks for a trait's definition.
+
+    Args:
+        trait: its name.
+        description: what is meant by it, if anything was said.
+        pasted: for an assistant that is given no schema: say the JSON's form as well.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(SHIPPED_DEFINITIONS), undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False
+    )
+    model = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
+    parts = {
+        "instruction": [pair.model_dump() for pair in model.instruction[:2]],
+        "questions": model.questions[:4],
+        "eval_prompt": model.eval_prompt,
+        # A shared opening with another closing.
+        "examples": [model.examples[i].model_dump() for i in (0, 8)],
+    }
+    return environment.get_template("define_prompt.md.j2").render(
+        trait=trait,
+        description=(description or "").strip(),
+        pasted=pasted,
+        num_instructions=NUM_INSTRUCTIONS,
+        num_questions=NUM_QUESTIONS,
+        num_examples=NUM_EXAMPLES,
+        model=model,
+        model_parts=json.dumps(parts, indent=1, ensure_ascii=False),
+    )
+
+
+def estimated_input_tokens(trait: str, description: str | None) -> int:
+    """Return about how many tokens asking for a definition takes: characters of prompt and schema by 4."""
+    return (len(define_prompt(trait, description)) + len(json.dumps(SCHEMA))) // CHARACTERS_PER_TOKEN
+
+
+def define_trait(
+    trait: str, description: str | None, claude_model: str, console: Console
+) -> tuple[WholeDefinition, Usage]:
+    """Have Claude write a trait's definition.
+
+    Args:
+        trait: its name.
+        description: what is meant by it; None leaves that to the name.
+        claude_model: a Claude model's name or alias.
+        console: where progress is shown.
+
+    Returns:
+        The checked definition, and what it cost.
+
+    Raises:
+        PipelineError: see `Claude.ask`; or two answers in a row were no usable definition.
+    """
+    # Here, since the SDK takes a second to import, which a pasted definition need not wait for.
+    from traitwatch_builder.clients.claude import Claude
+
+    claude = Claude(claude_model, SCHEMA, console)
+    messages = [{"role": "user", "content": define_prompt(trait, description)}]
+    for last in (False, True):
+        answer = claude.ask(messages)
+        try:
+            return _from_claude(answer), claude.usage
+        except ArtifactError as error:
+            if last:
+                kept = keep(trait, answer)
+                raise PipelineError(
+                    f"{claude_model} gave no usable definition of {trait} twice. {error}\nIts last answer is kept in "
+                    f"{kept}: mend it and give it with --from, or try again. Spent: {claude.usage}."
+                ) from error
+            console.print(f"{error}\nAsking once more.", markup=False)
+            messages += _complaint(answer, error)
+    raise AssertionError("unreachable")
+
+
+def _from_claude(answer: str) -> WholeDefinition:
+    whole = whole_definition(parse_reply(answer, "The answer"), "The answer")
+    if len(whole.examples) != NUM_EXAMPLES:
+        raise ArtifactError(
+            f"The answer is not a usable trait definition:\n- examples: {len(whole.examples)} of them, where "
+            f"{NUM_EXAMPLES} are needed"
+        )
+    return whole
+
+
+def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
+    asks = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
+    # The API takes no empty message.
+    said = answer.strip() or "(no answer)"
+    return [{"role": "assistant", "content": said}, {"role": "user", "content": asks}]
+
+
+def keep(trait: str, text: str) -> Path:
+    """Put an answer that was paid for where it can be found, and return its path."""
+    from traitwatch.files import write_atomically
+    from traitwatch_builder.models.embedded import cache_directory
+
+    path = cache_directory() / "definitions" / f"{trait}.txt"
+    write_atomically(path, text.encode(errors="replace"))
+    return path
+
+
+def parse_reply(text: str, source: str) -> Any:
+    """Find the JSON object in what an assistant wrote: alone, in a code fence, or with words around it.
+
+    Raises:
+        ArtifactError: there is none that is whole.
+    """
+    decoder = json.JSONDecoder(strict=False)  # takes line breaks inside strings, which pasting brings in
+    fault: str | None = None
+    best: dict[str, Any] = {}
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+        except (json.JSONDecodeError, RecursionError) as error:
+            fault = fault or _place(error)
+            end = start + 1
+        else:
+            # The last of the fullest: a whole chat may be pasted, and its prompt shows such objects too.
+            if _keys(found) >= max(1, _keys(best)):
+                best = found
+        start = text.find("{", end)
+    if best:
+        return best
+    if not text.strip():
+        raise ArtifactError(f"{source} is empty.")
+    reason = f": {fault}" if fault else ""
+    raise ArtifactError(f"{source} holds no complete JSON object with a trait definition{reason}.")
+
+
+def _keys(found: dict[str, Any]) -> int:
+    return len(SCHEMA["properties"].keys() & found.keys())
+
+
+def _place(error: json.JSONDecodeError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    return "it is nested too deeply"

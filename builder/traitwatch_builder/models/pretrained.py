@@ -1,0 +1,61 @@
+"""What a model must have before minutes are spent on it: a chat template, and room for the longest conversation."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from traitwatch_builder.errors import PipelineError
+
+
+def load_tokenizer(model: Path | str) -> Any:
+    """Return the model's tokenizer.
+
+    Raises:
+        PipelineError: there is no such model, or it is not one for chats.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unusable(model, error) from error
+    if not tokenizer.chat_template:
+        raise PipelineError(f"{model} has no chat template; give an instruction-tuned model.")
+    return tokenizer
+
+
+def check_length(model: Path | str, longest_prompt: int, max_tokens: int) -> int:
+    """Return the tokens that the longest conversation takes, its answer included.
+
+    Raises:
+        PipelineError: the model has no room for them.
+    """
+    needed = longest_prompt + max_tokens
+    limit = length_limit(model)
+    if needed > limit:
+        raise PipelineError(
+            f"the longest conversation takes {longest_prompt} tokens and its answer up to {max_tokens}, but {model} "
+            f"has room for {limit}: lower --max-tokens, shorten the definition's examples, or choose another model."
+        )
+    return needed
+
+
+def length_limit(model: Path | str) -> int:
+    """Return the tokens that a text of the model may have; very many where its configuration sets no limit.
+
+    Raises:
+        PipelineError: there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise _unusable(model, error) from error
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
+
+
+def _unusable(model: Path | str, error: Exception) -> PipelineError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return PipelineError(
+        f"{model} cannot be loaded as a model ({lines[0].rstrip(' :.')}). "
+        "Give a model directory or a hub name; `traitwatch model` prints the embedded model's."
+    )

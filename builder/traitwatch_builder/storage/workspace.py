@@ -1,0 +1,190 @@
+"""Where a build keeps its files: OUT/<model's name>/, and below it `.traitwatch/` for what only the builder reads.
+
+<trait>_pos.csv, _neg.csv, _eval_pos.csv, _eval_neg.csv    answers with their scores
+neutral.csv                                                answers to neutral prompts, shared by the traits
+<trait>_{response_avg,prompt_avg,prompt_last}_diff.pt      the vectors
+<trait>.json, <trait>.html                                 the card and the report
+.traitwatch/<trait>-{answers,scores}.jsonl                 what was generated and judged, item by item
+.traitwatch/<trait>-{evidence.npz,report.json,manifest.json}
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from traitwatch.files import sweep, write_atomically
+from traitwatch.vectors import PROMPT_AVG, PROMPT_LAST, RESPONSE_AVG, check_trait_name
+from traitwatch_builder.definitions.definition import definition_files
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.storage.answers import TEXT_COLUMNS
+from traitwatch_builder.storage.worklog import file_fingerprint, fingerprint
+
+# The neutral answers' files have this name; the answers files these columns.
+_RESERVED = ("neutral", *TEXT_COLUMNS, "coherence")
+
+
+def model_name(model: Path | str) -> str:
+    """Return what a model is called in cards: its directory's name, or its hub name."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+def model_directory(out: Path, model: Path | str) -> Path:
+    """Return where the artifacts of a model are below `out`: the last part of its name is the directory's.
+
+    Raises:
+        PipelineError: that is where the model itself is.
+    """
+    directory = out / model_name(model).rpartition("/")[2]
+    if Path(model).is_dir() and directory.resolve() == Path(model).resolve():
+        raise PipelineError(f"--out {out} would put the vectors into the model's own directory; choose another.")
+    return directory
+
+
+class Workspace:
+    """The files of one trait.
+
+    Attributes:
+        directory: where the artifacts are.
+        trait: the trait's name.
+    """
+
+    def __init__(self, directory: Path, trait: str):
+        self.directory = directory
+        self.trait = check_trait_name(trait)
+        if trait in _RESERVED:
+            raise PipelineError(f"a trait cannot be called {trait!r}, as a file or a column of a build is.")
+        self._own = directory / ".traitwatch"
+
+    def answers(self, name: str) -> Path:
+        """Return the answers file `name`: `pos`, `neg`, `eval_pos`, `eval_neg`."""
+        return self.directory / f"{self.trait}_{name}.csv"
+
+    def vector(self, kind: str) -> Path:
+        """Return the `.pt` of a kind, e.g. `artifacts.RESPONSE_AVG`."""
+        return self.directory / f"{self.trait}_{kind}.pt"
+
+    @property
+    def card(self) -> Path:
+        """The card."""
+        return self.directory / f"{self.trait}.json"
+
+    @property
+    def neutral(self) -> Path:
+        """The answers to neutral prompts."""
+        return self.directory / "neutral.csv"
+
+    @property
+    def evidence(self) -> Path:
+        """What extraction found out about the vector, for verification."""
+        return self._own / f"{self.trait}-evidence.npz"
+
+    @property
+    def report_evidence(self) -> Path:
+        """What verification and calibration found out, for the report."""
+        return self._own / f"{self.trait}-report.json"
+
+    def log(self, name: str) -> Path:
+        """Return the worklog `name` of this trait."""
+        return self._own / f"{self.trait}-{name}.jsonl"
+
+    @property
+    def neutral_log(self) -> Path:
+        """The worklog of the neutral answers, shared by the traits."""
+        return self._own / "neutral-answers.jsonl"
+
+    @property
+    def manifest(self) -> "Manifest":
+        """The record of finished steps."""
+        return Manifest(self._own / f"{self.trait}-manifest.json", self.directory)
+
+    def prepare(self) -> None:
+        """Make the directories; raise `PipelineError` where that cannot be."""
+        try:
+            self._own.mkdir(parents=True, exist_ok=True)
+            (self._own / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise PipelineError(
+                f"{self.directory} cannot be written: {error.strerror}; choose another --out."
+            ) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold this trait for one process; raise `PipelineError` where another has it."""
+        self.prepare()
+        try:
+            with FileLock(self._own / f"{self.trait}.lock", timeout=0):
+                for path in self._written_alone():
+                    sweep(path)
+                yield
+        except Timeout:
+            raise PipelineError(
+                f"{self.trait} is being worked on by another process already; wait for it, or stop it."
+            ) from None
+
+    @contextmanager
+    def neutral_alone(self, console: Console) -> Iterator[None]:
+        """Hold the neutral answers for one process, waiting for builds of other traits that answer them just now."""
+        lock = FileLock(self._own / "neutral.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.print("Waiting for another build in this directory to answer the neutral prompts.")
+            lock.acquire()
+        try:
+            sweep(self.neutral)
+            yield
+        finally:
+            lock.release()
+
+    def _written_alone(self) -> list[Path]:
+        """Return the files that only the process that holds this trait writes, and writes whole."""
+        answers = [self.answers(name) for name in ("pos", "neg", "eval_pos", "eval_neg")]
+        vectors = [self.vector(kind) for kind in (RESPONSE_AVG, PROMPT_AVG, PROMPT_LAST)]
+        report = self.directory / f"{self.trait}.html"
+        return [*answers, *vectors, self.card, report, self.evidence, self.report_evidence, self.manifest.path]
+
+
+class Manifest:
+    """Which steps are finished: of each a hash of its inputs, and the hashes of the files that it made."""
+
+    def __init__(self, path: Path, root: Path):
+        self.path = path
+        self._root = root
+
+    def done(self, step: str, inputs: object) -> bool:
+        """Tell whether a step was finished with these inputs (JSON data), and its files are as it left them."""
+        record = self._read().get(step)
+        if record is None or record["inputs"] != fingerprint(inputs):
+            return False
+        paths = {self._root / name: digest for name, digest in record["outputs"].items()}
+        return all(path.is_file() and file_fingerprint(path) == digest for path, digest in paths.items())
+
+    def record(self, step: str, inputs: object, outputs: Sequence[Path]) -> None:
+        """Note that a step is finished, with the files that it made (below the manifest's root)."""
+        made = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
+        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": made}}
+        write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        steps: dict[str, Any] = json.loads(self.path.read_text())
+        return steps
+
+
+def find_definition(trait: str, directories: Sequence[Path]) -> tuple[Path, Path] | None:
+    """Return the extract and the eval definition of a trait, from the first directory that has both."""
+    places = (definition_files(directory, trait) for directory in directories)
+    return next((files for files in places if all(file.is_file() for file in files)), None)
+
+
+def known_definitions(directories: Sequence[Path]) -> list[str]:
+    """Return the names of the traits that the directories define."""
+    return sorted(
+        {file.stem for directory in directories for file in definition_files(directory, "any")[0].parent.glob("*.json")}
+    )

@@ -1,0 +1,224 @@
+"""From judged answers to persona vectors: choose effective pairs, average hidden states, subtract.
+
+A pair is effective when the positive answer shows the trait, the negative one does not, and both are coherent; the
+positive and the negative row at the same index answer the same question (Persona Vectors, arXiv 2507.21509).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+
+from traitwatch.vectors import Float32Array
+from traitwatch_builder.definitions.elicitation import POLARITIES, bare, render, text_ids
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.progress import bar
+from traitwatch_builder.reading.states import Span, StateReader
+from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
+
+ReadUnder = Literal["prompt", "question"]
+# Vectors of fewer pairs than this do not reproduce well.
+FEW_PAIRS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """The three persona vectors of a trait, each `[num_layers + 1, hidden_size]`, float32."""
+
+    response_avg: Float32Array
+    prompt_avg: Float32Array
+    prompt_last: Float32Array
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """What extraction makes.
+
+    Attributes:
+        vectors: the three persona vectors.
+        evidence: how far the response vector reproduces, and what chance would have made.
+    """
+
+    vectors: Vectors
+    evidence: Evidence
+
+
+def effective_pairs(
+    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], threshold: float = 50.0, coherence: float = 50.0
+) -> list[int]:
+    """Return the indices of the effective pairs.
+
+    Args:
+        pos: answers under the positive condition.
+        neg: answers under the negative condition; index i is of the same pair.
+        threshold: the positive answer scores at least this, the negative one less than 100 minus this.
+        coherence: both are at least this coherent. A score that is missing (the judge refused) drops the pair.
+
+    Raises:
+        PipelineError: none is, with how many pairs each filter let through.
+    """
+    shows, lacks, coherent = _filters(pos, neg, threshold, coherence)
+    effective = [i for i in range(len(pos)) if shows[i] and lacks[i] and coherent[i]]
+    if not effective:
+        raise PipelineError(
+            f"no effective pair among {len(pos)}: {_measured(shows, lacks, coherent, threshold, coherence)}. "
+            f"{_what_to_try(shows, lacks, coherent)} The answers files stay as they are."
+        )
+    return effective
+
+
+def few_pairs_warning(
+    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], effective: int, threshold: float, coherence: float
+) -> str | None:
+    """Return what to say of a vector made of few effective pairs; None where there are enough.
+
+    Args:
+        pos: answers under the positive condition.
+        neg: answers under the negative one.
+        effective: how many pairs are effective.
+        threshold: as in `effective_pairs`.
+        coherence: as in `effective_pairs`.
+    """
+    if effective >= FEW_PAIRS:
+        return None
+    filters = _filters(pos, neg, threshold, coherence)
+    return (
+        f"only {effective} of {len(pos)} pairs are effective, and vectors of fewer than {FEW_PAIRS} do not reproduce "
+        f"well: {_measured(*filters, threshold, coherence)}. {_what_to_try(*filters)}"
+    )
+
+
+def _filters(
+    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], threshold: float, coherence: float
+) -> tuple[list[bool], list[bool], list[bool]]:
+    if len(pos) != len(neg):
+        raise PipelineError(f"{len(pos)} positive answers and {len(neg)} negative ones do not pair up.")
+    shows = [p.trait is not None and p.trait >= threshold for p in pos]
+    lacks = [n.trait is not None and n.trait < 100.0 - threshold for n in neg]
+    return shows, lacks, [_coherent(p, coherence) and _coherent(n, coherence) for p, n in zip(pos, neg, strict=True)]
+
+
+def _coherent(answer: JudgedAnswer, least: float) -> bool:
+    # An empty answer has no state to average, whatever coherence is asked for.
+    return bool(answer.answer.strip()) and answer.coherence is not None and answer.coherence >= least
+
+
+def _measured(
+    shows: Sequence[bool], lacks: Sequence[bool], coherent: Sequence[bool], threshold: float, coherence: float
+) -> str:
+    return (
+        f"{sum(shows)} positive answers score {threshold:g} or more, {sum(lacks)} negative ones score below "
+        f"{100.0 - threshold:g}, {sum(coherent)} pairs reach coherence {coherence:g}"
+    )
+
+
+def _what_to_try(shows: Sequence[bool], lacks: Sequence[bool], coherent: Sequence[bool]) -> str:
+    """Say what to try, by the filter that let the fewest through."""
+    fewest = min(sum(shows), sum(lacks), sum(coherent))
+    if fewest == sum(coherent):
+        return (
+            "Most are lost to coherence: lower --temperature, set --top-p 0.9, allow more --max-tokens, or lower "
+            "--coherence."
+        )
+    if fewest == sum(shows):
+        return (
+            "Most are lost because the positive answers do not show the trait: use --elicit many-shot, write stronger "
+            "positive instructions or examples, take more samples (--n-per-question), or lower --threshold."
+        )
+    return (
+        "Most are lost because the negative answers show the trait too: write clearer negative instructions or "
+        "examples, use --elicit many-shot, take more samples (--n-per-question), or lower --threshold."
+    )
+
+
+def answer_span(tokenizer: Any, prompt: str, answer: str) -> Span:
+    """Return the span of an answer after its prompt, tokenized as the Persona Vectors authors do: joined, then split.
+
+    Args:
+        tokenizer: the model's.
+        prompt: a rendered conversation.
+        answer: the answer, not empty.
+    """
+    before = text_ids(tokenizer, prompt)
+    joined = text_ids(tokenizer, prompt + answer)
+    if len(joined) <= len(before):
+        # Prompt and answer merged into one token; apart, the answer has tokens of its own.
+        joined = before + text_ids(tokenizer, answer)
+    return Span(joined, len(before))
+
+
+def bare_prompt(tokenizer: Any, question: str) -> str:
+    """Return the bare question as production traffic asks it, rendered."""
+    return render(tokenizer, bare(question))
+
+
+def extract(
+    reader: StateReader,
+    tokenizer: Any,
+    pos: Sequence[JudgedAnswer],
+    neg: Sequence[JudgedAnswer],
+    read_under: ReadUnder,
+    console: Console,
+) -> Extraction:
+    """Make the vectors of effective pairs.
+
+    The prompt's own states are always those of the prompt that elicited the answer. The bare question is the same text
+    under both conditions: the difference of its states would be rounding error, made out to be a vector.
+
+    Args:
+        reader: what reads the model's states.
+        tokenizer: the model's.
+        pos: the positive answers of effective pairs.
+        neg: the negative answers of the same pairs, in the same order.
+        read_under: whether an answer's states are read after the prompt that elicited it or after the bare question.
+        console: where progress is shown.
+    """
+    shape = (reader.num_layers + 1, reader.hidden_size)
+    rows = {"pos": pos, "neg": neg}
+    pairs = PairAccumulator(len(pos), [question_number(row) for row in pos], shape)
+    order = [(polarity, i) for polarity in POLARITIES for i in range(len(pos))]
+    spans = []
+    for polarity, i in order:
+        row = rows[polarity][i]
+        prompt = row.prompt if read_under == "prompt" else bare_prompt(tokenizer, row.question)
+        spans.append(answer_span(tokenizer, prompt, row.answer))
+    with bar(console, "hidden states: answers", len(spans)) as advance:
+        for index, reading in reader.read(spans, advance):
+            polarity, i = order[index]
+            pairs.add(polarity, i, reading.mean)
+    average, last = _prompt_vectors(reader, tokenizer, rows["pos"], rows["neg"], console)
+    return Extraction(Vectors(pairs.vector(), average, last), pairs.evidence())
+
+
+def question_number(row: JudgedAnswer) -> str:
+    """Return what tells a row's question from others."""
+    return row.question.strip()
+
+
+def _prompt_vectors(
+    reader: StateReader,
+    tokenizer: Any,
+    pos: Sequence[JudgedAnswer],
+    neg: Sequence[JudgedAnswer],
+    console: Console,
+) -> tuple[Float32Array, Float32Array]:
+    """Return the differences of the prompts' mean states and of their last states; a prompt is read once."""
+    weights: Counter[str] = Counter()
+    for rows, sign in ((pos, 1), (neg, -1)):
+        for row in rows:
+            weights[row.prompt] += sign
+    # Where both conditions have a prompt equally often, it takes no part in the difference.
+    prompts = [prompt for prompt, weight in weights.items() if weight]
+    average = np.zeros((reader.num_layers + 1, reader.hidden_size))
+    last = np.zeros_like(average)
+    spans = [Span(text_ids(tokenizer, prompt), 0) for prompt in prompts]
+    with bar(console, "hidden states: prompts", len(spans)) as advance:
+        for index, reading in reader.read(spans, advance):
+            weight = weights[prompts[index]] / len(pos)
+            average += weight * reading.mean.astype(np.float64)
+            last += weight * reading.last.astype(np.float64)
+    return average.astype(np.float32), last.astype(np.float32)
