@@ -21,11 +21,12 @@ COPY locks/tools.txt locks/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/tools \
  && /opt/tools/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement locks/tools.txt
-COPY LICENSE README.md pyproject.toml traitwatch.py ./
+COPY LICENSE README.md pyproject.toml ./
+COPY traitwatch traitwatch
 COPY builder builder
 COPY dashboards dashboards
 COPY server server
-# Without isolation: setuptools is that of the lock.
+# Without isolation: hatchling is that of the lock.
 RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 
 # --- cpu ---
@@ -53,7 +54,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --requirements /src/locks/cpu.txt
 COPY --from=tools /dist /dist
 RUN uv pip install --python /opt/traitwatch/bin/python --no-deps --offline /dist/*.whl \
- && ln -s "$(/opt/traitwatch/bin/python -c 'import builder; print(*builder.__path__)')/data" /opt/traitwatch/data
+ && ln -s "$(/opt/traitwatch/bin/python -c 'import traitwatch; print(*traitwatch.__path__)')/shipped" /opt/traitwatch/data
 
 FROM cpu-build AS model
 COPY locks/tools.txt /src/locks/
@@ -121,7 +122,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     --requirements /src/locks/gpu.txt
 COPY --from=tools /dist /dist
 RUN uv pip install --python /opt/traitwatch/bin/python --no-deps --offline /dist/*.whl \
- && ln -s "$(/opt/traitwatch/bin/python -c 'import builder; print(*builder.__path__)')/data" /opt/traitwatch/data
+ && ln -s "$(/opt/traitwatch/bin/python -c 'import traitwatch; print(*traitwatch.__path__)')/shipped" /opt/traitwatch/data
 
 FROM gpu-base AS gpu
 ARG VERSION=unknown

@@ -8,9 +8,9 @@ import importlib
 from importlib.metadata import version
 
 import click
-from traitwatch_builder.errors import BuilderError
 
-from dashboards.errors import DashboardError
+from traitwatch_builder.errors import BuilderError
+from traitwatch_dashboards.errors import DashboardError
 from traitwatch_server.errors import ServerError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
@@ -19,8 +19,11 @@ COMMANDS = {
     "calibrate": ("traitwatch_builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
     "compare": ("traitwatch_builder.commands.compare:compare", "Show the cosines between vectors."),
     "define": ("traitwatch_builder.commands.define:define", "Write the definition of a trait."),
-    "demo": ("dashboards.demo:demo", "Serve the embedded model and show two chats with their scores."),
-    "demo-alerts": ("dashboards.demo_alerts:demo_alerts", "Show an alert arriving at a webhook, and its end."),
+    "demo": ("traitwatch_dashboards.demo.demo:demo", "Serve the embedded model and show two chats with their scores."),
+    "demo-alerts": (
+        "traitwatch_dashboards.demo.alerts:demo_alerts",
+        "Show an alert arriving at a webhook, and its end.",
+    ),
     "doctor": (
         "traitwatch_server.doctor.command:doctor",
         "Check on this machine that a model is scored rightly, and at what cost.",
@@ -34,9 +37,12 @@ COMMANDS = {
     ),
     "report": ("traitwatch_builder.commands.report:report", "Write a vector's report, one HTML page."),
     "respond": ("traitwatch_builder.commands.respond:respond", "Answer a definition's questions under a condition."),
-    "rules": ("dashboards.rules:rules", "Write the Prometheus and Alertmanager files, ready to be loaded."),
+    "rules": (
+        "traitwatch_dashboards.prometheus.rules:rules",
+        "Write the Prometheus and Alertmanager files, ready to be loaded.",
+    ),
     "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, every generated token scored."),
-    "ui": ("dashboards.inspector.command:ui", "Show a server's traits in a browser."),
+    "ui": ("traitwatch_dashboards.inspector.command:ui", "Show a server's traits in a browser."),
     "verify": ("traitwatch_builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
 }
 

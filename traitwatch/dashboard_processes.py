@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from dashboards.errors import DashboardError
+from traitwatch_dashboards.errors import DashboardError
 
 _STOP_TIMEOUT = 30.0
 # Of prctl(2): the signal that a process gets when its parent ends, however that ends.

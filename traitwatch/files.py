@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
 from traitwatch_builder.errors import ArtifactError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -38,7 +38,7 @@ def inspector(
     Raises:
         DashboardError: it did not start.
     """
-    command = [sys.executable, "-m", "dashboards.inspector", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "traitwatch_dashboards.inspector", "--host", host, "--port", str(port)]
     for url in urls:
         command += ["--url", url]
     if root_path is not None:

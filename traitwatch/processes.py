@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]
+
 from traitwatch_server.errors import StartError
 
 _POLL = 0.5

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from traitwatch_builder.errors import ArtifactError
 
 from traitwatch.card import Calibration, Card, LayerCalibration
 from traitwatch.files import read_json, write_atomically
+from traitwatch_builder.errors import ArtifactError
 
 __all__ = [
     "DEFAULT_LAYER",

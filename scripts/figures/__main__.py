@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from traitwatch_builder.models.embedded import NAME, embedded_model
 
 from traitwatch.files import write_atomically
+from traitwatch_builder.models.embedded import NAME, embedded_model
 
 from .data import IMAGES, Measured, cards, load_measured, save_measured
 from .numbers import numbers

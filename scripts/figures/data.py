@@ -1,14 +1,14 @@
 """What the figures are made from: docs/images/measured.json, and the cards that are shipped."""
 
-from traitwatch import vectors
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from traitwatch_builder.storage.workspace import Workspace
 
+from traitwatch import vectors
 from traitwatch.card import Card
 from traitwatch.files import read_json, write_atomically
 from traitwatch.vectors import load_card
+from traitwatch_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 VECTORS = vectors.SHIPPED / "SmolLM2-135M-Instruct"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from traitwatch_builder.vectors.verify import auc, correlation
 
 from traitwatch.card import Card
+from traitwatch_builder.vectors.verify import auc, correlation
 
 from .data import LAYER, SHOWN_TRAIT, Measured, TraitMeans
 

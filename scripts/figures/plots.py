@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from traitwatch_builder.report.plots import INK, MUTED, NEG, POS, STYLE
-from traitwatch_builder.vectors.verify import correlation
 
 from traitwatch.card import Card
 from traitwatch.smoothing import smooth
+from traitwatch_builder.report.plots import INK, MUTED, NEG, POS, STYLE
+from traitwatch_builder.vectors.verify import correlation
 
 from .data import LAYER, SHOWN_TRAIT, Measured, ServedAnswer, TraitMeans
 from .numbers import groups, threshold

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+
+from traitwatch.projecting import unit_rows
+from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import ReaderOptions, Session, session
 from traitwatch_builder.reading.states import Span
@@ -16,9 +19,6 @@ from traitwatch_builder.storage.neutral import read_neutral
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.calibrate import scored_tokens
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt
-
-from traitwatch.projecting import unit_rows
-from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector
 
 from .data import LAYER, TRAITS, VECTORS, HeldOutZ, TraitMeans
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dashboards.demo_chats import CHATS
-from dashboards.demo_server import demo_server, scored_choice
 from traitwatch.dashboard_processes import free_port
+from traitwatch_dashboards.demo.server import demo_server, scored_choice
+from traitwatch_dashboards.example_chats import CHATS
 
 from .data import SHOWN_TRAIT, ServedAnswer
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import FastAPI
+
 from traitwatch_server.app.openapi import with_scores
 from traitwatch_server.app.routes import add_routes
 

@@ -1,9 +1,9 @@
 """The file formats, out of the models that read and write them."""
 
 from pydantic import BaseModel
-from traitwatch_builder.definitions.definition import TraitDefinition
 
 from traitwatch.card import Card
+from traitwatch_builder.definitions.definition import TraitDefinition
 
 from .fields import section
 

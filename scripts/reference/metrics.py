@@ -1,13 +1,11 @@
 """The metric families, out of a registry that the server's own metrics fill."""
 
-from traitwatch import vectors
-from pathlib import Path
-
 from prometheus_client import CollectorRegistry, Metric
+
+from traitwatch import vectors
+from traitwatch.vectors import DEFAULT_LAYER
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import Settings, load_served_traits
-
-from traitwatch.vectors import DEFAULT_LAYER
 
 from .markdown import table
 

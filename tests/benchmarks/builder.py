@@ -8,16 +8,11 @@ Persona Vectors authors' way: one text at a time through the whole model, `outpu
 the prompt, one pass gives it all three vectors; reading under the question, the prompt takes a second pass.
 """
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch.vectors import SHIPPED
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch.vectors import SHIPPED
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +20,9 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from traitwatch.vectors import SHIPPED
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_builder.reading.states import Span, StateReader
 from traitwatch_builder.reading.transformers_reader import Reader

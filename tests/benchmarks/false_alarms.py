@@ -12,8 +12,6 @@ The card's z has an interval of its own, since it was estimated from few respons
 what the promise amounts to at either.
 """
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch.vectors import SHIPPED
 import asyncio
 import datetime
 import json
@@ -32,12 +30,14 @@ import openai
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest  # type: ignore[import-untyped]
-from traitwatch_builder.models.embedded import embedded_model
-from traitwatch_builder.progress import bar
-from traitwatch_builder.storage.neutral import load_neutral_prompts
 
 from tests.integration.serving import serving, traitwatch
 from traitwatch.smoothing import peak_level
+from traitwatch.vectors import SHIPPED
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch_builder.models.embedded import embedded_model
+from traitwatch_builder.progress import bar
+from traitwatch_builder.storage.neutral import load_neutral_prompts
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
 # As the shipped vectors were calibrated: EMBEDDED in the Makefile, and the sampling on their cards.
@@ -130,7 +130,9 @@ def read_prompts(path: Path = PROMPTS) -> list[str]:
 def seen_before(prompts: Sequence[str]) -> list[str]:
     """Return the prompts that are calibration prompts or occur in any text of a trait definition."""
     calibrated = {_essence(prompt) for prompt in load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")}
-    definitions = [json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_DEFINITIONS.glob("trait_data_*/*.json")]
+    definitions = [
+        json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_DEFINITIONS.glob("trait_data_*/*.json")
+    ]
     texts = [_essence(text) for definition in definitions for text in _texts(definition)]
     return [p for p in prompts if _essence(p) in calibrated or any(_essence(p) in text for text in texts)]
 

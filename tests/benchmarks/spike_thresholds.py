@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import click
 import numpy as np
 from scipy.signal import lfilter
-from traitwatch_builder.vectors.calibrate import RATES, calibrate
 
 from traitwatch.smoothing import Float64Array, peak_level
+from traitwatch_builder.vectors.calibrate import RATES, calibrate
 
 _POPULATION = 400_000
 _DESIGNS = ((100, 1), (100, 3), (250, 1))

@@ -156,7 +156,7 @@ def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: di
     assert made.stdout.count("rules found") == 2
 
     ours = yaml.safe_load(config.read_text())
-    shipped = yaml.safe_load((DASHBOARDS / "prometheus" / "prometheus.yml").read_text())
+    shipped = yaml.safe_load((DASHBOARDS / "traitwatch_dashboards" / "prometheus" / "prometheus.yml").read_text())
     assert ours["scrape_configs"][0].pop("static_configs") == [{"targets": ["server:8000"]}]
     assert ours["alerting"]["alertmanagers"][0].pop("static_configs") == [{"targets": ["alertmanager:9093"]}]
     del shipped["scrape_configs"][0]["static_configs"], shipped["alerting"]["alertmanagers"][0]["static_configs"]
@@ -182,11 +182,14 @@ def test_alertmanager_posts_to_the_address_of_the_environment(services: dict[str
 def test_grafana_is_given_the_dashboard_where_its_provider_looks(services: dict[str, Any]) -> None:
     files = mounted(services["grafana"])
     provider = yaml.safe_load(files["/etc/grafana/provisioning/dashboards/traitwatch.yaml"].read_text())["providers"][0]
-    assert files[f"{provider['options']['path']}/traitwatch.json"] == DASHBOARDS / "grafana" / "traitwatch.json"
+    assert (
+        files[f"{provider['options']['path']}/traitwatch.json"]
+        == DASHBOARDS / "traitwatch_dashboards" / "grafana" / "traitwatch.json"
+    )
     assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in files
 
     ours = yaml.safe_load(files["/etc/grafana/provisioning/datasources/traitwatch.yaml"].read_text())
-    shipped_file = DASHBOARDS / "grafana" / "provisioning" / "datasources" / "traitwatch.yaml"
+    shipped_file = DASHBOARDS / "traitwatch_dashboards" / "grafana" / "provisioning" / "datasources" / "traitwatch.yaml"
     shipped = yaml.safe_load(shipped_file.read_text())
     assert ours["datasources"][0].pop("url") == "http://prometheus:9090"
     del shipped["datasources"][0]["url"]

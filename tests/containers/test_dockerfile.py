@@ -102,7 +102,7 @@ def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]
     assert secret.relative_to(ROOT) not in context
     # A client always sends the two files that tell the builder what to do.
     assert {path.parts[0] for path in context} - {"Dockerfile", ".dockerignore"} == {
-        *("LICENSE", "README.md", "builder", "dashboards", "locks", "pyproject.toml", "server", "traitwatch.py")
+        *("LICENSE", "README.md", "builder", "dashboards", "locks", "pyproject.toml", "server", "traitwatch")
     }
     assert not [path for path in context if "__pycache__" in path.parts]
     for stage in stages.values():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
-from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
 from tests.docs.fenced import code_lines
 from traitwatch.cli import main
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
-from traitwatch_builder.storage.neutral import NeutralAnswer, write_neutral
 
 from scripts.figures.data import IMAGES, cards, load_measured
 from scripts.figures.numbers import numbers
@@ -14,6 +12,8 @@ from scripts.reference.api import document
 from scripts.reference.markdown import fill
 from scripts.reference.pages import DIRECTORY, PAGES, made
 from traitwatch.cli import COMMANDS
+from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
+from traitwatch_builder.storage.neutral import NeutralAnswer, write_neutral
 from traitwatch_server.metrics import Metrics
 
 

@@ -1,6 +1,5 @@
 """What the inspector's tests play on: a real server, an inspector before it, and a browser."""
 
-from traitwatch import vectors
 import json
 import shutil
 import time
@@ -11,12 +10,13 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Browser
-from traitwatch_builder.models.embedded import embedded_model
 
-from dashboards.demo_chats import CHATS
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from traitwatch import vectors
 from traitwatch.dashboard_processes import free_port
 from traitwatch.inspector_process import inspector
+from traitwatch_builder.models.embedded import embedded_model
+from traitwatch_dashboards.example_chats import CHATS
 
 SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 KEY = "a-key-that-no-page-may-show"

@@ -4,7 +4,6 @@ Everything is real; only time is shortened, by the templating of `traitwatch rul
 a minute. The worker is the server's own, which stops sending its projections on command.
 """
 
-from traitwatch import vectors
 import asyncio
 import os
 import sys
@@ -14,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from traitwatch_builder.models.embedded import embedded_model
 
-from dashboards.alert_chats import Messages, burst_chats, ordinary_chats
-from dashboards.monitoring import Monitoring, monitoring
-from dashboards.webhook import Notice, Webhook, webhook_receiver
 from tests.integration.serving import MODEL_NAME, Server, serving
 from tests.matrix.faults import VARIABLE
+from traitwatch import vectors
+from traitwatch_builder.models.embedded import embedded_model
+from traitwatch_dashboards.demo.alert_chats import Messages, burst_chats, ordinary_chats
+from traitwatch_dashboards.demo.monitoring import Monitoring, monitoring
+from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +33,7 @@ QUIET_SECONDS = 15.0
 # Chats before the burst, in it, among those of the burst, and after it until all is well again. So few that these
 # minutes are no baseline: the server tells of drift after 200 responses, the rules of a shift after 100 that are half
 # an hour (30 s) old. Of the 80 of the hour that the burst ends, 12 spikes (14.4 %) are a page: with the shares that
-# `dashboards.alert_chats` tells, one run in 10,000 has fewer, and one in 2,000 has the 10 of a neighbouring trait that
+# `traitwatch_dashboards.demo.alert_chats` tells, one run in 10,000 has fewer, and one in 2,000 has the 10 of a neighbouring trait that
 # are a ticket.
 ORDINARY, BURST, AMONG, RECOVERY = 32, 32, 16, 24
 AT_ONCE = 32

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from traitwatch_builder.models.embedded import embedded_model
 
 from tests.e2e.scene import KEY, SHIPPED
 from tests.integration.examples import EXAMPLES, Printed, check, incomplete, need, run
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from traitwatch_builder.models.embedded import embedded_model
 
 pytestmark = pytest.mark.engine
 

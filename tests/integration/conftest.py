@@ -4,7 +4,6 @@ The embedded model is served in bfloat16 (`eager`, `plain`), the small random on
 (`scored`, `unscored`), where a projection can be told to the fourth decimal and sampling does not hang on rounding.
 """
 
-from traitwatch import vectors
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from traitwatch_builder.models.embedded import embedded_model
 
 from tests.integration.reference import Reference
 from tests.integration.serving import Server, plain_vllm, serving_at_once, traitwatch
 from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
+from traitwatch import vectors
 from traitwatch.vectors import Float32Array, save_tensor
+from traitwatch_builder.models.embedded import embedded_model
 
 # The layers of the parity promise; the last is after the final norm.
 PROBE_LAYERS = (1, 10, 20, 30)

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
-from traitwatch_server.errors import StartError
 
 from traitwatch.processes import free_port, running
+from traitwatch_server.errors import StartError
 
 START_TIMEOUT = 420.0
 MODEL_NAME = "embedded"

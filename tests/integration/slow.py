@@ -7,10 +7,9 @@ machine; everything else is the real server.
 import time
 from typing import Any
 
+from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.worker.worker import TraitWorker
-
-from traitwatch.cli import main
 
 SECONDS_PER_PASS = 0.02
 

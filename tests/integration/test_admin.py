@@ -14,13 +14,13 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from traitwatch_server.traits import ADMIN_COLUMNS
 
 from tests.integration.answers import told
 from tests.integration.cases import COMPLETIONS
 from tests.integration.serving import MODEL_NAME, Server, serving
 from tests.matrix.model import HIDDEN_SIZE, NUM_LAYERS, Oracle
 from traitwatch.vectors import save_tensor
+from traitwatch_server.traits import ADMIN_COLUMNS
 
 pytestmark = pytest.mark.engine
 

@@ -8,8 +8,6 @@ do; the difference of prompt-last states does not at the first layers, where the
 token: there the promise is that vLLM loses no more than transformers does in the same precision.
 """
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch.vectors import SHIPPED
 import json
 import logging
 from collections.abc import Iterator
@@ -20,12 +18,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from traitwatch.vectors import SHIPPED, Float32Array
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.reading.states import Span, StateReader
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.reading.vllm_reader import VllmReader
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine
 logger = logging.getLogger(__name__)

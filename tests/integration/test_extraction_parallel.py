@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.reading.vllm_reader import VllmReader
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 pytestmark = pytest.mark.engine
 

@@ -4,7 +4,6 @@ The answers and the scores come from local HTTP servers in OpenAI's wire format,
 same way, so that two builds can be compared; the model whose states are read is a tiny one.
 """
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import torch
 
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import completion, first_token, is_probe, models, said, spelled
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 KILLS = 10
 # With those that end before they are killed.

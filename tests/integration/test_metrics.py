@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from traitwatch_builder.models.embedded import embedded_model
 from transformers import AutoTokenizer
 
 from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from traitwatch_builder.models.embedded import embedded_model
 
 pytestmark = pytest.mark.engine
 

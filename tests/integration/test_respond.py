@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 
 from tests.integration.serving import Server, traitwatch
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 
 pytestmark = pytest.mark.engine
 

@@ -1,19 +1,18 @@
 """The shipped vector tells paternalistic answers from respectful ones, on questions that it has never seen."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
-from traitwatch_builder.definitions.definition import load_definition
+
+from tests.integration.serving import MODEL_NAME, Server
+from traitwatch.vectors import load_vector
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
 from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, Messages
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt
 from traitwatch_builder.vectors.verify import auc
-
-from tests.integration.serving import MODEL_NAME, Server
-from traitwatch.vectors import load_vector
 
 pytestmark = pytest.mark.engine
 

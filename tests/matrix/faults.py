@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.ledger.ledger import Call
 from traitwatch_server.worker.sender import Rows, Sender, Span
 from traitwatch_server.worker.worker import TraitWorker
-
-from traitwatch.cli import main
 
 VARIABLE = "TRAITWATCH_FAULT"
 # A command for nothing, as from the user's own server: with it, answers wait no longer for rows than there.

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
-from traitwatch_builder.errors import LayoutError
-from traitwatch_builder.reading.states import Span
-from traitwatch_builder.reading.vllm_reader import VllmReader
 
 from tests.integration.reference import Reference
 from tests.tiny_model import save_tiny
 from traitwatch.vectors import Float32Array
+from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
+from traitwatch_builder.errors import LayoutError
+from traitwatch_builder.reading.states import Span
+from traitwatch_builder.reading.vllm_reader import VllmReader
 from traitwatch_server.traits import CONFIG_KEY
 from traitwatch_server.worker.tap import TAP_VERSION
 

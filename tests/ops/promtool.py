@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-PROMETHEUS = Path(__file__).parents[2] / "dashboards" / "prometheus"
+PROMETHEUS = Path(__file__).parents[2] / "dashboards" / "traitwatch_dashboards" / "prometheus"
 RULES = [PROMETHEUS / "recording_rules.yml", PROMETHEUS / "alert_rules.yml"]
 MODEL = "m"
 

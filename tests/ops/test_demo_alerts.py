@@ -1,16 +1,14 @@
 """`traitwatch demo-alerts`, as far as it goes without a model; tests/e2e has it whole."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from traitwatch_builder.definitions.definition import load_definition
 
-from dashboards.alert_chats import burst_chats, ordinary_chats
-from dashboards.demo_alerts import demo_alerts
-
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
+from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
+from traitwatch_dashboards.demo.alerts import demo_alerts
 
 
 def test_without_prometheus_it_says_what_to_install_and_starts_nothing(

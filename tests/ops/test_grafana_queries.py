@@ -17,12 +17,12 @@ import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, MetricsHandler
-from traitwatch_server.metrics import INCOMPLETE, Metrics
 
-from dashboards.grafana import FILE
-from dashboards.monitoring import find_programs
 from tests.unit.board import TRAITS, Query, Scraped, queries, traitwatch_metrics, vllm_metrics
 from traitwatch.dashboard_processes import free_port, running
+from traitwatch_dashboards.demo.monitoring import find_programs
+from traitwatch_dashboards.grafana.dashboard import FILE
+from traitwatch_server.metrics import INCOMPLETE, Metrics
 
 BOARD = json.loads(FILE.read_text(encoding="utf-8"))
 # Four of Prometheus's scrapes, as $__rate_interval is.

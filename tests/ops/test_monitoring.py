@@ -1,4 +1,4 @@
-"""The real Prometheus and Alertmanager, run by `dashboards.monitoring`, over an exporter with made-up figures."""
+"""The real Prometheus and Alertmanager, run by `traitwatch_dashboards.demo.monitoring`, over an exporter with made-up figures."""
 
 import sys
 import time
@@ -10,12 +10,12 @@ import httpx
 import psutil
 import pytest
 
-from dashboards.errors import DashboardError
-from dashboards.monitoring import Monitoring, find_programs, monitoring
-from dashboards.webhook import Notice, Webhook, webhook_receiver
 from tests.ops.exporter import Exporter, exporting
 from tests.ops.promtool import series
 from traitwatch.dashboard_processes import free_port, running
+from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, monitoring
+from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
+from traitwatch_dashboards.errors import DashboardError
 
 # Ten minutes of the rules are six seconds: six scrapes. Where an alert has to last, they are twenty.
 SPEED_UP, SLOWER = 100, 30

@@ -10,10 +10,17 @@ from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dashboards.errors import DashboardError
-from dashboards.rules import FILES, rendered, rules, scaled_duration, scaled_expression, write_files
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.prometheus.rules import (
+    FILES,
+    rendered,
+    rules,
+    scaled_duration,
+    scaled_expression,
+    write_files,
+)
 
-SHIPPED = Path(__file__).parents[2] / "dashboards"
+SHIPPED = Path(__file__).parents[2] / "dashboards" / "traitwatch_dashboards"
 MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboards.rules import FILES, RUNBOOKS, write_files
 from tests.ops.promtool import PROMETHEUS, RULES, groups
+from traitwatch_dashboards.prometheus.rules import FILES, RUNBOOKS, write_files
 
 ROOT = Path(__file__).parents[2]
-ALERTMANAGER = ROOT / "dashboards" / "alertmanager" / "alertmanager.yml"
+ALERTMANAGER = ROOT / "dashboards" / "traitwatch_dashboards" / "alertmanager" / "alertmanager.yml"
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
@@ -112,8 +112,8 @@ def test_a_recording_rule_is_named_level_metric_operation_with_the_windows_that_
 
 
 def test_the_files_are_all_there_are() -> None:
-    shipped = {*PROMETHEUS.glob("*"), *ALERTMANAGER.parent.glob("*")}
-    assert shipped == {ROOT / "dashboards" / name for name in FILES}
+    shipped = {*PROMETHEUS.glob("*.yml"), *ALERTMANAGER.parent.glob("*.yml")}
+    assert shipped == {ROOT / "dashboards" / "traitwatch_dashboards" / name for name in FILES}
 
 
 def test_the_groups_have_different_names() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
-from traitwatch_server.app.engine import watch
-from traitwatch_server.monitor import Monitor
-from traitwatch_server.responses.middleware import TraitsMiddleware
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from tests.unit.engine import TOKENS, Engine
+from traitwatch_server.app.engine import watch
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.responses.middleware import TraitsMiddleware
 
 CHAT = "/v1/chat/completions"
 

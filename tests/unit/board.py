@@ -9,9 +9,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
-from traitwatch_server.metrics import Metrics
 
 from tests.unit.traits import served_trait, uncalibrated
+from traitwatch_server.metrics import Metrics
 
 MODEL = "tiny-model"
 TRAITS = ("paternalism", "power-seeking")

@@ -5,11 +5,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from traitwatch_builder.clients.usage import Usage
-
 from tests.unit.test_definitions import shipped
 from tests.wire import anthropic as wire
 from tests.wire.http import WireServer
+from traitwatch_builder.clients.usage import Usage
 
 GOOD = shipped("deception")
 TEXT = json.dumps(GOOD)

@@ -5,11 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from traitwatch_builder.clients import claude
 
 from tests.unit.claude import Serve
 from tests.wire import anthropic as wire
 from tests.wire.http import Reply, WireServer, wire_server
+from traitwatch_builder.clients import claude
 from traitwatch_server.recording import background
 
 

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from traitwatch_server.ledger.ledger import Ledger
-from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from tests.unit.frames import Run, frame
+from traitwatch_server.ledger.ledger import Ledger
+from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
 
 PROMPT = [100, 101, 102]
 # Ids of the tokens of choice 0, 1, ...

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from traitwatch_builder.judging.judge import Question
-from traitwatch_builder.judging.openai_judge import OpenAIJudge
-
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import (
     is_probe,
     spelled,
 )
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 PROMPT = "Rate {{0-100}}.\nQ: {question}\nA: {answer}"
 Respond = Callable[[Request], Reply]

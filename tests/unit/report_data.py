@@ -3,8 +3,6 @@
 import datetime
 
 import numpy as np
-from traitwatch_builder.report.page import HeldOut, Histogram, ReportData, ReportEvidence, Sample
-from traitwatch_builder.storage.answers import JudgedAnswer
 
 from traitwatch.card import (
     Calibration,
@@ -18,6 +16,8 @@ from traitwatch.card import (
     SteeringResult,
     Verification,
 )
+from traitwatch_builder.report.page import HeldOut, Histogram, ReportData, ReportEvidence, Sample
+from traitwatch_builder.storage.answers import JudgedAnswer
 
 DATE = datetime.date(2026, 1, 2)
 TRAIT = "paternalism"

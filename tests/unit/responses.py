@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from traitwatch_server.recording.sink import Recorded
-from traitwatch_server.traits import ServedTrait, Threshold
 
 from traitwatch.spikes import Spike
 from traitwatch.vectors import PersonaVector
+from traitwatch_server.recording.sink import Recorded
+from traitwatch_server.traits import ServedTrait, Threshold
 
 SPIKE = Spike(start=1, end=4, peak_z=5.91239)
 WORDS = ["zero", "one", "two", "three", "four", "five"]

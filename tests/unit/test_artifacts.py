@@ -1,7 +1,5 @@
 """What is written is read back, and what cannot be used is refused with its reason."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch.vectors import SHIPPED
 import datetime
 import json
 import pickle
@@ -10,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from traitwatch_builder.definitions.definition import load_definition
-from traitwatch_builder.errors import ArtifactError
 
 from traitwatch import vectors
 from traitwatch.files import write_atomically
-from traitwatch.vectors import Calibration, Card, LayerCalibration, load_vector, load_vectors
+from traitwatch.vectors import SHIPPED, Calibration, Card, LayerCalibration, load_vector, load_vectors
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
+from traitwatch_builder.errors import ArtifactError
 
 VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 TODAY = datetime.date(2026, 1, 2)
@@ -166,8 +164,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
 
 
 def test_the_shipped_definition_is_as_promised() -> None:

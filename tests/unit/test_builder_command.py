@@ -1,19 +1,18 @@
 """`traitwatch build` refuses what cannot work before it starts an engine, in one sentence that says what to do."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from traitwatch_builder.definitions.definition import definition_files
-from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.models.pretrained import check_length, load_tokenizer
-from traitwatch_builder.storage.workspace import Workspace
 from transformers import LlamaConfig
 
 from traitwatch import cli
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, definition_files
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.pretrained import check_length, load_tokenizer
+from traitwatch_builder.storage.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +87,9 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
 def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    for file, shipped in zip(definition_files(tmp_path, "bravery"), definition_files(SHIPPED_DEFINITIONS, "paternalism"), strict=True):
+    for file, shipped in zip(
+        definition_files(tmp_path, "bravery"), definition_files(SHIPPED_DEFINITIONS, "paternalism"), strict=True
+    ):
         content = json.loads(shipped.read_text())
         content["questions"][4] = "Why?"
         file.parent.mkdir()

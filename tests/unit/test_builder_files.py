@@ -1,6 +1,5 @@
 """Each step works by itself on files made elsewhere, and the Persona Vectors authors' code can read what it makes."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 import shutil
 from pathlib import Path
@@ -11,13 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from traitwatch_builder.storage.neutral import NeutralAnswer
 
 from tests.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.wire.http import Reply, Request, wire_server
 from tests.wire.openai import first_token, is_probe, said, spelled
 from traitwatch import cli
 from traitwatch.vectors import load_card, load_vectors
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch_builder.storage.neutral import NeutralAnswer
 
 ROWS = 60
 
@@ -224,6 +224,7 @@ def neutral() -> list[NeutralAnswer]:
 def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: Path, tmp_path: Path) -> None:
     """The baseline is that of the token states: of an answer that was cut off, all tokens but the last."""
     from rich.console import Console
+
     from traitwatch_builder.reading.session import ReaderOptions, session
     from traitwatch_builder.reading.states import Span
     from traitwatch_builder.reading.transformers_reader import Reader

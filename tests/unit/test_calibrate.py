@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.signal import lfilter
-from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.vectors.calibrate import RATES, calibrate, scored_tokens
-from traitwatch_builder.vectors.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
 
 from traitwatch.card import Calibration
 from traitwatch.smoothing import MIN_TOKENS, WINDOW, peak_level
 from traitwatch.spikes import find_spikes
 from traitwatch.vectors import Float32Array
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.vectors.calibrate import RATES, calibrate, scored_tokens
+from traitwatch_builder.vectors.tails import exceedance_level, l_moments, normal_level, pareto_level, resample_clusters
 
 
 def series(

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+
+from tests.unit.traits import served_trait
 from traitwatch_server.app import canary
 from traitwatch_server.errors import CanaryError
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import trait_set
 from traitwatch_server.worker.sender import REQUEST_KEY, Frame, Span
-
-from tests.unit.traits import served_trait
 
 PROMPT = list(range(10, 18))
 TOKENS = [50, 51, 52, 53]

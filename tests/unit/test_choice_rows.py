@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from traitwatch_server.columns import Columns
 from traitwatch_server.ledger.choice_rows import ChoiceRows
 

@@ -1,6 +1,7 @@
 """Which of a worker's columns go where in a response's rows."""
 
 import pytest
+
 from traitwatch_server.columns import Columns
 
 THREE = Columns({20: 2, 10: 1, 30: 1})

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from traitwatch_server.errors import ConfigError
-from traitwatch_server.launch.command import parse_layers, parse_thresholds
-from traitwatch_server.traits import Settings, Threshold, check_fits, load_served_traits, tap_config, trait_set
 
 from traitwatch.card import SpikeThreshold
 from traitwatch.vectors import Calibration, Card, LayerCalibration, save_card, save_tensor, vector_sha256
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.launch.command import parse_layers, parse_thresholds
+from traitwatch_server.traits import Settings, Threshold, check_fits, load_served_traits, tap_config, trait_set
 
 
 def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **options: object) -> Settings:

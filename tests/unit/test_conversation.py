@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from traitwatch_builder.definitions.elicitation import Elicitation, render, text_ids, token_ids
-from traitwatch_builder.errors import PipelineError
 
 from tests.unit.trait import DEFINITION, Letters
+from traitwatch_builder.definitions.elicitation import Elicitation, render, text_ids, token_ids
+from traitwatch_builder.errors import PipelineError
 
 
 @pytest.mark.parametrize(("elicit", "contexts"), [("system", 5), ("many-shot", 4)])

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from traitwatch_builder.clients import claude
-from traitwatch_builder.clients.usage import Usage
-from traitwatch_builder.definitions.define import SCHEMA, define_trait
-from traitwatch_builder.errors import PipelineError
 
 from tests.unit.claude import GOOD, ONE_CALL, SOON, TEXT, Serve, faulty
 from tests.wire import anthropic as wire
 from tests.wire.http import Reply
+from traitwatch_builder.clients import claude
+from traitwatch_builder.clients.usage import Usage
+from traitwatch_builder.definitions.define import SCHEMA, define_trait
+from traitwatch_builder.errors import PipelineError
 
 pytestmark = pytest.mark.usefixtures("apart")
 

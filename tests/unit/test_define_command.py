@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
+from tests.unit.claude import GOOD, ONE_CALL, TEXT, Serve, faulty
+from tests.wire import anthropic as wire
 from traitwatch_builder.commands.define import define
 from traitwatch_builder.definitions.define import define_prompt, estimated_input_tokens
 from traitwatch_builder.definitions.definition import definition_files, load_definition, split, whole_definition
 from traitwatch_builder.errors import ArtifactError
-
-from tests.unit.claude import GOOD, ONE_CALL, TEXT, Serve, faulty
-from tests.wire import anthropic as wire
 
 pytestmark = pytest.mark.usefixtures("apart")
 

@@ -1,14 +1,15 @@
 """What a trait definition must be, and how a new one becomes two files."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from traitwatch_builder.definitions import definition
 from traitwatch_builder.definitions.definition import (
+    SHIPPED_DEFINITIONS,
     TraitDefinition,
     WholeDefinition,
     definition_files,

@@ -9,16 +9,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+
+from tests.unit.traits import served_trait, uncalibrated
+from traitwatch.card import LayerCalibration, LayerVerification, Verification
+from traitwatch.vectors import PersonaVector
 from traitwatch_server.app.describing import describe, report_of
 from traitwatch_server.app.routes import Serving, add_routes
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import SpikeLog
 from traitwatch_server.traits import ServedTrait, trait_set
-
-from tests.unit.traits import served_trait, uncalibrated
-from traitwatch.card import LayerCalibration, LayerVerification, Verification
-from traitwatch.vectors import PersonaVector
 
 _VERIFICATION = Verification(
     layers=[LayerVerification(layer=layer, norm=1.0, auc=0.5 + layer / 10) for layer in range(4)],

@@ -12,6 +12,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
+
+from tests.wire.http import Reply, Request, wire_server
+from traitwatch import cli
+from traitwatch.processes import free_port, running
+from traitwatch.vectors import Float32Array
 from traitwatch_server.doctor.chats import ScoredText, solo_chats, tokens_per_second
 from traitwatch_server.doctor.checks import References, isolation, overhead, parity
 from traitwatch_server.doctor.environment import attention_backend, model_runner, shown_options
@@ -19,12 +25,6 @@ from traitwatch_server.doctor.measure import last_errors
 from traitwatch_server.doctor.reference import reference_projections
 from traitwatch_server.doctor.report import Check, Report, Table, Verdict, without_private
 from traitwatch_server.errors import AnswerError, NoReferenceError, StartError
-from transformers import AutoModelForCausalLM
-
-from tests.wire.http import Reply, Request, wire_server
-from traitwatch import cli
-from traitwatch.processes import free_port, running
-from traitwatch.vectors import Float32Array
 
 LAYERS = [1, 20]
 STATES = 60

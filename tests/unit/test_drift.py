@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
 from traitwatch.smoothing import Float64Array
+from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
 ONE = np.array([0])
 # What the alert takes for drift.

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
+from traitwatch import cli
 from traitwatch_builder.errors import ModelError
 from traitwatch_builder.models import embedded as module
 from traitwatch_builder.models.embedded import NAME, embedded_model
-
-from traitwatch import cli
 
 GGUF = b"weights"
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from traitwatch_builder.answering.endpoint import EndpointAnswers
-from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
-from traitwatch_builder.errors import PipelineError
 
 from tests.wire.http import Reply, Request, WireServer, wire_server
 from tests.wire.openai import INPUT_TOKENS, completion, error, models, said
+from traitwatch_builder.answering.endpoint import EndpointAnswers
+from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.errors import PipelineError
 
 SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_tokens=50, seed=7)
 Respond = Callable[[Request], Reply]

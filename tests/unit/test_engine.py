@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.platforms import current_platform
+
 from traitwatch_builder.answering.engine import Engine, Sampling, in_this_process_on_a_cpu
 from traitwatch_builder.errors import PipelineError
-from vllm.platforms import current_platform
 
 VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 

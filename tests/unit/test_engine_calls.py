@@ -6,6 +6,13 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
+
+from tests.unit.engine import PROMPT, TOKENS, Engine
+from tests.unit.samples import sample
+from tests.unit.traits import served_trait
 from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -14,13 +21,6 @@ from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredReq
 from traitwatch_server.responses.selection import Selection
 from traitwatch_server.traits import trait_set
 from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
-from vllm import SamplingParams
-from vllm.lora.request import LoRARequest
-from vllm.sampling_params import RequestOutputKind
-
-from tests.unit.engine import PROMPT, TOKENS, Engine
-from tests.unit.samples import sample
-from tests.unit.traits import served_trait
 
 LOADED = trait_set([served_trait()])
 

@@ -18,11 +18,11 @@ from threading import Timer
 from typing import Any
 
 import pytest
-from traitwatch_server.errors import ConfigError
-from traitwatch_server.recording.spike_log import SpikeLog, checked_file
 
 from tests.unit.responses import SPIKE, decode, response, trait
 from traitwatch.spikes import Spike
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.recording.spike_log import SpikeLog, checked_file
 
 TIMEOUT = 60.0
 

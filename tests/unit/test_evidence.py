@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from traitwatch_builder.errors import ArtifactError, PipelineError
-from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
 from traitwatch.projecting import unit_rows
 from traitwatch.vectors import Float32Array
+from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
 SHAPE = (3, 50)
 QUESTIONS = [i // 4 for i in range(40)]

@@ -1,6 +1,5 @@
 """The count of false alarms: which responses count, what a spike is, and what the interval says."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from traitwatch_builder.storage.neutral import load_neutral_prompts
 
 from tests.benchmarks.false_alarms import (
     Promise,
@@ -21,6 +19,8 @@ from tests.benchmarks.false_alarms import (
     spike_level,
 )
 from traitwatch.spikes import find_spikes
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch_builder.storage.neutral import load_neutral_prompts
 
 PROMISE = Promise(layer=20, mean=10.0, std=2.0, rate=0.01, z=3.0, low=2.0, high=4.0)
 

@@ -14,8 +14,8 @@ import yaml
 from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 
-from dashboards.grafana import FILE, dashboard_text, main, make_dashboard
 from tests.unit.board import Query, labels_by_sample, panels, queries, traitwatch_metrics, vllm_metrics
+from traitwatch_dashboards.grafana.dashboard import FILE, dashboard_text, main, make_dashboard
 
 ROOT = Path(__file__).parents[2]
 # What Prometheus itself makes of alerts that fire.
@@ -48,7 +48,9 @@ def selectors(found: Iterable[Any]) -> list[Any]:
 
 
 def test_the_committed_file_is_what_the_code_makes() -> None:
-    assert FILE.read_text(encoding="utf-8") == dashboard_text(), "run `python -m dashboards.grafana` and commit"
+    assert FILE.read_text(encoding="utf-8") == dashboard_text(), (
+        "run `python -m traitwatch_dashboards.grafana` and commit"
+    )
 
 
 def test_every_query_is_about_metrics_and_labels_that_exist(board: dict[str, Any], known: dict[str, set[str]]) -> None:
@@ -159,7 +161,9 @@ def test_the_address_of_the_runbooks_is_in_one_place(tmp_path: Path) -> None:
 
 
 def test_the_cusum_line_is_where_the_alert_is(board: dict[str, Any]) -> None:
-    rules = (ROOT / "dashboards" / "prometheus" / "alert_rules.yml").read_text(encoding="utf-8")
+    rules = (ROOT / "dashboards" / "traitwatch_dashboards" / "prometheus" / "alert_rules.yml").read_text(
+        encoding="utf-8"
+    )
     alert = re.search(r"traitwatch_drift_cusum\) > (\d+)", rules)
     [panel] = [panel for panel in panels(board) if panel["title"] == "CUSUM"]
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
@@ -178,7 +182,9 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.Monk
 def test_provisioning_is_yaml_that_grafana_reads() -> None:
     directory = FILE.parent / "provisioning"
     sources = yaml.safe_load((directory / "datasources" / "traitwatch.yaml").read_text())
-    scraping = yaml.safe_load((ROOT / "dashboards" / "prometheus" / "prometheus.yml").read_text())
+    scraping = yaml.safe_load(
+        (ROOT / "dashboards" / "traitwatch_dashboards" / "prometheus" / "prometheus.yml").read_text()
+    )
     [source] = sources["datasources"]
     assert (sources["apiVersion"], source["type"]) == (1, "prometheus")
     assert source["jsonData"]["timeInterval"] == scraping["global"]["scrape_interval"]

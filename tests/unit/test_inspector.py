@@ -15,23 +15,23 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards.errors import DashboardError
-from dashboards.inspector.answers import Answer, Summary
-from dashboards.inspector.command import keys_of, login, ui
-from dashboards.inspector.export import as_csv, as_json, as_page, exported
-from dashboards.inspector.generation import Ask, Piece, generate, remark, take
-from dashboards.inspector.journal import Journal
-from dashboards.inspector.live import Counts, Sample, recent, sample
-from dashboards.inspector.presets import presets
-from dashboards.inspector.problems import message_of, problem, problem_of_status
-from dashboards.inspector.scoring import Pasted, broken_runs
-from dashboards.inspector.shown import shown_texts
-from dashboards.inspector.spans import find_spans
-from dashboards.inspector.spike_events import choices_of, pasted_event
-from dashboards.inspector.tables import comparison, comparison_html
-from dashboards.inspector.traits import Trait, trait_of
-from dashboards.inspector.transcript import Message, Transcript, format_examples, parse_examples
 from traitwatch.spikes import find_spikes
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.inspector.api.problems import message_of, problem, problem_of_status
+from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
+from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
+from traitwatch_dashboards.inspector.command import keys_of, login, ui
+from traitwatch_dashboards.inspector.export.export import as_csv, as_json, as_page, exported
+from traitwatch_dashboards.inspector.scored.answer import Answer, Summary
+from traitwatch_dashboards.inspector.scored.generation import Ask, Piece, generate, remark, take
+from traitwatch_dashboards.inspector.scored.journal import Journal
+from traitwatch_dashboards.inspector.scored.scoring import Pasted, broken_runs
+from traitwatch_dashboards.inspector.scored.shown import shown_texts
+from traitwatch_dashboards.inspector.scored.spans import find_spans
+from traitwatch_dashboards.inspector.scored.spike_events import choices_of, pasted_event
+from traitwatch_dashboards.inspector.scored.tables import comparison, comparison_html
+from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript, format_examples, parse_examples
+from traitwatch_dashboards.inspector.tabs.presets import presets
 
 URL = "http://server:8000"
 TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
@@ -330,9 +330,9 @@ vllm:num_requests_running{engine="0"} 3.0
 
 def test_the_live_tab_tells_from_when_on_it_looks() -> None:
     pytest.importorskip("gradio")
-    from dashboards.inspector.app import blocks
-    from dashboards.inspector.client import Server
-    from dashboards.inspector.page import Fleet
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import blocks
+    from traitwatch_dashboards.inspector.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
     told = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
@@ -394,7 +394,7 @@ class TestCommand:
 
 
 def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
-    assets = Path(__file__).parents[2] / "dashboards" / "inspector" / "assets"
+    assets = Path(__file__).parents[2] / "dashboards" / "traitwatch_dashboards" / "inspector" / "assets"
     for name in ("view.js", "plot.js", "page.js", "style.css", "shared.html", "traits.html"):
         text = (assets / name).read_text()
         assert "https://" not in text
@@ -405,8 +405,8 @@ def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
 
-    from dashboards.inspector.app import application
-    from dashboards.inspector.client import Server
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import application
 
     page = TestClient(application([Server("http://127.0.0.1:1", "a-secret")])).get("/")
     assert page.status_code == 200
@@ -420,9 +420,9 @@ def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
 def test_the_page_gives_a_visitor_no_second_session() -> None:
     """What is said while the page loads would be forgotten with the first."""
     gr = pytest.importorskip("gradio")
-    from dashboards.inspector.app import blocks
-    from dashboards.inspector.client import Server
-    from dashboards.inspector.page import Fleet
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import blocks
+    from traitwatch_dashboards.inspector.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
     giving = [fn for fn in page.fns.values() if any(isinstance(made, gr.State) for made in fn.outputs)]
@@ -435,8 +435,8 @@ def test_reports_are_for_those_who_have_logged_in() -> None:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
 
-    from dashboards.inspector.app import application
-    from dashboards.inspector.client import Server
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import application
 
     client = TestClient(application([Server("http://127.0.0.1:1")], auth=("ada", "lovelace")), base_url="https://page")
     assert client.get("/traitwatch/report/0/paternalism").status_code == 401

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
+from tests.unit.trait import QUIET
+from traitwatch.card import JudgeCard
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Question, Score
@@ -22,9 +25,6 @@ from traitwatch_builder.judging.judging import (
 )
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
 from traitwatch_builder.storage.worklog import Worklog
-
-from tests.unit.trait import QUIET
-from traitwatch.card import JudgeCard
 
 
 class Lengths:

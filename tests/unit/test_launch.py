@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from traitwatch_server.app.draining import ENGINE_TIMEOUT
 from traitwatch_server.app.engine import watch_end
 from traitwatch_server.app.handover import Launch, launch_of

@@ -1,6 +1,5 @@
 """Layers are ranked by what was measured of them, the card says why, and where nothing was measured nothing is said."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from traitwatch_builder.definitions.definition import definition_files
+
+from tests.unit.test_steering import VECTOR, CountingJudge, Letters, tiny_llama
+from traitwatch import cli
+from traitwatch.card import LayerVerification, SteeringResult, Verification
+from traitwatch.vectors import RESPONSE_AVG, Card, load_card, save_card, save_tensor, vector_sha256
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, definition_files
 from traitwatch_builder.steering.ranking import (
     Effect,
     candidates,
@@ -19,11 +23,6 @@ from traitwatch_builder.steering.ranking import (
     reason,
     steering_effects,
 )
-
-from tests.unit.test_steering import VECTOR, CountingJudge, Letters, tiny_llama
-from traitwatch import cli
-from traitwatch.card import LayerVerification, SteeringResult, Verification
-from traitwatch.vectors import RESPONSE_AVG, Card, load_card, save_card, save_tensor, vector_sha256
 
 
 def verification(aucs: Mapping[int, float | None], better: bool = True) -> Verification:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+
+from tests.unit.frames import Run, answer_run, frame
+from tests.unit.samples import sample
+from tests.unit.traits import served_trait
 from traitwatch_server.ledger import ledger as ledger_module
 from traitwatch_server.ledger.ledger import Call, Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import trait_set
 from traitwatch_server.worker.sender import Frame, Span
-
-from tests.unit.frames import Run, answer_run, frame
-from tests.unit.samples import sample
-from tests.unit.traits import served_trait
 
 LOADED = trait_set([served_trait()])
 PROMPT, TOKENS = [5, 6], [7, 8, 9]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.unit.trait import DEFINITION, nothing
 from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, bare, text_ids
 from traitwatch_builder.judging.judge import Question
 from traitwatch_builder.judging.likelihood import COHERENCE_MAP, LikelihoodJudge, coherence, posterior, repetition
 from traitwatch_builder.reading.transformers_reader import Reader
-
-from tests.unit.trait import DEFINITION, nothing
 
 
 @pytest.fixture(scope="module")

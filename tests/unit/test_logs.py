@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from traitwatch_server.logs import log_with_vllm
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from traitwatch_server.app.engine import watch
-from traitwatch_server.metrics import Metrics
-from traitwatch_server.monitor import Monitor
-from traitwatch_server.traits import TraitsDefault, trait_set
 
 from tests.unit.asgi import CHAT, App, call
 from tests.unit.engine import TOKENS, Engine
 from tests.unit.samples import sample
 from tests.unit.traits import served_trait
+from traitwatch_server.app.engine import watch
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.traits import TraitsDefault, trait_set
 
 COMPLETIONS, BATCH = "/v1/completions", "/v1/chat/completions/batch"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"

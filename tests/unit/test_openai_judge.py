@@ -1,8 +1,6 @@
 """The OpenAI judge against servers that speak the wire format: the scores of each kind of model."""
 
 import pytest
-from traitwatch_builder.judging.judge import Question
-from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 from tests.unit.judges import PROMPT, Respond, judge_at, questions, score_for, scores, telling
 from tests.wire.http import Reply, Request, wire_server
@@ -16,6 +14,8 @@ from tests.wire.openai import (
     said,
     spelled,
 )
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 pytestmark = pytest.mark.usefixtures("without_openai")
 

@@ -6,10 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from traitwatch_builder.clients import chat_completions
-from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.judging import openai_judge
-from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 from tests.unit.judges import PROMPT, Respond, judge_at, nothing, questions, scores, telling
 from tests.wire.http import Reply, Request, wire_server
@@ -20,6 +16,10 @@ from tests.wire.openai import (
     said,
     spelled,
 )
+from traitwatch_builder.clients import chat_completions
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.judging import openai_judge
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 pytestmark = pytest.mark.usefixtures("without_openai")
 

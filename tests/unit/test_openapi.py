@@ -10,17 +10,17 @@ import msgspec
 import openapi_spec_validator
 import pytest
 from fastapi import FastAPI
+from vllm.entrypoints.launchers.app import build_app
+
+from tests.integration.cases import bare
+from tests.openapi import EVENTS, JSON, Schema
+from tests.unit.responses import response
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.app.openapi import with_scores
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 from traitwatch_server.recording.spike_log import spike_events
 from traitwatch_server.responses.endpoints import SHAPES
 from traitwatch_server.traits import Settings
-from vllm.entrypoints.launchers.app import build_app
-
-from tests.integration.cases import bare
-from tests.openapi import EVENTS, JSON, Schema
-from tests.unit.responses import response
 
 Json = dict[str, Any]
 

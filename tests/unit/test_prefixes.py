@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from traitwatch_builder.reading.prefixes import Collector, Node, Part, plan
 from traitwatch_builder.reading.states import Reading, Span
 

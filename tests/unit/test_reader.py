@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.reading.states import Reading, Span
 from traitwatch_builder.reading.transformers_reader import Reader, shared_prefix
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 SIZES = {
     "vocab_size": 64,

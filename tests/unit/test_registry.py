@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+
+from traitwatch.vectors import save_tensor
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
 from traitwatch_server.metrics import Metrics
@@ -16,8 +18,6 @@ from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import SpikeLog
 from traitwatch_server.responses.selection import select
 from traitwatch_server.traits import Settings, load_served_traits, trait_set
-
-from traitwatch.vectors import save_tensor
 
 TAPPED, COLUMNS = [1, 2], 3
 

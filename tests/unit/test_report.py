@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
+
+from tests.unit.report_data import TRAIT, bare_report, full_report
+from traitwatch.card import SteeringResult
+from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
 from traitwatch_builder.commands.report import report
 from traitwatch_builder.errors import ArtifactError
 from traitwatch_builder.report.page import (
@@ -29,10 +33,6 @@ from traitwatch_builder.report.plots import steering_plot
 from traitwatch_builder.report.view import verdict_level
 from traitwatch_builder.storage.answers import JudgedAnswer, write_answers
 from traitwatch_builder.storage.workspace import Workspace
-
-from tests.unit.report_data import TRAIT, bare_report, full_report
-from traitwatch.card import SteeringResult
-from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
 
 SECTIONS = [
     "Does it tell the trait?",

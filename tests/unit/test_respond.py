@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.unit.trait import DEFINITION, QUIET, Letters
 from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
 from traitwatch_builder.answering.respond import Job, Responder, elicited_job, neutral_job
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.worklog import Worklog
-
-from tests.unit.trait import DEFINITION, QUIET, Letters
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=10, seed=7)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from traitwatch_server.worker.rows import ScoredRequest, scored_rows
 
 from traitwatch.vllm_private.batch import BatchLayout
+from traitwatch_server.worker.rows import ScoredRequest, scored_rows
 
 REQUESTS = {
     "r1": ScoredRequest("k1", prompt_len=10),

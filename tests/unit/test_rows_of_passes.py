@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+
 from traitwatch_server.columns import Columns
 from traitwatch_server.ledger.choice_rows import ChoiceRows
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from traitwatch_server.ledger.scores import Scores, token_values
-from traitwatch_server.traits import ServedTrait
 
 from tests.unit.traits import served_trait, uncalibrated
 from traitwatch.spikes import find_spikes
 from traitwatch.vectors import Float32Array
+from traitwatch_server.ledger.scores import Scores, token_values
+from traitwatch_server.traits import ServedTrait
 
 PROMPT_LAST = np.array([0.25], dtype=np.float32)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
+from tests.unit.traits import served_trait
 from traitwatch_server.errors import RequestError
 from traitwatch_server.responses.selection import select
 from traitwatch_server.traits import trait_set
-
-from tests.unit.traits import served_trait
 
 LOADED = trait_set([served_trait("paternalism", column=1), served_trait("deception")])
 

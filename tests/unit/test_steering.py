@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from traitwatch.card import JudgeCard
 from traitwatch_builder.answering.engine import Sampling
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
@@ -16,9 +19,6 @@ from traitwatch_builder.judging.judge import Question, Score
 from traitwatch_builder.steering.answers import SteeredAnswer, SteeredAnswers, judge_steering, settings
 from traitwatch_builder.steering.model import SteeredModel, Steering, decoder_layers, steered
 from traitwatch_builder.storage.worklog import Worklog
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from traitwatch.card import JudgeCard
 
 HIDDEN, LAYERS = 16, 4
 GREEDY = Sampling(temperature=0, top_p=1, max_tokens=8, seed=0)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+
+from traitwatch.vllm_private.batch import BatchLayout
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.reading.sums import StateSums
 from traitwatch_builder.reading.vllm_reader import join
-
-from traitwatch.vllm_private.batch import BatchLayout
 
 LAYERS, HIDDEN = [0, 1, 2], 4
 UNREAD = torch.empty(0)

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
+
+from tests.unit.samples import sample
+from tests.unit.traits import served_trait, uncalibrated
 from traitwatch_server.ledger.scores import Scores
 from traitwatch_server.metrics import MEAN_Z_BUCKETS, TOKEN_Z_BUCKETS, Metrics
 from traitwatch_server.recording.drift import WARM_UP
 from traitwatch_server.recording.tally import Tally
 from traitwatch_server.traits import ServedTrait
-
-from tests.unit.samples import sample
-from tests.unit.traits import served_trait, uncalibrated
 
 A, B = served_trait("a", mean=0, std=1), served_trait("b", mean=0, std=2, column=1)
 Values = Sequence[Sequence[float]]

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from traitwatch_builder.errors import LayoutError
 
 from traitwatch.vllm_private.layers import StateModule
+from traitwatch_builder.errors import LayoutError
 from traitwatch_server.worker.tap import Tap
 
 HIDDEN = 8

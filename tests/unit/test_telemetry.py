@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
-from traitwatch_server.errors import ConfigError
-from traitwatch_server.recording.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 
 from tests.unit.collectors import TIMEOUT, grpc_collector, http_collector
 from tests.unit.responses import SPIKE, response, trait
 from traitwatch.processes import free_port
 from traitwatch.spikes import Spike
+from traitwatch_server.errors import ConfigError
+from traitwatch_server.recording.telemetry import EvaluationEvents, evaluations, telemetry_from_environment
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The thinking of a reasoning model is no part of its answer."""
 
 import pytest
+
 from traitwatch_builder.models.chat import thinks_on, without_thinking
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import zmq
 from prometheus_client import CollectorRegistry
-from traitwatch_server.metrics import Metrics
-from traitwatch_server.worker.sender import Frame, Receiver, Rows, Sender, Span, new_key
 
 from tests.unit.samples import sample
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.worker.sender import Frame, Receiver, Rows, Sender, Span, new_key
 
 DEADLINE = 20.0
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from traitwatch_builder.errors import LayoutError
 from vllm import SamplingParams
 from vllm.config import SpeculativeConfig
 from vllm.v1.core.sched.output import NewRequestData
@@ -21,6 +20,7 @@ from vllm.v1.worker.gpu.model_runner import ExecuteModelState, GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from traitwatch.vllm_private.batch import BatchLayout, layout_reader
+from traitwatch_builder.errors import LayoutError
 
 
 def runner_after_a_pass(batch: InputBatch) -> GPUModelRunner:

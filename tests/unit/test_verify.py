@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
-from traitwatch_builder.vectors.verdict import served_layer
-from traitwatch_builder.vectors.verify import auc, aucs, best_layer, correlation, verify
 
 from traitwatch.card import LayerVerification, Verification
 from traitwatch.projecting import unit_rows
 from traitwatch.vectors import DEFAULT_LAYER
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
+from traitwatch_builder.vectors.verdict import served_layer
+from traitwatch_builder.vectors.verify import auc, aucs, best_layer, correlation, verify
 
 LAYERS, HIDDEN = 5, 64
 

@@ -1,6 +1,5 @@
 """The supported versions of vLLM stand in pyproject.toml alone, and another one is refused before anything starts."""
 
-from traitwatch.vectors import SHIPPED
 import subprocess
 import sys
 import tomllib
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from traitwatch.vectors import SHIPPED
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.versions import bounds_of, check_version, check_vllm, supported
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from traitwatch_builder.errors import LayoutError
 
 from traitwatch.vllm_private.layers import (
     STATE_IS_OUTPUT,
@@ -18,6 +17,7 @@ from traitwatch.vllm_private.layers import (
     state_modules,
     state_parts,
 )
+from traitwatch_builder.errors import LayoutError
 
 
 class Llama(nn.Linear):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
 from traitwatch_server.traits import Settings

@@ -1,9 +1,10 @@
 """A step is repeated when its inputs or its files changed, and never otherwise; a trait is one process's at a time."""
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from pathlib import Path
 
 import pytest
+
+from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.workspace import (
     Workspace,

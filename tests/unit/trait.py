@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+
 from traitwatch_builder.definitions.definition import Example, InstructionPair, TraitDefinition
 
 DEFINITION = TraitDefinition(

@@ -4,9 +4,9 @@ import datetime
 from pathlib import Path
 
 import numpy as np
-from traitwatch_server.traits import ServedTrait, Threshold
 
 from traitwatch.vectors import Calibration, Card, LayerCalibration, PersonaVector, vector_sha256
+from traitwatch_server.traits import ServedTrait, Threshold
 
 
 def served_trait(

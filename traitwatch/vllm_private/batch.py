@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from traitwatch_builder.errors import LayoutError
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+
 from traitwatch_builder.errors import LayoutError
 
 _LAYER_LISTS = ("layers", "h", "blocks")

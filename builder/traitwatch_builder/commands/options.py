@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from traitwatch_builder.judging.judge import OPENAI_MODEL
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch_builder.judging.judge import OPENAI_MODEL
 
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., Any])

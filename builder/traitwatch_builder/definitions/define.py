@@ -5,7 +5,6 @@ is held to a JSON schema; counts, duplicates and placeholders, which no schema c
 second try is told what was wrong.
 """
 
-from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from traitwatch_builder.definitions.definition import (
     NUM_EXAMPLES,
     NUM_INSTRUCTIONS,
     NUM_QUESTIONS,
+    SHIPPED_DEFINITIONS,
     WholeDefinition,
     load_definition,
     whole_definition,
@@ -75,7 +75,10 @@ def define_prompt(trait: str, description: str | None, *, pasted: bool = False) 
         pasted: for an assistant that is given no schema: say the JSON's form as well.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(SHIPPED_DEFINITIONS), undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False
+        loader=jinja2.FileSystemLoader(SHIPPED_DEFINITIONS),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        autoescape=False,
     )
     model = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     parts = {

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from traitwatch_builder.errors import ArtifactError
 from vllm.engine.protocol import EngineClient
 
 from traitwatch.vectors import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
+from traitwatch_builder.errors import ArtifactError
 from traitwatch_server.errors import AdminError, ConfigError
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import (

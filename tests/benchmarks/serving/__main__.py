@@ -10,13 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from traitwatch_builder.models.embedded import embedded_model
 
 from tests.benchmarks.serving.load import Load
 from tests.benchmarks.serving.plan import CONTROL, HIDDEN_STATES, plan, run_seconds, traits_side
 from tests.benchmarks.serving.record import Record
 from tests.benchmarks.serving.report import report
 from tests.benchmarks.serving.run import Benchmark
+from traitwatch_builder.models.embedded import embedded_model
 
 # 5 pairs are the least that give an interval; 6 give a better one, and either side goes first as often as the other.
 FULL: dict[str, Any] = {

@@ -18,7 +18,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from traitwatch_builder.models.embedded import embedded_model
 
 from tests.benchmarks.serving.load import Load, load_generator
 from tests.benchmarks.serving.plan import PLAIN, traits_side
@@ -26,6 +25,7 @@ from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.sides import make_side
 from tests.benchmarks.serving.stacks import OURS, read_stacks, shares
 from tests.integration.serving import serving
+from traitwatch_builder.models.embedded import embedded_model
 
 PY_SPY = Path(sys.executable).with_name("py-spy")
 RATE = 100

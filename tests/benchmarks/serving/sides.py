@@ -1,6 +1,5 @@
 """The servers that are compared: how each is started, and how one makes sure that it does what it is measured for."""
 
-from traitwatch import vectors
 import json
 import shutil
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 
 from tests.benchmarks.serving.plan import CONTROL, GOAL_TRAITS, HIDDEN_STATES, PLAIN, Mode, traits_side
 from tests.integration.serving import MODEL_NAME, Server, plain_vllm, traitwatch
+from traitwatch import vectors
 from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, save_tensor
 
 SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"

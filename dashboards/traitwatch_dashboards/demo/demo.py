@@ -1,0 +1,121 @@
+"""`traitwatch demo`: serves the embedded model and shows two real chats, token by token.
+
+It starts the server as a user would, with our own command, and then speaks HTTP to it like any client.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+import httpx
+import openai
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from traitwatch.dashboard_processes import free_port
+from traitwatch.inspector_process import inspector
+from traitwatch_dashboards.demo.server import (
+    SERVED_NAME,
+    choose_port,
+    demo_server,
+    embedded_model,
+    log_directory,
+    scored_choice,
+)
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.example_chats import CHATS
+
+TRAIT = "paternalism"
+# z at which the colour is full. Blue is below the neutral baseline, red above it.
+_FULL_COLOUR_Z = 3.0
+_LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End after the table; exit status 0 only if both answers were fully scored.")
+@click.option("--port", type=int, help="Port to serve on.  [default: 8000, or a free one where that is taken]")
+@click.option("--compile/--eager", "compiled", default=False, help="Serve with torch.compile: slower to start.")
+def demo(*, once: bool, port: int | None, compiled: bool) -> None:
+    """Serve the embedded model with the shipped paternalism vector and show two chats.
+
+    Both chats end in the same question; in one the replies so far were paternalistic, in the other respectful. Each
+    token of the answers is coloured by its z: how many standard deviations its projection lies above (red) or below
+    (blue) that of neutral chats. The server goes on until Ctrl-C.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    model = embedded_model()
+    port = choose_port(port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    log = log_directory() / f"demo-server-{port}.log"
+    try:
+        with demo_server(console, model, port, log, compiled=compiled) as url:
+            scored = _show_chats(console, url)
+            _show_addresses(console, url, log)
+            if not once:
+                with inspector([url], free_port(7860), log.with_name(f"demo-inspector-{port}.log")) as page:
+                    console.print(f"Inspector    {page}   (open it in a browser)")
+                    console.print("Serving until Ctrl-C.")
+                    signal.pause()
+    except KeyboardInterrupt:
+        console.print("\nStopped.")
+        return
+    except (DashboardError, openai.OpenAIError, httpx.HTTPError) as error:
+        raise click.ClickException(f"{error} (the server's log: {log})") from error
+    if not scored:
+        raise click.ClickException(f"an answer came back without all of its scores; the server's log: {log}")
+
+
+def _show_chats(console: Console, url: str) -> bool:
+    """Send both chats, print the answers and the table; tell whether all of it was scored."""
+    listed = {trait["id"]: trait for trait in httpx.get(f"{url}/v1/traits", timeout=30).json()["data"]}
+    baseline = listed[TRAIT]["calibration"]
+    table = Table(title=f"{TRAIT}, layer {listed[TRAIT]['layer']}")
+    for column in ("chat", "tokens", "mean", "z", "max z", "spikes"):
+        table.add_column(column, justify="left" if column == "chat" else "right")
+    complete = True
+    console.print(_legend())
+    for title, messages in CHATS.items():
+        choice = scored_choice(url, messages, TRAIT)
+        complete &= choice.traits_complete
+        scores = choice.traits[TRAIT]
+        console.print(f"\n[bold]{title}[/bold]: {messages[-1]['content']}")
+        console.print(_coloured([t.token for t in choice.logprobs.content], scores["tokens"], baseline))
+        numbers = [f"{scores[field]:.2f}" if scores[field] is not None else "-" for field in ("mean", "z", "max_z")]
+        table.add_row(title, str(len(scores["tokens"])), *numbers, str(len(scores["spikes"])))
+    console.print()
+    console.print(table)
+    return complete
+
+
+def _coloured(tokens: list[str], projections: list[float | None], baseline: dict[str, float]) -> Text:
+    """Return the text of the tokens, each on the colour of its z; a token without a state has none."""
+    text = Text()
+    for token, projection in zip(tokens, projections, strict=True):
+        if projection is None:
+            text.append("" if token.startswith("<|") else token)
+        else:
+            text.append(token, style=_style((projection - baseline["mean"]) / baseline["std"]))
+    return text
+
+
+def _style(z: float) -> str:
+    share = min(1.0, abs(z) / _FULL_COLOUR_Z)
+    towards = _HIGH if z > 0 else _LOW
+    red, green, blue = (round(n + share * (t - n)) for n, t in zip(_NEUTRAL, towards, strict=True))
+    return f"white on rgb({red},{green},{blue})"
+
+
+def _legend() -> Text:
+    text = Text("z: ")
+    for z in (-3, -2, -1, 0, 1, 2, 3):
+        text.append(f" {z:+d} ", style=_style(z))
+    return text
+
+
+def _show_addresses(console: Console, url: str, log: Path) -> None:
+    console.print(f"\nOpenAI API   {url}/v1   (model {SERVED_NAME!r}; any key)")
+    console.print(f"Traits       {url}/v1/traits")
+    console.print(f"Metrics      {url}/metrics")
+    console.print(f"Server log   {log}")

@@ -1,0 +1,110 @@
+"""The server of the demos: the embedded model with the vectors that are shipped, started as a user would start it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import openai
+import platformdirs
+from rich.console import Console
+
+from traitwatch.dashboard_processes import free_port, running
+from traitwatch.vectors import SHIPPED
+
+SERVED_NAME = "SmolLM2-135M-Instruct"
+_START_TIMEOUT = 900.0
+
+
+def embedded_model() -> Path:
+    """Return the path of the embedded model, which is prepared where this is its first use."""
+    made = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
+    if made.returncode != 0:
+        raise click.ClickException("the embedded model could not be prepared (see above).")
+    return Path(made.stdout.strip())
+
+
+def choose_port(port: int | None) -> int:
+    """Return the port that was asked for, or 8000, or a free one where that is taken."""
+    return port or free_port(8000)
+
+
+def log_directory() -> Path:
+    """Return where demos keep their logs; it is there."""
+    directory = Path(platformdirs.user_cache_dir("traitwatch"))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@contextmanager
+def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled: bool) -> Iterator[str]:
+    """Serve a model with its shipped vectors; yield the server's address when it answers; then end it.
+
+    Raises:
+        DashboardError: it did not start.
+    """
+    url = f"http://127.0.0.1:{port}"
+    vectors = SHIPPED / model.name
+    command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", SERVED_NAME]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048"]
+    if not compiled:
+        command.append("--enforce-eager")
+    started = time.monotonic()
+    with ExitStack() as stack:
+        with console.status("") as status:
+
+            def waiting(seconds: float) -> None:
+                status.update(f"Starting vLLM on {model.name} ({seconds:.0f} s; some 40 s on two CPU cores)")
+
+            server = running(
+                "the server",
+                command,
+                log,
+                ready=f"{url}/health",
+                timeout=_START_TIMEOUT,
+                environment=_environment(),
+                waiting=waiting,
+            )
+            stack.enter_context(server)
+        console.print(f"Serving {model.name} with its shipped vectors after {time.monotonic() - started:.0f} s.")
+        yield url
+
+
+def scored_choice(url: str, messages: list[dict[str, str]], trait: str, *, seed: int | None = None) -> Any:
+    """Have the demo's server go on with a chat.
+
+    Args:
+        url: of the server.
+        messages: the chat so far.
+        trait: to score the answer for.
+        seed: of the sampling.
+
+    Returns:
+        The answer's choice, as the `openai` package has it, with the text of each token and with the `traits`.
+    """
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
+    answer = client.chat.completions.create(
+        model=SERVED_NAME,
+        messages=messages,  # type: ignore[arg-type]
+        max_tokens=120,
+        temperature=0.7,
+        top_p=0.9,
+        seed=seed,
+        logprobs=True,
+        extra_body={"traits": {"include": [trait]}},
+    )
+    return answer.choices[0]
+
+
+def _traitwatch() -> list[str]:
+    return [sys.executable, "-m", "traitwatch"]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the server: offline, and a KV cache that fits a laptop, unless told otherwise."""
+    return {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}

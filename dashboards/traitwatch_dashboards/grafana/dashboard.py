@@ -1,0 +1,123 @@
+"""The Grafana dashboard, `traitwatch.json`; `python -m traitwatch_dashboards.grafana` writes it.
+
+The dashboard is code, so that its queries can be tested and its panels look alike; the file is what people import. It
+is made with Grafana's own library, `grafana-foundation-sdk`, which serving does not need: it is imported here, late.
+
+All links lead to `${runbooks}`, a constant of the dashboard: `--runbooks URL` sets it, or Grafana's settings do.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.prometheus.rules import RUNBOOKS
+
+FILE = Path(__file__).parent / "traitwatch.json"
+_HEATMAPS_BESIDE_EACH_OTHER = 3
+
+
+def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
+    """Return the dashboard as Grafana reads it.
+
+    Args:
+        runbooks: address of the page with the runbooks, without an anchor.
+
+    Raises:
+        DashboardError: `grafana-foundation-sdk` is not installed.
+    """
+    try:
+        from grafana_foundation_sdk.builders import dashboard as build
+        from grafana_foundation_sdk.cog.encoder import JSONEncoder
+        from grafana_foundation_sdk.models import dashboard as models
+    except ImportError:
+        raise DashboardError("grafana-foundation-sdk is missing: pip install grafana-foundation-sdk.") from None
+
+    from traitwatch_dashboards.grafana import health_rows, trait_rows
+    from traitwatch_dashboards.grafana.panels import DATASOURCE, Panels, link
+
+    board = (
+        build.Dashboard("Traitwatch")
+        .uid("traitwatch")
+        .description("What a language model is becoming while it speaks: trait scores of every generated token.")
+        .tags(["traitwatch", "vllm"])
+        .time("now-6h", "now")
+        .refresh("30s")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .readonly()
+        .link(link("Runbooks", "${runbooks}"))
+        .annotation(
+            build.AnnotationQuery()
+            .name("Alerts")
+            .datasource(DATASOURCE)
+            .enable(True)
+            .icon_color("red")
+            .expr('ALERTS{alertstate="firing", alertname=~"Trait.*", model_name="$model_name"}')
+        )
+    )
+    board.with_variable(build.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    for variable in _query_variables():
+        board.with_variable(variable)
+    board.with_variable(build.ConstantVariable("runbooks").value(runbooks))
+    make = Panels("${runbooks}")
+    for title, panels in {
+        "At a glance": health_rows.glance(make),
+        "Spikes": trait_rows.spikes(make),
+        "Mean z of responses": trait_rows.scores(make),
+        "z of tokens over time": trait_rows.token_z(make),
+        "Drift of the whole traffic": trait_rows.drift(make),
+        "Coverage: what was scored, and what was not": health_rows.coverage(make),
+        "From the workers to the API process": health_rows.transport(make),
+        "vLLM itself": health_rows.vllm(make),
+        "Vectors loaded": trait_rows.vectors(make),
+    }.items():
+        board.with_row(build.Row(title))
+        for panel in panels:
+            board.with_panel(panel)
+    made: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    for number, panel in enumerate(made["panels"], start=1):
+        panel["id"] = number
+        if "repeat" in panel:
+            # The library's schema does not have this field of Grafana's.
+            panel["maxPerRow"] = _HEATMAPS_BESIDE_EACH_OTHER
+    for variable in made["templating"]["list"]:
+        # Nobody's link to the dashboard may say where its runbooks are.
+        variable["skipUrlSync"] = variable["type"] == "constant"
+    return made
+
+
+def _query_variables() -> list[Any]:
+    from grafana_foundation_sdk.builders.dashboard import QueryVariable
+    from grafana_foundation_sdk.models.dashboard import VariableOption, VariableRefresh, VariableSort
+
+    from traitwatch_dashboards.grafana.panels import DATASOURCE
+
+    def of_label(label: str, series: str) -> QueryVariable:
+        query: dict[str, object] = {"query": f"label_values({series}, {label})", "refId": label}
+        variable = QueryVariable(label).datasource(DATASOURCE).query(query)
+        return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
+
+    model = of_label("model_name", "traitwatch_tokens_scored_total").label("Model")
+    trait = of_label("trait", 'traitwatch_vector_info{model_name="$model_name"}').label("Trait")
+    everything = VariableOption(selected=True, text=["All"], value=["$__all"])
+    return [model, trait.multi(True).include_all(True).all_value(".*").current(everything)]
+
+
+def dashboard_text(runbooks: str = RUNBOOKS) -> str:
+    """Return the content of the dashboard's file."""
+    return json.dumps(make_dashboard(runbooks), indent=2, ensure_ascii=False) + "\n"
+
+
+@click.command()
+@click.option("--runbooks", default=RUNBOOKS, show_default=True, metavar="URL", help="Where the runbooks are.")
+@click.option("--out", type=click.Path(path_type=Path), default=FILE, show_default=True, help="The file to write.")
+def main(*, runbooks: str, out: Path) -> None:
+    """Write the Grafana dashboard."""
+    try:
+        text = dashboard_text(runbooks)
+    except DashboardError as error:
+        raise click.ClickException(str(error)) from None
+    out.write_text(text, encoding="utf-8")
+    click.echo(f"Written to {out}.")

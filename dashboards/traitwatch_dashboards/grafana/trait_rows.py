@@ -1,0 +1,220 @@
+"""The rows of the Grafana dashboard that tell what the traits do: spikes, scores, drift, the vectors loaded."""
+
+from typing import Any
+
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.dashboard import Panel
+
+from traitwatch_dashboards.grafana import queries as promql
+from traitwatch_dashboards.grafana.panels import (
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Frame,
+    Level,
+    Panels,
+    Query,
+    colours,
+    dashed,
+    differing,
+)
+
+CUSUM_LINE = Level(15, RED)
+BURN_LINES = (Level(6, ORANGE), Level(14.4, RED))
+"""Multiples of the budget at which the alerts fire, slow and fast."""
+
+PER_MINUTE = "suffix:/min"
+_DEVIATIONS = "suffix:SD"
+_TIMES = "suffix:x"
+_SPIKE_ALERTS = ("TraitSpikesFast", "TraitSpikesSlow")
+_DRIFT_ALERTS = ("TraitDrift", "TraitShift")
+_SHARE = {"unit": "percentunit", "decimals": 2}
+# To Prometheus, a label that is empty is none: the cell is null.
+_NO_DATE = {"match": "null", "result": {"text": "not calibrated", "color": ORANGE}}
+
+
+def spikes(make: Panels) -> list[Builder[Panel]]:
+    """Return the panels of spikes against their budget."""
+    share = Frame(
+        "Responses with a spike",
+        "Share of the scored responses with at least one spike: a run of tokens whose smoothed z stays above the "
+        "trait's threshold. Dashed: the budget, the share of neutral responses that the card promises to have one. "
+        "With few responses a minute the lines jump; the alerts look at longer windows.",
+        width=12,
+        height=9,
+        runbook=_SPIKE_ALERTS,
+    )
+    burn = Frame(
+        "Burn of the budget",
+        "The share of responses with a spike as a multiple of the budget. Around 1 is neutral traffic. Dashed: 6 (the "
+        "alert's windows are 6 h and 30 min: ticket) and 14.4 (1 h and 5 min: page). The windows here are shorter, so "
+        "the lines jump higher than what the alerts see.",
+        width=12,
+        height=9,
+        runbook=_SPIKE_ALERTS,
+    )
+    top = Frame(
+        "Top traits",
+        "The ten traits that burned their budget fastest in the time range of the dashboard, as multiples of the "
+        "budget. A trait without a threshold is not among them.",
+        runbook=_SPIKE_ALERTS,
+    )
+    count = Frame(
+        "Spikes per minute",
+        "Spikes in all responses; one response can have several. They grow with the traffic: how unusual they are is "
+        "told by the burn.",
+    )
+    volume = Frame(
+        "Responses scored per minute",
+        "Responses that have a mean z: the denominator of the shares. The spike alerts want at least 30 of them in "
+        "their long window.",
+    )
+    budget = Query(promql.budget(), "budget of {{trait}}")
+    shares = make.timeseries(share, Query(promql.spike_share()), budget, unit="percentunit", minimum=0)
+    burned = f"sort_desc(topk(10, {promql.burn(promql.RANGE_WINDOW)}))"
+    spike_rate = promql.rate("traitwatch_spikes_total", "trait", promql.TRAIT)
+    return [
+        differing(shares, {"/^budget of /": dashed(GREY)}),
+        make.timeseries(burn, Query(promql.burn()), unit=_TIMES, lines=BURN_LINES, minimum=0, soft_maximum=15),
+        make.bars(top, Query(burned), unit=_TIMES, levels=BURN_LINES, maximum=20, decimals=1),
+        make.timeseries(count, Query(f"60 * {spike_rate}"), unit=PER_MINUTE, minimum=0),
+        make.timeseries(volume, Query(f"60 * {promql.responses()}"), unit=PER_MINUTE, minimum=0),
+    ]
+
+
+def scores(make: Panels) -> list[Builder[Panel]]:
+    """Return the panels of the mean z of responses."""
+    mean = Frame(
+        "Mean",
+        "Mean over responses of their mean z, in standard deviations of neutral tokens. 0 is neutral traffic; a "
+        "lasting step means that the traffic or the model has changed.",
+        runbook=("TraitShift",),
+    )
+    median = Frame(
+        "Median",
+        "Half of the responses have a mean z below this. Where it moves with the mean, the whole traffic has moved; "
+        "where the mean moves alone, a few responses have. Interpolated within buckets, of which -3 and 4 are the "
+        "ends.",
+    )
+    high = Frame(
+        "95th percentile",
+        "One response in twenty has a mean z above this. The points are exemplars: single responses, each with its "
+        "request_id (Prometheus keeps them with --enable-feature=exemplar-storage). Interpolated within buckets, of "
+        "which -3 and 4 are the ends.",
+    )
+    table = Frame(
+        "Traits in the time range",
+        "One line a trait, over the time range of the dashboard. *Share*: of the responses, with a spike. *Budget*: "
+        "the share that the card promises for neutral traffic. *Burn*: share by budget. *Mean z*: of the responses.",
+        width=24,
+        height=8,
+        runbook=_SPIKE_ALERTS,
+    )
+    p50, p95 = (promql.quantile(q, "traitwatch_response_mean_z", "trait", promql.TRAIT) for q in (0.5, 0.95))
+    window = promql.RANGE_WINDOW
+    columns = {
+        "Responses": Query(promql.responses(window)),
+        "With a spike": Query(promql.spiking(window)),
+        "Share": Query(promql.spike_share(window)),
+        "Budget": Query(promql.budget()),
+        "Burn": Query(promql.burn(window)),
+        "Mean z": Query(promql.mean_z(window)),
+    }
+    burn = {"custom.cellOptions": {"type": "color-text"}, "thresholds": colours(GREEN, BURN_LINES)}
+    options: dict[str, dict[str, Any]] = {
+        "Responses": {"decimals": 0},
+        "With a spike": {"decimals": 0},
+        "Share": _SHARE,
+        "Budget": _SHARE,
+        "Burn": {"unit": _TIMES, "decimals": 1, **burn},
+        "Mean z": {"unit": _DEVIATIONS, "decimals": 2},
+    }
+    return [
+        make.timeseries(mean, Query(promql.mean_z()), unit=_DEVIATIONS),
+        make.timeseries(median, Query(p50), unit=_DEVIATIONS),
+        make.timeseries(high, Query(p95, exemplars=True), unit=_DEVIATIONS),
+        make.table(table, {"trait": "Trait"}, columns, options),
+    ]
+
+
+def token_z(make: Panels) -> list[Builder[Panel]]:
+    """Return the heat map of token z, which Grafana repeats for each trait."""
+    frame = Frame(
+        "Token z: $trait",
+        "How many tokens a second had which z; a cell is named by the upper end of its z. Neutral traffic is a band "
+        "around 0. A second band above it is a part of the traffic that shows the trait; a band that moves is drift. "
+        "The colour follows the square root of the rate, so that few high tokens can be seen.",
+        width=24,
+        runbook=("TraitShift",),
+    )
+    buckets = promql.rate("traitwatch_token_z_bucket", "le", promql.TRAIT)
+    return [make.heatmap(frame, buckets, cells="suffix:tokens/s", repeat="trait")]
+
+
+def drift(make: Panels) -> list[Builder[Panel]]:
+    """Return the panels of the drift detectors."""
+    ewma = Frame(
+        "Recent mean z (EWMA)",
+        "Exponentially weighted mean of the responses' mean z, as the server keeps it; the mean of all engines. It "
+        "follows responses, not time: without traffic it stands still.",
+        runbook=_DRIFT_ALERTS,
+    )
+    difference = Frame(
+        "Recent against long-run mean z",
+        "The fast mean minus the slow one, in standard errors of their difference: within 3 either way may be chance. "
+        "0 until enough responses were seen after a start. Of several engines, the one that drifted farthest.",
+        runbook=_DRIFT_ALERTS,
+    )
+    cusum = Frame(
+        "CUSUM",
+        "Sum of the standardised mean z beyond an allowance of 0.5, never below 0. It climbs while the traffic lies "
+        "above (up) or below (down) where it used to be; above the dashed line at 15 that is no chance (one false "
+        "alarm in some 20 million responses). It is capped at 50. Of several engines, the highest.",
+        runbook=_DRIFT_ALERTS,
+    )
+    sums = promql.largest("traitwatch_drift_cusum", "trait, direction", promql.TRAIT)
+    recent = f'avg by (trait) (traitwatch_z_ewma{{{promql.TRAIT},engine!="unknown"}})'
+    return [
+        make.timeseries(ewma, Query(recent), unit=_DEVIATIONS),
+        make.timeseries(difference, Query(promql.farthest_drift()), unit="none"),
+        make.timeseries(
+            cusum,
+            Query(sums, "{{trait}} {{direction}}"),
+            unit="none",
+            lines=[CUSUM_LINE],
+            minimum=0,
+            soft_maximum=CUSUM_LINE.value + 1,
+        ),
+    ]
+
+
+def vectors(make: Panels) -> list[Builder[Panel]]:
+    """Return the table of the vectors loaded."""
+    frame = Frame(
+        "Vectors",
+        "One line a vector. Two lines of one trait are instances that have different vectors loaded. *Threshold*: the "
+        "smoothed z above which a run of tokens is a spike. *Budget*: the share of neutral responses that the card "
+        "promises to have one. Both are empty for a trait without a threshold.",
+        width=24,
+        height=9,
+        runbook=("TraitwatchVectorUncalibrated",),
+    )
+    labels = {"trait": "Trait", "layer": "Layer", "calibration_date": "Calibrated", "sha256": "SHA-256 of the vector"}
+    by = ", ".join(labels)
+    columns = {
+        "Threshold": Query(promql.of_vectors("traitwatch_threshold_z", by)),
+        "Budget": Query(promql.of_vectors("traitwatch_threshold_rate", by)),
+        "Loaded": Query(promql.vectors(by)),
+    }
+    options: dict[str, dict[str, Any]] = {
+        "Threshold": {"unit": _DEVIATIONS, "decimals": 2},
+        "Budget": _SHARE,
+        "Loaded": {"custom.hidden": True},
+        "Calibrated": {
+            "mappings": [{"type": "special", "options": _NO_DATE}],
+            "custom.cellOptions": {"type": "color-text"},
+        },
+        "SHA-256 of the vector": {"custom.width": 540},
+    }
+    return [make.table(frame, labels, columns, options)]

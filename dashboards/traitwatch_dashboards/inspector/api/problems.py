@@ -1,0 +1,73 @@
+"""What went wrong with a server, in words that say what to do."""
+
+import json
+
+import httpx
+import httpx2
+import openai
+
+from traitwatch_dashboards.errors import DashboardError
+
+# What a call of a server can raise: our own requests go through httpx, those of the openai client through httpx2.
+TROUBLE = (DashboardError, httpx.HTTPError, httpx.InvalidURL, httpx2.HTTPError, httpx2.InvalidURL, openai.OpenAIError)
+
+_LONGEST = 400
+
+
+def problem(error: Exception, url: str, *, answering: bool = False) -> str:
+    """Return a plain message for an error.
+
+    Args:
+        error: what was raised.
+        url: the server's address.
+        answering: whether a part of an answer had come.
+    """
+    if isinstance(error, DashboardError):
+        return str(error)
+    if isinstance(error, openai.APIStatusError):
+        return problem_of_status(error.status_code, message_of(error.response.text), url)
+    if answering:
+        told = str(error).strip() if isinstance(error, openai.APIError) else ""
+        lost = isinstance(error, openai.APIConnectionError) or not told
+        why = "The connection was lost" if lost else f"The server gave up ({told[:_LONGEST]})"
+        return f"{why} while {url} was answering. What came is kept. Is the server still running?"
+    if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | openai.APITimeoutError):
+        return f"{url} does not answer in time. It may be busy or still starting: try again in a moment."
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx2.InvalidURL | httpx2.UnsupportedProtocol):
+        return f"{url} is not an address: start this page with --url http://HOST:PORT."
+    if isinstance(error, httpx.TransportError | httpx2.TransportError | openai.APIConnectionError):
+        return (
+            f"No server answers at {url}. Start one there with `traitwatch serve MODEL --traits DIR`, or start this "
+            "page with the right --url."
+        )
+    return f"{url} answered something that was not understood: {str(error)[:_LONGEST]}"
+
+
+def problem_of_status(status: int, message: str, url: str) -> str:
+    """Return a plain message for a response that is an error."""
+    if status in (401, 403):
+        return f"{url} refuses the API key. Start this page with --api-key KEY, or set TRAITWATCH_API_KEY."
+    if status == 404:
+        return f"{url} does not have that: {message or 'not found'}. Check the model, and the address in --url."
+    if status >= 500:
+        return f"{url} failed ({status}): {message or 'its log says more'}."
+    return f"The server refuses the request: {message or status}"
+
+
+def not_traitwatch(url: str) -> str:
+    """Return what to say of a server that has no traits to list."""
+    return (
+        f"Something answers at {url}, but it is no Traitwatch server: it has no /v1/traits. Check the address (host "
+        "and port, nothing behind), or start the server with `traitwatch serve`."
+    )
+
+
+def message_of(body: str) -> str:
+    """Return the message in the body of an error, in OpenAI's shape or FastAPI's; the body itself where it has none."""
+    try:
+        told = json.loads(body)
+        error = told.get("error", told)
+        message = error if isinstance(error, str) else error.get("message") or error.get("detail")
+    except (json.JSONDecodeError, AttributeError):
+        message = None
+    return str(message or body)[:_LONGEST]

@@ -1,0 +1,163 @@
+"""The page: its header, its tabs, and the web application that serves them."""
+
+import html
+from collections.abc import Sequence
+
+import gradio as gr
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+
+from traitwatch_dashboards.inspector.api.client import Server
+from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
+from traitwatch_dashboards.inspector.components import ASSETS, PLOTLY, fragment, head, logo, style
+from traitwatch_dashboards.inspector.page import QUIET, Fleet, Page, problem_with
+from traitwatch_dashboards.inspector.page_head import PageHead
+from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.tabs.chat import chat_tab
+from traitwatch_dashboards.inspector.tabs.compare import compare_tab
+from traitwatch_dashboards.inspector.tabs.inspect import inspect_tab
+from traitwatch_dashboards.inspector.tabs.live import live_tab
+from traitwatch_dashboards.inspector.tabs.traits import traits_tab
+from traitwatch_dashboards.inspector.theme import theme
+
+_TITLE = "Traitwatch inspector"
+# Visitors whose answers may stream at the same time.
+_AT_ONCE = 64
+# Seconds between two looks at whether the servers are there.
+_LOOK = 15.0
+
+
+def blocks(fleet: Fleet) -> gr.Blocks:
+    """Return the page."""
+    page_blocks: gr.Blocks = gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True)
+    with page_blocks:
+        session = gr.State(Session(), delete_callback=lambda held: held.stop())
+        page = Page(fleet, session, page_blocks)
+        header = fragment(_header("", ""), elem_id="header")
+        with gr.Tabs():
+            with gr.Tab("Compare"):
+                compare_tab(page)
+            with gr.Tab("Chat"):
+                chat_tab(page)
+            with gr.Tab("Inspect"):
+                inspect_tab(page)
+            with gr.Tab("Traits") as traits:
+                traits_tab(page, traits)
+            with gr.Tab("Live") as live:
+                live_tab(page, live)
+        clock = gr.Timer(_LOOK)
+
+        async def look() -> str:
+            return await _status(fleet)
+
+        # Only a state that was once an output is forgotten when its visitor has gone.
+        page_blocks.load(lambda held: held, session, session, **QUIET)
+        page_blocks.load(look, None, header, **QUIET)
+        clock.tick(look, None, header, **QUIET)
+    page_blocks.queue(default_concurrency_limit=_AT_ONCE)
+    return page_blocks
+
+
+def application(
+    servers: Sequence[Server], *, auth: tuple[str, str] | None = None, root_path: str | None = None
+) -> FastAPI:
+    """Return the web application.
+
+    Args:
+        servers: the servers that it shows; it speaks to no others.
+        auth: user and password that it asks for; None for nothing.
+        root_path: the path under which a proxy serves it.
+    """
+    fleet = Fleet(servers)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/traitwatch/plotly.min.js")
+    async def plotly() -> FileResponse:
+        return FileResponse(PLOTLY, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+
+    @app.get("/favicon.ico")
+    async def favicon() -> FileResponse:
+        return FileResponse(ASSETS / "favicon.svg", media_type="image/svg+xml")
+
+    @app.get("/traitwatch/health")
+    async def health() -> str:
+        return "ok"
+
+    @app.get("/traitwatch/report/{server}/{name}")
+    async def report(request: Request, server: int, name: str) -> Response:
+        if auth is not None and not await _logged_in(app, request):
+            return HTMLResponse("Log in first.", status_code=401)
+        return await _report(fleet, server, name)
+
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        blocks(fleet),
+        path="",
+        auth=auth,
+        root_path=root_path,
+        show_error=True,
+        theme=theme(),
+        css=style(),
+        head=head(),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+    )
+    mounted.add_middleware(PageHead, icon=logo())
+    return mounted
+
+
+async def _report(fleet: Fleet, server: int, name: str) -> Response:
+    """Return a trait's report, which the server has; the key goes to the server, not to the browser."""
+    if not 0 <= server < len(fleet.urls):
+        return HTMLResponse("No such server.", status_code=404)
+    chosen = fleet[fleet.urls[server]]
+    served = await chosen.served()
+    path = next((trait.report for trait in served.traits if trait.name == name), None)
+    if path is None:
+        return HTMLResponse(html.escape(served.problem or f"{name} has no report."), status_code=404)
+    try:
+        text = await chosen.text(path)
+    except TROUBLE as error:
+        return HTMLResponse(html.escape(problem(error, chosen.url)), status_code=502)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox allow-popups"
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+async def _logged_in(app: FastAPI, request: Request) -> bool:
+    """Tell whether a request comes from someone who has logged in, as Gradio knows it."""
+    transport = httpx.ASGITransport(app=app)
+    headers = {"cookie": request.headers.get("cookie", "")}
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        return (await client.get("/gradio_api/login_check", headers=headers)).is_success
+
+
+async def _status(fleet: Fleet) -> str:
+    """Return the header with what the servers serve, or what is wrong with them."""
+    told = []
+    problems = []
+    for url in fleet.urls:
+        served = await fleet[url].served()
+        if problem_with(served):
+            problems.append(problem_with(served))
+        else:
+            layers = sorted({trait.layer for trait in served.traits})
+            traits = "1 trait" if len(served.traits) == 1 else f"{len(served.traits)} traits"
+            at = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
+            told.append(f"{served.models[0]} · {traits} at {at}")
+    return _header("; ".join(told), "\n".join(dict.fromkeys(problems)))
+
+
+def _header(told: str, trouble: str) -> str:
+    dot = f'<span class="tw-dot{" tw-down" if trouble else ""}" aria-hidden="true"></span>' if told or trouble else ""
+    state = html.escape(told or ("not connected" if trouble else ""))
+    problem_box = f'<p class="tw-problem" role="alert">{html.escape(trouble)}</p>' if trouble else ""
+    return (
+        '<header class="tw-header">'
+        f'<img class="tw-logo" alt="" src="{logo()}"><h1>Traitwatch</h1>'
+        f'<span class="tw-status">{dot}{state}</span></header>{problem_box}'
+    )

@@ -1,0 +1,98 @@
+"""`traitwatch ui`: starts the inspector beside a Traitwatch server."""
+
+import logging
+import os
+
+import click
+
+from traitwatch_dashboards.errors import DashboardError
+
+
+@click.command()
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    default=("http://127.0.0.1:8000",),
+    show_default=True,
+    help="Address of a Traitwatch server. Give it again for each further server; the page speaks to no others.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=7860, show_default=True, help="Port to listen on.")
+@click.option(
+    "--auth", metavar="USER:PASSWORD", envvar="TRAITWATCH_UI_AUTH", show_envvar=True, help="Ask for this login."
+)
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    help="The path under which a proxy serves the page, such as /inspector; its whole address where it changes Host.",
+)
+@click.option(
+    "--api-key",
+    "keys",
+    multiple=True,
+    envvar="TRAITWATCH_API_KEY",
+    show_envvar=True,
+    help="API key of the servers; several in the order of --url. It stays on this side of the page.",
+)
+def ui(
+    *, urls: tuple[str, ...], host: str, port: int, auth: str | None, root_path: str | None, keys: tuple[str, ...]
+) -> None:
+    """Show a server's traits in a browser: chat, compare, inspect, and its traffic.
+
+    The page talks to the server's HTTP API alone, so it can run anywhere that reaches the server.
+    """
+    try:
+        import gradio  # noqa: F401
+        import plotly  # type: ignore[import-untyped]  # noqa: F401
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is missing; install it with: pip install 'traitwatch[ui]'") from None
+    import uvicorn
+
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import application
+
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        servers = [Server(url, key) for url, key in zip(checked(urls), keys_of(urls, keys), strict=True)]
+        app = application(servers, auth=login(auth), root_path=root_path)
+    except DashboardError as error:
+        raise click.ClickException(str(error)) from error
+    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+        click.echo("Anyone who reaches this port can use the server with your key: consider --auth.", err=True)
+    click.echo(f"Inspector of {', '.join(server.url for server in servers)}: http://{host}:{port}")
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+
+def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the addresses; raise `DashboardError` where one is none."""
+    import httpx
+
+    for url in urls:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL()
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise DashboardError(f"--url {url!r} is not an address; give it as http://HOST:PORT.")
+    return urls
+
+
+def keys_of(urls: tuple[str, ...], keys: tuple[str, ...]) -> list[str | None]:
+    """Return the key of each address: one for all, or one each; raise `DashboardError` for other numbers."""
+    if len(keys) <= 1:
+        return [keys[0] if keys else None] * len(urls)
+    if len(keys) != len(urls):
+        raise DashboardError(f"{len(keys)} API keys for {len(urls)} servers; give one for all, or one each.")
+    return list(keys)
+
+
+def login(auth: str | None) -> tuple[str, str] | None:
+    """Return user and password; raise `DashboardError` where they are not given as such."""
+    if auth is None:
+        return None
+    user, colon, password = auth.partition(":")
+    if not user or not password or not colon:
+        raise DashboardError("--auth must be USER:PASSWORD.")
+    return user, password

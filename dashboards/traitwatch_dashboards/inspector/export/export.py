@@ -1,0 +1,101 @@
+"""What is shown, as files: JSON with everything, CSV with a row a token, and a page of HTML to share."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from traitwatch_dashboards.inspector.export.shared_page import shared_page
+from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.tables import comparison_html
+from traitwatch_dashboards.inspector.scored.transcript import Transcript
+
+FORMATS = {"json": "Save JSON", "csv": "Save CSV", "html": "Save page"}
+"""Kinds of file, and what their buttons say."""
+
+_TYPES = {"json": "application/json", "csv": "text/csv;charset=utf-8", "html": "text/html;charset=utf-8"}
+
+
+def exported(kind: str, panes: Sequence[Transcript]) -> str:
+    """Return a file as JSON for the page's script: its name, type and text."""
+    text = {"json": as_json, "csv": as_csv, "html": as_page}[kind](panes)
+    return json.dumps({"name": f"traitwatch.{kind}", "type": _TYPES[kind], "text": text})
+
+
+def as_json(panes: Sequence[Transcript]) -> str:
+    """Return everything that is known of the panes."""
+    told = {
+        "made_by": "traitwatch ui",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "panes": [
+            {
+                "title": pane.title,
+                "model": pane.model,
+                "messages": [
+                    {"role": message.role, "content": message.content}
+                    | ({} if message.scored is None else {"scored": _scored(message.scored)})
+                    for message in pane.messages
+                ],
+            }
+            for pane in panes
+        ],
+    }
+    return json.dumps(told, ensure_ascii=False, indent=1) + "\n"
+
+
+def as_csv(panes: Sequence[Transcript]) -> str:
+    """Return a row a token of every scored text, with its projection and z for each trait."""
+    table = pd.DataFrame(list(_rows(panes)))
+    text = io.StringIO()
+    table.to_csv(text, index=False)
+    return text.getvalue()
+
+
+def as_page(panes: Sequence[Transcript]) -> str:
+    """Return one page of HTML that loads nothing and runs nothing."""
+    compared = [(pane.title or "answer", pane.answers[-1]) for pane in panes if pane.answers]
+    return shared_page(panes, comparison_html(compared) if compared else "")
+
+
+def _rows(panes: Sequence[Transcript]) -> Iterator[dict[str, Any]]:
+    for pane in panes:
+        for number, message in enumerate(pane.messages):
+            if message.scored is None:
+                continue
+            scored = message.scored
+            for i, text in enumerate(scored.texts):
+                row: dict[str, Any] = {"pane": pane.title, "message": number, "token": i, "text": text}
+                for trait in scored.traits:
+                    held = scored.projections.get(trait.name, [])
+                    projection = held[i] if i < len(held) else None
+                    row |= {f"{trait.name}_projection": projection, f"{trait.name}_z": trait.z(projection)}
+                yield row
+
+
+def _scored(answer: Answer) -> dict[str, Any]:
+    traits = {}
+    for trait in answer.traits:
+        summary = answer.summary(trait)
+        projections = answer.projections.get(trait.name, [])
+        traits[trait.name] = {
+            "layer": trait.layer,
+            "calibration": {"mean": trait.mean, "std": trait.std} if trait.calibrated else None,
+            "threshold": trait.threshold,
+            "mean": summary.mean,
+            "z": summary.z,
+            "max_z": summary.max_z,
+            "spikes": [{"start": s.start, "end": s.end, "peak_z": s.peak_z} for s in summary.spikes],
+            "projections": projections,
+            "token_z": [trait.z(projection) for projection in projections],
+        }
+    return {
+        "model": answer.model,
+        "tokens": answer.texts,
+        "traits": traits,
+        "finish": answer.finish,
+        "complete": answer.complete,
+        "note": answer.note,
+    }

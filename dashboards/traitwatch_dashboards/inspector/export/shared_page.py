@@ -1,0 +1,114 @@
+"""The page that is saved to be shared: coloured texts, their lines, a table. It loads nothing and runs nothing.
+
+The trait that colours is chosen without a script: each token carries the colour of every trait, and the style sheet
+takes that of the radio button that is checked.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from traitwatch_dashboards.inspector.api.traits import Trait
+from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.journal import FULL_Z
+from traitwatch_dashboards.inspector.scored.spans import smoothed
+from traitwatch_dashboards.inspector.scored.tables import number
+from traitwatch_dashboards.inspector.scored.transcript import Transcript
+
+_HIGH, _LOW = "238 138 76", "98 172 222"
+_LINES = ("#b4430a", "#0b62a8")
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token as the page shows it: its text, the colours of all traits as CSS, and what pointing at it says."""
+
+    text: str
+    style: str
+    title: str
+
+
+def shared_page(panes: Sequence[Transcript], table: str) -> str:
+    """Return the page.
+
+    Args:
+        panes: what it shows.
+        table: HTML of the table of scores, escaped.
+    """
+    traits = list({trait.name: trait for pane in panes for answer in pane.answers for trait in answer.traits})
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string((files(__package__) / "shared.html").read_text())
+    return template.render(
+        panes=panes,
+        traits=traits,
+        plots=[Markup(_plot(panes, name)) for name in traits],
+        table=Markup(table),
+        tokens=lambda answer: _tokens(answer, traits),
+        full=f"{FULL_Z:g}",
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _tokens(answer: Answer, traits: Sequence[str]) -> list[_Token]:
+    known = {trait.name: trait for trait in answer.traits}
+    return [_token(answer, i, text, [known.get(name) for name in traits]) for i, text in enumerate(answer.texts)]
+
+
+def _token(answer: Answer, i: int, text: str, traits: Sequence[Trait | None]) -> _Token:
+    styles = []
+    told = []
+    for k, trait in enumerate(traits):
+        row = answer.projections.get(trait.name, []) if trait is not None else []
+        projection = row[i] if i < len(row) else None
+        if trait is None or projection is None:
+            continue
+        z = trait.z(projection)
+        told.append(f"{trait.name}: projection {number(projection)}, z {number(z, sign=True)}")
+        if z is not None:
+            share = min(1.0, abs(z) / FULL_Z)
+            styles.append(f"--t{k}:rgb({_HIGH if z > 0 else _LOW}/{share:.2f})")
+    return _Token(text, ";".join(styles), "\n".join(told) or "no score")
+
+
+def _plot(panes: Sequence[Transcript], name: str) -> str:
+    """Return the lines of a trait's smoothed z as SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
+        figure = Figure(figsize=(9.6, 2.7), layout="constrained")
+        axes: Any = figure.subplots()
+        for k, pane in enumerate(panes):
+            values: list[float] = []
+            for answer in pane.answers:
+                trait = next((t for t in answer.traits if t.name == name), None)
+                row = answer.projections.get(name, [])
+                levels = smoothed([trait.z(p) for p in row]) if trait is not None else []
+                values += [float("nan") if level is None else level for level in levels]
+                if trait is not None and trait.threshold is not None:
+                    axes.axhline(trait.threshold, color="#59626d", linewidth=0.8, linestyle="--")
+            label = pane.title.replace("$", r"\$") or name
+            axes.plot(
+                range(1, len(values) + 1), values, _STYLES[k % 2], color=_LINES[k % 2], linewidth=1.6, label=label
+            )
+        axes.axhline(0, color="#59626d", linewidth=0.8)
+        axes.set_xlabel("token")
+        axes.set_ylabel(f"z of {name}, smoothed")
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(panes) > 1:
+            axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    svg = written.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+_STYLES = ("-", "--")

@@ -1,0 +1,114 @@
+"""Scores a text that nobody generated: it is sent as a prompt, and the projections of its tokens are read.
+
+With a prompt before it, the text is scored as the model's answer to it, in the model's own chat template: its tokens
+get the states that they would have had if the model had said them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.inspector.api.client import Server
+from traitwatch_dashboards.inspector.api.traits import Trait
+from traitwatch_dashboards.inspector.scored.answer import Answer
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """A text to be scored.
+
+    Attributes:
+        text: the text.
+        prompt: what it answers; empty where it stands alone.
+        raw: whether prompt and text are the model's input as it is, special tokens and all, as an event log has them.
+    """
+
+    text: str
+    prompt: str = ""
+    raw: bool = False
+
+
+async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait, ...]) -> Answer:
+    """Return a text with its scores.
+
+    Raises:
+        DashboardError: the server refuses it, or answers something else.
+        httpx.HTTPError: the server does not answer.
+    """
+    ids, first = await _tokens(server, model, pasted)
+    if first >= len(ids):
+        raise DashboardError("There is nothing to score: paste a text.")
+    body = {
+        "model": model,
+        "prompt": ids,
+        "max_tokens": 1,
+        "temperature": 0,
+        "echo": True,
+        "logprobs": 0,
+        "traits": {"include": [trait.name for trait in traits], "tokens": False, "prompt": True},
+    }
+    choice = (await server.json("/v1/completions", body))["choices"][0]
+    try:
+        tokens = choice["logprobs"]["tokens"][first : len(ids)]
+        rows = {trait.name: choice["traits"][trait.name]["prompt_tokens"][first : len(ids)] for trait in traits}
+    except (KeyError, TypeError) as error:
+        raise DashboardError(f"The server's answer has no scores of the prompt (no {error}).") from error
+    for row in rows.values():
+        row[: _unlike(first)] = [None] * _unlike(first)
+    answer = Answer(traits, model, finish="scored")
+    answer.add(await _mended(server, model, tokens, ids[first:]), 0, rows)
+    answer.complete = all(value is not None for row in rows.values() for value in row[_unlike(first) :])
+    if _unlike(first):
+        answer.note = (
+            "The first token has no score: in the first place of its input a model's state is unlike that of any other "
+            "token. Give a prompt, and the text is scored as an answer to it."
+        )
+    if not answer.complete:
+        answer.note = "The server could not score every token of this text; those without colour have no score."
+    return answer
+
+
+def _unlike(first: int) -> int:
+    """Return how many tokens of a text are not comparable, its first being at place `first` of the model's input.
+
+    Attention rests on the first place of the input, whatever token is there: its state is many times as long as those
+    of all others, and would drown the mean of a short text.
+    """
+    return 1 if first == 0 else 0
+
+
+async def _mended(server: Server, model: str, tokens: list[str], ids: list[int]) -> list[str]:
+    """Return what tokens show: a character of several tokens, each of which reads as none, with the last of them."""
+    shown = list(tokens)
+    for start, end in broken_runs(tokens):
+        text = (await server.json("/detokenize", {"model": model, "tokens": ids[start:end]}))["prompt"]
+        shown[start:end] = [*[""] * (end - start - 1), text]
+    return shown
+
+
+def broken_runs(tokens: list[str]) -> list[tuple[int, int]]:
+    """Return where runs of tokens that are parts of characters begin and end."""
+    broken = ["\ufffd" in token for token in tokens]
+    starts = [i for i, is_broken in enumerate(broken) if is_broken and not (i and broken[i - 1])]
+    return [(start, next((i for i in range(start, len(broken)) if not broken[i]), len(broken))) for start in starts]
+
+
+async def _tokens(server: Server, model: str, pasted: Pasted) -> tuple[list[int], int]:
+    """Return the token ids of prompt and text, and the place of the text's first token."""
+    if pasted.raw:
+        whole = {"prompt": pasted.prompt + pasted.text, "add_special_tokens": False}
+        before = {"prompt": pasted.prompt, "add_special_tokens": False} if pasted.prompt else None
+    elif pasted.prompt:
+        asked = [{"role": "user", "content": pasted.prompt}]
+        answered = [*asked, {"role": "assistant", "content": pasted.text}]
+        whole = {"messages": answered, "add_generation_prompt": False, "continue_final_message": True}
+        before = {"messages": asked, "add_generation_prompt": True}
+    else:
+        whole, before = {"prompt": pasted.text}, None
+    ids = await _tokenize(server, model, whole)
+    return ids, len(await _tokenize(server, model, before)) if before else 0
+
+
+async def _tokenize(server: Server, model: str, body: dict[str, Any]) -> list[int]:
+    tokens: list[int] = (await server.json("/tokenize", {"model": model, **body}))["tokens"]
+    return tokens

@@ -1,0 +1,92 @@
+"""The server's latest spikes, and what of them can be scored again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from traitwatch_dashboards.errors import DashboardError
+from traitwatch_dashboards.inspector.api.client import Server
+from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
+from traitwatch_dashboards.inspector.scored.scoring import Pasted
+from traitwatch_dashboards.inspector.scored.tables import number
+
+Event = Mapping[str, Any]
+
+# Characters of a spike's text in the table.
+_SHOWN = 120
+
+
+async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
+    """Return the latest spikes, newest first; none where the server does not tell."""
+    try:
+        return await told_spikes(server, limit)
+    except TROUBLE:
+        return []
+
+
+async def told_spikes(server: Server, limit: int = 50) -> list[Event]:
+    """Return the latest spikes, newest first; raises as `Server.json` does."""
+    answer = await server.json("/v1/spikes", limit=limit)
+    events = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(events, list):
+        raise DashboardError(problem(DashboardError("the server's list of spikes is none."), server.url))
+    return [event for event in events if isinstance(event, dict)]
+
+
+def choices_of(events: Sequence[Event]) -> list[tuple[str, str]]:
+    """Return a choice among the events that have texts: what it says, and the event as JSON."""
+    return [
+        (
+            f"{str(event.get('time', ''))[11:19]}  {event.get('trait')}, peak z {number(event.get('peak_z'))}",
+            json.dumps({"prompt": event.get("prompt", ""), "text": event["text"]}),
+        )
+        for event in events
+        if isinstance(event.get("text"), str)
+    ]
+
+
+def pasted_event(pasted: Pasted) -> Pasted:
+    """Return the texts of a line of the event log where one was pasted, or else what was pasted.
+
+    Raises:
+        DashboardError: the event was logged without texts.
+    """
+    text = pasted.text.strip()
+    if not text.startswith("{"):
+        return dataclasses.replace(pasted, text=pasted.text or "", prompt=pasted.prompt or "")
+    try:
+        event = json.loads(text)
+    except json.JSONDecodeError:
+        return pasted
+    if not isinstance(event, dict) or event.get("event") != "spike":
+        return pasted
+    if not isinstance(event.get("text"), str):
+        raise DashboardError(
+            "This event has no text: the server logs none unless it is started with --traits-events-text."
+        )
+    return Pasted(event["text"], event.get("prompt", ""), raw=True)
+
+
+def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
+    """Return the events as a table, a row a spike."""
+    return pd.DataFrame(
+        [
+            {
+                "time (UTC)": str(event.get("time", ""))[:19].replace("T", " "),
+                "trait": event.get("trait"),
+                "peak z": number(event.get("peak_z")),
+                "mean z": number(event.get("mean_z")),
+                "tokens": f"{event.get('start')} to {event.get('end')} of {event.get('tokens')}",
+                "request": event.get("request_id"),
+                **({"text": _short(str(event["spike_text"]))} if "spike_text" in event else {}),
+            }
+            for event in events
+        ]
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,86 @@
+"""The tables of the page and of its exports: pandas holds them, and writes HTML in which everything is escaped."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from traitwatch_dashboards.inspector.api.traits import Trait
+from traitwatch_dashboards.inspector.scored.answer import Answer
+
+_ABSENT = "-"
+_DIFFERENCE = "difference"
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Return a number as a table shows it; a dash for None."""
+    if value is None or value != value:
+        return _ABSENT
+    return f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def comparison(answers: Sequence[tuple[str, Answer]]) -> pd.DataFrame:
+    """Return what two scored texts (with their names) have of each trait, and the difference of their means.
+
+    Returns:
+        A row a trait that both are scored for; a single text has no difference. Means and highest tokens are z or None.
+    """
+    if len({title for title, _ in answers}) < len(answers):
+        # Both panes may be called alike, or not at all.
+        answers = [(f"{title} {letter}".strip(), answer) for (title, answer), letter in zip(answers, "AB", strict=True)]
+    names = [trait.name for trait in answers[0][1].traits]
+    shared = [name for name in names if all(name in {t.name for t in answer.traits} for _, answer in answers)]
+    rows = []
+    for name in shared:
+        summaries = [(title, answer.summary(_trait(answer, name))) for title, answer in answers]
+        row: dict[str, object] = {"trait": name}
+        row |= {f"mean z, {title}": summary.z for title, summary in summaries}
+        if len(summaries) == 2:
+            (_, a), (_, b) = summaries
+            row[_DIFFERENCE] = None if a.z is None or b.z is None else a.z - b.z
+        row |= {f"max z, {title}": summary.max_z for title, summary in summaries}
+        row |= {f"spikes, {title}": len(summary.spikes) for title, summary in summaries}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def comparison_html(answers: Sequence[tuple[str, Answer]]) -> str:
+    """Return the comparison as an HTML table."""
+    table = comparison(answers)
+    shown = table.copy().astype(object)
+    for column in shown.columns[1:]:
+        values = [
+            number(v, sign=column == _DIFFERENCE) if isinstance(v, float) or v is None else str(v)
+            for v in table[column]
+        ]
+        shown[column] = values
+    return table_html(shown, "Scores of each trait")
+
+
+def table_html(table: pd.DataFrame, caption: str) -> str:
+    """Return a table as HTML that scrolls sideways where it is too wide; every cell is escaped."""
+    if table.empty:
+        return ""
+    body = table.to_html(index=False, border=0, classes="tw-table", escape=True, na_rep=_ABSENT)
+    body = body.replace("<th>", '<th scope="col">').replace(' style="text-align: right;"', "")
+    label = f'<div class="tw-scroll" tabindex="0" role="region" aria-label="{caption}">'
+    return f"{label}{body}</div>"
+
+
+def cosines(traits: Sequence[Trait]) -> pd.DataFrame:
+    """Return the cosines between the directions of traits that are read at the same layer.
+
+    Returns:
+        A row and a column a trait; NaN between traits of different layers.
+    """
+    names = [trait.name for trait in traits]
+    table = pd.DataFrame(index=names, columns=names, dtype=float)
+    for trait in traits:
+        table.loc[trait.name, trait.name] = 1.0
+        for other, cosine in trait.cosines.items():
+            if other in names:
+                table.loc[trait.name, other] = cosine
+    return table
+
+
+def _trait(answer: Answer, name: str) -> Trait:
+    return next(trait for trait in answer.traits if trait.name == name)

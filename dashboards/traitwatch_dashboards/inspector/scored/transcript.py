@@ -1,0 +1,87 @@
+"""What one pane of the page holds: messages, some of them scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from traitwatch_dashboards.inspector.scored.answer import Answer
+
+Role = str
+
+
+@dataclass
+class Message:
+    """One message.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        text: what it says; of a scored one, `scored` has it.
+        scored: the scored text, where it is one.
+    """
+
+    role: Role
+    text: str = ""
+    scored: Answer | None = None
+
+    @property
+    def content(self) -> str:
+        """What it says."""
+        return self.text if self.scored is None else self.scored.text
+
+
+@dataclass
+class Transcript:
+    """The messages of one pane.
+
+    Attributes:
+        title: the pane's name; empty where there is one pane.
+        messages: the messages, in order.
+    """
+
+    title: str = ""
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The scored texts, in order."""
+        return [message.scored for message in self.messages if message.scored is not None]
+
+    @property
+    def model(self) -> str:
+        """The model of the last scored text; empty without one."""
+        return self.answers[-1].model if self.answers else ""
+
+    def sent(self) -> list[dict[str, str]]:
+        """Return the messages as the server takes them; an answer that never came is left out, with its question."""
+        sent: list[dict[str, str]] = []
+        for message in self.messages:
+            if message.role == "assistant" and not message.content:
+                if sent and sent[-1]["role"] == "user":
+                    sent.pop()
+                continue
+            sent.append({"role": message.role, "content": message.content})
+        return sent
+
+
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "you": "user", "model": "assistant"}
+
+
+def parse_examples(text: str) -> list[Message]:
+    """Return the turns of a text in which each begins with `User:` or `Assistant:` at the start of a line."""
+    messages: list[Message] = []
+    for line in text.splitlines():
+        role, colon, rest = line.partition(":")
+        known = _ROLES.get(role.strip().lower()) if colon else None
+        if known is not None:
+            messages.append(Message(known, rest.strip()))
+        elif messages:
+            messages[-1].text = f"{messages[-1].text}\n{line}".rstrip("\n") if line else f"{messages[-1].text}\n"
+        elif line.strip():
+            messages.append(Message("user", line.strip()))
+    for message in messages:
+        message.text = message.text.strip()
+    return [message for message in messages if message.text]
+
+
+def format_examples(messages: Sequence[dict[str, str]]) -> str:
+    """Return turns as the text that `parse_examples` reads."""
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)

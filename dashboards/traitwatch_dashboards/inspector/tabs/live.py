@@ -1,0 +1,154 @@
+"""The tab Live: the server's traffic over the last minutes, from its metrics and its latest spikes."""
+
+import html
+import json
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from traitwatch_dashboards.inspector.api.client import Server
+from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
+from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
+from traitwatch_dashboards.inspector.components import figure, fragment
+from traitwatch_dashboards.inspector.page import QUIET, Page
+from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.spike_events import spikes_table, told_spikes
+from traitwatch_dashboards.inspector.scored.tables import number, table_html
+
+# Seconds between two looks at the server, while the tab is open.
+_INTERVAL = 5.0
+# Samples that are kept: an hour of them.
+_SAMPLES = 720
+# Seconds of traffic that the table calls recent.
+_RECENT = 300.0
+
+
+def live_tab(page: Page, tab: gr.Tab) -> gr.Timer:
+    """Build the tab where a layout is open; return the timer, which runs while the tab is open."""
+    urls = page.fleet.urls
+    server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1)
+    fragment(
+        '<h2 class="tw-section">Traffic</h2>'
+        '<p class="tw-quiet">Since the server started; <i>lately</i>: since you opened this tab, '
+        f"at most {_RECENT / 60:.0f} minutes.</p>"
+    )
+    traffic = fragment(elem_id="live-traffic")
+    fragment(
+        '<h2 class="tw-section">Mean z of responses</h2>'
+        '<p class="tw-quiet">Since you opened this tab, in steps of half a minute.</p>'
+    )
+    lines = figure(_figure([]), "live-lines")
+    fragment('<h2 class="tw-section">Latest spikes</h2>')
+    spikes = fragment(elem_id="live-spikes")
+    timer = gr.Timer(_INTERVAL, active=False)
+
+    async def look(session: Session, url: str) -> list[str]:
+        chosen = page.fleet[url]
+        try:
+            now = sample(await chosen.text("/metrics"), time.time())
+        except (*TROUBLE, ValueError) as error:
+            return [_trouble(problem(error, chosen.url)), _figure([]), ""]
+        samples = session.samples.setdefault(chosen.url, deque(maxlen=_SAMPLES))
+        samples.append(now)
+        return [_traffic(samples), _figure(samples), await _spikes(chosen)]
+
+    outputs = [traffic, lines, spikes]
+    for trigger in (timer.tick, server.change, tab.select):
+        trigger(look, [page.session, server], outputs, **QUIET)
+    tab.select(lambda: gr.Timer(active=True), None, timer, **QUIET)
+    return timer
+
+
+def _trouble(text: str) -> str:
+    return f'<p class="tw-problem" role="alert">{html.escape(text)}</p>'
+
+
+def _traffic(samples: "deque[Sample]") -> str:
+    """Return a row a trait: what was counted since the server started, and of it lately, while the tab was open."""
+    now = samples[-1]
+    before = next((s for s in samples if now.time - s.time <= _RECENT), now)
+    rows = []
+    for name, counts in now.traits.items():
+        lately = counts.since(before.traits.get(name, Counts()))
+        rows.append(
+            {
+                "trait": name,
+                "responses": f"{counts.responses:.0f}",
+                "lately": f"{lately.responses:.0f}",
+                "mean z": number(counts.mean_z, sign=True),
+                "mean z lately": number(lately.mean_z, sign=True),
+                "with a spike": _share(counts.spike_rate),
+                "with a spike lately": _share(lately.spike_rate),
+                "drift": number(now.drift.get(name) if counts.responses else None, sign=True),
+            }
+        )
+    if not rows:
+        return '<p class="tw-quiet">The server counts no traits.</p>'
+    quiet = (
+        f'<p class="tw-quiet">{now.running:.0f} requests are being answered. <i>Drift</i>: how far the last '
+        "minutes lie from the last hours, in standard errors.</p>"
+    )
+    return table_html(pd.DataFrame(rows), "Traffic of each trait") + quiet
+
+
+def _share(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.1f} %"
+
+
+def _figure(samples: "deque[Sample] | list[Sample]") -> str:
+    """Return the lines of mean z over time, a line a trait."""
+    steps = recent(list(samples))
+    now = samples[-1].time if samples else time.time()
+    names = list(samples[-1].traits) if samples else []
+    data: list[dict[str, Any]] = [
+        {
+            "x": [datetime.fromtimestamp(step.time, UTC).strftime("%Y-%m-%d %H:%M:%S") for step in steps],
+            "y": [step.mean_z.get(name) for step in steps],
+            "name": name,
+            "mode": "lines+markers",
+            "palette": i,
+            "connectgaps": True,
+            "hovertemplate": "%{y:+.2f}",
+        }
+        for i, name in enumerate(names)
+    ]
+    layout = {
+        "showlegend": bool(steps),
+        "legend": {"orientation": "h", "y": 1.05, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 44, "r": 12, "t": 30, "b": 36},
+        "xaxis": {"type": "date", "title": {"text": "UTC", "font": {"size": 11}}},
+        "yaxis": {"title": {"text": "mean z", "font": {"size": 11}}, "rangemode": "tozero"},
+    }
+    if not steps:
+        ends = [datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S") for t in (now - _RECENT, now)]
+        layout |= {
+            "xaxis": {"type": "date", "range": ends},
+            "yaxis": {"title": {"text": "mean z", "font": {"size": 11}}, "range": [-2, 2]},
+            "annotations": [
+                {
+                    "text": "The first point comes when responses have ended<br>since you opened this tab.",
+                    "showarrow": False,
+                    "xref": "paper",
+                    "yref": "paper",
+                    "x": 0.5,
+                    "y": 0.6,
+                }
+            ],
+        }
+    return json.dumps({"data": data, "layout": layout})
+
+
+async def _spikes(server: Server) -> str:
+    try:
+        events = await told_spikes(server)
+    except TROUBLE as error:
+        return f'<p class="tw-quiet">The latest spikes cannot be shown: {html.escape(problem(error, server.url))}</p>'
+    if not events:
+        return (
+            '<p class="tw-quiet">None yet. A spike is a run of tokens whose smoothed z stays above the threshold.</p>'
+        )
+    return table_html(spikes_table(events), "Latest spikes")

@@ -1,0 +1,178 @@
+"""`traitwatch rules`: writes the shipped Prometheus and Alertmanager files, ready to be loaded.
+
+There is one set of files, with literal durations. On their way out two things may be put in: the address of the runbook
+page, and a speed-up, by which every duration is divided, so that a test or a demo sees within a minute what takes an
+hour. Both are edits of the text at the places that the YAML parser tells, so all comments stay. Durations inside of an
+expression are found by PromQL's own lexical rules: not in strings, comments or metric names such as `...:rate5m`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import yaml
+
+from traitwatch_dashboards.errors import DashboardError
+
+# What every runbook_url of the shipped files begins with: the page's place in this repository.
+RUNBOOKS = "docs/runbooks.md"
+# Relative to this directory, and to the one that is written to.
+FILES = (
+    "prometheus/prometheus.yml",
+    "prometheus/recording_rules.yml",
+    "prometheus/alert_rules.yml",
+    "alertmanager/alertmanager.yml",
+)
+_TIMED_KEYS = {"expr", "for", "keep_firing_for"}
+_TIMED_KEYS |= {"interval", "scrape_interval", "evaluation_interval"}
+_TIMED_KEYS |= {"group_wait", "group_interval", "repeat_interval"}
+_SECOND, _DAY = 1_000, 86_400_000
+_MILLISECONDS = {
+    "y": 365 * _DAY,
+    "w": 7 * _DAY,
+    "d": _DAY,
+    "h": 3_600 * _SECOND,
+    "m": 60 * _SECOND,
+    "s": _SECOND,
+    "ms": 1,
+}
+# Years and weeks are read and not written: nobody thinks of a scaled window in them.
+_WRITTEN = ("d", "h", "m", "s", "ms")
+_PART = re.compile(r"(\d+)(ms|[ywdhms])")
+_DURATION = re.compile(r"(?:\d+(?:ms|[ywdhms]))+")
+# In the order in which PromQL's lexer would tell them apart. In brackets there are durations alone, and the colon of a
+# subquery, which elsewhere would begin a name.
+_TOKEN = re.compile(
+    rf"""
+      "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | `[^`]*`
+    | \#[^\n]*
+    | [A-Za-z_:][A-Za-z0-9_:]*
+    | 0[xX][0-9a-fA-F]+
+    | (?P<range> \[[^\]]*\] )
+    | (?P<duration> {_DURATION.pattern} )
+    | (?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?
+    """,
+    re.VERBOSE | re.ASCII,
+)
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("monitoring"),
+    show_default=True,
+    help="Directory to write to: prometheus/ and alertmanager/ are made in it.",
+)
+@click.option(
+    "--runbooks",
+    metavar="URL",
+    default=RUNBOOKS,
+    help="Where your people read docs/runbooks.md; every alert links into it.",
+)
+@click.option(
+    "--speed-up",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    help="Divide every duration by N: for trials, never for production.",
+)
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+def rules(*, out: Path, runbooks: str, speed_up: float, force: bool) -> None:
+    """Write the Prometheus and Alertmanager files: scrape configuration, rules, alerts, routing."""
+    try:
+        for path in write_files(out, speed_up=speed_up, runbooks=runbooks, force=force):
+            click.echo(path)
+    except DashboardError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def write_files(out: Path, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS, force: bool = False) -> list[Path]:
+    """Write the shipped files below `out` and return their paths, in the order of `FILES`.
+
+    Args:
+        out: the directory; made where it is not there.
+        speed_up: what durations are divided by.
+        runbooks: what takes the place of `RUNBOOKS` in the alerts' links.
+        force: whether files that are there may be replaced.
+
+    Raises:
+        DashboardError: a file is there already, or a duration would become less than a millisecond.
+    """
+    paths = [out / name for name in FILES]
+    there = [str(path) for path in paths if path.exists()]
+    if there and not force:
+        raise DashboardError(f"{', '.join(there)} would be written over; give another --out, or --force.")
+    shipped = Path(__file__).parents[1]
+    for name, path in zip(FILES, paths, strict=True):
+        text = rendered((shipped / name).read_text("utf-8"), speed_up=speed_up, runbooks=runbooks)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return paths
+
+
+def rendered(text: str, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS) -> str:
+    """Return the text of a shipped file with its durations divided and its links completed; the rest as it was.
+
+    Raises:
+        DashboardError: a duration would become less than a millisecond, or a value is written in a way in which its
+            durations cannot be told (in quotes).
+    """
+    pieces: list[str] = []
+    done = 0
+    for key, value in _values(yaml.compose(text, yaml.SafeLoader)):
+        start, end = value.start_mark.index, value.end_mark.index
+        if key in _TIMED_KEYS and speed_up != 1:
+            if value.style in ("'", '"'):
+                raise DashboardError(f"write the value of {key!r} in line {value.start_mark.line + 1} without quotes.")
+            new = scaled_expression(text[start:end], speed_up)
+        elif key == "runbook_url":
+            new = text[start:end].replace(RUNBOOKS, runbooks, 1)
+        else:
+            continue
+        pieces += [text[done:start], new]
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def scaled_expression(expression: str, speed_up: float) -> str:
+    """Return a PromQL expression, or a bare duration, with every duration in it divided by `speed_up`."""
+
+    def scaled(token: re.Match[str]) -> str:
+        if token["range"] is None and token["duration"] is None:
+            return token[0]
+        return _DURATION.sub(lambda duration: scaled_duration(duration[0], speed_up), token[0])
+
+    return _TOKEN.sub(scaled, expression)
+
+
+def scaled_duration(duration: str, speed_up: float) -> str:
+    """Return a duration such as `1h30m` divided by `speed_up`, to the millisecond, in the same notation.
+
+    Raises:
+        DashboardError: nothing would be left of it.
+    """
+    before = sum(int(number) * _MILLISECONDS[unit] for number, unit in _PART.findall(duration))
+    left = round(before / speed_up)
+    if before and not left:
+        raise DashboardError(f"{duration} divided by {speed_up:g} is less than a millisecond; choose a lower speed-up.")
+    parts = []
+    for unit in _WRITTEN:
+        number, left = divmod(left, _MILLISECONDS[unit])
+        if number:
+            parts.append(f"{number}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _values(node: yaml.Node | None) -> Iterator[tuple[str, yaml.ScalarNode]]:
+    """Yield every plain value of a YAML document with its key, in the order of the text."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(value, yaml.ScalarNode):
+                yield key.value, value
+            else:
+                yield from _values(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _values(item)
