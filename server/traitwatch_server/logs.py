@@ -2,7 +2,7 @@
 
 import logging
 
-_OURS = ("builder", "server")
+_OURS = ("traitwatch", "traitwatch_server")
 
 
 def log_with_vllm() -> None:

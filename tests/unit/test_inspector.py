@@ -395,7 +395,7 @@ class TestCommand:
 
 def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
     assets = Path(__file__).parents[2] / "dashboards" / "traitwatch_dashboards" / "inspector" / "assets"
-    for name in ("view.js", "plot.js", "page.js", "style.css", "shared.html", "traits.html"):
+    for name in ("view.js", "plot.js", "page.js", "style.css", "traits.html", "../export/shared.html"):
         text = (assets / name).read_text()
         assert "https://" not in text
         assert "innerHTML" not in text

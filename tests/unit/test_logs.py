@@ -12,7 +12,7 @@ from traitwatch_server.logs import log_with_vllm
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
     """Loggers that are as they were when the test has ended."""
-    loggers = [logging.getLogger(name) for name in ("vllm", "server", "builder")]
+    loggers = [logging.getLogger(name) for name in ("vllm", "traitwatch", "traitwatch_server")]
     before = [(logger.handlers, logger.level) for logger in loggers]
     yield loggers
     for logger, (handlers, level) in zip(loggers, before, strict=True):

@@ -16,6 +16,6 @@ def model() -> None:
     from traitwatch_builder.models.embedded import embedded_model
 
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
-    logging.getLogger("builder").addHandler(handler)
-    logging.getLogger("builder").setLevel(logging.INFO)
+    logging.getLogger("traitwatch_builder").addHandler(handler)
+    logging.getLogger("traitwatch_builder").setLevel(logging.INFO)
     click.echo(embedded_model())
