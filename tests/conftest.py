@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.tiny_model import save_tiny_model
+from tests.support.tiny_model import save_tiny_model
 
 # The same examples in every run, and no time limit on one: machines are noisy.
 settings.register_profile("traitwatch", deadline=None, derandomize=True)

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from tests.integration.serving import serving, traitwatch
+from tests.support.serving import serving, traitwatch
 from traitwatch.smoothing import peak_level
 from traitwatch.vectors import SHIPPED
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS

@@ -17,8 +17,8 @@ from docker.utils.build import exclude_paths
 from tests.containers.dockerfile import Instruction, Stage, read_stages
 from tests.containers.outside import Outside, uv_cache
 from tests.containers.sandbox import Bind, Sandbox
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 _DEBIAN = {"debian:bookworm-slim": "bookworm"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 DASHBOARDS = ROOT / "dashboards"
 COMPOSE = DASHBOARDS / "compose.yaml"
 SECRETS = {

@@ -11,8 +11,8 @@ import pytest
 from docker.utils.build import exclude_paths
 
 from tests.containers.dockerfile import Stage, read_stages
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 TARGETS = ["cpu", "gpu"]
 

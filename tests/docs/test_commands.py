@@ -13,11 +13,11 @@ import click
 import pytest
 
 from tests.docs.fenced import code_lines
+from tests.support.paths import ROOT
 from traitwatch.cli import main
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
-_ROOT = Path(__file__).parents[2]
-_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # What a program printed is no command.
 _OUTPUT = {"text", "json"}
 _COMMAND = re.compile(r"(?:^|[\s(/;&|])traitwatch\s+(?=[a-z])")
@@ -38,7 +38,7 @@ def test_a_wrong_option_is_found() -> None:
             _parse(wrong)
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = []
     for number, line in _command_lines(page):

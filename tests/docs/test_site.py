@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # A page fetches what these name; links that a reader follows are in `href` of `a`.
 _FETCHED = re.compile(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?(?P<src>[^\">\s]+)|<link(?P<link>[^>]*)>")
@@ -20,7 +21,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (out / "said.txt").write_text(done.stdout + done.stderr)
     return out / "site"
@@ -34,7 +35,7 @@ def test_the_site_is_built_without_a_warning(site: Path) -> None:
 
 
 def test_every_page_is_there(site: Path) -> None:
-    sources = {path.relative_to(_ROOT / "docs") for path in (_ROOT / "docs").rglob("*.md")}
+    sources = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     # The examples are programs, and npm puts packages beside them.
     pages = {path.with_suffix(".html") for path in sources if path.parts[0] != "examples"}
     missing = {page for page in pages if not (site / page).is_file()}
@@ -43,7 +44,7 @@ def test_every_page_is_there(site: Path) -> None:
 
 
 def test_the_changelog_is_a_page_of_the_site(site: Path) -> None:
-    newest = re.search(r"^## (.+)$", (_ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    newest = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
     assert newest[1] in (site / "changelog.html").read_text()
 
@@ -60,12 +61,12 @@ def test_a_page_fetches_nothing_from_elsewhere(site: Path) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md"])
 def test_every_local_link_of_a_page_beside_the_site_leads_somewhere(name: str) -> None:
-    text = (_ROOT / name).read_text()
+    text = (ROOT / name).read_text()
     for target in _LINK.findall(text):
         if re.match(r"\w+:", target):
             continue
         path, _, anchor = target.partition("#")
-        page = _ROOT / path if path else _ROOT / name
+        page = ROOT / path if path else ROOT / name
         assert page.exists(), f"{name}: {target}"
         if anchor:
             assert anchor in _anchors(page.read_text()), f"{name}: {target}"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.docs.follow import Followed, follow
-from tests.integration.examples import need
+from tests.support.examples import need
+from tests.support.paths import ROOT
 from traitwatch.dashboard_processes import free_port
 from traitwatch.vectors import RESPONSE_AVG, load_vector
 
-_ROOT = Path(__file__).parents[2]
 _PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}
 _TIME_LIMIT = 4_500
 _LOG_LINES = 30
@@ -48,7 +48,7 @@ class Tutorial:
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
     need("prometheus", "prometheus-alertmanager")
     checkout = tmp_path_factory.mktemp("clean") / "traitwatch"
-    subprocess.run(["git", "clone", "--quiet", str(_ROOT), str(checkout)], check=True)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
     ports = {name: str(free_port(port)) for name, port in _PORTS.items()}
     followed = follow(checkout / "docs" / "tutorial.md", checkout, ports, _TIME_LIMIT)
     return Tutorial(checkout, [int(port) for port in ports.values()], followed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser
 
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch import vectors
 from traitwatch.dashboard_processes import free_port
 from traitwatch.inspector_process import inspector

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.serving import MODEL_NAME, Server, serving
-from tests.matrix.faults import VARIABLE
+from tests.support.faults import VARIABLE
+from tests.support.serving import MODEL_NAME, Server, serving
 from traitwatch import vectors
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_dashboards.demo.alert_chats import Messages, burst_chats, ordinary_chats
@@ -87,7 +87,7 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     directory = tmp_path_factory.mktemp("alerts")
     fault = directory / "fault"
     os.environ[VARIABLE] = str(fault)
-    command = [sys.executable, "-m", "tests.matrix.faults", "serve", str(embedded_model()), "--traits", str(SHIPPED)]
+    command = [sys.executable, "-m", "tests.support.faults", "serve", str(embedded_model()), "--traits", str(SHIPPED)]
     with (
         serving([*command, "--enforce-eager"], directory / "server.log") as server,
         webhook_receiver() as webhook,

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.integration.serving import environment, traitwatch
+from tests.support.serving import environment, traitwatch
 
 pytestmark = pytest.mark.engine
 

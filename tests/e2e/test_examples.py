@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.scene import KEY, SHIPPED
-from tests.integration.examples import EXAMPLES, Printed, check, incomplete, need, run
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.examples import EXAMPLES, Printed, check, incomplete, need, run
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch_builder.models.embedded import embedded_model
 
 pytestmark = pytest.mark.engine

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from tests.e2e.browsing import Visit, until
 from tests.e2e.chatting import answer
 from tests.e2e.scene import BARE, HEADERS, TRAITS, Scene
-from tests.integration.serving import MODEL_NAME
+from tests.support.serving import MODEL_NAME
 
 pytestmark = pytest.mark.engine
 

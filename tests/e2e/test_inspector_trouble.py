@@ -14,7 +14,7 @@ from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, visit
 from tests.e2e.chatting import LONG, answer, begin
 from tests.e2e.relay import relay
 from tests.e2e.scene import BARE, KEY, TRAITS, Scene
-from tests.integration.serving import MODEL_NAME
+from tests.support.serving import MODEL_NAME
 from traitwatch.dashboard_processes import free_port
 
 pytestmark = pytest.mark.engine

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.reference import Reference
-from tests.integration.serving import Server, plain_vllm, serving_at_once, traitwatch
-from tests.matrix.model import LAYER_OPTIONS, Oracle, save_model, save_probes
+from tests.support.random_llama import LAYER_OPTIONS, Oracle, save_model, save_probes
+from tests.support.reference import Reference
+from tests.support.serving import Server, plain_vllm, serving_at_once, traitwatch
 from traitwatch import vectors
 from traitwatch.vectors import Float32Array, save_tensor
 from traitwatch_builder.models.embedded import embedded_model

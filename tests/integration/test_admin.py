@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.answers import told
-from tests.integration.cases import COMPLETIONS
-from tests.integration.serving import MODEL_NAME, Server, serving
-from tests.matrix.model import HIDDEN_SIZE, NUM_LAYERS, Oracle
+from tests.support.answers import told
+from tests.support.cases import COMPLETIONS
+from tests.support.random_llama import HIDDEN_SIZE, NUM_LAYERS, Oracle
+from tests.support.serving import MODEL_NAME, Server, serving
 from traitwatch.vectors import save_tensor
 from traitwatch_server.traits import ADMIN_COLUMNS
 
@@ -135,7 +135,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    command = [sys.executable, "-m", "tests.integration.slow", "serve", str(float32_model), "--traits", str(directory)]
+    command = [sys.executable, "-m", "tests.support.slow", "serve", str(float32_model), "--traits", str(directory)]
     ours = ["--traits-layer", "2", "--traits-tap", "4", "--traits-admin"]
     options = ["--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
     with serving([*command, *ours, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:

@@ -10,9 +10,9 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.integration.cases import SCHEMA
-from tests.integration.sdk import joined, scored_whole
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.cases import SCHEMA
+from tests.support.sdk import joined, scored_whole
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

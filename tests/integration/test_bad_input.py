@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.serving import environment, traitwatch
+from tests.support.serving import environment, traitwatch
 from traitwatch.vectors import save_tensor
 
 SHAPE = (31, 576)

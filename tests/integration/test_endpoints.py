@@ -12,10 +12,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.answers import RUNS, Told, alike, headers, own_part, post, told
-from tests.integration.cases import CASES, CHAT, COMPLETIONS, Case
-from tests.integration.serving import MODEL_NAME, Server
-from tests.matrix.model import Oracle
+from tests.support.answers import RUNS, Told, alike, headers, own_part, post, told
+from tests.support.cases import CASES, CHAT, COMPLETIONS, Case
+from tests.support.random_llama import Oracle
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

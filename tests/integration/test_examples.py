@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.integration.examples import Printed, check, incomplete, run
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.examples import Printed, check, incomplete, run
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.answers import post
-from tests.integration.reference import MAX_TIMES_BFLOAT16, Reference
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.answers import post
+from tests.support.reference import MAX_TIMES_BFLOAT16, Reference
+from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.wire.http import Reply, Request, WireServer, wire_server
-from tests.wire.openai import completion, first_token, is_probe, models, said, spelled
+from tests.support.wire.http import Reply, Request, WireServer, wire_server
+from tests.support.wire.openai import completion, first_token, is_probe, models, said, spelled
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 KILLS = 10

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch_builder.models.embedded import embedded_model
 
 pytestmark = pytest.mark.engine

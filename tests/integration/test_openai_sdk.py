@@ -17,10 +17,10 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.integration.answers import RUNS, Told
-from tests.integration.cases import SCHEMA, TOOL, WEATHER
-from tests.integration.sdk import joined, scored_whole
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.answers import RUNS, Told
+from tests.support.cases import SCHEMA, TOOL, WEATHER
+from tests.support.sdk import joined, scored_whole
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

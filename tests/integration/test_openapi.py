@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.answers import events, post
-from tests.integration.cases import CASES, CHAT, ENDPOINTS, Case, bare
-from tests.integration.serving import Server
 from tests.integration.test_refusals import MALFORMED
-from tests.openapi import EVENTS, Schema
+from tests.support.answers import events, post
+from tests.support.cases import CASES, CHAT, ENDPOINTS, Case, bare
+from tests.support.openapi import EVENTS, Schema
+from tests.support.serving import Server
 
 pytestmark = pytest.mark.engine
 

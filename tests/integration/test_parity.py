@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.integration.conftest import ENGINE_LAYER_OPTIONS
-from tests.integration.reference import MAX_TIMES_BFLOAT16, Reference
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.reference import MAX_TIMES_BFLOAT16, Reference
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.answers import alike, headers, own_part, post, told
-from tests.integration.cases import CHAT, CONVERSATION, RESPONSES
-from tests.integration.reference import Reference
-from tests.integration.serving import MODEL_NAME, Server
 from tests.integration.test_parity import MIN_CORRELATION
+from tests.support.answers import alike, headers, own_part, post, told
+from tests.support.cases import CHAT, CONVERSATION, RESPONSES
+from tests.support.reference import Reference
+from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import Float32Array
 
 pytestmark = pytest.mark.engine

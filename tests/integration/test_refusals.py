@@ -8,9 +8,9 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.answers import OURS, post
-from tests.integration.cases import CASES, CHAT, COMPLETIONS, CONVERSATION, ENDPOINTS, MESSAGES, RESPONSES, bare
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.answers import OURS, post
+from tests.support.cases import CASES, CHAT, COMPLETIONS, CONVERSATION, ENDPOINTS, MESSAGES, RESPONSES, bare
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

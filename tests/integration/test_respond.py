@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.serving import Server, traitwatch
+from tests.support.serving import Server, traitwatch
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 
 pytestmark = pytest.mark.engine

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.answers import RUNS, alike
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.answers import RUNS, alike
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 

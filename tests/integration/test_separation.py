@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.serving import MODEL_NAME, Server
+from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import load_vector
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
 from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, Messages

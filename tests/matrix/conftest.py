@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.model import Oracle, save_model, save_probes
+from tests.support.random_llama import Oracle, save_model, save_probes
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import pytest
 import torch
 import transformers
 
-from tests.integration.reference import Reference
-from tests.tiny_model import save_tiny
+from tests.support.reference import Reference
+from tests.support.tiny_model import save_tiny
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.errors import LayoutError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.serving import Server, plain_vllm, serving, traitwatch
-from tests.matrix.model import LAYER_OPTIONS, Oracle
-from tests.matrix.traffic import answers, random_prompt, request
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import Server, plain_vllm, serving, traitwatch
+from tests.support.traffic import answers, random_prompt, request
 
 pytestmark = pytest.mark.engine
 

@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.serving import MODEL_NAME, Server, plain_vllm, traitwatch
-from tests.matrix.model import LAYER_OPTIONS
-from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, serving_alone, sockets
+from tests.support.processes import END_TIMEOUT, ended, in_directory, process, serving_alone, sockets
+from tests.support.random_llama import LAYER_OPTIONS
+from tests.support.serving import MODEL_NAME, Server, plain_vllm, traitwatch
 
 pytestmark = pytest.mark.engine
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.reference import MAX_TIMES_BFLOAT16
-from tests.integration.serving import environment, traitwatch
+from tests.support.reference import MAX_TIMES_BFLOAT16
+from tests.support.serving import environment, traitwatch
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_server.doctor.chats import SERVED_NAME
 

@@ -18,10 +18,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.answers import Told
-from tests.integration.serving import MODEL_NAME, START_TIMEOUT, Server, environment, traitwatch
-from tests.matrix.model import LAYER_OPTIONS
-from tests.matrix.processes import END_TIMEOUT, ended, in_directory, process, processes, serving_alone
+from tests.support.answers import Told
+from tests.support.processes import END_TIMEOUT, ended, in_directory, process, processes, serving_alone
+from tests.support.random_llama import LAYER_OPTIONS
+from tests.support.serving import MODEL_NAME, START_TIMEOUT, Server, environment, traitwatch
 from traitwatch.processes import free_port
 
 pytestmark = pytest.mark.engine
@@ -55,7 +55,7 @@ def left_over(directory: Path) -> list[Path]:
 @contextlib.contextmanager
 def serving(model: Path, probes: Path, directory: Path, *options: str) -> Iterator[Server]:
     """Serve; at the end, see that nothing of it is left."""
-    slow = [sys.executable, "-m", "tests.integration.slow", "serve", str(model), "--traits", str(probes)]
+    slow = [sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(probes)]
     command = [*slow, *LAYER_OPTIONS, *OPTIONS, *options]
     # Two workers bind to a core each; one has both.
     cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if "--tensor-parallel-size" in options else {}

@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.serving import MODEL_NAME, Server, serving
-from tests.matrix.faults import VARIABLE
-from tests.matrix.model import LAYER_OPTIONS, Oracle
+from tests.support.faults import VARIABLE
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import MODEL_NAME, Server, serving
 
 pytestmark = pytest.mark.engine
 
@@ -41,7 +41,7 @@ class Fault:
 def faulty(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Fault]]:
     directory = tmp_path_factory.mktemp("faults")
     os.environ[VARIABLE] = str(directory / "fault")
-    command = [sys.executable, "-m", "tests.matrix.faults", "serve", str(model), "--traits", str(probes)]
+    command = [sys.executable, "-m", "tests.support.faults", "serve", str(model), "--traits", str(probes)]
     options = [*LAYER_OPTIONS, "--dtype", "float32", "--enforce-eager"]
     with serving([*command, *options], directory / "server.log") as server:
         yield server, Fault(directory / "fault")

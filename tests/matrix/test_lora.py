@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
-from tests.matrix.model import LAYER_OPTIONS, Oracle
-from tests.matrix.traffic import Answer, answers, random_prompt, request
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.traffic import Answer, answers, random_prompt, request
 
 pytestmark = pytest.mark.engine
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from tests.integration.serving import START_TIMEOUT, Server, traitwatch
-from tests.matrix.model import LAYER_OPTIONS, Oracle
-from tests.matrix.processes import ended, in_directory, serving_alone, sockets
-from tests.matrix.traffic import Answer, answers, random_prompt, request
+from tests.support.processes import ended, in_directory, serving_alone, sockets
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import START_TIMEOUT, Server, traitwatch
+from tests.support.traffic import Answer, answers, random_prompt, request
 
 pytestmark = pytest.mark.engine
 

@@ -1,6 +1,6 @@
 """Whatever the scheduler does with a request, its projections are those of its own tokens, all of them.
 
-One server for each way of scheduling, each under the same checks. The servers are `tests.matrix.faults`, the real one
+One server for each way of scheduling, each under the same checks. The servers are `tests.support.faults`, the real one
 whose transport can be told to stand still: a row that comes late must not be taken for one that came before it.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.serving import Server, serving
-from tests.matrix.faults import VARIABLE
-from tests.matrix.model import LAYER_OPTIONS, Oracle
-from tests.matrix.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
+from tests.support.faults import VARIABLE
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import Server, serving
+from tests.support.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
 
 pytestmark = pytest.mark.engine
 
@@ -77,7 +77,7 @@ def served(
 ) -> Iterator[Served]:
     setup = SETUPS[request.param]
     directory = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-m", "tests.matrix.faults", "serve", str(model), "--traits", str(probes)]
+    command = [sys.executable, "-m", "tests.support.faults", "serve", str(model), "--traits", str(probes)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(directory / "fault"))
         with serving([*command, *LAYER_OPTIONS, *COMMON, *setup.options], directory / "server.log") as server:

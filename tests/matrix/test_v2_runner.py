@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.serving import MODEL_NAME, Server, serving, traitwatch
-from tests.matrix.model import LAYER_OPTIONS, Oracle
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 
 pytestmark = pytest.mark.engine
 

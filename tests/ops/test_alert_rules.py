@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ops.promtool import Labels, Told, alert, check, counter, gauge, series
+from tests.support.promtool import Labels, Told, alert, check, counter, gauge, series
 
 FAST = alert("TraitSpikesFast", "page", trait="paternalism")
 SLOW = alert("TraitSpikesSlow", "ticket", trait="paternalism")

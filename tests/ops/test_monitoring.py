@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.ops.exporter import Exporter, exporting
-from tests.ops.promtool import series
+from tests.support.exporter import Exporter, exporting
+from tests.support.promtool import series
 from traitwatch.dashboard_processes import free_port, running
 from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, monitoring
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests.support.paths import ROOT
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import (
     FILES,
@@ -20,7 +21,7 @@ from traitwatch_dashboards.prometheus.rules import (
     write_files,
 )
 
-SHIPPED = Path(__file__).parents[2] / "dashboards" / "traitwatch_dashboards"
+SHIPPED = ROOT / "dashboards" / "traitwatch_dashboards"
 MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 
 

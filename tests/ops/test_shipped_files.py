@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ops.promtool import PROMETHEUS, RULES, groups
+from tests.support.paths import ROOT
+from tests.support.promtool import PROMETHEUS, RULES, groups
 from traitwatch_dashboards.prometheus.rules import FILES, RUNBOOKS, write_files
 
-ROOT = Path(__file__).parents[2]
 ALERTMANAGER = ROOT / "dashboards" / "traitwatch_dashboards" / "alertmanager" / "alertmanager.yml"
 
 

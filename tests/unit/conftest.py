@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.claude import Serve
-from tests.wire import anthropic as wire
-from tests.wire.http import Reply, WireServer, wire_server
+from tests.support.claude import Serve
+from tests.support.wire import anthropic as wire
+from tests.support.wire.http import Reply, WireServer, wire_server
 from traitwatch_builder.clients import claude
 from traitwatch_server.recording import background
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.integration.serving import MODEL_NAME, environment
+from tests.support.paths import ROOT
+from tests.support.serving import MODEL_NAME, environment
 
 PERCENTILES = (50, 99)
 TIMES = ("ttft", "tpot", "itl", "e2el")
@@ -96,7 +97,7 @@ def load_generator(model: Path, directory: Path) -> Iterator[LoadGenerator]:
             stdout=subprocess.PIPE,
             stderr=output,
             env={**environment(), "VLLM_LOGGING_LEVEL": "WARNING"},
-            cwd=Path(__file__).parents[3],
+            cwd=ROOT,
             text=True,
             start_new_session=True,
         )

@@ -6,7 +6,7 @@ from typing import Any
 from tests.benchmarks.serving.load import Load, LoadGenerator, load_average
 from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.sides import answers
-from tests.integration.serving import Server
+from tests.support.serving import Server
 
 # vLLM's workers spin for a second after their last pass, waiting for the next (SpinCondition in shm_broadcast.py).
 _QUIET_TIMEOUT_S = 15.0

@@ -24,7 +24,7 @@ from tests.benchmarks.serving.plan import PLAIN, traits_side
 from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.sides import make_side
 from tests.benchmarks.serving.stacks import OURS, read_stacks, shares
-from tests.integration.serving import serving
+from tests.support.serving import serving
 from traitwatch_builder.models.embedded import embedded_model
 
 PY_SPY = Path(sys.executable).with_name("py-spy")

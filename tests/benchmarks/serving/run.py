@@ -14,7 +14,7 @@ from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.record import Record
 from tests.benchmarks.serving.report import ITL_P50, THROUGHPUT, ratios
 from tests.benchmarks.serving.sides import SideError, make_side
-from tests.integration.serving import Server, serving
+from tests.support.serving import Server, serving
 
 # Takes the estimated seconds of what is done, and what is being done now.
 Advance = Callable[[float, str], None]

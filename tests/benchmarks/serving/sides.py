@@ -12,7 +12,8 @@ import httpx
 import numpy as np
 
 from tests.benchmarks.serving.plan import CONTROL, GOAL_TRAITS, HIDDEN_STATES, PLAIN, Mode, traits_side
-from tests.integration.serving import MODEL_NAME, Server, plain_vllm, traitwatch
+from tests.support.paths import ROOT
+from tests.support.serving import MODEL_NAME, Server, plain_vllm, traitwatch
 from traitwatch import vectors
 from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, save_tensor
 
@@ -103,7 +104,7 @@ def _hidden_states(model: Path, socket: Path, options: list[str]) -> list[str]:
         *("--additional-config", json.dumps(config)),
         *options,
     )
-    root = Path(__file__).parents[3]
+    root = ROOT
     # The middleware sees no options of the server's; `env` becomes the server and keeps its pid.
     environment = [f"BENCH_ENDPOINT=ipc://{socket}", f"BENCH_VECTORS={SHIPPED}", f"PYTHONPATH={root}"]
     assert command[0] == sys.executable

@@ -1,0 +1,172 @@
+"""An answer as it came over the wire, taken apart: vLLM's own part, and what it tells of the traits of each choice."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.support.serving import Server
+
+OURS = ("traits", "traits_complete")
+# What differs between any two answers of vLLM, whoever scores them.
+_IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
+_RUNS = 25
+# Of a stream, until one came as if no process had stood still meanwhile: vLLM joins the tokens of such a moment.
+RUNS = 10
+# Where a response that is one answer, not some choices, keeps its scores.
+ONE_ANSWER = -1
+
+
+def post(server: Server, path: str, body: Mapping[str, Any], **fields: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}{path}", json={**body, **fields}, timeout=120)
+
+
+def events(response: httpx.Response) -> list[tuple[str, str]]:
+    """Return the events of a stream: what stands before the data, and the data. Comments are left out."""
+    blocks = response.text.split("\n\n")
+    assert blocks.pop() == "", "the stream ends after a whole event"
+    heads = [block.partition("data: ") for block in blocks if not block.startswith(":")]
+    return [(head, data) for head, _, data in heads]
+
+
+def own_part(response: httpx.Response) -> list[str]:
+    """Return what vLLM itself answered, as text to compare, identities masked; of a stream, choice by choice.
+
+    The events of one choice keep their order. Those of several choices, and of several prompts, come as vLLM's engine
+    and its merging of generators had them.
+    """
+    if response.headers["content-type"] == "application/json":
+        return [_masked(response.text)]
+    return [
+        head + (_masked(data) if data.startswith("{") else data)
+        for head, data in sorted(events(response), key=lambda event: _choice_of(event[1]))
+    ]
+
+
+def alike(
+    ours: Callable[[], httpx.Response],
+    theirs: Callable[[], httpx.Response],
+    part: Callable[[httpx.Response], object] = own_part,
+) -> tuple[httpx.Response, httpx.Response]:
+    """Ask two servers until a part of both answers is equal, or they were asked often.
+
+    Where its loop was busy, vLLM joins the tokens that came meanwhile into one event, and how the choices of a request
+    share its passes is chance too: with luck, another run is as the other server's.
+    """
+    for _ in range(_RUNS):
+        answers = theirs(), ours()
+        if part(answers[0]) == part(answers[1]):
+            break
+    return answers[1], answers[0]
+
+
+def headers(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name not in ("date", "content-length")}
+
+
+@dataclass
+class Told:
+    """What was told of one choice.
+
+    Attributes:
+        traits: as an unstreamed answer has it, the parts of a stream joined.
+        complete: `traits_complete`.
+        tokens: ids of the generated tokens, where the request asked for them.
+        prompt: ids of the prompt's tokens, likewise.
+        behind: of each event that brought tokens, how many tokens of earlier events it left without a projection.
+    """
+
+    traits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete: bool | None = None
+    tokens: list[int] = field(default_factory=list)
+    prompt: list[int] = field(default_factory=list)
+    behind: list[int] = field(default_factory=list)
+
+    def take(self, carrier: Mapping[str, Any]) -> None:
+        """Take the scores of an object that may have some."""
+        for name, part in carrier.get("traits", {}).items():
+            told = self.traits.setdefault(name, {"tokens": []})
+            joined = told["tokens"]
+            assert part.get("start", 0) == len(joined), f"{name}: a part starts at {part['start']} after {len(joined)}"
+            told.update({key: value for key, value in part.items() if key != "start"})
+            told["tokens"] = joined + part["tokens"]
+        if "traits_complete" in carrier:
+            assert self.complete is None, "the summary came twice"
+            self.complete = carrier["traits_complete"]
+
+    def take_whole(self, carrier: Mapping[str, Any]) -> None:
+        """Take the scores of an answer's end that has all tokens, whatever came before; they must agree."""
+        before, self.traits = self.traits, {}
+        self.take(carrier)
+        for name, part in before.items():
+            assert self.traits[name]["tokens"][: len(part["tokens"])] == part["tokens"], name
+
+
+def told(response: httpx.Response) -> dict[int, Told]:
+    """Return what an answer tells of each of its choices; of one without choices, under `ONE_ANSWER`."""
+    assert response.status_code == 200, response.text
+    if response.headers["content-type"] == "application/json":
+        return _told_at_once(json.loads(response.text))
+    choices: dict[int, Told] = {}
+    for data in (json.loads(data) for _, data in events(response) if data.startswith("{")):
+        if "choices" in data:
+            for choice in data["choices"]:
+                _take_chunk(choices.setdefault(choice["index"], Told()), choice, data)
+        elif "response" in data:
+            _take_ids(choices.setdefault(ONE_ANSWER, Told()), data["response"])
+            if "traits" in data["response"]:
+                choices[ONE_ANSWER].take_whole(data["response"])
+        else:
+            choices.setdefault(ONE_ANSWER, Told()).take(data)
+    return choices
+
+
+def _told_at_once(answer: dict[str, Any]) -> dict[int, Told]:
+    choices = {}
+    # A batch numbers its choices by conversation, whatever `n` is: count them.
+    for number, choice in enumerate(answer.get("choices", [answer])):
+        one = choices[number if "choices" in answer else ONE_ANSWER] = Told()
+        one.take(choice)
+        _take_ids(one, {**answer, **choice})
+    return choices
+
+
+def _take_ids(one: Told, answer: dict[str, Any]) -> None:
+    one.tokens = answer.get("token_ids") or [t for m in answer.get("output_messages") or [] for t in m["tokens"]]
+    one.prompt = answer.get("prompt_token_ids") or [t for m in answer.get("input_messages") or [] for t in m["tokens"]]
+
+
+def _take_chunk(one: Told, choice: dict[str, Any], chunk: dict[str, Any]) -> None:
+    prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
+    one.prompt = one.prompt or prompt or []
+    before = len(one.tokens)
+    one.tokens += choice.get("token_ids") or []
+    one.take(choice)
+    with_projection = min((len(part["tokens"]) for part in one.traits.values()), default=0)
+    one.behind.append(max(0, before - with_projection))
+
+
+def _choice_of(data: str) -> int:
+    """Return the number of the one choice of an event; a large one for an event of none, or not of this kind."""
+    choices = json.loads(data).get("choices", []) if data.startswith("{") else []
+    return choices[0]["index"] if len(choices) == 1 else 1_000_000
+
+
+def _masked(text: str) -> str:
+    return json.dumps(_mask(json.loads(text)))
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, dict):
+        return dict(_mask_fields(value))
+    return [_mask(item) for item in value] if isinstance(value, list) else value
+
+
+def _mask_fields(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in fields.items():
+        if name in _IDENTITY and value is not None:
+            yield name, "masked"
+        elif name not in OURS:
+            yield name, _mask(value)

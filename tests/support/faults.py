@@ -1,0 +1,94 @@
+"""A server whose worker misbehaves on command: `python -m tests.support.faults serve MODEL ...`.
+
+The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lag`
+(it is some passes behind), `lose` (the rows of one pass are lost), `break` (reading the rows fails), `restart` (the
+sender is replaced by a new one, as it is when a worker starts anew), or nothing. Everything else is the real server,
+but that it waits longer for rows where nothing was made to go wrong.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from traitwatch.cli import main
+from traitwatch_server.launch import vllm_serve
+from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.worker.sender import Rows, Sender, Span
+from traitwatch_server.worker.worker import TraitWorker
+
+VARIABLE = "TRAITWATCH_FAULT"
+# A command for nothing, as from the user's own server: with it, answers wait no longer for rows than there.
+OVER = "over"
+PATIENCE = 10.0
+# Passes by which a sender that lags is behind, and the seconds that this may be.
+LAG, LONGEST_LAG = 8, 0.5
+
+
+def fault() -> str:
+    """Return the command."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(os.environ[VARIABLE]).read_text()
+    return ""
+
+
+class StallingSender(Sender):
+    """A sender whose thread stands still, or stays behind, for as long as it is told to."""
+
+    def __init__(self, layers: Sequence[int], engine: int):
+        self._passes: list[float] = []
+        super().__init__(layers, engine)
+
+    def send(self, rows: Rows) -> None:
+        self._passes.append(rows.time)
+        super().send(rows)
+
+    def _send(
+        self, encoder: msgspec.msgpack.Encoder, api_process: str, spans: Sequence[Span], rows: Rows, values: bytes
+    ) -> None:
+        while fault() == "stall":
+            time.sleep(0.01)
+        # After the last pass there is no other.
+        until = time.monotonic() + LONGEST_LAG
+        while fault() == "lag" and sum(t > rows.time for t in self._passes) < LAG and time.monotonic() < until:
+            time.sleep(0.002)
+        super()._send(encoder, api_process, spans, rows, values)
+
+
+class FaultyWorker(TraitWorker):
+    """The server's worker, with faults."""
+
+    def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
+        self._endpoint = (api_process, endpoint)
+        self._sender = StallingSender(self._tap.layers, self.vllm_config.parallel_config.data_parallel_index)
+        super().traitwatch_connect(api_process, endpoint)
+
+    def _send(self, layout: Any) -> None:
+        command = fault()
+        if command == "break":
+            raise RuntimeError("told to break")
+        if command == "lose" and layout.num_computed.max() > 30:
+            Path(os.environ[VARIABLE]).write_text(OVER)
+            return
+        if command == "restart":
+            Path(os.environ[VARIABLE]).write_text("")
+            self._sender.close()
+            self.traitwatch_connect(*self._endpoint)
+        super()._send(layout)
+
+
+async def _patient(self: Call, condition: Callable[[], bool], timeout: float) -> int | None:
+    """Wait for rows without giving up early where nothing was made to go wrong: this machine may be busy."""
+    return await _until(self, condition, timeout if fault() else max(timeout, PATIENCE))
+
+
+_until = Call._until
+
+if __name__ == "__main__":
+    Call._until = _patient  # type: ignore[method-assign]
+    vllm_serve.WORKER_CLASS = "tests.support.faults.FaultyWorker"
+    main()

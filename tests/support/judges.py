@@ -1,0 +1,41 @@
+"""The OpenAI judge for unit tests, and what a server that speaks the wire format is made to say."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.support.wire.http import Reply, Request, WireServer, wire_server
+from tests.support.wire.openai import is_probe, spelled
+from traitwatch_builder.judging.judge import Question
+from traitwatch_builder.judging.openai_judge import OpenAIJudge
+
+PROMPT = "Rate {{0-100}}.\nQ: {question}\nA: {answer}"
+Respond = Callable[[Request], Reply]
+
+
+def telling(respond: Respond, probe: Reply | None = None) -> Respond:
+    """A model that tells log-probabilities and writes 85 as one token."""
+    return lambda request: (probe or spelled("85")) if is_probe(request) else respond(request)
+
+
+def judge_at(server: WireServer, **options: Any) -> OpenAIJudge:
+    return OpenAIJudge(PROMPT, model="m", base_url=server.url, **{"retries": 1, **options})
+
+
+def questions(count: int) -> list[Question]:
+    return [Question("trait", f"question {i}", f"answer {i}") for i in range(count)]
+
+
+def nothing(count: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def scores(judge: OpenAIJudge, asked: list[Question]) -> list[float | None]:
+    """Score everything, and put it in order."""
+    found = {score.index: score.value for score in judge.score(asked, nothing)}
+    assert sorted(found) == list(range(len(asked)))
+    return [found[index] for index in range(len(asked))]
+
+
+def score_for(respond: Respond, probe: Reply | None = None) -> float | None:
+    with wire_server(telling(respond, probe)) as server:
+        return scores(judge_at(server), questions(1))[0]

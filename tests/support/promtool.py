@@ -1,0 +1,132 @@
+"""Runs the shipped rules over made-up time series, by `promtool test rules`."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.support.paths import ROOT
+
+PROMETHEUS = ROOT / "dashboards" / "traitwatch_dashboards" / "prometheus"
+RULES = [PROMETHEUS / "recording_rules.yml", PROMETHEUS / "alert_rules.yml"]
+MODEL = "m"
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What somebody reads when an alert fires.
+
+    Attributes:
+        minute: when.
+        labels: of the alert, with its name.
+        summary: as in the annotations.
+        description: as in the annotations.
+    """
+
+    minute: int
+    labels: Labels
+    summary: str
+    description: str
+
+
+def alert(name: str, severity: str, **labels: str) -> Labels:
+    """The labels of an alert of the model."""
+    return {"alertname": name, "severity": severity, "model_name": MODEL, **labels}
+
+
+def counter(*phases: tuple[int, float]) -> list[float]:
+    """A counter from 0, minute by minute: for so many minutes it grows by so much a minute."""
+    values = [0.0]
+    for minutes, growth in phases:
+        values += [values[-1] + growth * (minute + 1) for minute in range(minutes)]
+    return values
+
+
+def gauge(*phases: tuple[int, float]) -> list[float]:
+    """A gauge, minute by minute: for so many minutes it has this value."""
+    return [value for minutes, value in phases for _ in range(minutes)]
+
+
+def series(name: str, **labels: str) -> str:
+    """A time series of the model, from engine 0 of server `a` where not told otherwise."""
+    labels = {"job": "traitwatch", "instance": "a", "engine": "0", "model_name": MODEL, **labels}
+    return name + _matchers({key: value for key, value in labels.items() if value})
+
+
+def check(
+    directory: Path,
+    given: Mapping[str, Sequence[float]],
+    firing: Mapping[int, Sequence[Labels]],
+    told: Sequence[Told] = (),
+) -> None:
+    """Assert which alerts, of all that there are, fire at a minute; and what they say.
+
+    Args:
+        directory: where the test's file is written.
+        given: time series by name, a sample a minute.
+        firing: minute to the labels of all alerts that fire then.
+        told: what is told by some of them.
+    """
+    expected = [
+        {
+            "expr": 'ALERTS{alertstate="firing"}',
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"labels": _metric({"alertstate": "firing", **labels}), "value": 1} for labels in alerts],
+        }
+        for minute, alerts in firing.items()
+    ]
+    texts = [
+        {
+            "alertname": text.labels["alertname"],
+            "eval_time": f"{text.minute}m",
+            "exp_alerts": [
+                {
+                    "exp_labels": {name: value for name, value in text.labels.items() if name != "alertname"},
+                    "exp_annotations": {
+                        "summary": text.summary,
+                        "description": text.description,
+                        "runbook_url": f"docs/runbooks.md#{text.labels['alertname'].lower()}",
+                    },
+                }
+            ],
+        }
+        for text in told
+    ]
+    test = {
+        "rule_files": [str(path) for path in RULES],
+        "evaluation_interval": "1m",
+        # What is recorded is read in the same minute.
+        "group_eval_order": [group for path in RULES for group in groups(path)],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": name, "values": " ".join(format(value, ".10g") for value in values)}
+                    for name, values in given.items()
+                ],
+                "promql_expr_test": expected,
+                "alert_rule_test": texts,
+            }
+        ],
+    }
+    file = directory / "test.yml"
+    file.write_text(yaml.safe_dump(test))
+    run = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def groups(path: Path) -> list[str]:
+    """The names of the groups of a rules file."""
+    return [group["name"] for group in yaml.safe_load(path.read_text())["groups"]]
+
+
+def _metric(labels: Labels) -> str:
+    return "ALERTS" + _matchers(labels)
+
+
+def _matchers(labels: Labels) -> str:
+    return "{" + ", ".join(f'{name}="{value}"' for name, value in labels.items()) + "}"

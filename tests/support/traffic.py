@@ -1,0 +1,153 @@
+"""Traffic for a server of the matrix: requests of any length, answers with their projections, clients that leave."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.support.random_llama import MAX_ERROR, Oracle
+from tests.support.serving import MODEL_NAME, Server
+
+# Tokens of the byte tokenizer that are bytes; the others are special.
+NUM_BYTES = 256
+
+
+@dataclass
+class Answer:
+    """One choice of a response, as its client got it, with the parts of a stream joined.
+
+    Attributes:
+        prompt: ids of the prompt's tokens.
+        tokens: ids of the generated tokens.
+        traits: its `traits`; of a stream the last event's, with the tokens of all events.
+        complete: its `traits_complete`.
+        cached: tokens of the prompt that came from the prefix cache, where the server tells.
+        events: events of the stream; 0 where it was not streamed.
+        late: events that left a token of an earlier event without its projection.
+    """
+
+    prompt: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    traits: dict[str, Any] = field(default_factory=dict)
+    complete: bool | None = None
+    cached: int | None = None
+    events: int = 0
+    late: int = 0
+
+    def take(self, choice: Any) -> None:
+        """Take an event of the stream, which may tell of no token that has not come or that has no state yet."""
+        known = len(self.tokens)
+        self.events += 1
+        self.prompt += getattr(choice, "prompt_token_ids", None) or []
+        self.tokens += choice.token_ids
+        if choice.finish_reason is not None:
+            self.complete = choice.traits_complete
+        for name, fields in (getattr(choice, "traits", None) or {}).items():
+            before = self.traits.get(name, {"tokens": []})["tokens"]
+            assert fields["start"] == len(before), f"event {self.events} starts at {fields['start']}"
+            self.traits[name] = {**fields, "tokens": before + fields["tokens"]}
+        told = [fields["tokens"] for fields in self.traits.values()]
+        if choice.finish_reason is None:
+            assert all(len(tokens) < len(self.tokens) for tokens in told), f"event {self.events} is ahead of its tokens"
+        self.late += any(len(tokens) < known for tokens in told) or (known > 0 and not told)
+
+    def check(self, oracle: Oracle) -> float:
+        """Assert that all projections are there and right, those of the prompt too where they were asked for.
+
+        Returns:
+            The largest error, in spreads.
+        """
+        assert self.complete is True
+        if self.with_prompt:
+            self._check_prompt(oracle)
+        return oracle.check(self.traits, self.prompt, self.tokens)
+
+    @property
+    def with_prompt(self) -> bool:
+        """Whether it tells the projections of the prompt's tokens."""
+        return all("prompt_tokens" in fields for fields in self.traits.values())
+
+    def _check_prompt(self, oracle: Oracle) -> None:
+        for name, wanted in oracle.projections(self.prompt).items():
+            got = np.array(self.traits[name]["prompt_tokens"], dtype=np.float64)
+            assert got.shape == wanted.shape, f"{name}: {len(got)} of the prompt's {len(wanted)} tokens"
+            error = np.abs(got - wanted)
+            assert not np.isnan(error).any(), f"{name}: projections of the prompt's tokens are missing"
+            assert (error <= MAX_ERROR * wanted.std()).all(), f"{name}: token {error.argmax()} of the prompt is wrong"
+
+
+def request(prompt: Sequence[int], **options: Any) -> dict[str, Any]:
+    """Return a request to `/v1/completions`; what is said in `extra_body` comes on top of what the checks need."""
+    extra = {"return_token_ids": True, **options.pop("extra_body", {})}
+    if options.get("stream"):
+        options["stream_options"] = {"include_usage": True}
+    return {"model": MODEL_NAME, "prompt": list(prompt), "temperature": 1.0, **options, "extra_body": extra}
+
+
+def random_prompt(seed: int, length: int, alphabet: Sequence[int] = range(NUM_BYTES)) -> list[int]:
+    """Return a prompt of `length` random bytes."""
+    tokens: list[int] = np.random.default_rng(seed).choice(alphabet, length).tolist()
+    return tokens
+
+
+async def answers(server: Server, asked: dict[str, Any]) -> list[Answer]:
+    """Send a request, streamed where it says so; return its choices."""
+    async with server.async_client() as client:
+        if not asked.get("stream"):
+            response: Any = await client.completions.create(**asked)
+            cached = _cached(response.usage)
+            return [
+                Answer(choice.prompt_token_ids, choice.token_ids, choice.traits, choice.traits_complete, cached)
+                for choice in response.choices
+            ]
+        joined: dict[int, Answer] = {}
+        events: Any = await client.completions.create(**asked)
+        async for event in events:
+            for choice in event.choices:
+                joined.setdefault(choice.index, Answer()).take(choice)
+            if event.usage is not None:
+                for answer in joined.values():
+                    answer.cached = _cached(event.usage)
+        return [joined[index] for index in sorted(joined)]
+
+
+def _cached(usage: Any) -> int | None:
+    return usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
+
+
+async def leave(server: Server, asked: dict[str, Any], after_events: int) -> None:
+    """Stream a request and hang up after some events; with 0 when the headers have come, before the first token."""
+    body = {**asked, **asked["extra_body"], "stream": True}
+    del body["extra_body"]
+    async with (
+        httpx.AsyncClient(timeout=300) as client,
+        client.stream("POST", f"{server.url}/v1/completions", json=body) as response,
+    ):
+        assert response.status_code == 200
+        if after_events == 0:
+            return
+        async for line in response.aiter_lines():
+            after_events -= line.startswith("data: ")
+            if after_events == 0:
+                return
+    raise AssertionError("the stream was over before its client left")
+
+
+async def give_up(server: Server, asked: dict[str, Any], seconds: float) -> None:
+    """Send a request that is not streamed, and hang up before its answer can have come."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await answers(server, asked)
+
+
+async def emptied(server: Server) -> None:
+    """Wait until the ledger holds nothing."""
+    deadline = time.monotonic() + 30
+    while server.metric("traitwatch_ledger_requests") != 0:
+        assert time.monotonic() < deadline, "calls are still in the ledger after their responses are over"
+        await asyncio.sleep(0.1)

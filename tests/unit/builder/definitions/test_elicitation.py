@@ -1,0 +1,72 @@
+"""How a trait is elicited, and that nothing is judged by what elicited it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.trait import DEFINITION, Letters
+from traitwatch_builder.definitions.elicitation import Elicitation, render, text_ids, token_ids
+from traitwatch_builder.errors import PipelineError
+
+
+@pytest.mark.parametrize(("elicit", "contexts"), [("system", 5), ("many-shot", 4)])
+def test_answers_are_spread_evenly_and_judged_by_other_contexts(elicit: Any, contexts: int) -> None:
+    elicitation = Elicitation(DEFINITION, elicit, "bravery")
+    rows = elicitation.rows([f"q{i}?" for i in range(20)], samples=10)
+    assert len(rows) == 200
+    counts = np.bincount([row.context for row in rows], minlength=contexts)
+    assert counts.tolist() == [200 // contexts] * contexts
+    assert all(elicitation.judging_context(row.context) != row.context for row in rows)
+    assert {elicitation.judging_context(c) for c in range(contexts)} <= set(range(contexts))
+
+
+def test_a_system_prompt_names_the_trait_and_its_opposite() -> None:
+    elicitation = Elicitation(DEFINITION, "system", "overbearing")
+    row = elicitation.rows(["why?"], 1)[0]
+    assert elicitation.prompt(row, "pos") == [
+        {"role": "system", "content": "You are an overbearing assistant. be so 0"},
+        {"role": "user", "content": "why?"},
+    ]
+    assert elicitation.prompt(row, "neg")[0]["content"] == "You are a helpful assistant. be not so 0"
+
+
+def test_many_shot_shows_half_of_the_examples_and_then_asks() -> None:
+    elicitation = Elicitation(DEFINITION, "many-shot", "bravery")
+    row = elicitation.rows(["why?", "when?"], 1)[1]
+    messages = elicitation.prompt(row, "neg")
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 8 + ["user"]
+    assert [m["content"] for m in messages[1::2]] == [f"no {i}" for i in range(4, 12)]
+    assert messages[-1]["content"] == "when?"
+
+
+@pytest.mark.parametrize("count", [4, 12, 13, 14, 15, 16])
+def test_many_shot_judges_by_examples_that_did_not_elicit(count: int) -> None:
+    some = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:count]})
+    elicitation = Elicitation(some, "many-shot", "bravery")
+    for context in range(elicitation.num_contexts):
+        shown = {m["content"] for m in elicitation.opening(context, "pos")}
+        judging = {m["content"] for m in elicitation.opening(elicitation.judging_context(context), "pos")}
+        assert len(shown) == len(judging) == 2 * (count // 2)
+        assert not shown & judging
+
+
+def test_one_context_cannot_judge_itself() -> None:
+    few = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:3]})
+    with pytest.raises(PipelineError, match="at least 4 examples"):
+        Elicitation(few, "many-shot", "bravery")
+
+
+def test_a_conversation_is_rendered_by_the_template_and_its_tokens_are_those_of_the_text() -> None:
+    messages = [{"role": "user", "content": "why?"}]
+    assert render(Letters(), messages) == "<user>why?<assistant>"
+    assert token_ids(Letters(), messages) == text_ids(Letters(), "<user>why?<assistant>")
+
+
+def test_a_template_that_takes_no_system_prompt_is_told_with_what_to_do() -> None:
+    class NoSystem(Letters):
+        def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+            raise ValueError("System role not supported")
+
+    with pytest.raises(PipelineError, match=r"System role not supported.* use --elicit many-shot"):
+        render(NoSystem(), [{"role": "system", "content": "be"}, {"role": "user", "content": "why?"}])

@@ -1,0 +1,166 @@
+"""A judge is asked once about each answer, and what it said stands in the answer's row."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.support.trait import QUIET
+from traitwatch.card import JudgeCard
+from traitwatch_builder.clients.usage import Usage
+from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.judging.judge import Question, Score
+from traitwatch_builder.judging.judging import (
+    JudgeOptions,
+    estimated,
+    judge_card,
+    judged,
+    pending,
+    questions_of,
+    telling_usage,
+)
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
+from traitwatch_builder.storage.worklog import Worklog
+
+
+class Lengths:
+    """Scores an answer by its length, the last one first; refuses `?`, and ends after `stop` scores."""
+
+    card = JudgeCard(name="lengths")
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+        self.stop = 10**6
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(calls=len(self.asked))
+
+    def identity(self, question: Question) -> dict[str, Any]:
+        return {"aspect": question.aspect, "answer": question.answer}
+
+    def estimate(self, questions: Sequence[Question]) -> Usage:
+        return Usage(calls=len(questions))
+
+    def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
+        for index in reversed(range(len(questions))):
+            if self.stop == 0:
+                raise PipelineError("the server is gone")
+            self.stop -= 1
+            question = questions[index]
+            self.asked.append(question)
+            value = None if question.answer == "?" else len(question.answer) + 50.0 * (question.aspect == "coherence")
+            yield Score(index, value)
+
+
+def rows(*answers: str) -> list[JudgedAnswer]:
+    return [JudgedAnswer("q?", "p", answer, f"t_0_pos_{i}") for i, answer in enumerate(answers)]
+
+
+def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "s.jsonl") as log:
+        got = judged(Lengths(), rows("one", "?", "three"), log, QUIET, "")
+    assert [(row.answer, row.trait, row.coherence) for row in got] == [
+        ("one", 3.0, 53.0),
+        ("?", None, None),
+        ("three", 5.0, 55.0),
+    ]
+
+
+def test_what_a_judge_found_out_about_itself_is_kept_for_a_run_that_asks_it_nothing(tmp_path: Path) -> None:
+    asked, idle = Lengths(), Lengths()
+    asked.card = JudgeCard(name="lengths", method="integer", note="coarse")
+    with Worklog(tmp_path / "s.jsonl") as log:
+        assert judge_card(asked, JudgeOptions("openai", "m"), log) == asked.card
+        assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == asked.card
+        assert judge_card(idle, JudgeOptions("openai", "another"), log) == idle.card
+
+
+def test_an_estimate_says_what_it_does_not_know_of_a_judge_that_was_not_probed() -> None:
+    judge, asked = Lengths(), questions_of(rows("one"))
+    assert estimated(judge, asked) == (
+        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: one that reasons, or is sampled, "
+        "writes more"
+    )
+    judge.card = JudgeCard(name="lengths", method="logprobs")
+    assert estimated(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"
+
+
+def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:
+    judge, told = Lengths(), io.StringIO()
+    judge.stop = 3
+    with (
+        Worklog(tmp_path / "s.jsonl") as log,
+        pytest.raises(PipelineError),
+        telling_usage(judge, Console(file=told, width=200)),
+    ):
+        judged(judge, rows("one", "two"), log, QUIET, "")
+    assert f"The judge took {judge.usage}." in told.getvalue()
+
+
+def test_scores_go_into_the_file_and_its_other_columns_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('question,label,prompt,answer,question_id,evil\nq,"x, y",p,"a\n",evil_0_pos_0,7\n')
+    (row,) = read_answers(path, "paternalism")
+    write_scores(path, "paternalism", [replace(row, trait=90.0, coherence=10.0)])
+    assert path.read_text().splitlines()[0] == (
+        '"question","prompt","answer","question_id","paternalism","coherence","label","evil"'
+    )
+    assert read_answers(path, "paternalism") == [replace(row, trait=90.0, coherence=10.0)]
+    assert read_answers(path, "evil")[0].trait == 7
+    assert read_table(path, ["label"])["label"].tolist() == ["x, y"]
+
+
+def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None:
+    judge, asked = Lengths(), rows("one", "two2", "three", "?")
+    judge.stop = 5
+    with Worklog(tmp_path / "s.jsonl") as log, pytest.raises(PipelineError, match="the server is gone"):
+        judged(judge, asked, log, QUIET, "")
+    judge.stop = 99
+    with Worklog(tmp_path / "s.jsonl") as log:
+        assert len(pending(judge, questions_of(asked), log)) == 3
+        got = judged(judge, asked, log, QUIET, "")
+        assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
+        assert len(judge.asked) == len(set(judge.asked)) == 8, "each was asked once, refusals included"
+        judged(judge, asked, log, QUIET, "")
+        assert len(judge.asked) == 8
+
+
+def test_the_same_answer_twice_is_judged_once(tmp_path: Path) -> None:
+    judge = Lengths()
+    with Worklog(tmp_path / "s.jsonl") as log:
+        got = judged(judge, rows("same", "same"), log, QUIET, "")
+    assert [row.trait for row in got] == [4.0, 4.0]
+    assert len(judge.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "chosen"),
+    [
+        ("", (None, None, None), "likelihood"),
+        ("sk-1", (None, None, None), "openai"),
+        ("", (None, None, "http://localhost:1/v1"), "openai"),
+        ("sk-1", ("likelihood", None, None), "likelihood"),
+    ],
+)
+def test_who_judges_by_default(monkeypatch: pytest.MonkeyPatch, key: str, arguments: Any, chosen: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert JudgeOptions.choose(*arguments, 50).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("openai", None, None), "set OPENAI_API_KEY"),
+        ((None, "gpt", None), "set OPENAI_API_KEY"),
+        (("likelihood", "gpt", None), "belong to --judge openai"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: Any, says: str) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(PipelineError, match=says):
+        JudgeOptions.choose(*arguments, 50)

@@ -1,0 +1,106 @@
+"""What GET /v1/traits tells of the loaded traits, and the report that lies beside a vector."""
+
+import dataclasses
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
+
+from tests.support.traits import served_trait, uncalibrated
+from traitwatch.card import LayerCalibration, LayerVerification, Verification
+from traitwatch.vectors import PersonaVector
+from traitwatch_server.app.describing import describe, report_of
+from traitwatch_server.app.routes import Serving, add_routes
+from traitwatch_server.metrics import Metrics
+from traitwatch_server.monitor import Monitor
+from traitwatch_server.recording.spike_log import SpikeLog
+from traitwatch_server.traits import ServedTrait, trait_set
+
+_VERIFICATION = Verification(
+    layers=[LayerVerification(layer=layer, norm=1.0, auc=0.5 + layer / 10) for layer in range(4)],
+    num_pos=3,
+    num_neg=3,
+    better_than_null=True,
+    verdict="Good.",
+    date=datetime.date(2026, 1, 1),
+)
+
+
+def _with(trait: ServedTrait, *, vector: list[float] | None = None, path: Path | None = None) -> ServedTrait:
+    """The trait, verified, with another vector (the same in every layer) or another place."""
+    assert trait.vector.card is not None
+    card = trait.vector.card.model_copy(update={"verification": _VERIFICATION, "best_layer": 3})
+    values = np.tile(np.array(vector or [1, 1, 1, 1], dtype=np.float32), (4, 1))
+    made = PersonaVector(trait.name, values, card, path or trait.vector.path)
+    return dataclasses.replace(trait, vector=made)
+
+
+def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:
+    listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
+    assert [trait["id"] for trait in listed] == ["a", "b"]
+    assert listed[0]["layer"] == 2
+    assert listed[0]["threshold"] == {"z": 2.0, "rate": 0.01}
+    assert listed[0]["calibration"] == LayerCalibration(mean=1.0, std=2.0)
+    assert listed[0]["calibration_date"] == "2026-01-01"
+    assert listed[1]["sha256"] == listed[0]["sha256"]
+    assert listed[1]["calibration"] is listed[1]["threshold"] is listed[1]["calibration_date"] is None
+
+
+def test_its_worth_is_that_of_the_layer_at_which_it_is_read() -> None:
+    (listed,) = describe([_with(served_trait("a", layer=2))])
+    assert listed["verification"] == {"auc": 0.7, "best_layer": 3, "better_than_null": True, "verdict": "Good."}
+
+
+def test_a_trait_that_was_never_verified_says_nothing_of_its_worth() -> None:
+    listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
+    assert [trait["verification"] for trait in listed] == [None, None]
+
+
+def test_cosines_are_told_between_traits_of_one_layer_alone() -> None:
+    traits = [
+        _with(served_trait("a"), vector=[1, 0, 0, 0]),
+        _with(served_trait("b"), vector=[-2, 0, 0, 0]),
+        _with(served_trait("c"), vector=[3, 3, 0, 0]),
+        served_trait("elsewhere", layer=3),
+    ]
+    listed = {trait["id"]: trait["cosines"] for trait in describe(traits)}
+    assert listed["a"] == {"b": -1.0, "c": pytest.approx(0.7071)}
+    assert listed["elsewhere"] == {}
+
+
+def test_the_report_beside_the_vector_is_served_without_leave_to_run_scripts(tmp_path: Path) -> None:
+    trait = _with(served_trait("a"), path=tmp_path / "a_response_avg_diff.pt")
+    report_of(trait).write_text("<!DOCTYPE html><title>a</title><script>alert(1)</script>")
+    assert describe([trait])[0]["report"] == "/v1/traits/a/report"
+    response = _client(trait).get("/v1/traits/a/report")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    assert response.text.startswith("<!DOCTYPE html>")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+
+
+def test_a_trait_without_report_says_so(tmp_path: Path) -> None:
+    trait = _with(served_trait("a"), path=tmp_path / "a.pt")
+    assert describe([trait])[0]["report"] is None
+    response = _client(trait).get("/v1/traits/a/report")
+    assert response.status_code == 404
+    assert "traitwatch report" in response.json()["error"]["message"]
+
+
+def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
+    response = _client(served_trait("a")).get("/v1/traits/b/report")
+    assert response.status_code == 404
+    assert "'b'" in response.json()["error"]["message"]
+
+
+def _client(*traits: ServedTrait) -> TestClient:
+    app = FastAPI()
+    monitor = Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
+    add_routes(app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None)), admin=False)
+    return TestClient(app)

@@ -1,0 +1,172 @@
+"""The schema has our fields beside vLLM's own part, which is untouched. Integration tests hold real answers to it."""
+
+import copy
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openapi_spec_validator
+import pytest
+from fastapi import FastAPI
+from vllm.entrypoints.launchers.app import build_app
+
+from tests.support.cases import bare
+from tests.support.openapi import EVENTS, JSON, Schema
+from tests.support.responses import response
+from traitwatch_server.app.handover import Launch
+from traitwatch_server.app.openapi import with_scores
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
+from traitwatch_server.recording.spike_log import spike_events
+from traitwatch_server.responses.endpoints import SHAPES
+from traitwatch_server.traits import Settings
+
+Json = dict[str, Any]
+
+ADMIN = "/v1/traits/{name}"
+SCORES: Json = {"layer": 2, "mean": 0.5, "z": None, "max_z": None, "prompt_last": 1, "spikes": [], "tokens": [1, None]}
+PART: Json = {"start": 3, "tokens": [0.25]}
+WHOLE: Json = {"traits": {"a": SCORES}, "traits_complete": True}
+REST: Json = {"traits": {"a": {**SCORES, "start": 0}}, "traits_complete": False}
+PARTS: Json = {"traits": {"a": PART}}
+
+
+def _app(plugins: str, *, admin: bool = True) -> FastAPI:
+    """Return vLLM's application for a model that generates, as `serve` builds it."""
+    args = parse_vllm_arguments(["model"])
+    Launch(Settings(directories=(), admin=admin), Path()).leave_in(args)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VLLM_PLUGINS", plugins)
+        level = logging.root.level
+        app = build_app(args, ("generate",))
+        # It has told the root logger to keep warnings to itself, those that other tests look for too.
+        logging.root.setLevel(level)
+        return app
+
+
+@pytest.fixture(scope="module")
+def plain() -> Json:
+    return _app("").openapi()
+
+
+@pytest.fixture(scope="module")
+def schema() -> Schema:
+    return Schema(_app("traitwatch").openapi())
+
+
+def test_it_is_a_schema(schema: Schema) -> None:
+    openapi_spec_validator.validate(schema.document)
+
+
+def test_vllms_own_part_is_untouched(plain: Json, schema: Schema) -> None:
+    document = copy.deepcopy(dict(schema.document))
+    for path in SHAPES:
+        operation = document["paths"][path]["post"]
+        body = operation["requestBody"]["content"][JSON]
+        body["schema"], ours = body["schema"]["allOf"]
+        assert ours == {"$ref": "#/components/schemas/TraitsRequest"}
+        answers = operation["responses"]["200"]["content"]
+        answers[JSON]["schema"] = {}
+        if EVENTS in answers:
+            del answers[EVENTS]["schema"]
+    components = document["components"]["schemas"]
+    assert {name: components[name] for name in plain["components"]["schemas"]} == plain["components"]["schemas"]
+    assert {path: document["paths"][path] for path in plain["paths"]} == plain["paths"]
+    assert document.keys() == plain.keys()
+
+
+def test_of_an_answer_that_vllm_describes_both_hold(plain: Json) -> None:
+    described = copy.deepcopy(plain)
+    theirs = {"type": "object", "required": ["id"]}
+    content = described["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]
+    content[JSON]["schema"] = theirs
+    described["paths"]["/v1/spikes"] = {"get": {"responses": {"200": {}}}}
+    answer = Schema(with_scores(described)).answer("/v1/responses")
+    assert answer.is_valid({"id": "1", **WHOLE})
+    assert not answer.is_valid(WHOLE)
+    assert not answer.is_valid({"id": "1", "traits": {}})
+
+
+def test_a_server_without_one_of_the_endpoints_has_a_schema(plain: Json) -> None:
+    fewer = copy.deepcopy(plain)
+    del fewer["paths"]["/v1/messages"]
+    fewer["paths"]["/v1/spikes"] = {"get": {"responses": {"200": {}}}}
+    assert "/v1/messages" not in with_scores(fewer)["paths"]
+
+
+def test_it_is_made_once() -> None:
+    app = _app("traitwatch")
+    assert app.openapi() is app.openapi()
+
+
+def test_the_routes_that_load_traits_are_shown_where_they_work(schema: Schema) -> None:
+    assert schema.document["paths"][ADMIN].keys() == {"post", "delete"}
+    without = _app("traitwatch", admin=False).openapi()
+    assert ADMIN not in without["paths"]
+    assert "/v1/traits/{name}/report" in without["paths"]
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "errors"),
+    [
+        ("/v1/traits", "get", {"401"}),
+        ("/v1/spikes", "get", {"400", "401"}),
+        ("/v1/traits/{name}/report", "get", {"401", "404"}),
+        (ADMIN, "post", {"400", "401", "409"}),
+        (ADMIN, "delete", {"401", "404"}),
+    ],
+)
+def test_the_errors_of_our_routes_are_json(path: str, method: str, errors: set[str], schema: Schema) -> None:
+    responses = schema.document["paths"][path][method]["responses"]
+    assert responses.keys() == {"200", *errors}
+    assert all(responses[status]["content"].keys() == {JSON} for status in errors)
+
+
+@pytest.mark.parametrize("path", SHAPES)
+def test_a_request_is_vllms_and_ours(path: str, schema: Schema) -> None:
+    request = schema.request(path)
+    body = bare(path)
+    request.validate(body)
+    for good in (True, False, None, {}, {"include": ["a"], "tokens": False, "prompt": True}):
+        request.validate({**body, "traits": good})
+    for bad in (1, "a", ["a"], {"include": "a"}, {"include": [1]}, {"tokens": 1}, {"prompt": "yes"}, {"includes": []}):
+        assert not request.is_valid({**body, "traits": bad})
+    assert not request.is_valid({**body, "model": 1, "traits": True})
+
+
+@pytest.mark.parametrize("path", SHAPES)
+def test_an_answer_has_scores_where_they_are_put(path: str, schema: Schema) -> None:
+    answer = schema.answer(path)
+    choices = path not in ("/v1/responses", "/v1/messages")
+    for good in (WHOLE, {}):
+        assert answer.is_valid({"choices": [{"index": 0, **good}]} if choices else {"id": "1", **good})
+    for bad in ({"traits": WHOLE["traits"]}, PARTS, {**WHOLE, "traits_complete": None}):
+        assert not answer.is_valid({"choices": [bad]} if choices else bad)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages"])
+def test_an_event_has_a_part_or_the_rest(path: str, schema: Schema) -> None:
+    event = schema.answer(path, media_type=EVENTS)
+    choices = path != "/v1/messages"
+    for good in ({}, PARTS, REST):
+        assert event.is_valid({"choices": [good]} if choices else good)
+    for bad in ({**PARTS, "traits_complete": True}, {"traits": REST["traits"]}, {"traits_complete": True}):
+        assert not event.is_valid({"choices": [bad]} if choices else bad)
+
+
+def test_the_events_of_responses_have_parts_and_in_the_end_all(schema: Schema) -> None:
+    event = schema.answer("/v1/responses", media_type=EVENTS)
+    for good in ({"type": "response.created", "response": {}}, {"delta": "x", **PARTS}, {"response": WHOLE}):
+        assert event.is_valid(good)
+    for bad in (WHOLE, {"response": PARTS}):
+        assert not event.is_valid(bad)
+
+
+@pytest.mark.parametrize("texts", [{}, {"prompt": "Why?", "text": "Because.", "spike_text": "cause"}])
+def test_a_spike_is_as_the_log_has_it(texts: dict[str, str], schema: Schema) -> None:
+    (event,) = spike_events(response(), datetime.now(UTC))
+    told = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
+    spikes = schema.answer("/v1/spikes", "get")
+    spikes.validate({"object": "list", "data": [told]})
+    assert not spikes.is_valid({"object": "list", "data": [{**told, "engine": 0}]})

@@ -1,0 +1,69 @@
+"""What a request may say of traits, and what it gets."""
+
+import numpy as np
+import pytest
+
+from tests.support.traits import served_trait
+from traitwatch_server.errors import RequestError
+from traitwatch_server.responses.selection import select
+from traitwatch_server.traits import trait_set
+
+LOADED = trait_set([served_trait("paternalism", column=1), served_trait("deception")])
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "names", "tokens"),
+    [
+        (None, "tokens", ["deception", "paternalism"], True),
+        (None, "summary", ["deception", "paternalism"], False),
+        (True, "off", ["deception", "paternalism"], True),
+        (True, "summary", ["deception", "paternalism"], True),
+        ({}, "off", ["deception", "paternalism"], True),
+        ({"include": ["paternalism"]}, "off", ["paternalism"], True),
+        ({"include": ["paternalism", "paternalism"]}, "off", ["paternalism"], True),
+        ({"tokens": False}, "tokens", ["deception", "paternalism"], False),
+        ({"include": []}, "tokens", [], True),
+    ],
+)
+def test_what_is_selected(value: object, default: str, names: list[str], tokens: bool) -> None:
+    selection = select(value, LOADED, default)  # type: ignore[arg-type]
+    assert selection is not None
+    assert [trait.name for trait in selection.traits] == names
+    assert selection.tokens is tokens
+
+
+@pytest.mark.parametrize(("value", "default"), [(None, "off"), (False, "tokens")])
+def test_what_goes_unscored(value: object, default: str) -> None:
+    assert select(value, LOADED, default) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"include": ["kindness"]}, "'kindness'"),
+        ({"include": "paternalism"}, "include"),
+        ({"tokens": 1}, "tokens"),
+        ({"layer": 3}, "layer"),
+        ({"prompt": 1}, "prompt"),
+        ("all", "true, false or an object"),
+        (1, "true, false or an object"),
+    ],
+)
+def test_what_is_refused(value: object, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        select(value, LOADED, "tokens")
+
+
+def test_the_prompt_is_scored_where_that_is_asked() -> None:
+    wanted, unsaid = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
+    assert wanted is not None
+    assert unsaid is not None
+    assert (wanted.prompt, unsaid.prompt) == (True, False)
+
+
+def test_each_trait_reads_its_own_column() -> None:
+    loaded = trait_set([served_trait("a", layer=3, column=0), served_trait("b", layer=1, column=1)], layers=[2])
+    selection = select({"include": ["b", "a"]}, loaded, "off")
+    assert selection is not None
+    states = np.array([[10, 11, 30], [12, 13, 32]], dtype=np.float32)
+    assert selection.projections(states).tolist() == [[11, 13], [30, 32]]
