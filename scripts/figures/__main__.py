@@ -10,6 +10,7 @@ from traitwatch.files import write_atomically
 from traitwatch_builder.models.embedded import NAME, embedded_model
 
 from .data import IMAGES, Measured, cards, load_measured, save_measured
+from .diagrams import diagrams
 from .numbers import numbers
 from .plots import figures
 from .reading import answer_means
@@ -35,11 +36,11 @@ def measure() -> None:
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=IMAGES, help="Where the figures go.")
 def draw(*, out: Path) -> None:
-    """Draw the figures and write figures.json, from docs/images/measured.json and the shipped cards."""
+    """Write the figures, figures.json and the pictures of the architecture into a directory."""
     measured, shipped = load_measured(), cards()
     found = json.dumps(numbers(measured, shipped), indent=1).encode() + b"\n"
     write_atomically(out / "figures.json", found)
-    for name, svg in figures(measured, shipped).items():
+    for name, svg in {**figures(measured, shipped), **diagrams()}.items():
         write_atomically(out / name, svg.encode())
 
 
