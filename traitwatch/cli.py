@@ -9,9 +9,7 @@ from importlib.metadata import version
 
 import click
 
-from traitwatch_builder.errors import BuilderError
-from traitwatch_dashboards.errors import DashboardError
-from traitwatch_server.errors import ServerError
+from traitwatch.errors import TraitwatchError
 
 # name -> (module:attribute, what `traitwatch --help` says of it)
 COMMANDS = {
@@ -73,7 +71,7 @@ class LazyGroup(click.Group):
         """Run a subcommand; an error that we raise on purpose is told in one sentence, without a traceback."""
         try:
             return super().invoke(ctx)
-        except (BuilderError, DashboardError, ServerError) as error:
+        except TraitwatchError as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from traitwatch_builder.errors import ArtifactError
+from traitwatch.errors import ArtifactError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -1,15 +1,30 @@
-"""Spikes: runs of tokens whose smoothed z stays above a threshold.
+"""Spikes: runs of tokens whose smoothed z stays above a threshold. The only implementation of a spike in Python.
 
-The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1),
-started at the baseline's own mean (0), so that one loud first token is not a spike. `traitwatch.smoothing` does the same
-for calibration, over whole responses; the two are tested against each other.
+The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1).
+It starts at the baseline's own mean (s_{-1} = 0), so that one loud first token is not a spike.
+
+`SpikeDetector` works token by token and accepts missing tokens: the server and the inspector find spikes with it.
+`smooth` and `peak_level` work on whole responses and many layers at once: calibration measures with them how often
+neutral responses have a spike. A test holds the two to each other.
+
+The API process imports this module, so it imports no torch, and scipy only inside `smooth`.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from traitwatch.smoothing import MIN_TOKENS, WINDOW
+import numpy as np
+import numpy.typing as npt
+
+WINDOW = 8
+"""Tokens of the smoothing."""
+
+MIN_TOKENS = 3
+"""A shorter run above the threshold is not a spike."""
+
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,33 +45,38 @@ class Spike:
 class SpikeDetector:
     """Finds the spikes of one response, token by token, in constant time and memory a token.
 
-    Args of the constructor:
-        threshold: the smoothed z must be above this.
-        window: tokens of the smoothing.
-        min_tokens: a shorter run is not a spike.
+    Attributes:
+        level: the smoothed z up to the last token.
     """
 
     def __init__(self, threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS):
+        """Start before the first token.
+
+        Args:
+            threshold: a spike's smoothed z is above this.
+            window: tokens of the smoothing.
+            min_tokens: tokens of the shortest spike.
+        """
+        self.level = 0.0
         self._threshold = threshold
         self._weight = 2.0 / (window + 1)
         self._min_tokens = min_tokens
-        self._smoothed = 0.0
         self._count = 0
-        # Of the run above the threshold that is under way: its first token (None outside of one), its highest z.
+        # The first token of the present run above the threshold (None outside of a run), and the run's highest z.
         self._start: int | None = None
         self._peak = -math.inf
 
     def push(self, z: float) -> Spike | None:
-        """Take the next token's z, and return the spike that it ended, if it did.
+        """Take the z of the next token, and return the spike that this token ended, if there is one.
 
         Args:
-            z: NaN, where the state is missing, ends a spike and does not count.
+            z: NaN where the state is missing. NaN ends a spike and leaves the level as it is.
         """
         missing = math.isnan(z)
         if not missing:
-            self._smoothed += self._weight * (z - self._smoothed)
+            self.level += self._weight * (z - self.level)
         ended = None
-        if self._smoothed > self._threshold and not missing:
+        if self.level > self._threshold and not missing:
             if self._start is None:
                 self._start, self._peak = self._count, z
             else:
@@ -67,7 +87,7 @@ class SpikeDetector:
         return ended
 
     def finish(self) -> Spike | None:
-        """End the response, and return the spike that lasts to its end, if one does."""
+        """End the response, and return the spike that lasts to its end, if there is one."""
         start, self._start = self._start, None
         if start is None or self._count - start < self._min_tokens:
             return None
@@ -75,9 +95,67 @@ class SpikeDetector:
 
 
 def find_spikes(
-    z: Iterable[float], threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS
+    z: Iterable[float | None], threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS
 ) -> list[Spike]:
-    """Return the spikes of a response, in order; `z` and the rest are as of `SpikeDetector`."""
+    """Return the spikes of a response, in order.
+
+    Args:
+        z: z of each token; None or NaN where the state is missing.
+        threshold: as of `SpikeDetector`, like the rest.
+        window: tokens of the smoothing.
+        min_tokens: tokens of the shortest spike.
+    """
     detector = SpikeDetector(threshold, window, min_tokens)
-    found = [*map(detector.push, z), detector.finish()]
+    found = [*(detector.push(math.nan if value is None else value) for value in z), detector.finish()]
     return [spike for spike in found if spike is not None]
+
+
+def levels(z: Iterable[float | None]) -> list[float | None]:
+    """Return the smoothed z up to each token, as `find_spikes` compares it with a threshold; None for a missing z."""
+    detector = SpikeDetector(math.inf)
+    smoothed: list[float | None] = []
+    for value in z:
+        if value is not None:
+            detector.push(value)
+        smoothed.append(None if value is None else detector.level)
+    return smoothed
+
+
+def smooth(z: npt.NDArray[Any], window: int = WINDOW) -> Float64Array:
+    """Return the smoothed z up to each token.
+
+    Args:
+        z: `[..., num_tokens]`, any float: z of each token in order, all finite (a NaN would spread to all later tokens).
+        window: tokens of the smoothing, at least 1 (which smooths nothing).
+
+    Returns:
+        As `z`, float64.
+    """
+    from scipy.signal import lfilter  # type: ignore[import-untyped]
+
+    if z.shape[-1] == 0:
+        return np.zeros(z.shape)
+    weight = 2.0 / (window + 1)
+    smoothed: Float64Array = lfilter([weight], [1.0, weight - 1.0], np.asarray(z, dtype=np.float64), axis=-1)
+    return smoothed
+
+
+def peak_level(z: npt.NDArray[Any], window: int = WINDOW, min_tokens: int = MIN_TOKENS) -> Float64Array:
+    """Return the level below which any threshold would give the response a spike.
+
+    A spike is a run of at least `min_tokens` tokens whose smoothed z is above the threshold. A response has a spike at
+    threshold u exactly when u < max over i of min(s_i, ..., s_{i + min_tokens - 1}).
+
+    Args:
+        z: `[..., num_tokens]`, as of `smooth`.
+        window: tokens of the smoothing.
+        min_tokens: tokens of the shortest spike, at least 1.
+
+    Returns:
+        `[...]`, float64, in the unit of `z`; -inf where the response is too short to have a spike.
+    """
+    if z.shape[-1] < min_tokens:
+        return np.full(z.shape[:-1], -np.inf)
+    runs = np.lib.stride_tricks.sliding_window_view(smooth(z, window), min_tokens, axis=-1)
+    level: Float64Array = runs.min(axis=-1).max(axis=-1)
+    return level

@@ -4,6 +4,9 @@ A directory of vectors holds, per trait, `<trait>_response_avg_diff.pt` (what is
 `<trait>_prompt_avg_diff.pt` and `<trait>_prompt_last_diff.pt`, and the card `<trait>.json`. The names and the
 plain tensors inside are those of the Persona Vectors authors' code, so files travel both ways. A vector without
 a card is usable, but uncalibrated: its projections have no z.
+
+`unit_rows` and `PersonaVector.direction` make the unit vectors of a projection, `h . v / ||v||` (Persona Vectors, arXiv
+2507.21509).
 """
 
 import hashlib
@@ -19,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from traitwatch.card import Calibration, Card, LayerCalibration
+from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json, write_atomically
-from traitwatch_builder.errors import ArtifactError
 
 __all__ = [
     "DEFAULT_LAYER",
@@ -237,3 +240,21 @@ def _check_card(card: Card, card_path: Path, vector: Float32Array, path: Path) -
         raise ArtifactError(
             f"{card_path} has {len(card.calibration.layers)} calibration layers for {expected[0]} vector rows."
         )
+
+
+def unit_rows(vector: Float32Array) -> Float32Array:
+    """Return `v / ||v||` per layer, float32; a zero row stays zero.
+
+    Args:
+        vector: `[..., hidden_size]`, float32, e.g. `[num_layers + 1, hidden_size]` or a stack of such vectors.
+    """
+    norms = np.linalg.norm(vector.astype(np.float64), axis=-1, keepdims=True)
+    unit: Float32Array = (vector / np.where(norms == 0.0, 1.0, norms)).astype(np.float32)
+    return unit
+
+
+def bad_layers(values: npt.NDArray[np.floating], axis: int = -2) -> list[int]:
+    """Return the layers at which `values`, whose layer index runs along `axis`, hold NaN or infinity."""
+    others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
+    bad: Iterable[int] = np.flatnonzero(~np.isfinite(values).all(axis=others)).tolist()
+    return list(bad)

@@ -1,25 +1,19 @@
-"""What can go wrong in the builder and in its files.
+"""Errors of the builder.
 
-    BuilderError
-    ├── ArtifactError      a vector, card or definition that cannot be used
-    ├── LayoutError        vLLM is not laid out as we know it; raised when its worker starts
-    ├── ModelError         the embedded model cannot be prepared
-    └── PipelineError      a step of the pipeline cannot give a result worth having
+    TraitwatchError
+    └── BuilderError
+        ├── ModelError         the embedded model cannot be prepared
+        └── PipelineError      a step of the pipeline cannot give a result worth having
 
-Every message says what was wrong, with which input, and what to do.
+Files that cannot be used are a `traitwatch.errors.ArtifactError`. Every message says what was wrong, with which input,
+and what to do.
 """
 
+from traitwatch.errors import TraitwatchError
 
-class BuilderError(Exception):
+
+class BuilderError(TraitwatchError):
     """Base of every error that the builder raises on purpose."""
-
-
-class ArtifactError(BuilderError):
-    """A persona vector, its card or a trait definition is missing, malformed or does not fit."""
-
-
-class LayoutError(BuilderError):
-    """A model or a model runner of vLLM is not laid out as we know it."""
 
 
 class ModelError(BuilderError):

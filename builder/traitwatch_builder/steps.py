@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from traitwatch.card import JudgeCard
-from traitwatch.projecting import unit_rows
 from traitwatch.vectors import (
     PROMPT_AVG,
     PROMPT_LAST,
@@ -24,6 +23,7 @@ from traitwatch.vectors import (
     load_vector,
     save_card,
     save_tensor,
+    unit_rows,
     vector_sha256,
 )
 from traitwatch_builder.errors import PipelineError

@@ -4,5 +4,8 @@ DashboardError    something that was asked for cannot be shown
 """
 
 
-class DashboardError(Exception):
+from traitwatch.errors import TraitwatchError
+
+
+class DashboardError(TraitwatchError):
     """Says what was wrong and what to do, in one sentence."""

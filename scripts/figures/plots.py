@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from traitwatch.card import Card
-from traitwatch.smoothing import smooth
+from traitwatch.spikes import smooth
 from traitwatch_builder.report.plots import INK, MUTED, NEG, POS, STYLE
 from traitwatch_builder.vectors.verify import correlation
 

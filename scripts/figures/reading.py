@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from traitwatch.projecting import unit_rows
-from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector
+from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector, unit_rows
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import ReaderOptions, Session, session
 from traitwatch_builder.reading.states import Span

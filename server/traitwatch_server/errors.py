@@ -10,13 +10,16 @@
     ├── RequestError      a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
     └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
-A vLLM that is not laid out as the tap knows it is a `traitwatch_builder.errors.LayoutError`, raised in the worker at start-up.
+A vLLM that is not laid out as the tap knows it is a `traitwatch.errors.LayoutError`, raised in the worker at start-up.
 
 Every message says what was wrong, with which input, and what to do.
 """
 
 
-class ServerError(Exception):
+from traitwatch.errors import TraitwatchError
+
+
+class ServerError(TraitwatchError):
     """Base of every error that the server raises on purpose."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from traitwatch.smoothing import MIN_TOKENS, WINDOW
+from traitwatch.spikes import MIN_TOKENS, WINDOW
 from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
 from traitwatch_server.columns import Columns
 from traitwatch_server.errors import ConfigError

@@ -6,7 +6,7 @@ A card promises that a share (1 % by default) of neutral responses has a spike a
 threshold on some prompts; here others are asked, those of `neutral_prompts.txt`, which took part in nothing. They are
 sampled as the shipped vectors were calibrated, one response each, so that responses are independent and the exact
 binomial interval holds. Spikes are found anew in the projections that the server returns, with the smoothing of
-`traitwatch.smoothing`; what the server itself called a spike is told beside it.
+`traitwatch.spikes`; what the server itself called a spike is told beside it.
 
 The card's z has an interval of its own, since it was estimated from few responses: the shares above its two ends say
 what the promise amounts to at either.
@@ -32,7 +32,7 @@ from rich.table import Table
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from tests.support.serving import serving, traitwatch
-from traitwatch.smoothing import peak_level
+from traitwatch.spikes import peak_level
 from traitwatch.vectors import SHIPPED
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.models.embedded import embedded_model

@@ -11,7 +11,7 @@ import click
 import numpy as np
 from scipy.signal import lfilter
 
-from traitwatch.smoothing import Float64Array, peak_level
+from traitwatch.spikes import Float64Array, peak_level
 from traitwatch_builder.vectors.calibrate import RATES, calibrate
 
 _POPULATION = 400_000

@@ -18,9 +18,9 @@ import transformers
 
 from tests.support.reference import Reference
 from tests.support.tiny_model import save_tiny
+from traitwatch.errors import LayoutError
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
-from traitwatch_builder.errors import LayoutError
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.reading.vllm_reader import VllmReader
 from traitwatch_server.traits import CONFIG_KEY

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from traitwatch_builder.errors import LayoutError
+from traitwatch.errors import LayoutError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from traitwatch_builder.errors import LayoutError
+from traitwatch.errors import LayoutError
 
 _LAYER_LISTS = ("layers", "h", "blocks")
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")

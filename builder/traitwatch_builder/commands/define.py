@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.definitions.define import DEFAULT_CLAUDE_MODEL
-from traitwatch_builder.errors import ArtifactError
 
 if TYPE_CHECKING:
     from traitwatch_builder.definitions.definition import WholeDefinition

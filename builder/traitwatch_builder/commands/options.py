@@ -201,9 +201,9 @@ def check_model_path(model: str) -> str:
 
 def load_definitions(trait: str, directories: list[Path]) -> tuple[Any, Any]:
     """Return the extract and the eval definition of a trait; raise `ArtifactError` where no directory has them."""
+    from traitwatch.errors import ArtifactError
     from traitwatch.vectors import check_trait_name
     from traitwatch_builder.definitions.definition import load_definition
-    from traitwatch_builder.errors import ArtifactError
     from traitwatch_builder.storage.workspace import find_definition, known_definitions
 
     check_trait_name(trait)

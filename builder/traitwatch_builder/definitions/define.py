@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from rich.console import Console
 
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
 from traitwatch_builder.definitions.definition import (
     NUM_EXAMPLES,
@@ -22,7 +23,7 @@ from traitwatch_builder.definitions.definition import (
     load_definition,
     whole_definition,
 )
-from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch_builder.errors import PipelineError
 
 DEFAULT_CLAUDE_MODEL = "claude-sonnet-5-5"
 

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
 
+from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json, write_atomically
-from traitwatch_builder.errors import ArtifactError
 
 NUM_INSTRUCTIONS = 5
 NUM_QUESTIONS = 40

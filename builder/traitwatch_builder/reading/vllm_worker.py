@@ -12,9 +12,9 @@ from torch import nn
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import LayoutReader, allocate_stage_inputs, layout_reader
 from traitwatch.vllm_private.layers import is_placeholder, layer_modules, state_modules, state_parts
-from traitwatch_builder.errors import LayoutError
 from traitwatch_builder.reading.sums import CUTS, KEY, StateSums
 
 if current_platform.is_cpu():

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
 from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
-from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch_builder.errors import PipelineError
 
 Float64Array = npt.NDArray[np.float64]
 FORMATS = (".png", ".svg", ".html", ".csv")

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json, write_atomically
 from traitwatch.vectors import RESPONSE_AVG, Card, check_trait_name, load_vector
 from traitwatch_builder.definitions.elicitation import Polarity
-from traitwatch_builder.errors import ArtifactError
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.verdict import served_layer

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
-from traitwatch_builder.errors import ArtifactError
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
 _SURROGATES = re.compile("[\ud800-\udfff]")

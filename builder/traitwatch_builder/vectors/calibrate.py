@@ -4,7 +4,7 @@ It is measured on what a server scores: answers to bare prompts, token by token.
 in which it was the input, so the last token of an answer that was cut off has none.
 
 A threshold for a rate is the smoothed z above which that share of neutral responses has a spike. Each response has a
-peak level (`traitwatch.smoothing.peak_level`), below which any threshold would find a spike in it; the threshold is the
+peak level (`traitwatch.spikes.peak_level`), below which any threshold would find a spike in it; the threshold is the
 level that the wanted share of peak levels exceeds (`traitwatch_builder.vectors.tails`). Its z is that of the card, made with the card's
 own mean and standard deviation, as every server makes it: they are part of what z means, so they are not resampled.
 
@@ -23,9 +23,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from traitwatch.card import SpikeThreshold
-from traitwatch.projecting import bad_layers
-from traitwatch.smoothing import MIN_TOKENS, WINDOW, Float64Array, peak_level
-from traitwatch.vectors import Calibration, Float32Array, LayerCalibration
+from traitwatch.spikes import MIN_TOKENS, WINDOW, Float64Array, peak_level
+from traitwatch.vectors import Calibration, Float32Array, LayerCalibration, bad_layers
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.tails import exceedance_level, resample_clusters
 

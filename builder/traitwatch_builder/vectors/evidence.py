@@ -16,10 +16,10 @@ from typing import Literal
 
 import numpy as np
 
+from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
-from traitwatch.projecting import bad_layers
-from traitwatch.vectors import Float32Array
-from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch.vectors import Float32Array, bad_layers
+from traitwatch_builder.errors import PipelineError
 
 NUM_NULL = 20
 """Vectors from shuffled labels: of 20, the 95th percentile lies between the highest two."""

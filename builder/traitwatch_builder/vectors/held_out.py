@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from traitwatch.projecting import unit_rows
-from traitwatch.vectors import Float32Array
+from traitwatch.vectors import Float32Array, unit_rows
 from traitwatch_builder.definitions.elicitation import POLARITIES, Polarity, text_ids
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.progress import bar

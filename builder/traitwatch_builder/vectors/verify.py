@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traitwatch.card import LayerVerification, Verification
-from traitwatch.projecting import bad_layers
-from traitwatch.vectors import Float32Array
+from traitwatch.vectors import Float32Array, bad_layers
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence
 from traitwatch_builder.vectors.verdict import conclude

@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from vllm.engine.protocol import EngineClient
 
+from traitwatch.errors import ArtifactError
 from traitwatch.vectors import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
-from traitwatch_builder.errors import ArtifactError
 from traitwatch_server.errors import AdminError, ConfigError
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import (

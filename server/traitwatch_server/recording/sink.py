@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from traitwatch.smoothing import Float64Array
-from traitwatch.spikes import Spike
+from traitwatch.spikes import Float64Array, Spike
 from traitwatch_server.traits import ServedTrait
 
 

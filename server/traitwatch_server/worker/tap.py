@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import traitwatch_server.worker.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.layers import StateModule, state_parts
-from traitwatch_builder.errors import LayoutError
 
 # Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
 TAP_VERSION = 2

@@ -11,9 +11,9 @@ import torch
 from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from traitwatch.vllm_private.layers import state_modules
-from traitwatch_builder.errors import LayoutError
 from traitwatch_server.logs import log_with_vllm
 from traitwatch_server.process import end_with
 from traitwatch_server.traits import CONFIG_KEY

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traitwatch import spikes
-from traitwatch.smoothing import MIN_TOKENS, WINDOW, peak_level, smooth
+from traitwatch.spikes import MIN_TOKENS, WINDOW, peak_level, smooth
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 
@@ -68,5 +68,5 @@ def test_the_server_finds_spikes_with_the_constants_of_the_calibration() -> None
 
 
 def test_the_server_imports_neither_torch_nor_scipy_with_it() -> None:
-    code = "import sys, traitwatch.smoothing; sys.exit(any(name in sys.modules for name in ('torch', 'scipy')))"
+    code = "import sys, traitwatch.spikes; sys.exit(any(name in sys.modules for name in ('torch', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,9 +1,13 @@
 """A spike is a run above the threshold, whatever the length of the response."""
 
+import math
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch.spikes import Spike, SpikeDetector, find_spikes
+from traitwatch.spikes import Spike, SpikeDetector, find_spikes, levels, smooth
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 
@@ -55,3 +59,16 @@ def test_what_comes_later_changes_no_spike_that_was_told(z: list[float], cut: in
     whole, part = SpikeDetector(1.13), SpikeDetector(1.13)
     told = [part.push(value) for value in z[:cut]]
     assert [whole.push(value) for value in z][:cut] == told
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60), st.floats(-1, 4))
+def test_a_missing_z_may_be_none_or_nan(z: list[float | None], threshold: float) -> None:
+    assert find_spikes(z, threshold) == find_spikes([math.nan if value is None else value for value in z], threshold)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60))
+def test_levels_are_what_a_threshold_is_compared_with(z: list[float | None]) -> None:
+    present = [value for value in z if value is not None]
+    smoothed = levels(z)
+    assert [level is None for level in smoothed] == [value is None for value in z]
+    assert [level for level in smoothed if level is not None] == pytest.approx(smooth(np.array(present)).tolist())

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from traitwatch import vectors
+from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
 from traitwatch.vectors import SHIPPED, Calibration, Card, LayerCalibration, load_vector, load_vectors
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
-from traitwatch_builder.errors import ArtifactError
 
 VECTOR = np.arange(12, dtype=np.float32).reshape(3, 4)
 TODAY = datetime.date(2026, 1, 2)

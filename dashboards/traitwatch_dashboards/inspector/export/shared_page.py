@@ -14,10 +14,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from traitwatch.spikes import levels
 from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.answer import Answer
 from traitwatch_dashboards.inspector.scored.journal import FULL_Z
-from traitwatch_dashboards.inspector.scored.spans import smoothed
 from traitwatch_dashboards.inspector.scored.tables import number
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
@@ -91,8 +91,8 @@ def _plot(panes: Sequence[Transcript], name: str) -> str:
             for answer in pane.answers:
                 trait = next((t for t in answer.traits if t.name == name), None)
                 row = answer.projections.get(name, [])
-                levels = smoothed([trait.z(p) for p in row]) if trait is not None else []
-                values += [float("nan") if level is None else level for level in levels]
+                smoothed = levels([trait.z(p) for p in row]) if trait is not None else []
+                values += [float("nan") if level is None else level for level in smoothed]
                 if trait is not None and trait.threshold is not None:
                     axes.axhline(trait.threshold, color="#59626d", linewidth=0.8, linestyle="--")
             label = pane.title.replace("$", r"\$") or name

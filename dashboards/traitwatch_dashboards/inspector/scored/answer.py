@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitwatch.spikes import Spike
+from traitwatch.spikes import Spike, find_spikes
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.spans import find_spans
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def summarise(trait: Trait, projections: Sequence[float | None]) -> Summary:
     if not states:
         return Summary(None, None, None)
     mean = sum(states) / len(states)
-    spans = () if trait.threshold is None else find_spans([trait.z(p) for p in projections], trait.threshold)
+    spans = () if trait.threshold is None else find_spikes([trait.z(p) for p in projections], trait.threshold)
     return Summary(mean, trait.z(mean), trait.z(max(states)), tuple(spans))
 
 

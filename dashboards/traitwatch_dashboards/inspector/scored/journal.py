@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitwatch.smoothing import MIN_TOKENS, WINDOW
+from traitwatch.spikes import MIN_TOKENS, WINDOW
 from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.answer import Answer, Summary
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from tests.support.claude import GOOD, ONE_CALL, TEXT, Serve, faulty
 from tests.support.paths import ROOT
 from tests.support.wire import anthropic as wire
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.commands.define import define
 from traitwatch_builder.definitions.define import define_prompt, estimated_input_tokens
 from traitwatch_builder.definitions.definition import definition_files, load_definition, split, whole_definition
-from traitwatch_builder.errors import ArtifactError
 
 pytestmark = pytest.mark.usefixtures("apart")
 

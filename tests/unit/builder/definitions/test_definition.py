@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.definitions import definition
 from traitwatch_builder.definitions.definition import (
     SHIPPED_DEFINITIONS,
@@ -18,7 +19,6 @@ from traitwatch_builder.definitions.definition import (
     split,
     whole_definition,
 )
-from traitwatch_builder.errors import ArtifactError
 
 SHIPPED = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
 

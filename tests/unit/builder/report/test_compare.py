@@ -12,9 +12,10 @@ import torch
 from click.testing import CliRunner
 from matplotlib import image
 
+from traitwatch.errors import ArtifactError
 from traitwatch.vectors import Card, PersonaVector, save_card, save_tensor, vector_sha256
 from traitwatch_builder.commands.compare import compare
-from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.report.compare import check_format, compare_vectors, cosine_matrix, write_comparison
 
 # Rows of three vectors at layer 1; layer 0 is zero, as the authors' code leaves it in places.

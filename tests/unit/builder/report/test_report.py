@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from tests.support.report_data import TRAIT, bare_report, full_report
 from traitwatch.card import SteeringResult
+from traitwatch.errors import ArtifactError
 from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
 from traitwatch_builder.commands.report import report
-from traitwatch_builder.errors import ArtifactError
 from traitwatch_builder.report.page import (
     HeldOut,
     Histogram,

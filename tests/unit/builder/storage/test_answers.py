@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch_builder.errors import ArtifactError
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, write_answers
 
 AWKWARD = [

@@ -6,8 +6,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from traitwatch.card import Calibration
-from traitwatch.smoothing import MIN_TOKENS, WINDOW, peak_level
-from traitwatch.spikes import find_spikes
+from traitwatch.spikes import MIN_TOKENS, WINDOW, find_spikes, peak_level
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.calibrate import RATES, calibrate, scored_tokens

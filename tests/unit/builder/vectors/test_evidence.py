@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from traitwatch.projecting import unit_rows
-from traitwatch.vectors import Float32Array
-from traitwatch_builder.errors import ArtifactError, PipelineError
+from traitwatch.errors import ArtifactError
+from traitwatch.vectors import Float32Array, unit_rows
+from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
 SHAPE = (3, 50)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from traitwatch.card import LayerVerification, Verification
-from traitwatch.projecting import unit_rows
-from traitwatch.vectors import DEFAULT_LAYER
+from traitwatch.vectors import DEFAULT_LAYER, unit_rows
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 from traitwatch_builder.vectors.verdict import served_layer

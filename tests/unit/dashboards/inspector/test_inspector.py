@@ -27,7 +27,6 @@ from traitwatch_dashboards.inspector.scored.generation import Ask, Piece, genera
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.scoring import Pasted, broken_runs
 from traitwatch_dashboards.inspector.scored.shown import shown_texts
-from traitwatch_dashboards.inspector.scored.spans import find_spans
 from traitwatch_dashboards.inspector.scored.spike_events import choices_of, pasted_event
 from traitwatch_dashboards.inspector.scored.tables import comparison, comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript, format_examples, parse_examples
@@ -69,13 +68,6 @@ class TestShownTexts:
         shown = shown_texts(tokens, text)
         assert "".join(shown) == text
         assert len(shown) == len(tokens)
-
-
-class TestSpans:
-    @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60), st.floats(-1, 4))
-    def test_they_are_the_servers_spikes(self, z: list[float | None], threshold: float) -> None:
-        of_server = find_spikes([math.nan if value is None else value for value in z], threshold)
-        assert find_spans(z, threshold) == of_server
 
 
 class TestAnswers:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.layers import StateModule
-from traitwatch_builder.errors import LayoutError
 from traitwatch_server.worker.tap import Tap
 
 HIDDEN = 8

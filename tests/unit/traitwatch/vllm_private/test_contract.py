@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import layout_reader
-from traitwatch_builder.errors import LayoutError
 
 
 def source_of(module: str, name: str) -> ast.ClassDef:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.layers import (
     STATE_IS_OUTPUT,
     STATE_IS_SUM,
@@ -17,7 +18,6 @@ from traitwatch.vllm_private.layers import (
     state_modules,
     state_parts,
 )
-from traitwatch_builder.errors import LayoutError
 
 
 class Llama(nn.Linear):

@@ -19,8 +19,8 @@ from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
 from vllm.v1.worker.gpu.model_runner import ExecuteModelState, GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import BatchLayout, layout_reader
-from traitwatch_builder.errors import LayoutError
 
 
 def runner_after_a_pass(batch: InputBatch) -> GPUModelRunner:
