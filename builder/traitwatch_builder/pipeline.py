@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 from traitwatch.card import Card, JudgeCard
 from traitwatch_builder.answering.choose import SourceOptions, opener
-from traitwatch_builder.answering.engine import Answer, Sampling
 from traitwatch_builder.answering.respond import Job, Responder, elicited_job, neutral_job
+from traitwatch_builder.answering.source import Answer, Sampling
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN
 from traitwatch_builder.definitions.definition import TraitDefinition
 from traitwatch_builder.definitions.elicitation import POLARITIES, Elicit, Elicitation
@@ -29,8 +29,7 @@ from traitwatch_builder.judging.judging import (
 )
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.steps import ExtractOptions, Provenance, calibrate_step, extract_step, verify_step
-from traitwatch_builder.storage.answers import JudgedAnswer, write_answers
-from traitwatch_builder.storage.neutral import NeutralAnswer, write_neutral
+from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, write_answers, write_neutral
 from traitwatch_builder.storage.worklog import KeptValues, Worklog
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.held_out import check_held_out

@@ -30,9 +30,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.report.page import Histogram, ReportEvidence, load_evidence, save_evidence
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
-from traitwatch_builder.storage.neutral import NeutralAnswer
+from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers
 from traitwatch_builder.storage.worklog import file_fingerprint
 from traitwatch_builder.storage.workspace import Workspace, model_name
 from traitwatch_builder.vectors.calibrate import calibrate, scored_tokens
@@ -47,6 +45,7 @@ from traitwatch_builder.vectors.extract import (
     question_number,
 )
 from traitwatch_builder.vectors.held_out import check_held_out, read_held_out
+from traitwatch_builder.vectors.report_evidence import Histogram, ReportEvidence, load_evidence, save_evidence
 from traitwatch_builder.vectors.verdict import served_layer
 from traitwatch_builder.vectors.verify import best_layer, verify
 

@@ -3,7 +3,6 @@
 DashboardError    something that was asked for cannot be shown
 """
 
-
 from traitwatch.errors import TraitwatchError
 
 

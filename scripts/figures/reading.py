@@ -13,8 +13,7 @@ from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector, unit_row
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import ReaderOptions, Session, session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
-from traitwatch_builder.storage.neutral import read_neutral
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_neutral
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.calibrate import scored_tokens
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt

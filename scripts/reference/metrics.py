@@ -5,7 +5,8 @@ from prometheus_client import CollectorRegistry, Metric
 from traitwatch import vectors
 from traitwatch.vectors import DEFAULT_LAYER
 from traitwatch_server.metrics import Metrics
-from traitwatch_server.traits import Settings, load_served_traits
+from traitwatch_server.settings import Settings
+from traitwatch_server.traits import load_served_traits
 
 from .markdown import table
 

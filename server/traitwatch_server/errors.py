@@ -15,7 +15,6 @@ A vLLM that is not laid out as the tap knows it is a `traitwatch.errors.LayoutEr
 Every message says what was wrong, with which input, and what to do.
 """
 
-
 from traitwatch.errors import TraitwatchError
 
 

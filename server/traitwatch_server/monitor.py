@@ -7,7 +7,8 @@ from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.recording.recorder import Recorder
 from traitwatch_server.recording.sink import Sink
-from traitwatch_server.traits import TraitsDefault, TraitSet
+from traitwatch_server.settings import TraitsDefault
+from traitwatch_server.traits import TraitSet
 
 
 class Monitor:

@@ -65,3 +65,18 @@ def _ended(process: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+
+_OURS = ("traitwatch", "traitwatch_server")
+
+
+def log_with_vllm() -> None:
+    """Give our loggers the handlers and the level of vLLM's, in this process.
+
+    By themselves they would say nothing below a warning, and no time.
+    """
+    theirs = logging.getLogger("vllm")
+    for name in _OURS:
+        ours = logging.getLogger(name)
+        ours.setLevel(theirs.level)
+        ours.handlers = list(theirs.handlers)

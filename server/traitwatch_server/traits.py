@@ -3,81 +3,27 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from traitwatch.spikes import MIN_TOKENS, WINDOW
-from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
-from traitwatch_server.columns import Columns
+from traitwatch.vectors import PersonaVector, load_vectors
 from traitwatch_server.errors import ConfigError
-from traitwatch_server.worker.tap import TAP_VERSION
+from traitwatch_server.settings import Layer, Settings
+from traitwatch_server.wire import TAP_VERSION
 
-# The name of our entry in vLLM's additional_config.
-CONFIG_KEY = "traitwatch"
-TraitsDefault = Literal["tokens", "summary", "off"]
-# A layer index, or "best": the best layer of the trait's card.
-Layer = int | Literal["best"]
 # Columns of a tapped layer come in steps: the number is part of vLLM's compile cache key, and one more trait should not
 # compile anew. A column costs hidden_size floats and next to no time.
 _COLUMN_STEP = 16
 # Columns of a layer where traits may be loaded while serving.
 ADMIN_COLUMNS = 64
-# Share of neutral responses that may have a spike, unless told otherwise; cards know the threshold for it.
-DEFAULT_SPIKE_RATE = 0.01
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SpikeLogSettings:
-    """Where spikes are logged.
-
-    Attributes:
-        file: the file; `-` is standard output.
-        text: whether the prompt and the answer are logged too.
-        max_bytes: a file that would become longer is rotated.
-        keep: rotated files that are kept.
-    """
-
-    file: str
-    text: bool = False
-    max_bytes: int = 50 * 2**20
-    keep: int = 5
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The options of `traitwatch serve` that are ours. Plain values, so that they travel to other processes.
-
-    Attributes:
-        directories: where the vectors are.
-        layer: the layer of every trait that `layer_of` does not name; "best" is the best layer of its card.
-        layer_of: trait to its own layer.
-        default: what a response carries when its request says nothing.
-        admin: whether traits may be loaded and unloaded while serving.
-        spare_layers: layers that are tapped beside those of the traits, for traits that are loaded later.
-        spike_rate: the share of neutral responses that may have a spike.
-        threshold_of: trait to a threshold (smoothed z) that takes the place of its card's.
-        spike_log: where spikes are logged; None for nowhere.
-        drain_seconds: how long answers may take to finish when the server is told to end.
-    """
-
-    directories: tuple[Path, ...]
-    layer: Layer = DEFAULT_LAYER
-    layer_of: Mapping[str, Layer] = field(default_factory=dict)
-    default: TraitsDefault = "tokens"
-    admin: bool = False
-    spare_layers: tuple[int, ...] = ()
-    spike_rate: float = DEFAULT_SPIKE_RATE
-    threshold_of: Mapping[str, float] = field(default_factory=dict)
-    spike_log: SpikeLogSettings | None = None
-    drain_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +66,68 @@ class ServedTrait:
         """Mean and standard deviation of neutral tokens, units of the hidden state; NaN where it is uncalibrated."""
         found = self.vector.calibration(self.layer)
         return (math.nan, math.nan) if found is None else (found.mean, found.std)
+
+
+class Columns:
+    """The columns of a response's rows. Equal for equal widths, and hashable.
+
+    Attributes:
+        widths: tapped layer to its number of columns, in ascending order of layer.
+        total: columns of all layers.
+    """
+
+    def __init__(self, widths: Mapping[int, int]):
+        self.widths = dict(sorted(widths.items()))
+        self.total = sum(self.widths.values())
+        self._first: dict[int, int] = {}
+        first = 0
+        for layer, width in self.widths.items():
+            self._first[layer] = first
+            first += width
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Columns) and other.widths == self.widths
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.widths.items()))
+
+    def place(self, layer: int, column: int) -> int:
+        """Return where a layer's column stands in a row."""
+        return self._first[layer] + column
+
+    def copies(self, layers: Sequence[int], widths: Sequence[int]) -> tuple[tuple[slice, slice], ...]:
+        """Return which columns of a worker's row go where: pairs of (in the worker's, in ours).
+
+        Args:
+            layers: the worker's tapped layers, ascending.
+            widths: the columns that it sends of each.
+
+        Raises:
+            ValueError: a layer is not tapped.
+        """
+        return _copies(self, tuple(layers), tuple(widths))
+
+
+@lru_cache(maxsize=256)
+def _copies(columns: Columns, layers: tuple[int, ...], widths: tuple[int, ...]) -> tuple[tuple[slice, slice], ...]:
+    unknown = [layer for layer in layers if layer not in columns.widths]
+    if unknown or not layers or len(layers) != len(widths):
+        raise ValueError(
+            f"rows of layers {list(layers)} with {list(widths)} columns; tapped are {list(columns.widths)}"
+        )
+    pairs: list[tuple[slice, slice]] = []
+    first = 0
+    for layer, width in zip(layers, widths, strict=True):
+        count = min(width, columns.widths[layer])
+        target = columns.place(layer, 0)
+        whole = pairs and pairs[-1][0].stop == first and pairs[-1][1].stop == target
+        if whole:
+            source_start, target_start = pairs[-1][0].start, pairs[-1][1].start
+            pairs[-1] = (slice(source_start, first + count), slice(target_start, target + count))
+        else:
+            pairs.append((slice(first, first + count), slice(target, target + count)))
+        first += width
+    return tuple(pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ from traitwatch.vectors import SHIPPED
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_builder.progress import bar
-from traitwatch_builder.storage.neutral import load_neutral_prompts
+from traitwatch_builder.storage.answers import load_neutral_prompts
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
 # As the shipped vectors were calibrated: EMBEDDED in the Makefile, and the sampling on their cards.

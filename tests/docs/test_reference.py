@@ -12,8 +12,7 @@ from scripts.reference.api import document
 from scripts.reference.markdown import fill
 from scripts.reference.pages import DIRECTORY, PAGES, made
 from traitwatch.cli import COMMANDS
-from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, write_answers
-from traitwatch_builder.storage.neutral import NeutralAnswer, write_neutral
+from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, NeutralAnswer, write_answers, write_neutral
 from traitwatch_server.metrics import Metrics
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import load_vector
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
-from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, Messages
+from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation
+from traitwatch_builder.models.chat import Messages
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt
 from traitwatch_builder.vectors.verify import auc

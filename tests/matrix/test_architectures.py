@@ -20,11 +20,10 @@ from tests.support.reference import Reference
 from tests.support.tiny_model import save_tiny
 from traitwatch.errors import LayoutError
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
+from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.reading.vllm_reader import VllmReader
-from traitwatch_server.traits import CONFIG_KEY
-from traitwatch_server.worker.tap import TAP_VERSION
+from traitwatch_server.wire import CONFIG_KEY, TAP_VERSION
 
 pytestmark = pytest.mark.engine
 

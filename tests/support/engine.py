@@ -10,7 +10,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from tests.support.frames import Run, frame
 from traitwatch_server.ledger.ledger import Ledger
-from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
+from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY
 
 PROMPT = [100, 101, 102]
 # Ids of the tokens of choice 0, 1, ...

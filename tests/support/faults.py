@@ -18,7 +18,8 @@ import msgspec
 from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.ledger.ledger import Call
-from traitwatch_server.worker.sender import Rows, Sender, Span
+from traitwatch_server.wire import Span
+from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.worker import TraitWorker
 
 VARIABLE = "TRAITWATCH_FAULT"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from traitwatch_server.worker.sender import Frame, Span
+from traitwatch_server.wire import Frame, Span
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from traitwatch.card import (
     SteeringResult,
     Verification,
 )
-from traitwatch_builder.report.page import HeldOut, Histogram, ReportData, ReportEvidence, Sample
+from traitwatch_builder.report.data import ReportData
 from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.vectors.report_evidence import HeldOut, Histogram, ReportEvidence, Sample
 
 DATE = datetime.date(2026, 1, 2)
 TRAIT = "paternalism"

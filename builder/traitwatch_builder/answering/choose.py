@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitwatch_builder.answering.engine import Answers, Engine, Sampling
+from traitwatch_builder.answering.engine import Engine
+from traitwatch_builder.answering.source import Answers, Sampling
 from traitwatch_builder.models.pretrained import check_length
 from traitwatch_builder.reading.session import Session
 

@@ -14,7 +14,7 @@ import openai
 from openai.types.chat.chat_completion import Choice
 from rich.console import Console
 
-from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.clients.chat_completions import (
     KEPT,
     NO_KEY,
@@ -113,7 +113,7 @@ class EndpointAnswers:
         return self._usage
 
     def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
-        """Answer conversations, as `traitwatch_builder.answering.engine.Answers` promises.
+        """Answer conversations, as `traitwatch_builder.answering.source.Answers` promises.
 
         Args:
             prompts: the conversations; their messages are sent, and the servers' templates make tokens of them.

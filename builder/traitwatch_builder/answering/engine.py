@@ -4,70 +4,14 @@ On a GPU the engine has processes of its own. On a CPU it runs in this one: vLLM
 spinning, which takes cores from the arithmetic; on two cores half of the speed and most of the start-up time.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import without_thinking
-
-_SHUTDOWN_SECONDS = 30.0
-_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn.
-
-    Attributes:
-        temperature: of the softmax.
-        top_p: nucleus; 1 keeps all tokens.
-        max_tokens: where an answer is cut off.
-        seed: of the engine. Its requests carry none: on vLLM's CPU build a request with a seed ends the engine when its
-            prompt is prefilled in chunks.
-    """
-
-    temperature: float
-    top_p: float
-    max_tokens: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """A conversation to be answered.
-
-    Attributes:
-        messages: its messages, in OpenAI's format.
-        ids: the same as tokens of the model's chat template, up to where the answer begins.
-    """
-
-    messages: list[dict[str, str]]
-    ids: list[int]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer.
-
-    Attributes:
-        text: its text, without the end token and without what a reasoning model thought first.
-        finished: whether it ended by itself; False where it was cut off.
-    """
-
-    text: str
-    finished: bool
-
-
-class Answers(Protocol):
-    """Where answers come from: an own engine, or servers elsewhere."""
-
-    def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
-        """Answer conversations, yielding the index of each and its answer as soon as that has ended, in any order."""
-        ...
+from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 
 
 class Engine:
@@ -140,43 +84,3 @@ class Engine:
     def close(self) -> None:
         """End the engine and free its memory."""
         end_engine(self.__dict__.pop("_llm"))
-
-
-def vllm_environment() -> None:
-    """Set what an engine of ours needs in the environment, where the user has not."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-
-@contextmanager
-def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
-    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring.
-
-    Args:
-        workers: of the engine; several have processes of their own anywhere.
-    """
-    from vllm.platforms import current_platform
-
-    if workers > 1 or not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
-        yield
-        return
-    os.environ[_MULTIPROCESSING] = "0"
-    try:
-        yield
-    finally:
-        # Servers that this process starts later must not inherit it.
-        del os.environ[_MULTIPROCESSING]
-
-
-def end_engine(llm: Any) -> None:
-    """End a vLLM engine, its processes or its part of this one, and free its memory.
-
-    Args:
-        llm: a `vllm.LLM` that the caller no longer refers to.
-    """
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-    del llm
-    cleanup_dist_env_and_memory()

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from traitwatch_builder.answering.choose import Opener
-from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
-from traitwatch_builder.definitions.elicitation import Elicitation, Messages, Polarity, Row, bare, render, text_ids
+from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
+from traitwatch_builder.definitions.elicitation import Elicitation, Polarity, Row
 from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.models.chat import opens_thinking
+from traitwatch_builder.models.chat import Messages, bare, opens_thinking, render, text_ids
 from traitwatch_builder.progress import progress
 from traitwatch_builder.storage.answers import JudgedAnswer, clean_text
 from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint

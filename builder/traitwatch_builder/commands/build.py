@@ -95,7 +95,7 @@ def build(
     from traitwatch_builder.report.page import write_report
     from traitwatch_builder.report.summary import build_table
     from traitwatch_builder.steps import ExtractOptions
-    from traitwatch_builder.storage.neutral import load_neutral_prompts
+    from traitwatch_builder.storage.answers import load_neutral_prompts
     from traitwatch_builder.storage.workspace import Workspace, model_directory, model_name
 
     workspace = Workspace(model_directory(out, model), trait)

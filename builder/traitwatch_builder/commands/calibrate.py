@@ -64,7 +64,7 @@ def calibrate(
     from traitwatch_builder.reading.session import session
     from traitwatch_builder.report.summary import calibration_table
     from traitwatch_builder.steps import calibrate_step
-    from traitwatch_builder.storage.neutral import LEAST_PROMPTS, load_neutral_prompts, write_neutral
+    from traitwatch_builder.storage.answers import LEAST_PROMPTS, load_neutral_prompts, write_neutral
     from traitwatch_builder.storage.worklog import Worklog
     from traitwatch_builder.storage.workspace import Workspace
 

@@ -173,7 +173,7 @@ def make_judge_options(values: dict[str, Any]) -> Any:
 
 def make_sampling(values: dict[str, Any]) -> Any:
     """Take the sampling options out of a command's values."""
-    from traitwatch_builder.answering.engine import Sampling
+    from traitwatch_builder.answering.source import Sampling
 
     return Sampling(**{name: values.pop(name) for name in ("temperature", "top_p", "max_tokens", "seed")})
 

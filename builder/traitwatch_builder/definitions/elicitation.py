@@ -7,14 +7,14 @@ an instruction; the other half is left to judge by.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from traitwatch_builder.definitions.definition import TraitDefinition
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import Messages, bare
 
 Polarity = Literal["pos", "neg"]
 Elicit = Literal["system", "many-shot"]
-Messages = list[dict[str, str]]
 
 # Ways in which a definition's examples are halved.
 _HALVINGS = 4
@@ -107,34 +107,3 @@ class Elicitation:
     def prompt(self, row: Row, polarity: Polarity) -> Messages:
         """Return the conversation that elicits a row's answer."""
         return [*self.opening(row.context, polarity), *bare(row.question)]
-
-
-def bare(question: str) -> Messages:
-    """Return the question alone, as production traffic asks it."""
-    return [{"role": "user", "content": question}]
-
-
-def render(tokenizer: Any, messages: Messages) -> str:
-    """Return a conversation as the model's chat template writes it, up to where the assistant's answer begins.
-
-    Raises:
-        PipelineError: the template does not take such a conversation, e.g. no system prompt.
-    """
-    try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # templates raise jinja2's errors and, by raise_exception, whatever they like
-        roles = ", ".join(message["role"] for message in messages[:3])
-        raise PipelineError(
-            f"the model's chat template does not take a conversation of {roles}, ... ({error}); "
-            "if it has no system role, use --elicit many-shot."
-        ) from error
-
-
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a rendered text, whose special tokens are written out in it."""
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
-
-
-def token_ids(tokenizer: Any, messages: Messages) -> list[int]:
-    """Return the tokens of a conversation up to where the assistant's answer begins."""
-    return text_ids(tokenizer, render(tokenizer, messages))

@@ -21,8 +21,9 @@ import numpy as np
 
 from traitwatch.card import JudgeCard
 from traitwatch_builder.clients.usage import Usage
-from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, Messages, bare, text_ids
+from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation
 from traitwatch_builder.judging.judge import Question, Score
+from traitwatch_builder.models.chat import Messages, bare, text_ids
 from traitwatch_builder.reading.transformers_reader import Reader, Text, shared_prefix
 
 NAME = "likelihood"

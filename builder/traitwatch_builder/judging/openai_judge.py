@@ -38,9 +38,13 @@ from traitwatch_builder.clients.chat_completions import (
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Question, Score
-from traitwatch_builder.judging.methods import SAMPLES, Ask, Method, Way, choose_way
-from traitwatch_builder.judging.openai_scores import (
+from traitwatch_builder.judging.methods import (
     INTEGER_ADDITION,
+    SAMPLES,
+    Ask,
+    Method,
+    Way,
+    choose_way,
     score_of_integer,
     score_of_logprobs,
     score_of_samples,

@@ -4,6 +4,10 @@ Servers with a reasoning parser take the thinking out themselves. Without one it
 and where the chat template has opened it already, only its closing tag does.
 """
 
+from typing import Any
+
+from traitwatch_builder.errors import PipelineError
+
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -37,3 +41,37 @@ def thinks_on(text: str, opened: bool = False) -> bool:
 
 def _begins(text: str) -> bool:
     return text.lstrip().startswith(_OPEN)
+
+
+Messages = list[dict[str, str]]
+
+
+def bare(question: str) -> Messages:
+    """Return the question alone, as production traffic asks it."""
+    return [{"role": "user", "content": question}]
+
+
+def render(tokenizer: Any, messages: Messages) -> str:
+    """Return a conversation as the model's chat template writes it, up to where the assistant's answer begins.
+
+    Raises:
+        PipelineError: the template does not take such a conversation, e.g. no system prompt.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # templates raise jinja2's errors and, by raise_exception, whatever they like
+        roles = ", ".join(message["role"] for message in messages[:3])
+        raise PipelineError(
+            f"the model's chat template does not take a conversation of {roles}, ... ({error}); "
+            "if it has no system role, use --elicit many-shot."
+        ) from error
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a rendered text, whose special tokens are written out in it."""
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def token_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    """Return the tokens of a conversation up to where the assistant's answer begins."""
+    return text_ids(tokenizer, render(tokenizer, messages))

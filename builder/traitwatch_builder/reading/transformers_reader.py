@@ -18,8 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.definitions.elicitation import token_ids
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import token_ids
 from traitwatch_builder.models.pretrained import load_tokenizer
 from traitwatch_builder.reading.prefixes import MIN_SAVED, Collector, Node, Part, plan
 from traitwatch_builder.reading.states import Advance, Reading, Span

@@ -16,8 +16,8 @@ import numpy as np
 from transformers import AutoConfig
 
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.answering.engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.reading.prefixes import Collector, Node, Part, plan
 from traitwatch_builder.reading.states import Advance, Reading, Span
 from traitwatch_builder.reading.sums import CUTS, KEY

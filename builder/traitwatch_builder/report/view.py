@@ -13,8 +13,9 @@ from markupsafe import Markup
 from traitwatch.card import Card, LayerVerification, Verification
 from traitwatch_builder.definitions.elicitation import Polarity
 from traitwatch_builder.report import plots
-from traitwatch_builder.report.page import ReportData, Sample, spread
+from traitwatch_builder.report.data import ReportData
 from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.vectors.report_evidence import Sample, spread
 
 Level = Literal["good", "doubtful", "null", "unknown"]
 _WORDS: dict[Level, str] = {"good": "Good", "doubtful": "Doubtful", "null": "No better than chance"}

@@ -13,12 +13,11 @@ from rich.console import Console
 
 from traitwatch.card import SteeringResult
 from traitwatch.vectors import Float32Array, vector_sha256
-from traitwatch_builder.answering.engine import Sampling
-from traitwatch_builder.definitions.elicitation import bare, render, text_ids
+from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Judge, Question
 from traitwatch_builder.judging.judging import ASPECTS, ask
-from traitwatch_builder.models.chat import opens_thinking, without_thinking
+from traitwatch_builder.models.chat import bare, opens_thinking, render, text_ids, without_thinking
 from traitwatch_builder.progress import bar
 from traitwatch_builder.steering.model import SteeredModel, Steering
 from traitwatch_builder.storage.answers import clean_text

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.answering.engine import Sampling
+from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.errors import PipelineError
 
 

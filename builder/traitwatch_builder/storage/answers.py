@@ -8,13 +8,14 @@ An empty score is one that nobody gave. Row i of `<trait>_pos.csv` and row i of 
 import csv
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+from pydantic import BaseModel, Field
 
 from traitwatch.errors import ArtifactError
-from traitwatch.files import write_atomically
+from traitwatch.files import read_json, write_atomically
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -131,3 +132,57 @@ def _scores(path: Path, table: pd.DataFrame, column: str) -> Sequence[float | No
             raise ArtifactError(f"{path}, row {number + 1}: {column} is {text!r}, not a number from 0 to 100.")
         scores.append(value)
     return scores
+
+
+LEAST_PROMPTS = 100
+
+
+class NeutralPrompts(BaseModel):
+    """A file of neutral prompts."""
+
+    prompts: list[str] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class NeutralAnswer:
+    """One row of `neutral.csv`.
+
+    Attributes:
+        question: the neutral prompt.
+        prompt: the conversation as the model's chat template renders it.
+        answer: the answer; may be empty.
+        question_id: tells the prompt from others.
+        finished: whether the answer ended by itself; of one that was cut off the last token has no state.
+    """
+
+    question: str
+    prompt: str
+    answer: str
+    question_id: str
+    finished: bool
+
+
+def load_neutral_prompts(path: Path) -> list[str]:
+    """Read a file of neutral prompts, `{"prompts": [...]}`."""
+    return read_json(path, NeutralPrompts).prompts
+
+
+def write_neutral(path: Path, rows: Sequence[NeutralAnswer]) -> None:
+    """Write `neutral.csv`."""
+    write_table(path, pd.DataFrame([asdict(row) for row in rows]))
+
+
+def read_neutral(path: Path) -> list[NeutralAnswer]:
+    """Read `neutral.csv`; `finished` may be missing, and then every answer counts as cut off.
+
+    Raises:
+        ArtifactError: no such file, or a column is missing.
+    """
+    table = read_table(path, TEXT_COLUMNS)
+    finished = table["finished"] == "True" if "finished" in table else [False] * len(table)
+    return [
+        NeutralAnswer(question, prompt, answer, question_id, bool(end))
+        for question, prompt, answer, question_id, end in zip(
+            *(table[column] for column in TEXT_COLUMNS), finished, strict=True
+        )
+    ]

@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.definitions.elicitation import POLARITIES, bare, render, text_ids
+from traitwatch_builder.definitions.elicitation import POLARITIES
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import bare, render, text_ids
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.states import Span, StateReader
 from traitwatch_builder.storage.answers import JudgedAnswer

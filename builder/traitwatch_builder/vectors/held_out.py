@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from traitwatch.vectors import Float32Array, unit_rows
-from traitwatch_builder.definitions.elicitation import POLARITIES, Polarity, text_ids
+from traitwatch_builder.definitions.elicitation import POLARITIES, Polarity
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import text_ids
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.report.page import HeldOut, Sample, spread
 from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt
+from traitwatch_builder.vectors.report_evidence import HeldOut, Sample, spread
 
 SAMPLES = 3
 """Answers of each polarity that a report shows."""

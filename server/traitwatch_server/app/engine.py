@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
+from vllm.config import ParallelConfig, VllmConfig
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -25,7 +26,7 @@ from traitwatch_server.app.handover import Launch
 from traitwatch_server.ledger.ledger import Call
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, Unscorable
-from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
+from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -180,3 +181,16 @@ async def _counted(
                     yield output
         finally:
             monitor.recorder.not_scorable(count)
+
+
+def model_name(config: VllmConfig) -> str:
+    """Return the served model's name."""
+    return str(config.model_config.served_model_name)
+
+
+def engine_indexes(parallel: ParallelConfig) -> list[str]:
+    """Return the indexes of the engines that an API process talks to: all, or those of its node behind a balancer."""
+    first = parallel.data_parallel_index
+    local = parallel.local_engines_only
+    count = parallel.data_parallel_size_local if local else parallel.data_parallel_size
+    return [str(index) for index in range(first, first + count)]

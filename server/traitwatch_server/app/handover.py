@@ -5,7 +5,7 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from traitwatch_server.traits import Settings
+from traitwatch_server.settings import Settings
 
 _ATTRIBUTE = "traitwatch_launch"
 

@@ -18,24 +18,24 @@ from vllm.engine.protocol import EngineClient
 
 from traitwatch_server.app.canary import run_canary
 from traitwatch_server.app.draining import DrainingMiddleware
-from traitwatch_server.app.engine import watch, watch_end
+from traitwatch_server.app.engine import engine_indexes, model_name, watch, watch_end
 from traitwatch_server.app.exposition import MetricsMiddleware
 from traitwatch_server.app.handover import launch_of
-from traitwatch_server.app.labels import engine_indexes, model_name
 from traitwatch_server.app.openapi import describe_scores
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
 from traitwatch_server.errors import ConfigError
-from traitwatch_server.logs import log_with_vllm
+from traitwatch_server.ledger.receiver import Receiver
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
-from traitwatch_server.process import end_with
+from traitwatch_server.process import end_with, log_with_vllm
 from traitwatch_server.recording.sink import Sink
 from traitwatch_server.recording.spike_log import SpikeLog
 from traitwatch_server.recording.telemetry import telemetry_from_environment
 from traitwatch_server.responses.middleware import TraitsMiddleware
-from traitwatch_server.traits import CONFIG_KEY, ServedTrait, Settings, load_served_traits, trait_set
-from traitwatch_server.worker.sender import Receiver
+from traitwatch_server.settings import Settings
+from traitwatch_server.traits import ServedTrait, load_served_traits, trait_set
+from traitwatch_server.wire import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -19,16 +19,8 @@ from traitwatch.errors import ArtifactError
 from traitwatch.vectors import RESPONSE_AVG, PersonaVector, check_trait_name, load_vector
 from traitwatch_server.errors import AdminError, ConfigError
 from traitwatch_server.monitor import Monitor
-from traitwatch_server.traits import (
-    Layer,
-    ServedTrait,
-    Settings,
-    TraitSet,
-    check_fits,
-    chosen_layer,
-    chosen_threshold,
-    trait_set,
-)
+from traitwatch_server.settings import Layer, Settings
+from traitwatch_server.traits import ServedTrait, TraitSet, check_fits, chosen_layer, chosen_threshold, trait_set
 
 
 class LoadRequest(BaseModel):

@@ -1,21 +1,23 @@
 """The routes beside vLLM's own, `/v1/traits` and `/v1/spikes`: behind vLLM's API key like everything under `/v1`."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from traitwatch_server.app.describing import describe, report_of
 from traitwatch_server.app.registry import LoadRequest, Registry
 from traitwatch_server.errors import AdminError
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import RECENT, SpikeLog
 from traitwatch_server.responses.refusals import refusal
-from traitwatch_server.responses.schema import TraitDeleted, TraitInfo, TraitList, Unauthorized
+from traitwatch_server.responses.schema import TraitDeleted, TraitInfo, TraitList, TraitVerification, Unauthorized
+from traitwatch_server.traits import ServedTrait
 
 # A report is one page that loads nothing and runs nothing; a file that somebody else put there may not either.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
@@ -117,3 +119,63 @@ def _registry(serving: Serving) -> Registry:
     if serving.registry is None:
         raise AdminError(403, "traits are not loaded or unloaded here; start the server with --traits-admin.")
     return serving.registry
+
+
+_DECIMALS = 4
+
+
+def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
+    """Return what is said of each of the loaded traits."""
+    cosines = _cosines(traits)
+    described: list[TraitInfo] = []
+    for trait in traits:
+        card = trait.vector.card
+        baseline = trait.vector.calibration(trait.layer)
+        described.append(
+            {
+                "id": trait.name,
+                "object": "trait",
+                "layer": trait.layer,
+                "description": card.description if card else "",
+                "sha256": trait.vector.sha256,
+                "threshold": {"z": trait.threshold.z, "rate": trait.threshold.rate} if trait.threshold else None,
+                "calibration": baseline,
+                "calibration_date": card.calibration.date.isoformat() if card and card.calibration else None,
+                "verification": _verification(trait),
+                "cosines": cosines[trait.name],
+                "report": f"/v1/traits/{trait.name}/report" if report_of(trait).is_file() else None,
+            }
+        )
+    return described
+
+
+def report_of(trait: ServedTrait) -> Path:
+    """Return where the trait's report is, if it has one: beside its vector."""
+    return trait.vector.path.with_name(f"{trait.name}.html")
+
+
+def _verification(trait: ServedTrait) -> TraitVerification | None:
+    """Return what is known of the vector's worth on held-out answers; None where nothing is."""
+    card = trait.vector.card
+    if card is None or card.verification is None:
+        return None
+    at_layer = next((known for known in card.verification.layers if known.layer == trait.layer), None)
+    return {
+        "auc": at_layer.auc if at_layer else None,
+        "best_layer": card.best_layer,
+        "better_than_null": card.verification.better_than_null,
+        "verdict": card.verification.verdict,
+    }
+
+
+def _cosines(traits: Sequence[ServedTrait]) -> dict[str, dict[str, float]]:
+    """Return of each trait the cosines with the others that are read at the same layer."""
+    directions = {trait.name: trait.vector.direction(trait.layer) for trait in traits}
+    return {
+        one.name: {
+            other.name: round(float(np.dot(directions[one.name], directions[other.name])), _DECIMALS)
+            for other in traits
+            if other.layer == one.layer and other.name != one.name
+        }
+        for one in traits
+    }

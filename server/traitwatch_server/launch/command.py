@@ -20,7 +20,7 @@ from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.versions import check_vllm
 
 if TYPE_CHECKING:
-    from traitwatch_server.traits import Layer
+    from traitwatch_server.settings import Layer
 
 _PLUGIN = "traitwatch"
 
@@ -162,7 +162,8 @@ def serve(
     """
     from traitwatch.vectors import DEFAULT_LAYER
     from traitwatch_server.recording.spike_log import STDOUT, checked_file
-    from traitwatch_server.traits import Settings, SpikeLogSettings, load_served_traits
+    from traitwatch_server.settings import Settings, SpikeLogSettings
+    from traitwatch_server.traits import load_served_traits
 
     if events is None and events_text:
         raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")

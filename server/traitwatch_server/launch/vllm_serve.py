@@ -23,8 +23,10 @@ from traitwatch_server.app.handover import Launch
 from traitwatch_server.app.plugin import TraitwatchPlugin
 from traitwatch_server.errors import ConfigError, EngineDiedError
 from traitwatch_server.launch.startup import launching
-from traitwatch_server.logs import log_with_vllm
-from traitwatch_server.traits import CONFIG_KEY, ServedTrait, Settings, check_fits, tap_config
+from traitwatch_server.process import log_with_vllm
+from traitwatch_server.settings import Settings
+from traitwatch_server.traits import ServedTrait, check_fits, tap_config
+from traitwatch_server.wire import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from traitwatch.vectors import Float32Array
-from traitwatch_server.columns import Columns
+from traitwatch_server.traits import Columns
 
 _FIRST_CAPACITY = 64
 _NOTHING = -1

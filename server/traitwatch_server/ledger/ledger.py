@@ -16,7 +16,7 @@ from traitwatch_server.ledger.choice_rows import ChoiceRows
 from traitwatch_server.ledger.scores import Scores
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import TraitSet
-from traitwatch_server.worker.sender import ROW_HEAD, Frame, new_key
+from traitwatch_server.wire import ROW_HEAD, Frame, new_key
 
 # More open calls or more bytes of rows than this, and new ones are answered unscored. A row of six traits has 24 bytes.
 MAX_OPEN_CALLS = 16_384

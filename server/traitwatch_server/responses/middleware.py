@@ -18,12 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from traitwatch_server.errors import RequestError
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.recorder import Recorder
-from traitwatch_server.responses.attach import Attacher
+from traitwatch_server.responses.attach import Attacher, EventSplitter
 from traitwatch_server.responses.endpoints import Shape, Without, shape_of
 from traitwatch_server.responses.refusals import refusal, request_path
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection, select
-from traitwatch_server.responses.sse import EventSplitter
 
 _FIELD = "traits"
 _CALLED = {Without.BEAM_SEARCH: "beam search", Without.BACKGROUND: "a background response"}

@@ -5,12 +5,11 @@ They type plain dictionaries: each event of a stream carries some, and a model i
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, with_config
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
 from traitwatch.card import LayerCalibration
-from traitwatch_server.responses.selection import TraitsField
 
 _CLOSED = ConfigDict(extra="forbid")
 _EXAMPLE: JsonDict = {
@@ -25,6 +24,21 @@ _EXAMPLE: JsonDict = {
 
 Projections = list[float | None]
 """Projections in units of the hidden state; null where a token has no state, as the last one of an answer."""
+
+
+class TraitsField(BaseModel):
+    """The long form of `traits` in a request body."""
+
+    model_config = ConfigDict(extra="forbid")
+    include: list[StrictStr] | None = Field(
+        default=None,
+        description="names of loaded traits, in the order in which the response is to have them; null for all. A name "
+        "that is not loaded is a 400",
+    )
+    tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
+    prompt: StrictBool = Field(
+        default=False, description="whether those of the prompt's tokens come too; the prompt is computed anew then"
+    )
 
 
 class TraitsRequest(TypedDict):

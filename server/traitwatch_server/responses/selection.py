@@ -5,27 +5,13 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import ValidationError
 
 from traitwatch.vectors import Float32Array
-from traitwatch_server.columns import Columns
 from traitwatch_server.errors import RequestError
-from traitwatch_server.traits import ServedTrait, TraitsDefault, TraitSet
-
-
-class TraitsField(BaseModel):
-    """The long form of `traits` in a request body."""
-
-    model_config = ConfigDict(extra="forbid")
-    include: list[StrictStr] | None = Field(
-        default=None,
-        description="names of loaded traits, in the order in which the response is to have them; null for all. A name "
-        "that is not loaded is a 400",
-    )
-    tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
-    prompt: StrictBool = Field(
-        default=False, description="whether those of the prompt's tokens come too; the prompt is computed anew then"
-    )
+from traitwatch_server.responses.schema import TraitsField
+from traitwatch_server.settings import TraitsDefault
+from traitwatch_server.traits import Columns, ServedTrait, TraitSet
 
 
 @dataclass(frozen=True)

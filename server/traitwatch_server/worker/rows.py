@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from traitwatch.vllm_private.batch import BatchLayout
-from traitwatch_server.worker.sender import Span
+from traitwatch_server.wire import Span
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,4 @@
-"""From worker to API process: ZeroMQ PUSH to PULL, one msgpack frame a forward pass.
-
-A frame names the rows of the requests that asked to be scored and carries their projections as raw float32. Requests
-are named by a key that the API process made up (`<api process>:<random>`), so a frame finds its response even when
-two clients send the same request id, and goes only to the API process that waits for it. Every row brings its own
-position and the id of the token that was its input, as the device knew them: what a response is credited with is
-checked against the tokens it is made of.
+"""The worker's end of the transport: a thread that sends one msgpack frame a forward pass over ZeroMQ PUSH.
 
 Nothing here waits for anybody: where a reader lags, rows are dropped, and the next frame that gets through says how
 many.
@@ -14,11 +8,9 @@ import logging
 import queue
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -26,69 +18,12 @@ import torch
 import zmq
 import zmq.asyncio
 
-from traitwatch_server.metrics import Metrics
+from traitwatch_server.wire import HIGH_WATER_MARK, Frame, Span, api_process_of
 
 logger = logging.getLogger(__name__)
 
-# Where a request carries its key: in sampling_params.extra_args, which reach the worker.
-REQUEST_KEY = "traitwatch"
-# Beside it, true where the rows of the prompt are wanted too.
-PROMPT_KEY = "traitwatch_prompt"
-# Values before the projections in a row: its position and its token id, which are exact in float32 up to 2**24.
-ROW_HEAD = 2
-# Frames that may wait on each side of a socket; those of some ten seconds.
-_HIGH_WATER_MARK = 1_000
 # Bytes that may wait for the sender's thread.
 _MAX_QUEUED_BYTES = 64 * 2**20
-
-
-class Span(msgspec.Struct, array_like=True, frozen=True):
-    """A run of rows of one request.
-
-    Attributes:
-        key: the key that the API process gave the request.
-        req_id: vLLM's id of the request; tells which of the response's choices it is.
-        prompt_len: tokens of its prompt.
-        count: number of rows.
-    """
-
-    key: str
-    req_id: str
-    prompt_len: int
-    count: int
-
-
-class Frame(msgspec.Struct, array_like=True, frozen=True):
-    """The rows of one forward pass.
-
-    Attributes:
-        layers: the tapped layers of the worker that sends, ascending.
-        widths: columns of each of them.
-        spans: what the rows are, in their order.
-        dropped: rows for this API process that were lost since the last frame.
-        engine: index of the engine, as vLLM's metrics have it.
-        time: when the pass ended, seconds since 1970.
-        data: float32 `[sum of counts, ROW_HEAD + sum of widths]`, C order: position, token id, and then projections in
-            units of the hidden state.
-    """
-
-    layers: list[int]
-    widths: list[int]
-    spans: list[Span]
-    dropped: int
-    engine: int
-    time: float
-    data: bytes
-
-
-def new_key(api_process: str) -> str:
-    """Return an unguessable key for a request of this API process."""
-    return f"{api_process}:{uuid.uuid4().hex}"
-
-
-def api_process_of(key: str) -> str:
-    """Return the API process that a key belongs to."""
-    return key.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -188,7 +123,7 @@ class Sender:
 
 def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
     socket = context.socket(zmq.PUSH)
-    socket.set_hwm(_HIGH_WATER_MARK)
+    socket.set_hwm(HIGH_WATER_MARK)
     socket.linger = 0
     socket.connect(endpoint)
     return socket
@@ -207,46 +142,3 @@ def _by_owner(rows: Rows) -> list[tuple[str, Sequence[Span], bytes]]:
         of_mine = np.concatenate([values[ends[i] - rows.spans[i].count : ends[i]] for i in mine])
         parts.append((owner, [rows.spans[i] for i in mine], of_mine.tobytes()))
     return parts
-
-
-class Receiver:
-    """Receives frames in the API process and hands them to the ledger.
-
-    The socket is `ipc://` in the launcher's directory. It is not ours to make and to remove: vLLM kills API processes
-    where there are several, and what they left would stay.
-    """
-
-    def __init__(self, metrics: Metrics, directory: Path):
-        """Listen.
-
-        Args:
-            metrics: where frames that cannot be read, and rows that were lost, are counted.
-            directory: where the socket is to be; nobody else may enter it.
-        """
-        self.api_process = uuid.uuid4().hex[:12]
-        self._metrics = metrics
-        self._path = directory / self.api_process
-        self.endpoint = f"ipc://{self._path}"
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PULL)
-        self._socket.set_hwm(_HIGH_WATER_MARK)
-        self._socket.bind(self.endpoint)
-
-    async def run(self, deliver: Callable[[Frame], None]) -> None:
-        """Deliver every frame, until cancelled. A frame that cannot be read is counted and passed over."""
-        decoder = msgspec.msgpack.Decoder(Frame)
-        try:
-            while True:
-                message = await self._socket.recv()
-                try:
-                    frame = decoder.decode(message)
-                    if frame.dropped:
-                        self._metrics.rows_dropped["reader_behind"].inc(frame.dropped)
-                    deliver(frame)
-                except (msgspec.DecodeError, ValueError) as error:
-                    self._metrics.frames_unreadable.inc()
-                    logger.warning("A frame of projections was not readable and was dropped: %s", error)
-        finally:
-            self._socket.close(linger=0)
-            self._context.term()
-            self._path.unlink(missing_ok=True)

@@ -11,15 +11,45 @@ from functools import partial
 import torch
 from torch import nn
 
-import traitwatch_server.worker.projection  # noqa: F401  (registers torch.ops.traitwatch.project)
 from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.layers import StateModule, state_parts
 
-# Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
-TAP_VERSION = 2
-
 _VECTORS = "traitwatch_vectors"
 _PROJECTIONS = "traitwatch_projections"
+
+
+_LIBRARY = torch.library.Library("traitwatch", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define("project(Tensor hidden, Tensor? residual, Tensor vectors, Tensor(a!) out) -> ()")  # type: ignore[no-untyped-call]
+
+
+def project(hidden: torch.Tensor, residual: torch.Tensor | None, vectors: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the projections of every token of the batch into `out`.
+
+    The sum is taken in float32: vLLM keeps the residual stream as two tensors, and adding them in bfloat16 would
+    round once more than transformers does in float32.
+
+    Args:
+        hidden: `[num_tokens, hidden_size]`, model dtype.
+        residual: as `hidden`, or None where the layer returns the residual stream as one tensor.
+        vectors: `[hidden_size, num_columns]`, float32, unit columns (a free column is zero).
+        out: `[max_num_tokens, num_columns]`, float32; rows up to num_tokens are written, in the units of `hidden`.
+    """
+    if hidden.shape[0] > out.shape[0]:
+        raise RuntimeError(f"a pass of {hidden.shape[0]} rows, but the tap was made for {out.shape[0]}")
+    stream = hidden.float()
+    if residual is not None:
+        stream = stream + residual.float()
+    torch.mm(stream, vectors, out=out[: stream.shape[0]])
+
+
+def _project_fake(
+    hidden: torch.Tensor, residual: torch.Tensor | None, vectors: torch.Tensor, out: torch.Tensor
+) -> None:
+    return None
+
+
+_LIBRARY.impl("project", project, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("traitwatch::project", _project_fake, lib=_LIBRARY)
 
 
 class Tap:

@@ -14,12 +14,11 @@ from vllm.platforms import current_platform
 from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
 from traitwatch.vllm_private.layers import state_modules
-from traitwatch_server.logs import log_with_vllm
-from traitwatch_server.process import end_with
-from traitwatch_server.traits import CONFIG_KEY
+from traitwatch_server.process import end_with, log_with_vllm
+from traitwatch_server.wire import CONFIG_KEY, PROMPT_KEY, REQUEST_KEY, TAP_VERSION, api_process_of
 from traitwatch_server.worker.rows import ScoredRequest, scored_rows
-from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY, Rows, Sender, api_process_of
-from traitwatch_server.worker.tap import TAP_VERSION, Tap
+from traitwatch_server.worker.sender import Rows, Sender
+from traitwatch_server.worker.tap import Tap
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker

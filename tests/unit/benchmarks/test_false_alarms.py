@@ -20,7 +20,7 @@ from tests.benchmarks.false_alarms import (
 )
 from traitwatch.spikes import find_spikes
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch_builder.storage.neutral import load_neutral_prompts
+from traitwatch_builder.storage.answers import load_neutral_prompts
 
 PROMISE = Promise(layer=20, mean=10.0, std=2.0, rate=0.01, z=3.0, low=2.0, high=4.0)
 

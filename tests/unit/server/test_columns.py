@@ -2,7 +2,7 @@
 
 import pytest
 
-from traitwatch_server.columns import Columns
+from traitwatch_server.traits import Columns
 
 THREE = Columns({20: 2, 10: 1, 30: 1})
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from traitwatch_server.logs import log_with_vllm
+from traitwatch_server.process import log_with_vllm
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from traitwatch.card import SpikeThreshold
 from traitwatch.vectors import Calibration, Card, LayerCalibration, save_card, save_tensor, vector_sha256
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.command import parse_layers, parse_thresholds
-from traitwatch_server.traits import Settings, Threshold, check_fits, load_served_traits, tap_config, trait_set
+from traitwatch_server.settings import Settings
+from traitwatch_server.traits import Threshold, check_fits, load_served_traits, tap_config, trait_set
 
 
 def settings(directory: Path, names: tuple[str, ...] = ("a", "b", "c"), **options: object) -> Settings:

@@ -8,7 +8,6 @@ from typing import Any
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
 from traitwatch_dashboards.inspector.scored.answer import Answer, Summary, summary_of
-from traitwatch_dashboards.inspector.scored.shown import shown_texts
 
 Messages = list[dict[str, str]]
 
@@ -127,3 +126,23 @@ def remark(answer: Answer) -> str:
     if answer.finish == "length":
         return "Cut at the longest answer that was allowed (see the settings)."
     return ""
+
+
+def shown_texts(tokens: Sequence[str], text: str) -> list[str]:
+    """Share a text out among its tokens.
+
+    Args:
+        tokens: the tokens, as each reads alone; at least one.
+        text: what they add to the answer.
+
+    Returns:
+        What each token shows. Joined, it is `text`: what fits no token is shown with the last one.
+    """
+    shown: list[str] = []
+    place = 0
+    for token in tokens:
+        fits = text.startswith(token, place)
+        shown.append(token if fits else "")
+        place += len(shown[-1])
+    shown[-1] += text[place:]
+    return shown

@@ -10,7 +10,7 @@ import pytest
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
 from tests.support.wire.openai import INPUT_TOKENS, completion, error, models, said
 from traitwatch_builder.answering.endpoint import EndpointAnswers
-from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
+from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
 
 SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_tokens=50, seed=7)

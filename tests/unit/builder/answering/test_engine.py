@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from vllm.platforms import current_platform
 
-from traitwatch_builder.answering.engine import Engine, Sampling, in_this_process_on_a_cpu
+from traitwatch_builder.answering.engine import Engine
+from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.vllm_engine import in_this_process_on_a_cpu
 
 VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 

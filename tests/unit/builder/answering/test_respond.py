@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.trait import DEFINITION, QUIET, Letters
-from traitwatch_builder.answering.engine import Answer, ChatPrompt, Sampling
 from traitwatch_builder.answering.respond import Job, Responder, elicited_job, neutral_job
+from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.worklog import Worklog

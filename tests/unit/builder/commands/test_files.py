@@ -17,7 +17,7 @@ from tests.support.wire.openai import first_token, is_probe, said, spelled
 from traitwatch import cli
 from traitwatch.vectors import load_card, load_vectors
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
-from traitwatch_builder.storage.neutral import NeutralAnswer
+from traitwatch_builder.storage.answers import NeutralAnswer
 
 ROWS = 60
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.support.trait import DEFINITION, Letters
-from traitwatch_builder.definitions.elicitation import Elicitation, render, text_ids, token_ids
+from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import render, text_ids, token_ids
 
 
 @pytest.mark.parametrize(("elicit", "contexts"), [("system", 5), ("many-shot", 4)])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.trait import DEFINITION, nothing
-from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation, bare, text_ids
+from traitwatch_builder.definitions.elicitation import POLARITIES, Elicitation
 from traitwatch_builder.judging.judge import Question
 from traitwatch_builder.judging.likelihood import COHERENCE_MAP, LikelihoodJudge, coherence, posterior, repetition
+from traitwatch_builder.models.chat import bare, text_ids
 from traitwatch_builder.reading.transformers_reader import Reader
 
 

@@ -16,23 +16,21 @@ from traitwatch.card import SteeringResult
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
 from traitwatch_builder.commands.report import report
-from traitwatch_builder.report.page import (
-    HeldOut,
-    Histogram,
-    ReportData,
-    ReportEvidence,
-    Sample,
-    load_evidence,
-    read_report_data,
-    render_report,
-    save_evidence,
-    spread,
-    write_report,
-)
+from traitwatch_builder.report.data import ReportData, read_report_data
+from traitwatch_builder.report.page import render_report, write_report
 from traitwatch_builder.report.plots import steering_plot
 from traitwatch_builder.report.view import verdict_level
 from traitwatch_builder.storage.answers import JudgedAnswer, write_answers
 from traitwatch_builder.storage.workspace import Workspace
+from traitwatch_builder.vectors.report_evidence import (
+    HeldOut,
+    Histogram,
+    ReportEvidence,
+    Sample,
+    load_evidence,
+    save_evidence,
+    spread,
+)
 
 SECTIONS = [
     "Does it tell the trait?",

@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from traitwatch.card import JudgeCard
-from traitwatch_builder.answering.engine import Sampling
+from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Question, Score

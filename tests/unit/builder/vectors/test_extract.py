@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.trait import DEFINITION, QUIET
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.definitions.elicitation import Elicitation, bare, render, text_ids
+from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.models.chat import bare, render, text_ids
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.extract import ReadUnder, answer_span, effective_pairs, extract, few_pairs_warning

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from types import SimpleNamespace
 
 import httpx
@@ -15,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
-from traitwatch.spikes import find_spikes
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.problems import message_of, problem, problem_of_status
 from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
@@ -23,10 +21,9 @@ from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 from traitwatch_dashboards.inspector.command import keys_of, login, ui
 from traitwatch_dashboards.inspector.export.export import as_csv, as_json, as_page, exported
 from traitwatch_dashboards.inspector.scored.answer import Answer, Summary
-from traitwatch_dashboards.inspector.scored.generation import Ask, Piece, generate, remark, take
+from traitwatch_dashboards.inspector.scored.generation import Ask, Piece, generate, remark, shown_texts, take
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.scoring import Pasted, broken_runs
-from traitwatch_dashboards.inspector.scored.shown import shown_texts
 from traitwatch_dashboards.inspector.scored.spike_events import choices_of, pasted_event
 from traitwatch_dashboards.inspector.scored.tables import comparison, comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript, format_examples, parse_examples

@@ -14,7 +14,7 @@ from traitwatch_server.errors import CanaryError
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import trait_set
-from traitwatch_server.worker.sender import REQUEST_KEY, Frame, Span
+from traitwatch_server.wire import REQUEST_KEY, Frame, Span
 
 PROMPT = list(range(10, 18))
 TOKENS = [50, 51, 52, 53]

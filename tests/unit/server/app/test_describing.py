@@ -13,8 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch.card import LayerCalibration, LayerVerification, Verification
 from traitwatch.vectors import PersonaVector
-from traitwatch_server.app.describing import describe, report_of
-from traitwatch_server.app.routes import Serving, add_routes
+from traitwatch_server.app.routes import Serving, add_routes, describe, report_of
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import SpikeLog

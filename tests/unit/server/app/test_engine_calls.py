@@ -20,7 +20,7 @@ from traitwatch_server.recording.sink import Recorded
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection
 from traitwatch_server.traits import trait_set
-from traitwatch_server.worker.sender import PROMPT_KEY, REQUEST_KEY
+from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY
 
 LOADED = trait_set([served_trait()])
 

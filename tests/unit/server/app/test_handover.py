@@ -10,7 +10,7 @@ import pytest
 from traitwatch_server.app.draining import ENGINE_TIMEOUT
 from traitwatch_server.app.engine import watch_end
 from traitwatch_server.app.handover import Launch, launch_of
-from traitwatch_server.traits import Settings
+from traitwatch_server.settings import Settings
 
 
 class EngineClient:

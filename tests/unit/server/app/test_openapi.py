@@ -20,7 +20,7 @@ from traitwatch_server.app.openapi import with_scores
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 from traitwatch_server.recording.spike_log import spike_events
 from traitwatch_server.responses.endpoints import SHAPES
-from traitwatch_server.traits import Settings
+from traitwatch_server.settings import Settings
 
 Json = dict[str, Any]
 

@@ -17,7 +17,8 @@ from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import SpikeLog
 from traitwatch_server.responses.selection import select
-from traitwatch_server.traits import Settings, load_served_traits, trait_set
+from traitwatch_server.settings import Settings
+from traitwatch_server.traits import load_served_traits, trait_set
 
 TAPPED, COLUMNS = [1, 2], 3
 

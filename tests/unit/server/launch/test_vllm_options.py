@@ -6,7 +6,7 @@ import pytest
 
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
-from traitwatch_server.traits import Settings
+from traitwatch_server.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch_server.columns import Columns
 from traitwatch_server.ledger.choice_rows import ChoiceRows
+from traitwatch_server.traits import Columns
 
 PROMPT = [100, 101, 102]
 TOKENS = [7, 8, 9, 7]

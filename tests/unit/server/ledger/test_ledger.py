@@ -15,7 +15,7 @@ from traitwatch_server.ledger import ledger as ledger_module
 from traitwatch_server.ledger.ledger import Call, Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import trait_set
-from traitwatch_server.worker.sender import Frame, Span
+from traitwatch_server.wire import Frame, Span
 
 LOADED = trait_set([served_trait()])
 PROMPT, TOKENS = [5, 6], [7, 8, 9]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from traitwatch_server.columns import Columns
 from traitwatch_server.ledger.choice_rows import ChoiceRows
+from traitwatch_server.traits import Columns
 
 COLUMNS = Columns({2: 1})
 LAYERS = (2,)

@@ -14,7 +14,8 @@ from tests.support.traits import served_trait
 from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
-from traitwatch_server.traits import TraitsDefault, trait_set
+from traitwatch_server.settings import TraitsDefault
+from traitwatch_server.traits import trait_set
 
 COMPLETIONS, BATCH = "/v1/completions", "/v1/chat/completions/batch"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"

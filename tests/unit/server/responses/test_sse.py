@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch_server.responses.sse import EventSplitter, event_data, with_data
+from traitwatch_server.responses.attach import EventSplitter, event_data, with_data
 
 STREAM = b'data: {"a": "\xc3\xa9\\n"}\n\n: comment\n\ndata: 1\r\n\r\nevent: x\ndata: 2\n\ndata: [DONE]\n\n'
 

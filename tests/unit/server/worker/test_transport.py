@@ -13,8 +13,10 @@ import zmq
 from prometheus_client import CollectorRegistry
 
 from tests.support.samples import sample
+from traitwatch_server.ledger.receiver import Receiver
 from traitwatch_server.metrics import Metrics
-from traitwatch_server.worker.sender import Frame, Receiver, Rows, Sender, Span, new_key
+from traitwatch_server.wire import Frame, Span, new_key
+from traitwatch_server.worker.sender import Rows, Sender
 
 DEADLINE = 20.0
 
@@ -135,7 +137,8 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""
-    monkeypatch.setattr("traitwatch_server.worker.sender._HIGH_WATER_MARK", 2)
+    for end in ("worker.sender", "ledger.receiver"):
+        monkeypatch.setattr(f"traitwatch_server.{end}.HIGH_WATER_MARK", 2)
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)

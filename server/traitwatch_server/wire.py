@@ -1,0 +1,77 @@
+"""What launcher, worker and API process agree on: keys, the frame of rows, and versions. This module imports no torch.
+
+A frame names the rows of the requests that asked to be scored and carries their projections as raw float32. A request
+is named by a key that its API process made up (`<api process>:<random>`). So a frame finds its response even when two
+clients send the same request id, and it goes only to the API process that waits for it. Every row brings its own
+position and the id of the token that was its input, as the device knew them: a response is credited only with rows
+whose tokens are its own.
+"""
+
+import uuid
+
+import msgspec
+
+# Where a request carries its key: in sampling_params.extra_args, which reach the worker.
+REQUEST_KEY = "traitwatch"
+# Beside it, true where the rows of the prompt are wanted too.
+PROMPT_KEY = "traitwatch_prompt"
+# Values before the projections in a row: its position and its token id, which are exact in float32 up to 2**24.
+ROW_HEAD = 2
+# Frames that may wait on each side of a socket; those of some ten seconds.
+HIGH_WATER_MARK = 1_000
+
+
+class Span(msgspec.Struct, array_like=True, frozen=True):
+    """A run of rows of one request.
+
+    Attributes:
+        key: the key that the API process gave the request.
+        req_id: vLLM's id of the request; tells which of the response's choices it is.
+        prompt_len: tokens of its prompt.
+        count: number of rows.
+    """
+
+    key: str
+    req_id: str
+    prompt_len: int
+    count: int
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True):
+    """The rows of one forward pass.
+
+    Attributes:
+        layers: the tapped layers of the worker that sends, ascending.
+        widths: columns of each of them.
+        spans: what the rows are, in their order.
+        dropped: rows for this API process that were lost since the last frame.
+        engine: index of the engine, as vLLM's metrics have it.
+        time: when the pass ended, seconds since 1970.
+        data: float32 `[sum of counts, ROW_HEAD + sum of widths]`, C order: position, token id, and then projections in
+            units of the hidden state.
+    """
+
+    layers: list[int]
+    widths: list[int]
+    spans: list[Span]
+    dropped: int
+    engine: int
+    time: float
+    data: bytes
+
+
+def new_key(api_process: str) -> str:
+    """Return an unguessable key for a request of this API process."""
+    return f"{api_process}:{uuid.uuid4().hex}"
+
+
+def api_process_of(key: str) -> str:
+    """Return the API process that a key belongs to."""
+    return key.partition(":")[0]
+
+
+# The name of our entry in vLLM's additional_config.
+CONFIG_KEY = "traitwatch"
+
+# Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
+TAP_VERSION = 2
