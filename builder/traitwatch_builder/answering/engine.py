@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from traitwatch.precision import default_vllm_dtype
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import without_thinking
@@ -46,6 +47,7 @@ class Engine:
             with in_this_process_on_a_cpu(workers=tensor_parallel_size * pipeline_parallel_size):
                 self._llm = LLM(
                     model=str(model),
+                    dtype=default_vllm_dtype(),
                     seed=sampling.seed,
                     # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
                     max_model_len=max_model_len,

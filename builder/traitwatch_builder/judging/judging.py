@@ -10,6 +10,7 @@ from typing import Literal
 from rich.console import Console
 
 from traitwatch.card import JudgeCard
+from traitwatch.precision import default_precision
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Aspect, Judge, Question
@@ -92,8 +93,9 @@ def make_judge(
     def load() -> Reader:
         import torch
 
-        # An opinion needs no more precision than the model is served with, and bfloat16 reads four times as fast.
-        return Reader.load(model, dtype=torch.bfloat16, device_map=device_map)
+        # A judgement needs no more precision than the model is served with, and bfloat16 reads four times as fast where
+        # the processor supports it.
+        return Reader.load(model, dtype=getattr(torch, default_precision()), device_map=device_map)
 
     return LikelihoodJudge(load, elicitation, model_fingerprint(model))
 

@@ -15,6 +15,7 @@ import platformdirs
 from rich.console import Console
 
 from traitwatch.dashboard_processes import free_port, running
+from traitwatch.precision import default_vllm_dtype
 from traitwatch.vectors import SHIPPED
 
 SERVED_NAME = "SmolLM2-135M-Instruct"
@@ -51,7 +52,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
     url = f"http://127.0.0.1:{port}"
     vectors = SHIPPED / model.name
     command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", SERVED_NAME]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--dtype", default_vllm_dtype()]
     if not compiled:
         command.append("--enforce-eager")
     started = time.monotonic()
