@@ -10,14 +10,15 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
-from traitwatch_dashboards.inspector.components import ASSETS, PLOTLY, fragment, head, logo, style
-from traitwatch_dashboards.inspector.page import QUIET, Fleet, Page, problem_with
 from traitwatch_dashboards.inspector.page_head import PageHead
 from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.static_files import ASSETS, PLOTLY, head, logo, style
 from traitwatch_dashboards.inspector.tabs.chat import chat_tab
 from traitwatch_dashboards.inspector.tabs.compare import compare_tab
+from traitwatch_dashboards.inspector.tabs.components import fragment
 from traitwatch_dashboards.inspector.tabs.inspect import inspect_tab
 from traitwatch_dashboards.inspector.tabs.live import live_tab
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Fleet, Page, problem_with
 from traitwatch_dashboards.inspector.tabs.traits import traits_tab
 from traitwatch_dashboards.inspector.theme import theme
 

@@ -6,13 +6,13 @@ from typing import Any
 import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
-from traitwatch_dashboards.inspector.components import fragment, plot_of, view
-from traitwatch_dashboards.inspector.page import QUIET, Page, busy, problem_with, send_row
 from traitwatch_dashboards.inspector.scored.answer import Answer
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import SettingsForm, model_choices
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, busy, problem_with, send_row
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 
 _NAME = "chat"

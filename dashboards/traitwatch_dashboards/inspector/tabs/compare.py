@@ -7,15 +7,15 @@ from typing import Any
 import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
-from traitwatch_dashboards.inspector.components import fragment, plot_of, view
-from traitwatch_dashboards.inspector.page import QUIET, Fleet, Page, busy, problem_with, send_row
 from traitwatch_dashboards.inspector.scored.answer import Answer
 from traitwatch_dashboards.inspector.scored.generation import Ask
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.session import Session, titled_answers
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import Settings, SettingsForm, model_choices
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Fleet, Page, busy, problem_with, send_row
 from traitwatch_dashboards.inspector.tabs.presets import Preset, presets
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 

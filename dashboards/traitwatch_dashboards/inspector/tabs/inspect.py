@@ -7,8 +7,6 @@ import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
-from traitwatch_dashboards.inspector.components import fragment, plot_of, view
-from traitwatch_dashboards.inspector.page import NO_TRAITS, QUIET, Page, problem_with
 from traitwatch_dashboards.inspector.scored.answer import Answer
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.scoring import Pasted, score
@@ -16,7 +14,9 @@ from traitwatch_dashboards.inspector.scored.session import Session, titled_answe
 from traitwatch_dashboards.inspector.scored.spike_events import choices_of, latest_spikes, pasted_event
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import model_choices
+from traitwatch_dashboards.inspector.tabs.page import NO_TRAITS, QUIET, Page, problem_with
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 
 _NAME = "inspect"

@@ -13,11 +13,11 @@ import pandas as pd
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
 from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
-from traitwatch_dashboards.inspector.components import figure, fragment
-from traitwatch_dashboards.inspector.page import QUIET, Page
 from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.scored.spike_events import spikes_table, told_spikes
 from traitwatch_dashboards.inspector.scored.tables import number, table_html
+from traitwatch_dashboards.inspector.tabs.components import figure, fragment
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page
 
 # Seconds between two looks at the server, while the tab is open.
 _INTERVAL = 5.0

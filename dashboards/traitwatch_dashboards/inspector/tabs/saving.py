@@ -5,9 +5,9 @@ from collections.abc import Callable
 import gradio as gr
 
 from traitwatch_dashboards.inspector.export.export import FORMATS, exported
-from traitwatch_dashboards.inspector.page import QUIET
 from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
+from traitwatch_dashboards.inspector.tabs.page import QUIET
 
 
 def save_row(session: gr.State, name: str, panes: Callable[[Session], list[Transcript]]) -> None:

@@ -1,6 +1,7 @@
 """The tab Traits: what is loaded, how far each vector can be trusted, and how alike they are."""
 
 from collections.abc import Sequence
+from importlib.resources import files
 from urllib.parse import quote
 
 import gradio as gr
@@ -8,9 +9,9 @@ import jinja2
 
 from traitwatch_dashboards.inspector.api.client import Served
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.components import ASSETS, fragment
-from traitwatch_dashboards.inspector.page import QUIET, Page, problem_with
 from traitwatch_dashboards.inspector.scored.tables import cosines, number
+from traitwatch_dashboards.inspector.tabs.components import fragment
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, problem_with
 
 _ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
@@ -40,7 +41,7 @@ def cards_html(served: Served, server: int) -> str:
         (trait, _facts(trait), f"traitwatch/report/{server}/{quote(trait.name)}" if trait.report else "")
         for trait in served.traits
     ]
-    template = _ENVIRONMENT.from_string((ASSETS / "traits.html").read_text())
+    template = _ENVIRONMENT.from_string((files(__package__) / "traits.html").read_text())
     return template.render(problem=problem_with(served), traits=traits, rows=_matrix(served.traits))
 
 

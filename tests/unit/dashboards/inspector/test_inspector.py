@@ -321,7 +321,7 @@ def test_the_live_tab_tells_from_when_on_it_looks() -> None:
     pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
-    from traitwatch_dashboards.inspector.page import Fleet
+    from traitwatch_dashboards.inspector.tabs.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
     told = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
@@ -384,7 +384,7 @@ class TestCommand:
 
 def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
     assets = ROOT / "dashboards" / "traitwatch_dashboards" / "inspector" / "assets"
-    for name in ("view.js", "plot.js", "page.js", "style.css", "traits.html", "../export/shared.html"):
+    for name in ("view.js", "plot.js", "page.js", "style.css", "../tabs/traits.html", "../export/shared.html"):
         text = (assets / name).read_text()
         assert "https://" not in text
         assert "innerHTML" not in text
@@ -411,7 +411,7 @@ def test_the_page_gives_a_visitor_no_second_session() -> None:
     gr = pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
-    from traitwatch_dashboards.inspector.page import Fleet
+    from traitwatch_dashboards.inspector.tabs.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
     giving = [fn for fn in page.fns.values() if any(isinstance(made, gr.State) for made in fn.outputs)]

@@ -1,31 +1,6 @@
 """The page's own components: a view of coloured tokens, a figure, a fragment of HTML; and its scripts and style."""
 
-import base64
-from importlib.resources import files
-from pathlib import Path
-
 import gradio as gr
-import plotly  # type: ignore[import-untyped]
-
-ASSETS = Path(str(files(__package__) / "assets"))
-PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_SCRIPTS = ("view.js", "plot.js", "page.js")
-
-
-def head() -> str:
-    """Return what goes into the page's head: our scripts, which load nothing from elsewhere."""
-    scripts = "\n".join((ASSETS / name).read_text() for name in _SCRIPTS)
-    return f'<meta name="referrer" content="no-referrer"><script>{scripts}</script>'
-
-
-def logo() -> str:
-    """Return our sign as an address that holds it."""
-    return "data:image/svg+xml;base64," + base64.b64encode((ASSETS / "favicon.svg").read_bytes()).decode()
-
-
-def style() -> str:
-    """Return the page's style sheet."""
-    return (ASSETS / "style.css").read_text()
 
 
 def view(value: str, name: str) -> gr.HTML:
