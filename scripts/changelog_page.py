@@ -1,4 +1,7 @@
-"""A hook of mkdocs: the site's page `changelog.md` is the repository's CHANGELOG.md, which stays where people look."""
+"""A hook of mkdocs: the repository's CHANGELOG.md becomes the site's page `changelog.md`.
+
+The file stays in the root of the repository, where people look for it.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Measures what the figures show, and draws them: see `scripts.figures`."""
+"""The commands `measure` and `draw`: see `scripts.figures`."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def main() -> None:
 
 @main.command()
 def measure() -> None:
-    """Serve the demo's chats, read the shipped answers, and keep both in docs/images/measured.json."""
+    """Serve the demo's chats, read the shipped answers, and write both results into docs/images/measured.json."""
     console = Console()
     model = embedded_model()
     means = answer_means(console, model)
@@ -34,12 +34,14 @@ def measure() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=IMAGES, help="Where the figures go.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=IMAGES, help="The directory of the figures."
+)
 def draw(*, out: Path) -> None:
     """Write the figures, figures.json and the pictures of the architecture into a directory."""
     measured, shipped = load_measured(), cards()
-    found = json.dumps(numbers(measured, shipped), indent=1).encode() + b"\n"
-    write_atomically(out / "figures.json", found)
+    quoted = json.dumps(numbers(measured, shipped), indent=1).encode() + b"\n"
+    write_atomically(out / "figures.json", quoted)
     for name, svg in {**figures(measured, shipped), **diagrams()}.items():
         write_atomically(out / name, svg.encode())
 

@@ -1,4 +1,4 @@
-"""What the figures are made from: docs/images/measured.json, and the cards that are shipped."""
+"""The data of the figures: docs/images/measured.json, and the shipped cards."""
 
 from pathlib import Path
 
@@ -35,8 +35,11 @@ class ServedAnswer(BaseModel):
 
     Attributes:
         tokens: the text of each token.
-        projections: of each token, units of the hidden state; None where a token has no state.
-        mean: as the server reports it; `z`, `max_z` and `spikes` too.
+        projections: the projection of each token, units of the hidden state; None if a token has no state.
+        mean: the mean projection, as the server reports it.
+        z: z of the mean projection, as the server reports it.
+        max_z: the highest z of a token, as the server reports it.
+        spikes: the spikes, as the server reports them.
     """
 
     model_config = _STRICT
@@ -57,12 +60,12 @@ class HeldOutZ(BaseModel):
 
 
 class TraitMeans(BaseModel):
-    """z of the mean projection of answers at the layer that is served.
+    """z of the mean projection of the answers for one trait, at layer `LAYER`.
 
     Attributes:
-        sha256: of the vector.
-        pos: of the held-out answers that were to show the trait.
-        neg: of those that were not to.
+        sha256: the hash of the vector.
+        pos: the held-out answers under the positive condition.
+        neg: the held-out answers under the negative condition.
         neutral: z of the answers to neutral prompts.
     """
 
@@ -74,13 +77,13 @@ class TraitMeans(BaseModel):
 
 
 class Measured(BaseModel):
-    """What `measure` found.
+    """The measurements of `python -m scripts.figures measure`.
 
     Attributes:
-        model: name of the model.
-        seed: with which the served answers were sampled.
+        model: the name of the model.
+        seed: the seed of the served answers.
         served: the demo's two answers, by the replies before them.
-        means: by trait.
+        means: z of the mean projections, by trait.
     """
 
     model_config = _STRICT
@@ -91,12 +94,12 @@ class Measured(BaseModel):
 
 
 def load_measured() -> Measured:
-    """Read what was measured."""
+    """Read the measurements."""
     return read_json(MEASURED, Measured)
 
 
 def save_measured(measured: Measured) -> None:
-    """Write what was measured."""
+    """Write the measurements."""
     write_atomically(MEASURED, measured.model_dump_json(indent=1).encode() + b"\n")
 
 

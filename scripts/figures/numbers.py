@@ -1,4 +1,4 @@
-"""docs/images/figures.json: the numbers that the texts quote, out of the same data as the figures."""
+"""Computes docs/images/figures.json: the numbers that the texts quote, from the same data as the figures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from traitwatch_builder.vectors.verify import auc, correlation
 
 from .data import LAYER, SHOWN_TRAIT, Measured, TraitMeans
 
-# Cards were made from the same files on another day; float32 sums differ in the last digits.
+# A card comes from the same files on another day: float32 sums differ in the last digits.
 _TOLERANCE = 2e-3
 
 
@@ -18,7 +18,7 @@ def numbers(measured: Measured, cards: Mapping[str, Card]) -> dict[str, Any]:
     """Return the numbers, rounded.
 
     Raises:
-        RuntimeError: what was measured is of other vectors than the cards, or contradicts them.
+        RuntimeError: the measurements belong to other vectors than the cards, or contradict the cards.
     """
     return {
         "model": measured.model,
@@ -48,19 +48,19 @@ def _trait(means: TraitMeans, card: Card) -> dict[str, Any]:
     served = rows[LAYER]
     best = max(rows[1:-1], key=lambda row: row.auc or 0.0)
     pos, neg = np.array(means.pos.z), np.array(means.neg.z)
-    found = {
+    measured = {
         "auc": auc(means.pos.z, means.neg.z),
         "correlation": correlation(np.concatenate([pos, neg]), [*means.pos.scores, *means.neg.scores]),
         "correlation_pos": correlation(pos, means.pos.scores),
         "correlation_neg": correlation(neg, means.neg.scores),
     }
-    for name, value in found.items():
+    for name, value in measured.items():
         carded = getattr(served, name)
         if carded is None or value is None or abs(carded - value) > _TOLERANCE:
             raise RuntimeError(f"{card.trait}: {name} is {value} as measured, but {carded} in the card")
     judged = {side: [s for s in getattr(means, side).scores if s is not None] for side in ("pos", "neg")}
     return {
-        **{name: _round(value) for name, value in found.items()},
+        **{name: _round(value) for name, value in measured.items()},
         "auc_layer_0": _round(rows[0].auc),
         "auc_highest": _round(best.auc),
         "auc_highest_layer": best.layer,
@@ -76,15 +76,15 @@ def _trait(means: TraitMeans, card: Card) -> dict[str, Any]:
 
 
 def groups(means: TraitMeans) -> dict[str, list[float]]:
-    """Return z of the answers by where they come from."""
+    """Return z of the answers: to neutral prompts, under the negative and under the positive condition."""
     return {"neutral": means.neutral, "neg": means.neg.z, "pos": means.pos.z}
 
 
 def threshold(card: Card) -> float:
-    """Return the smoothed z above which 1 % of neutral answers spike, at the layer that is served."""
+    """Return the smoothed z above which 1 % of neutral answers spike, at layer `LAYER`."""
     if card.calibration is None:
         raise RuntimeError(f"{card.trait}: the shipped card has no calibration")
-    return next(found.z for found in card.calibration.layers[LAYER].thresholds if found.rate == 0.01)
+    return next(spike.z for spike in card.calibration.layers[LAYER].thresholds if spike.rate == 0.01)
 
 
 def _round(value: float | None, digits: int = 2) -> float | None:

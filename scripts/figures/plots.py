@@ -1,7 +1,8 @@
 """Draws the figures as SVG on a white card, so that they read alike on light and dark pages.
 
-The colours are those of the reports: orange and blue, which every common kind of colour vision tells apart, with shapes
-beside them. Text is drawn as paths and the identifiers are salted, so the same data give the same bytes everywhere.
+The colours are the colours of the reports: orange and blue. People with every common kind of colour vision can tell
+them apart, and shapes differ too. `_svg` draws text as paths and salts the identifiers, so that the same data give the
+same bytes everywhere.
 """
 
 import io
@@ -51,8 +52,8 @@ def _z_of_two_answers(measured: Measured, card: Card) -> Figure:
         at.axhline(spike, color=INK, linewidth=1.2, linestyle=_DASHED, label=f"threshold, {spike:.1f}")
         at.plot(z, color=colour, linewidth=0.8, alpha=0.6, marker="o", markersize=2.2, label="z of a token")
         at.plot(smooth(np.array(z)), color=colour, linewidth=2.2, label="smoothed z")
-        for found in answer.spikes:
-            at.axvspan(found.start - 0.5, found.end - 0.5, color=MUTED, alpha=0.2, linewidth=0, label="spike")
+        for run in answer.spikes:
+            at.axvspan(run.start - 0.5, run.end - 0.5, color=MUTED, alpha=0.2, linewidth=0, label="spike")
         at.set_title(f"{title}: mean z {answer.z:.2f}", fontsize=10, loc="left")
         at.set(xlim=(-1, max(len(a.projections) for a in measured.served.values())), ylabel="z (standard deviations)")
     axes[-1].set_xlabel("token of the answer")
@@ -157,7 +158,7 @@ def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "traitwatch"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # A hundredth of a point is enough for a place; editors would remove the spaces at the ends of lines.
+    # A hundredth of a point is precise enough. Editors would remove the spaces at the ends of lines.
     svg = re.sub(r' (?:d|x|y)="[^"]*"', lambda places: _LONG.sub(_hundredths, places[0]), buffer.getvalue())
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
 

@@ -1,6 +1,7 @@
-"""z of the mean projection of the shipped answers: held-out ones of both conditions, and those to neutral prompts.
+"""Computes z of the mean projection of the shipped answers, at layer `LAYER`.
 
-Each is read as `traitwatch verify` and `traitwatch calibrate` read it, on the layer that is served.
+The answers are the held-out answers of both conditions, and the answers to neutral prompts. `answer_means` reads them
+as `traitwatch verify` and `traitwatch calibrate` do.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from .data import LAYER, TRAITS, VECTORS, HeldOutZ, TraitMeans
 
 
 def answer_means(console: Console, model: Path) -> dict[str, TraitMeans]:
-    """Read the shipped answers of every trait with transformers in float32; return z by trait."""
+    """Read the shipped answers of every trait with transformers in float32, and return z by trait."""
     with session(model, ReaderOptions(), console) as opened:
         neutral = _mean_states(opened, _neutral_spans(opened))
         return {trait: _trait_means(opened, trait, neutral) for trait in TRAITS}
@@ -62,9 +63,9 @@ def _neutral_spans(opened: Session) -> list[Span]:
 
 
 def _mean_states(opened: Session, spans: Sequence[Span]) -> Float32Array:
-    """Return the mean state of each span at the layer that is served: `[num_spans, hidden_size]`, float32."""
-    found: dict[int, Float32Array] = {}
+    """Return the mean state of each span at layer `LAYER`: `[num_spans, hidden_size]`, float32."""
+    means: dict[int, Float32Array] = {}
     with bar(opened.console, "hidden states", len(spans)) as advance:
         for index, reading in opened.reader().read(spans, advance):
-            found[index] = reading.mean[LAYER]
-    return np.stack([found[index] for index in range(len(spans))])
+            means[index] = reading.mean[LAYER]
+    return np.stack([means[index] for index in range(len(spans))])

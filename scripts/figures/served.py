@@ -1,4 +1,4 @@
-"""The demo's two answers, from the demo's own server, token by token."""
+"""Gets the demo's two answers from the demo's own server, with the projection of every token."""
 
 import tempfile
 from pathlib import Path
@@ -16,12 +16,12 @@ def served_answers(console: Console, model: Path, seed: int) -> dict[str, Served
     """Serve a model with its shipped vectors and ask the demo's questions.
 
     Args:
-        console: says what is done.
-        model: its directory.
-        seed: of the sampling, which is otherwise the demo's.
+        console: shows the progress.
+        model: the directory of the model.
+        seed: the seed of the sampling. The other sampling parameters are the demo's.
 
     Raises:
-        RuntimeError: an answer was not scored whole.
+        RuntimeError: some tokens of an answer have no score.
     """
     answers = {}
     with tempfile.TemporaryDirectory() as directory:

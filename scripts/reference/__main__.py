@@ -2,8 +2,8 @@
 
 from traitwatch.files import write_atomically
 
-from .pages import DIRECTORY, PAGES, made
+from .pages import DIRECTORY, PAGES, filled_page
 
 if __name__ == "__main__":
     for name in PAGES:
-        write_atomically(DIRECTORY / name, made(name).encode())
+        write_atomically(DIRECTORY / name, filled_page(name).encode())

@@ -1,4 +1,4 @@
-"""The routes and fields that the server adds to vLLM's, out of its OpenAPI document."""
+"""Makes the tables of the routes and fields that the server adds to vLLM's, from its OpenAPI document."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from .markdown import table
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of a server that has our routes alone, `--traits-admin` given."""
+    """Return the OpenAPI document of a server with only our routes, as with `--traits-admin`."""
     app = FastAPI()
 
     def serving() -> Any:

@@ -1,4 +1,4 @@
-"""The file formats, out of the models that read and write them."""
+"""Makes the sections on the file formats from the models that read and write the files."""
 
 from pydantic import BaseModel
 

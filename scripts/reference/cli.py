@@ -1,4 +1,4 @@
-"""The commands: what `traitwatch COMMAND --help` says, as click tells it."""
+"""Makes the sections on the commands from the texts of `traitwatch COMMAND --help`."""
 
 import inspect
 import re
@@ -31,12 +31,12 @@ def _section(root: click.Context, name: str) -> str:
 
 def _record(parameter: click.Parameter, context: click.Context) -> tuple[str, str] | None:
     record = parameter.get_help_record(context)
-    # Arguments are in the usage line; they have a help text only where that says not enough.
+    # The usage line has the arguments. An argument has a help text only where the usage line is not enough.
     return None if record is None or not record[1] else (f"`{record[0]}`", _escaped(record[1]))
 
 
 def _prose(command: click.Command) -> str:
-    """Return a command's description; paragraphs that click is told not to wrap become code."""
+    """Return a command's description. Paragraphs that click does not wrap become code."""
     return "\n\n".join(_paragraphs(inspect.cleandoc(command.help or "")))
 
 
@@ -49,7 +49,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Return text in which Markdown takes nothing outside of code for its own, and each option is code."""
+    """Return text with escaped Markdown outside of code, in which each option is code."""
     parts = re.split(r"(`[^`]*`)", text)
     for i in range(0, len(parts), 2):
         plain = re.sub(r"([<>*_])", r"\\\1", parts[i])

@@ -1,4 +1,4 @@
-"""Tables of fields, out of JSON schemas: those of the server's OpenAPI document and of the files' models."""
+"""Makes tables of fields from JSON schemas: of the server's OpenAPI document, and of the models of the files."""
 
 import inspect
 import json
@@ -11,9 +11,9 @@ Schema = Mapping[str, Any]
 
 
 def section(name: str, schema: Schema) -> str:
-    """Return a section on a schema, headed by its name, to which `kind` links."""
-    said = inspect.cleandoc(schema.get("description", ""))
-    return "\n\n".join(filter(None, (f"### {name}", said, fields(schema))))
+    """Return a section on a schema. Its heading is the name of the schema, to which `kind` links."""
+    description = inspect.cleandoc(schema.get("description", ""))
+    return "\n\n".join(filter(None, (f"### {name}", description, fields(schema))))
 
 
 def fields(schema: Schema) -> str:
@@ -27,7 +27,7 @@ def fields(schema: Schema) -> str:
 
 
 def kind(schema: Schema) -> str:
-    """Return what a JSON schema admits, in words."""
+    """Return the type of a JSON schema in words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
@@ -52,8 +52,8 @@ def kind(schema: Schema) -> str:
 
 
 def _meaning(field: Schema) -> str:
-    said = " ".join(field.get("description", "").split())
+    description = " ".join(field.get("description", "").split())
     default = field.get("default")
     if "const" in field or default in (None, "", {}, []):
-        return said
-    return f"{said} [default: `{json.dumps(default)}`]".strip()
+        return description
+    return f"{description} [default: `{json.dumps(default)}`]".strip()

@@ -1,4 +1,4 @@
-"""Pieces of Markdown, and pages with regions that are made."""
+"""Makes tables in Markdown, and fills the regions of pages."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ def fill(page: str, regions: Mapping[str, str]) -> str:
 
     Args:
         page: Markdown with the marks of regions.
-        regions: what is to stand in each, by name.
+        regions: the text of each region, by name.
 
     Raises:
-        ValueError: the page's regions are not those that are given.
+        ValueError: the page has other regions than `regions`.
     """
-    found = [match[2] for match in _REGION.finditer(page)]
-    if sorted(found) != sorted(regions):
-        raise ValueError(f"the page has the regions {sorted(found)}, not {sorted(regions)}")
+    names = [match[2] for match in _REGION.finditer(page)]
+    if sorted(names) != sorted(regions):
+        raise ValueError(f"the page has the regions {sorted(names)}, not {sorted(regions)}")
     return _REGION.sub(lambda match: f"{match[1]}\n{regions[match[2]].strip()}\n\n{match[3]}", page)

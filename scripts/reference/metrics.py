@@ -1,4 +1,4 @@
-"""The metric families, out of a registry that the server's own metrics fill."""
+"""Makes the table of the metric families from a registry that the server's own metrics fill."""
 
 from prometheus_client import CollectorRegistry, Metric
 
@@ -11,7 +11,7 @@ from traitwatch_server.traits import load_served_traits
 from .markdown import table
 
 _VECTORS = vectors.SHIPPED / "SmolLM2-135M-Instruct"
-# Labels of which we know every value; those of the others are the operator's.
+# The code has every value of these labels. The values of the other labels come from the operator.
 _CLOSED = ("reason", "sign", "direction", "sink")
 
 
@@ -32,7 +32,7 @@ def _name(family: Metric) -> str:
 
 
 def _labels(family: Metric) -> str:
-    """Return the labels in their order, with their values where these are ours."""
+    """Return the labels in their order, with the values of the labels in `_CLOSED`."""
     values: dict[str, list[str]] = {}
     for sample in family.samples:
         for label, value in sample.labels.items():

@@ -1,4 +1,4 @@
-"""Which table stands where."""
+"""Lists the pages of docs/reference, and the tables of each page."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +35,6 @@ PAGES: Mapping[str, _Regions] = {
 }
 
 
-def made(name: str) -> str:
-    """Return a page of `PAGES` with its tables made anew."""
+def filled_page(name: str) -> str:
+    """Return a page of `PAGES` with new tables."""
     return fill((DIRECTORY / name).read_text(), {region: make() for region, make in PAGES[name].items()})

@@ -10,7 +10,7 @@ from scripts.figures.data import IMAGES, cards, load_measured
 from scripts.figures.numbers import numbers
 from scripts.reference.api import document
 from scripts.reference.markdown import fill
-from scripts.reference.pages import DIRECTORY, PAGES, made
+from scripts.reference.pages import DIRECTORY, PAGES, filled_page
 from traitwatch.cli import COMMANDS
 from traitwatch_builder.storage.answers import TEXT_COLUMNS, JudgedAnswer, NeutralAnswer, write_answers, write_neutral
 from traitwatch_server.metrics import Metrics
@@ -18,7 +18,7 @@ from traitwatch_server.metrics import Metrics
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_has_the_tables_that_the_code_makes(name: str) -> None:
-    assert (DIRECTORY / name).read_text() == made(name), "run `python -m scripts.reference`"
+    assert (DIRECTORY / name).read_text() == filled_page(name), "run `python -m scripts.reference`"
 
 
 def test_every_page_of_the_reference_is_made() -> None:
