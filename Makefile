@@ -59,6 +59,7 @@ vectors: setup ## Build the vectors of TRAITS for the embedded model into OUT, w
 	@for trait in $(TRAITS); do \
 		.venv/bin/traitwatch build $$trait --model "$$(.venv/bin/traitwatch model)" $(EMBEDDED) --out $(OUT) $(ARGS) || exit; \
 	done
+	@.venv/bin/python -m scripts.compress_answers $(OUT)
 
 bench: setup ## Time the server against plain vLLM under a public load generator (hours; ARGS=--quick for minutes)
 	@.venv/bin/python -m tests.benchmarks.serving $(ARGS)

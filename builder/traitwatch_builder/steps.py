@@ -30,7 +30,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers
+from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers, table_file
 from traitwatch_builder.storage.worklog import file_fingerprint
 from traitwatch_builder.storage.workspace import Workspace, model_name
 from traitwatch_builder.vectors.calibrate import calibrate, scored_tokens
@@ -270,7 +270,7 @@ def check_model(session: Session, card: Card) -> None:
 
 def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:
     """Return the questions whose answers made the vector: the evidence knows, else the answers beside the vector do."""
-    beside = workspace.answers("pos")
+    beside = table_file(workspace.answers("pos"))
     if evidence is not None and evidence.questions:
         return evidence.questions
     return [row.question for row in read_answers(beside, workspace.trait)] if beside.is_file() else []

@@ -40,7 +40,9 @@ class Texts:
     """The token ids of answers after both kinds of prompt."""
 
     def __init__(self, tokenizer: Any, count: int):
-        table = pd.read_csv(SHIPPED / "SmolLM2-135M-Instruct" / "paternalism_pos.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(
+            SHIPPED / "SmolLM2-135M-Instruct" / "paternalism_pos.csv.gz", dtype=str, keep_default_na=False
+        )
         # Evenly over the questions; the file has ten answers to each in a row.
         rows = [i * len(table) // count for i in range(count)]
         examples = json.loads((SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json").read_text())["examples"]

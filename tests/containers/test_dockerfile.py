@@ -105,6 +105,7 @@ def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]
         *("LICENSE", "README.md", "builder", "dashboards", "locks", "pyproject.toml", "server", "traitwatch")
     }
     assert not [path for path in context if "__pycache__" in path.parts]
+    assert not [path for path in context if path.name.endswith((".csv", ".csv.gz"))], "answers are for builders"
     for stage in stages.values():
         for copy in (instruction for instruction in stage.instructions if instruction.name == "COPY"):
             if copy.flag("from") is None:

@@ -84,6 +84,12 @@ def test_the_wheel_carries_the_files_of_prometheus_and_alertmanager(cpu_image: I
     ]
 
 
+def test_the_wheel_leaves_out_the_answers_behind_the_shipped_vectors(cpu_image: Image, scratch: Path) -> None:
+    names = run(cpu_image, scratch, "ls", "/opt/traitwatch/data/SmolLM2-135M-Instruct").split()
+    assert "paternalism_response_avg_diff.pt" in names
+    assert not [name for name in names if name.endswith((".csv", ".csv.gz"))]
+
+
 def test_the_embedded_model_is_at_hand(cpu_image: Image, scratch: Path) -> None:
     assert run(cpu_image, scratch, "traitwatch", "model").strip() == cpu_image.command[1]
 

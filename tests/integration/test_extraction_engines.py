@@ -99,7 +99,7 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
     tokenizer = plain[1]
     table = {
         polarity: pd.read_csv(
-            SHIPPED / "SmolLM2-135M-Instruct" / f"paternalism_{polarity}.csv", dtype=str, keep_default_na=False
+            SHIPPED / "SmolLM2-135M-Instruct" / f"paternalism_{polarity}.csv.gz", dtype=str, keep_default_na=False
         )
         for polarity in ("pos", "neg")
     }

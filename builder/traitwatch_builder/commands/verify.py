@@ -52,10 +52,12 @@ def verify(
     from traitwatch_builder.reading.session import session
     from traitwatch_builder.report.summary import verification_table
     from traitwatch_builder.steps import verify_step
+    from traitwatch_builder.storage.answers import table_file
     from traitwatch_builder.storage.workspace import Workspace
 
     workspace = Workspace(vectors, trait)
-    pos, neg = eval_pos or workspace.answers("eval_pos"), eval_neg or workspace.answers("eval_neg")
+    pos = eval_pos or table_file(workspace.answers("eval_pos"))
+    neg = eval_neg or table_file(workspace.answers("eval_neg"))
     with workspace.alone(), session(model, make_reader_options(values), console) as opened:
         card = verify_step(opened, workspace, pos, neg)
     console.print(verification_table(card))

@@ -8,7 +8,7 @@ import numpy as np
 
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import RESPONSE_AVG, Card, check_trait_name, load_vector
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, table_file
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.report_evidence import ReportEvidence, load_evidence
 from traitwatch_builder.vectors.verdict import served_layer
@@ -67,7 +67,7 @@ def read_report_data(directory: Path, trait: str) -> ReportData:
         evidence = None
 
     def answers(kind: str) -> list[JudgedAnswer]:
-        file = directory / f"{trait}_{kind}.csv"
+        file = table_file(directory / f"{trait}_{kind}.csv")
         return read_answers(file, trait) if file.is_file() else []
 
     return ReportData(

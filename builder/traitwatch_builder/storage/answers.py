@@ -6,7 +6,9 @@ An empty score is one that nobody gave. Row i of `<trait>_pos.csv` and row i of 
 """
 
 import csv
+import gzip
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json, write_atomically
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
+_DAMAGED_GZIP = (gzip.BadGzipFile, zlib.error, EOFError)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -75,23 +78,41 @@ def _set_scores(table: pd.DataFrame, trait: str, rows: Sequence[JudgedAnswer]) -
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file, whole or not at all; compress it where `path` ends in `.gz`."""
     # All texts are quoted: Python leaves one with a lone carriage return bare, which then ends the row.
-    content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    write_atomically(path, content.encode())
+    content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
+    write_atomically(path, compressed(content) if path.suffix == ".gz" else content)
+
+
+def compressed(content: bytes) -> bytes:
+    """Return `content` as gzip data that depends on `content` alone: the header has no time and no file name."""
+    return gzip.compress(content, compresslevel=9, mtime=0)
+
+
+def table_file(path: Path) -> Path:
+    """Return the file that holds the table `path`: `path` itself, or `<path>.gz` where only that one exists.
+
+    A build writes plain CSV files. The shipped answers are compressed: their prompts repeat the same examples.
+    """
+    gz = path.with_name(f"{path.name}.gz")
+    return gz if gz.is_file() and not path.exists() else path
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a CSV file of texts, nothing in it taken for a missing value.
 
+    Args:
+        path: the file, or the name of a file that only exists as `<path>.gz`.
+        columns: the columns that the file must have.
+
     Raises:
         ArtifactError: no such file, no CSV, or one of `columns` is missing.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(table_file(path), dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, *_DAMAGED_GZIP) as error:
         raise ArtifactError(f"{path} is not a CSV file of answers: {error}") from None
     missing = [column for column in columns if column not in table]
     if missing:

@@ -188,7 +188,7 @@ def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
         assert [threshold.rate for threshold in calibration.thresholds] == [0.01, 0.001]
         assert vector.card is not None
         assert vector.card.description
-        for file in ("pos.csv", "neg.csv", "eval_pos.csv", "eval_neg.csv"):
+        for file in ("pos.csv.gz", "neg.csv.gz", "eval_pos.csv.gz", "eval_neg.csv.gz"):
             assert (directory / f"{vector.trait}_{file}").is_file()
         assert vector.card.sha256[:12] in (directory / f"{vector.trait}.html").read_text()
 

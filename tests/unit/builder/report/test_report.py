@@ -381,8 +381,8 @@ def test_the_command_makes_a_page_from_the_files_alone(vectors: Path) -> None:
 
 def test_data_are_read_from_beside_the_vector(vectors: Path) -> None:
     row = JudgedAnswer("q?", "p", "a", "id", 90.0, 80.0)
-    for kind in ("pos", "neg", "eval_pos", "eval_neg"):
-        write_answers(vectors / f"{TRAIT}_{kind}.csv", TRAIT, [dataclasses.replace(row, answer=kind)])
+    for kind, suffix in (("pos", "csv"), ("neg", "csv"), ("eval_pos", "csv.gz"), ("eval_neg", "csv.gz")):
+        write_answers(vectors / f"{TRAIT}_{kind}.{suffix}", TRAIT, [dataclasses.replace(row, answer=kind)])
     data = read_report_data(vectors, TRAIT)
     assert [rows[0].answer for rows in (data.pos, data.neg, data.eval_pos, data.eval_neg)] == [
         "pos",

@@ -1,5 +1,6 @@
 """Answers survive the way to a CSV file and back, ours and the Persona Vectors authors', whatever they say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traitwatch.errors import ArtifactError
-from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, write_answers
+from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, table_file, write_answers
 
 AWKWARD = [
     "",
@@ -101,6 +102,36 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: str, says:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(ArtifactError, match=says):
         read_answers(tmp_path / "a.csv", "courage")
+
+
+def test_a_compressed_file_is_read_where_the_plain_one_is_missing(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "a.csv", tmp_path / "a.csv.gz"
+    assert table_file(plain) == plain
+    rows = [row(text) for text in AWKWARD]
+    write_answers(packed, "courage", rows)
+    assert packed.read_bytes().startswith(b"\x1f\x8b")
+    assert table_file(plain) == packed
+    assert read_answers(plain, "courage") == read_answers(packed, "courage") == rows
+    write_answers(plain, "courage", rows[:1])
+    assert table_file(plain) == plain
+    assert read_answers(plain, "courage") == rows[:1]
+
+
+def test_a_compressed_file_depends_on_its_rows_alone(tmp_path: Path) -> None:
+    for name in ("a.csv.gz", "b.csv.gz"):
+        write_answers(tmp_path / name, "courage", [row("yes")])
+    one, other = (tmp_path / name for name in ("a.csv.gz", "b.csv.gz"))
+    assert one.read_bytes() == other.read_bytes()
+    assert one.read_bytes()[4:8] == bytes(4), "the header has no time"
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"plain text", lambda data: data[: len(data) // 2]])
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.csv.gz"
+    write_answers(path, "courage", [row(text) for text in AWKWARD])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ArtifactError, match="is not a CSV file of answers"):
+        read_answers(path, "courage")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

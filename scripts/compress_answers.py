@@ -1,0 +1,21 @@
+"""Compresses the answers files below a directory: `python -m scripts.compress_answers DIRECTORY`, part of `make vectors`.
+
+`NAME.csv` becomes `NAME.csv.gz`. The builder reads both (`traitwatch_builder.storage.answers.table_file`).
+"""
+
+import sys
+from pathlib import Path
+
+from traitwatch.files import write_atomically
+from traitwatch_builder.storage.answers import compressed
+
+
+def compress_answers(directory: Path) -> None:
+    """Replace every `.csv` file below `directory` with the same file compressed."""
+    for path in sorted(directory.rglob("*.csv")):
+        write_atomically(path.with_name(f"{path.name}.gz"), compressed(path.read_bytes()))
+        path.unlink()
+
+
+if __name__ == "__main__":
+    compress_answers(Path(sys.argv[1]))
