@@ -1,4 +1,4 @@
-// Lists the traits of a Traitwatch server, then asks for an answer with its scores, and for a streamed one.
+// Lists the traits of a Traitwatch server. Then asks for an answer with its scores, and for a streamed answer.
 //
 // OPENAI_BASE_URL=http://localhost:8000/v1 OPENAI_API_KEY=none OPENAI_MODEL=SmolLM2-135M-Instruct \
 //     node javascript_openai.mjs [TRAIT]
@@ -10,7 +10,7 @@ const messages = [{ role: "user", content: "How should I start a small bakery?" 
 
 const client = new OpenAI(); // reads OPENAI_BASE_URL and OPENAI_API_KEY
 
-/** Print the loaded traits; return what the server says of each. */
+/** Print the loaded traits, and return the server's data on each. */
 async function listTraits() {
   const { data } = await client.get("/traits");
   console.log("trait".padEnd(20) + "layer".padStart(9) + "threshold".padStart(11));
@@ -30,7 +30,7 @@ async function ask() {
   printScores(choice);
 }
 
-/** Print an answer as it comes, each part after the mean z of one trait so far (or its projection, uncalibrated). */
+/** Print an answer as it comes. Each part follows the mean z so far (uncalibrated: mean projection) of a trait. */
 async function stream({ id, calibration }) {
   console.log(`\nstreamed: ${id} so far`);
   const projections = [];
@@ -50,17 +50,17 @@ async function stream({ id, calibration }) {
   printScores(last);
 }
 
-/** Print the summary that a choice has beside OpenAI's own fields. */
+/** Print the summary of the scores, which stands beside OpenAI's own fields. */
 function printScores({ traits = {}, traits_complete: complete }) {
   console.log("trait".padEnd(20) + ["mean", "z", "max z", "spikes"].map((head) => head.padStart(9)).join(""));
   for (const [name, { mean, z, max_z: highest, spikes }] of Object.entries(traits)) {
     const cells = [number(mean), number(z), number(highest), String(spikes.length)];
     console.log(name.padEnd(20) + cells.map((cell) => cell.padStart(9)).join(""));
   }
-  if (!complete) console.log("Some tokens were not scored; the numbers are of the others.");
+  if (!complete) console.log("Some tokens have no score. The numbers come from the other tokens.");
 }
 
-/** Return a number for the table; what is not known is a dash. */
+/** Return a number for the table, or a dash for an unknown number. */
 function number(value) {
   return value === null || value === undefined ? "-" : value.toFixed(2);
 }

@@ -1,4 +1,4 @@
-"""Lists the traits of a Traitwatch server, then asks for an answer with its scores, and for a streamed one.
+"""Lists the traits of a Traitwatch server. Then asks for an answer with its scores, and for a streamed answer.
 
 OPENAI_BASE_URL=http://localhost:8000/v1 OPENAI_API_KEY=none OPENAI_MODEL=SmolLM2-135M-Instruct \
     python python_openai.py [TRAIT]
@@ -19,7 +19,7 @@ client = OpenAI()  # reads OPENAI_BASE_URL and OPENAI_API_KEY
 
 
 def list_traits() -> dict[str, Any]:
-    """Print the loaded traits; return what the server says of each."""
+    """Print the loaded traits, and return the server's data on each."""
     listed: Any = client.get("/traits", cast_to=object)
     print(f"{'trait':20}{'layer':>9}{'threshold':>11}")
     for trait in listed["data"]:
@@ -39,7 +39,7 @@ def ask() -> None:
 
 
 def stream(name: str, calibration: dict[str, float] | None) -> None:
-    """Print an answer as it comes, each part after the mean z of one trait so far (or its projection, uncalibrated)."""
+    """Print an answer as it comes. Each part follows the mean z so far (uncalibrated: mean projection) of a trait."""
     print(f"\nstreamed: {name} so far")
     projections: list[float] = []
     last: dict[str, Any] = {}
@@ -60,17 +60,17 @@ def stream(name: str, calibration: dict[str, float] | None) -> None:
 
 
 def print_scores(fields: dict[str, Any]) -> None:
-    """Print the summary that a choice has beside OpenAI's own fields."""
+    """Print the summary of the scores, which stands beside OpenAI's own fields."""
     print(f"{'trait':20}{'mean':>9}{'z':>9}{'max z':>9}{'spikes':>9}")
     for name, scores in fields.get("traits", {}).items():
         mean, z, highest = (number(scores[key]) for key in ("mean", "z", "max_z"))
         print(f"{name:20}{mean:>9}{z:>9}{highest:>9}{len(scores['spikes']):9}")
     if not fields.get("traits_complete"):
-        print("Some tokens were not scored; the numbers are of the others.")
+        print("Some tokens have no score. The numbers come from the other tokens.")
 
 
 def number(value: float | None) -> str:
-    """Return a number for the table; what is not known is a dash."""
+    """Return a number for the table, or a dash for an unknown number."""
     return "-" if value is None else f"{value:.2f}"
 
 

@@ -20,7 +20,7 @@ from tests.support.wire.http import Reply, Request, wire_server
 
 EXAMPLES = ROOT / "docs" / "examples"
 QUESTION = "How should I start a small bakery?"
-NOT_SCORED = "Some tokens were not scored; the numbers are of the others."
+NOT_SCORED = "Some tokens have no score. The numbers come from the other tokens."
 # Of an answer of 60 tokens.
 LEAST_PARTS = 21
 _RUNS = 5
