@@ -1,12 +1,10 @@
-"""`traitwatch layers`: which layer to read a trait at."""
+"""`traitwatch layers`: rank the layers at which a trait can be read."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from traitwatch_builder.commands.options import (
     CONTEXT,
@@ -24,17 +22,6 @@ from traitwatch_builder.commands.options import (
     out_of,
     vectors_option,
 )
-
-if TYPE_CHECKING:
-    from traitwatch.card import LayerChoice, SteeringResult
-    from traitwatch_builder.judging.judge import Judge
-    from traitwatch_builder.steering.answers import SteeredAnswers
-    from traitwatch_builder.steering.model import SteeredModel
-    from traitwatch_builder.storage.worklog import Worklog
-
-# What models are served in, and on a CPU twice as fast as float32.
-_DTYPE = "bfloat16"
-_TABLE_LAYERS = 12
 
 
 @click.command(context_settings=CONTEXT)
@@ -60,7 +47,7 @@ _TABLE_LAYERS = 12
 )
 @click.option(
     "--questions",
-    "count",
+    "num_questions",
     type=click.IntRange(1),
     default=20,
     help="Eval questions answered per layer and coefficient.",
@@ -94,14 +81,8 @@ def layers(
     model: str,
     vectors: Path,
     definition: Path | None,
-    layers: tuple[int, ...],
-    coefficients: tuple[float, ...],
-    count: int,
     coherence_floor: float,
     no_steering: bool,
-    device_map: str | None,
-    elicit: str | None,
-    assistant_name: str | None,
     dry_run: bool,
     **values: Any,
 ) -> None:
@@ -116,153 +97,47 @@ def layers(
         traitwatch layers paternalism --model MODEL --vectors DIR --layer 12 --layer 16 --coefficient 1.5
     """
     check_model_path(model)
-    sampling, judge_of = make_sampling(values), None if no_steering else make_judge_options(values)
+    options = None if no_steering else _steering_options(model, values)
 
-    from traitwatch.vectors import DEFAULT_LAYER, RESPONSE_AVG, load_vector, save_card
-    from traitwatch_builder.definitions.elicitation import Elicitation
-    from traitwatch_builder.errors import PipelineError
-    from traitwatch_builder.judging.judging import make_judge
-    from traitwatch_builder.models.pretrained import check_length, load_tokenizer
-    from traitwatch_builder.steering.answers import SteeredAnswers, settings
-    from traitwatch_builder.steering.model import SteeredModel, check_layer
-    from traitwatch_builder.steering.ranking import candidates, choose, reason
-    from traitwatch_builder.storage.worklog import Worklog, model_fingerprint
+    from traitwatch.vectors import DEFAULT_LAYER
+    from traitwatch_builder.report.summary import ranking_table, steering_table
+    from traitwatch_builder.steering.step import SteeringRun, load_verified, rank_step
     from traitwatch_builder.storage.workspace import Workspace
 
     workspace = Workspace(vectors, trait)
     with workspace.alone():
-        loaded = load_vector(workspace.vector(RESPONSE_AVG), trait)
-        card = loaded.card
-        if card is None or card.verification is None:
-            raise PipelineError(
-                f"{workspace.card} has no verification, so there is no AUC to rank by; run `traitwatch verify {trait} "
-                f"--model {model} --vectors {vectors}` first."
-            )
-        results: list[SteeringResult] = []
-        judge_name = ""
-        if judge_of is not None:
+        verified = load_verified(workspace, model)
+        effects = None
+        if options is not None:
             extract, evaluate = load_definitions(trait, definition_places(definition, out_of(vectors)))
-            for layer in layers:
-                check_layer(layer, card.num_layers)
-            way: Any = elicit or card.elicit or "system"
-            elicitation = Elicitation(extract, way, trait, assistant_name)
-            judge = make_judge(judge_of, extract.eval_prompt, elicitation, model, console, device_map)
-            judge_name = ": ".join(filter(None, (judge.card.name, judge.card.model)))
-            tokenizer = load_tokenizer(model)
-            with Worklog(workspace.log("steered")) as made, Worklog(workspace.log("scores")) as scores:
-                answers = SteeredAnswers(
-                    tokenizer,
-                    loaded.vector,
-                    {**model_fingerprint(model), "dtype": _DTYPE},
-                    sampling,
-                    evaluate.questions[:count],
-                    settings(layers or candidates(card.verification, card.num_layers), coefficients),
-                    made,
-                )
-                check_length(model, answers.longest_prompt, sampling.max_tokens)
-                if dry_run:
-                    console.print(_plan(answers, judge, scores, sampling.max_tokens))
-                    return
-                results = _measure(
-                    answers,
-                    lambda: SteeredModel.load(model, tokenizer, loaded.vector, _DTYPE, device_map),
-                    judge,
-                    scores,
-                    console,
-                )
-        choice = choose(card.verification, results, card.num_layers, judge_name, coherence_floor)
-        if choice is None:
-            console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is as it was.")
-            return
-        best, why = choice.ranks[0].layer, reason(choice, better_than_null=card.verification.better_than_null)
-        left_out = set(candidates(card.verification, card.num_layers)) - set(layers) if layers and results else set()
-        if not dry_run and not left_out:
-            chosen = {"layer_choice": choice, "best_layer": best, "best_layer_reason": why}
-            save_card(card.model_copy(update=chosen), workspace.card)
-    console.print(_ranking(trait, choice))
-    if results:
-        console.print(_steering(choice))
-    if left_out:
+            run = SteeringRun(workspace, verified, extract, evaluate, options, console)
+            if dry_run:
+                console.print(run.plan())
+                return
+            effects = run.measure()
+        ranking = rank_step(workspace, verified, effects, coherence_floor, write=not dry_run)
+    if ranking is None:
+        console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is as it was.")
+        return
+    console.print(ranking_table(trait, ranking.choice))
+    if effects is not None:
+        console.print(steering_table(ranking.choice))
+    if ranking.left_out:
         console.print(
             f"{workspace.card} is as it was: a best layer is chosen where all with the highest AUC are steered, and "
-            f"these were not: {', '.join(map(str, sorted(left_out)))}. Leave --layer out, or name them too.",
+            f"these were not: {', '.join(map(str, ranking.left_out))}. Leave --layer out, or name them too.",
             soft_wrap=True,
         )
         return
-    console.print(f"Best layer: [bold]{best}[/], {why}.")
+    console.print(f"Best layer: [bold]{ranking.best_layer}[/], {ranking.reason}.")
     if not dry_run:
         console.print(f"{workspace.card} says so now.")
 
 
-def _measure(
-    answers: "SteeredAnswers", load: "Callable[[], SteeredModel]", judge: "Judge", scores: "Worklog", console: Console
-) -> "list[SteeringResult]":
-    from traitwatch_builder.judging.judging import telling_usage
-    from traitwatch_builder.steering.answers import judge_steering
+def _steering_options(model: str, values: dict[str, Any]) -> Any:
+    """Take the options of a measurement of steering out of the command's values."""
+    sampling, judge = make_sampling(values), make_judge_options(values)
 
-    with telling_usage(judge, console):
-        return judge_steering(judge, answers.make(load, console), scores, console)
+    from traitwatch_builder.steering.step import SteeringOptions
 
-
-def _plan(answers: "SteeredAnswers", judge: "Judge", scores: "Worklog", max_tokens: int) -> str:
-    """Return what a run would make and spend."""
-    from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN
-    from traitwatch_builder.judging.judge import Question
-    from traitwatch_builder.judging.judging import ASPECTS, estimated, pending
-
-    kept = answers.kept()
-    made = [question for answer in kept if answer for question in answer.questions]
-    asked = list(pending(judge, made, scores).values())
-    missing = kept.count(None)
-    # What an answer to come costs is that of the longest that can come.
-    unknown = "x" * (CHARACTERS_PER_TOKEN * max_tokens)
-    asked += [Question(aspect, "", unknown) for _ in range(missing) for aspect in ASPECTS]
-    return f"{missing} of {len(kept)} answers to make; {len(asked)} scores to give by {judge.card.name}; " + (
-        f"{estimated(judge, asked)}." if judge.estimate(asked).calls else "nothing to pay."
-    )
-
-
-def _ranking(trait: str, choice: "LayerChoice") -> Table:
-    """Return the best layers, those that were steered, and the one that servers read by default."""
-    from traitwatch.vectors import DEFAULT_LAYER
-
-    table = Table(title=f"{trait}, layers")
-    for column in ("rank", "layer", "AUC", "steering effect", "at coefficient"):
-        table.add_column(column, justify="right")
-    steered = {result.layer for result in choice.steering}
-    for row in choice.ranks:
-        if row.rank > _TABLE_LAYERS and row.layer not in steered and row.layer != DEFAULT_LAYER:
-            continue
-        cells = (
-            _number(row.auc, ".3f"),
-            _number(row.steering_effect, "+.1f"),
-            _number(row.coefficient, "g"),
-        )
-        table.add_row(str(row.rank), str(row.layer), *cells, style="bold" if row.rank == 1 else None)
-    return table
-
-
-def _steering(choice: "LayerChoice") -> Table:
-    """Return what every coefficient does; a setting below the floor is dimmed."""
-    floor = choice.coherence_floor or 0.0
-    table = Table(
-        title=f"steered answers, judge: {choice.judge}",
-        caption=f"dimmed: mean coherence below the floor of {floor:.1f}",
-    )
-    for column in ("layer", "coefficient", "trait score", "coherence", "answers"):
-        table.add_column(column, justify="right")
-    for result in choice.steering:
-        unsteered = result.coefficient == 0
-        table.add_row(
-            "-" if unsteered else str(result.layer),
-            f"{result.coefficient:g}",
-            f"{result.trait_score:.1f}",
-            f"{result.coherence:.1f}",
-            str(result.num_answers),
-            style="dim" if result.coherence < floor and not unsteered else None,
-        )
-    return table
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    return SteeringOptions(model=model, sampling=sampling, judge=judge, **values)

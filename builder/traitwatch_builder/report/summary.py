@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from traitwatch.card import LayerVerification
-from traitwatch.vectors import Card
+from traitwatch.card import Card, LayerChoice, LayerVerification
+from traitwatch.vectors import DEFAULT_LAYER
 from traitwatch_builder.vectors.verdict import served_layer
 
 _TABLE_LAYERS = 12
@@ -66,5 +66,41 @@ def calibration_table(card: Card) -> Table:
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def ranking_table(trait: str, choice: LayerChoice) -> Table:
+    """Return the best layers, the layers that were steered, and the layer that servers read by default."""
+    table = Table(title=f"{trait}, layers")
+    for column in ("rank", "layer", "AUC", "steering effect", "at coefficient"):
+        table.add_column(column, justify="right")
+    steered = {result.layer for result in choice.steering}
+    for row in choice.ranks:
+        if row.rank > _TABLE_LAYERS and row.layer not in steered and row.layer != DEFAULT_LAYER:
+            continue
+        cells = (_number(row.auc), _number(row.steering_effect, "+.1f"), _number(row.coefficient, "g"))
+        table.add_row(str(row.rank), str(row.layer), *cells, style="bold" if row.rank == 1 else None)
+    return table
+
+
+def steering_table(choice: LayerChoice) -> Table:
+    """Return what every coefficient does at every layer; a setting below the coherence floor is dimmed."""
+    floor = choice.coherence_floor or 0.0
+    table = Table(
+        title=f"steered answers, judge: {choice.judge}",
+        caption=f"dimmed: mean coherence below the floor of {floor:.1f}",
+    )
+    for column in ("layer", "coefficient", "trait score", "coherence", "answers"):
+        table.add_column(column, justify="right")
+    for result in choice.steering:
+        unsteered = result.coefficient == 0
+        table.add_row(
+            "-" if unsteered else str(result.layer),
+            f"{result.coefficient:g}",
+            f"{result.trait_score:.1f}",
+            f"{result.coherence:.1f}",
+            str(result.num_answers),
+            style="dim" if result.coherence < floor and not unsteered else None,
+        )
+    return table
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)

@@ -247,10 +247,10 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     save_tensor(VECTOR, vectors / f"paternalism_{RESPONSE_AVG}.pt")
     write_card(vectors, VECTOR, verification({1: 0.7, 2: 0.9, 3: 0.8}))
     judge = CountingJudge()
-    monkeypatch.setattr("traitwatch_builder.models.pretrained.load_tokenizer", lambda model: Letters())
+    monkeypatch.setattr("traitwatch_builder.steering.step.load_tokenizer", lambda model: Letters())
     maps = []
     monkeypatch.setattr(
-        "traitwatch_builder.judging.judging.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge
+        "traitwatch_builder.steering.step.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge
     )
     given = (
         "--judge",
