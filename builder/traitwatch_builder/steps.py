@@ -145,27 +145,18 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
         )
     check_model(session, card)
     held = read_held_out(session, vector, evidence.null if evidence else None, pos, neg, served_layer(card.num_layers))
-    verification = verify(
-        vector,
-        evidence,
-        held.response["pos"],
-        held.response["neg"],
-        held.prompt_last["pos"],
-        held.prompt_last["neg"],
-        [row.trait for row in held.rows["pos"]],
-        [row.trait for row in held.rows["neg"]],
-        held.null["pos"],
-        held.null["neg"],
-    )
+    verification = verify(vector, evidence, held["pos"].projections, held["neg"].projections)
     update: dict[str, Any] = {"verification": verification}
     if card.layer_choice is None:
         layer, reason = best_layer(verification.layers)
         update |= {"best_layer": layer, "best_layer_reason": reason}
     card = _saved(card.model_copy(update=update), workspace)
-    shown = _report_evidence(workspace, card).model_copy(
-        update={"held_out_pos": held.shown["pos"], "held_out_neg": held.shown["neg"], "samples": held.samples}
-    )
-    save_evidence(workspace.report_evidence, shown)
+    measured = {
+        "held_out_pos": held["pos"].summary,
+        "held_out_neg": held["neg"].summary,
+        "samples": [*held["pos"].samples, *held["neg"].samples],
+    }
+    save_evidence(workspace.report_evidence, _report_evidence(workspace, card).model_copy(update=measured))
     manifest.record("verify", inputs, [])
     return card
 

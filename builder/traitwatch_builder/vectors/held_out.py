@@ -1,10 +1,11 @@
-"""Reading held-out answers: what a vector says of answers that took no part in making it.
+"""Reading held-out answers: the projections of answers that took no part in making the vector.
 
-An answer is read after the bare question, as production traffic is: after the prompt that elicited it, the states would
-tell the prompt. The prompt-last projection is of the prompt that elicited, since a bare question has no condition.
+An answer is read after the bare question, as production traffic is: after the prompt that elicited the answer, the
+states would tell the prompt. The prompt-last projection is taken under the prompt that elicited the answer, since a
+bare question has no condition.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,33 +17,28 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import text_ids
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.session import Session
-from traitwatch_builder.reading.states import Span
+from traitwatch_builder.reading.states import Reading, Span
 from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.extract import answer_span, bare_prompt
+from traitwatch_builder.vectors.projections import AnswerProjections
 from traitwatch_builder.vectors.report_evidence import HeldOut, Sample, spread
 
 SAMPLES = 3
-"""Answers of each polarity that a report shows."""
+"""Answers of each polarity that a report shows token by token."""
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOutProjections:
-    """Projections of held-out answers, per polarity.
+class HeldOutReading:
+    """The held-out answers of one polarity after they were read.
 
     Attributes:
-        rows: the answers that were read: those that are not empty.
-        response: `[num_answers, num_layers + 1]`, mean over the answer, units of the hidden state.
-        prompt_last: as `response`, at the last token of the prompt that elicited.
-        null: `[num_null, num_answers, num_layers + 1]`, on vectors from shuffled labels; None where there are none.
-        shown: the mean projections at the served layer with the judge's scores, for the report.
+        projections: the projections of the answers, at every layer.
+        summary: the mean projections at the served layer with the judge's scores, for the report.
         samples: a few answers token by token, for the report.
     """
 
-    rows: Mapping[Polarity, list[JudgedAnswer]]
-    response: Mapping[Polarity, Float32Array]
-    prompt_last: Mapping[Polarity, Float32Array]
-    null: Mapping[Polarity, Float32Array | None]
-    shown: Mapping[Polarity, HeldOut]
+    projections: AnswerProjections
+    summary: HeldOut
     samples: list[Sample]
 
 
@@ -71,93 +67,124 @@ def read_held_out(
     pos: Sequence[JudgedAnswer],
     neg: Sequence[JudgedAnswer],
     served_layer: int,
-) -> HeldOutProjections:
-    """Read held-out answers of both conditions.
+) -> dict[Polarity, HeldOutReading]:
+    """Read held-out answers of both polarities; empty answers are left out.
 
     Args:
         session: the model.
         vector: `[num_layers + 1, hidden_size]`, float32.
-        null: `[num_null, num_layers + 1, hidden_size]`, vectors from shuffled labels.
+        null: `[num_null, num_layers + 1, hidden_size]`, vectors from shuffled labels; None where there are none.
         pos: positive answers to the eval questions.
-        neg: negative ones.
+        neg: negative answers to the eval questions.
         served_layer: the layer index that the report shows.
 
     Raises:
-        PipelineError: a condition has no answer.
+        PipelineError: a polarity has no answer.
     """
-    rows: dict[Polarity, list[JudgedAnswer]] = {}
-    for polarity, side in zip(POLARITIES, (pos, neg), strict=True):
-        rows[polarity] = [row for row in side if row.answer.strip()]
-        if not rows[polarity]:
+    directions = _Directions.of(vector, null, served_layer)
+    sides = [_Side(polarity, rows, directions) for polarity, rows in zip(POLARITIES, (pos, neg), strict=True)]
+    _read_answers(session, sides)
+    _read_prompts(session, sides)
+    return {side.polarity: side.reading(session.tokenizer) for side in sides}
+
+
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """The directions on which states are projected.
+
+    Attributes:
+        unit: `[num_layers + 1, hidden_size]`, float32: the unit rows of the vector.
+        null: `[num_null, num_layers + 1, hidden_size]`, float32: those of the vectors from shuffled labels; or None.
+        served_layer: the layer index at which the projections of single tokens are kept.
+    """
+
+    unit: Float32Array
+    null: Float32Array | None
+    served_layer: int
+
+    @classmethod
+    def of(cls, vector: Float32Array, null: Float32Array | None, served_layer: int) -> "_Directions":
+        unit_null = None if null is None else np.stack([unit_rows(shuffled) for shuffled in null])
+        return cls(unit_rows(vector), unit_null, served_layer)
+
+
+class _Side:
+    """The answers of one polarity, whose arrays fill up while the model is read. Arrays are as in AnswerProjections.
+
+    Attributes:
+        polarity: the polarity.
+        rows: the answers that are not empty.
+        directions: the directions of the projections.
+    """
+
+    def __init__(self, polarity: Polarity, answers: Sequence[JudgedAnswer], directions: _Directions):
+        self.polarity = polarity
+        self.rows = [row for row in answers if row.answer.strip()]
+        self.directions = directions
+        if not self.rows:
             raise PipelineError(f"no held-out answer of the {polarity} condition; `traitwatch respond` makes them.")
-    order = [(polarity, i) for polarity in POLARITIES for i in range(len(rows[polarity]))]
-    response, tokens, nulls = _read_answers(session, unit_rows(vector), null, rows, order, served_layer)
-    at_prompt = _read_prompts(session, unit_rows(vector), rows)
-    shown = {
-        polarity: HeldOut(
-            projections=response[polarity][:, served_layer].tolist(), scores=[row.trait for row in rows[polarity]]
+        num_rows, count = len(directions.unit), len(self.rows)
+        self._response = np.zeros((num_rows, count), dtype=np.float32)
+        self._prompt_last = np.zeros_like(self._response)
+        self._null: Float32Array | None = None
+        if directions.null is not None:
+            self._null = np.zeros((num_rows, len(directions.null), count), dtype=np.float32)
+        # Of each answer: [num_tokens], float32, the projections of its tokens at the served layer.
+        self._tokens: dict[int, Float32Array] = {}
+
+    def add_answer(self, index: int, reading: Reading) -> None:
+        """Project the states of answer `index`."""
+        assert reading.projections is not None, "directions were given"
+        self._response[:, index] = (reading.mean * self.directions.unit).sum(axis=1)
+        self._tokens[index] = reading.projections[self.directions.served_layer]
+        if self._null is not None and self.directions.null is not None:
+            self._null[:, :, index] = np.einsum("rlh,lh->rl", self.directions.null, reading.mean).T
+
+    def add_prompt(self, prompt: str, projections: Float32Array) -> None:
+        """Take the projections `[num_layers + 1]` at the end of a prompt, for all answers that it elicited."""
+        for index, row in enumerate(self.rows):
+            if row.prompt == prompt:
+                self._prompt_last[:, index] = projections
+
+    def reading(self, tokenizer: Any) -> HeldOutReading:
+        """Return what was read."""
+        scores = [row.trait for row in self.rows]
+        served = self._response[self.directions.served_layer].tolist()
+        return HeldOutReading(
+            AnswerProjections(self._response, self._prompt_last, self._null, scores),
+            HeldOut(projections=served, scores=scores),
+            [_sample(tokenizer, self.polarity, self.rows[i], self._tokens[i]) for i in spread(served, SAMPLES)],
         )
-        for polarity in POLARITIES
-    }
-    samples = [
-        _sample(session.tokenizer, polarity, rows[polarity][i], tokens[polarity, i])
-        for polarity in POLARITIES
-        for i in spread(shown[polarity].projections, SAMPLES)
-    ]
-    prompt_last = {p: np.stack([at_prompt[row.prompt] for row in rows[p]]) for p in POLARITIES}
-    return HeldOutProjections(rows, response, prompt_last, nulls, shown, samples)
 
 
-def _read_answers(
-    session: Session,
-    unit: Float32Array,
-    null: Float32Array | None,
-    rows: Mapping[Polarity, Sequence[JudgedAnswer]],
-    order: Sequence[tuple[Polarity, int]],
-    served_layer: int,
-) -> tuple[dict[Polarity, Float32Array], dict[tuple[Polarity, int], Float32Array], dict[Polarity, Float32Array | None]]:
-    """Return the mean projections, those of tokens at the served layer, and the mean projections on null vectors."""
-    layers = unit.shape[0]
-    null_unit = None if null is None else np.stack([unit_rows(vector) for vector in null])
-    response = {p: np.zeros((len(rows[p]), layers), dtype=np.float32) for p in POLARITIES}
-    nulls: dict[Polarity, Float32Array | None] = {
-        p: None if null is None else np.zeros((len(null), len(rows[p]), layers), dtype=np.float32) for p in POLARITIES
-    }
-    tokens: dict[tuple[Polarity, int], Float32Array] = {}
+def _read_answers(session: Session, sides: Sequence[_Side]) -> None:
+    """Read the answers of both polarities, each after its bare question."""
     tokenizer = session.tokenizer
-    texts = [rows[polarity][i] for polarity, i in order]
-    spans = [answer_span(tokenizer, bare_prompt(tokenizer, row.question), row.answer) for row in texts]
+    order = [(side, index) for side in sides for index in range(len(side.rows))]
+    rows = [side.rows[index] for side, index in order]
+    spans = [answer_span(tokenizer, bare_prompt(tokenizer, row.question), row.answer) for row in rows]
     with bar(session.console, "hidden states: held-out answers", len(spans)) as advance:
-        for index, reading in session.reader().read(spans, advance, unit):
-            polarity, i = order[index]
-            assert reading.projections is not None, "directions were given"
-            response[polarity][i] = (reading.mean * unit).sum(axis=1)
-            tokens[polarity, i] = reading.projections[served_layer]
-            on_null = nulls[polarity]
-            if on_null is not None and null_unit is not None:
-                on_null[:, i] = np.einsum("rlh,lh->rl", null_unit, reading.mean)
-    return response, tokens, nulls
+        for number, reading in session.reader().read(spans, advance, sides[0].directions.unit):
+            side, index = order[number]
+            side.add_answer(index, reading)
 
 
-def _read_prompts(
-    session: Session, unit: Float32Array, rows: Mapping[Polarity, Sequence[JudgedAnswer]]
-) -> dict[str, Float32Array]:
-    """Return the projections at the last token of each prompt: `[num_layers + 1]`."""
-    prompts = list(dict.fromkeys(row.prompt for side in rows.values() for row in side))
+def _read_prompts(session: Session, sides: Sequence[_Side]) -> None:
+    """Read the last token of every prompt that elicited an answer; a prompt is read once."""
+    prompts = list(dict.fromkeys(row.prompt for side in sides for row in side.rows))
     ids = [text_ids(session.tokenizer, prompt) for prompt in prompts]
-    found = {}
     with bar(session.console, "hidden states: held-out prompts", len(prompts)) as advance:
-        for index, reading in session.reader().read([Span(i, len(i) - 1) for i in ids], advance):
-            found[prompts[index]] = (reading.last * unit).sum(axis=1)
-    return found
+        for number, reading in session.reader().read([Span(i, len(i) - 1) for i in ids], advance):
+            for side in sides:
+                side.add_prompt(prompts[number], (reading.last * side.directions.unit).sum(axis=1))
 
 
 def _sample(tokenizer: Any, polarity: Polarity, row: JudgedAnswer, projections: Float32Array) -> Sample:
-    ids = answer_span(tokenizer, bare_prompt(tokenizer, row.question), row.answer)
+    span = answer_span(tokenizer, bare_prompt(tokenizer, row.question), row.answer)
     return Sample(
         polarity=polarity,
         question=row.question,
-        answer_tokens=token_texts(tokenizer, ids.ids[ids.start :]),
+        answer_tokens=token_texts(tokenizer, span.ids[span.start :]),
         projections=[round(float(value), 4) for value in projections],
         trait=row.trait,
         coherence=row.coherence,

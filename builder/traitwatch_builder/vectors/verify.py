@@ -1,7 +1,8 @@
-"""Does a vector tell the trait? Statistics per layer, of answers that took no part in making it.
+"""Does a vector tell the trait? Statistics per layer, of answers that took no part in making the vector.
 
-Nothing here reads a model: projections come in, numbers go out. A projection is `h . v / ||v||` of the mean state of an
-answer, so that answers of all lengths count alike. What the numbers mean together is `traitwatch_builder.vectors.verdict`'s to say.
+Nothing here reads a model: projections come in, numbers go out. A projection is taken of the mean state of an answer,
+so that long and short answers count alike. `traitwatch_builder.vectors.verdict` concludes what the numbers mean
+together.
 """
 
 import datetime
@@ -11,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from traitwatch.card import LayerVerification, Verification
-from traitwatch.vectors import Float32Array, bad_layers
+from traitwatch.spikes import Float64Array
+from traitwatch.vectors import Float32Array
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence
+from traitwatch_builder.vectors.projections import AnswerProjections, check_array
 from traitwatch_builder.vectors.verdict import conclude
 
-Float64Array = npt.NDArray[np.float64]
-
 NULL_QUANTILE = 0.95
+
+# By the name of a field of `LayerVerification`: its value at each layer index.
+_Columns = dict[str, Sequence[float | None]]
 
 
 def auc(pos: Sequence[float], neg: Sequence[float]) -> float:
@@ -29,26 +33,29 @@ def auc(pos: Sequence[float], neg: Sequence[float]) -> float:
     Raises:
         PipelineError: no value of a polarity.
     """
-    return float(aucs(np.asarray(pos, dtype=np.float64)[:, None], np.asarray(neg, dtype=np.float64)[:, None])[0])
+    return float(aucs(np.asarray(pos, dtype=np.float64), np.asarray(neg, dtype=np.float64)))
 
 
 def aucs(pos: npt.NDArray[np.floating], neg: npt.NDArray[np.floating]) -> Float64Array:
-    """Return the AUC of every column: `[..., columns]`.
+    """Return the AUC of every row.
 
     Args:
-        pos: `[..., n_pos, columns]`, any float.
-        neg: `[..., n_neg, columns]`.
+        pos: `[..., num_pos]`, any float: values of the positive answers.
+        neg: `[..., num_neg]`: values of the negative answers.
+
+    Returns:
+        `[...]`, float64.
 
     Raises:
         PipelineError: no value of a polarity.
     """
     from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-    n, m = pos.shape[-2], neg.shape[-2]
+    n, m = pos.shape[-1], neg.shape[-1]
     if not n or not m:
         raise PipelineError("an AUC needs answers of both polarities.")
-    ranks = rankdata(np.concatenate([pos, neg], axis=-2), axis=-2)
-    area: Float64Array = (ranks[..., :n, :].sum(axis=-2) - n * (n + 1) / 2) / (n * m)
+    ranks = rankdata(np.concatenate([pos, neg], axis=-1), axis=-1)
+    area: Float64Array = (ranks[..., :n].sum(axis=-1) - n * (n + 1) / 2) / (n * m)
     return area
 
 
@@ -57,7 +64,7 @@ def correlation(x: npt.NDArray[np.floating], scores: Sequence[float | None]) -> 
 
     Args:
         x: `[n]`, projections.
-        scores: of the same answers; None where the judge gave none, and the answer is passed over.
+        scores: the scores of the same answers; an answer whose score is None is left out.
 
     Returns:
         The correlation; None where fewer than three answers have a score, or where scores or projections do not vary.
@@ -70,10 +77,10 @@ def correlation(x: npt.NDArray[np.floating], scores: Sequence[float | None]) -> 
 
 
 def best_layer(layers: Sequence[LayerVerification]) -> tuple[int, str]:
-    """Return the layer to read and why: the highest AUC, and of several the one in the middle of their longest run.
+    """Return the layer to read and why: the layer of highest AUC, or the middle of the longest run of such layers.
 
-    The embedding output (layer 0) knows single words alone, and the last layer is shaped by the next token; neither
-    is chosen, unless a model has no other.
+    The embedding output (layer 0) knows single words only, and the last layer is shaped by the next token. Neither is
+    chosen, unless the model has no other layer.
 
     Raises:
         PipelineError: no layer has an AUC.
@@ -99,75 +106,77 @@ def best_layer(layers: Sequence[LayerVerification]) -> tuple[int, str]:
 def verify(
     vector: Float32Array,
     evidence: Evidence | None,
-    pos: Float32Array,
-    neg: Float32Array,
-    prompt_last_pos: Float32Array | None = None,
-    prompt_last_neg: Float32Array | None = None,
-    scores_pos: Sequence[float | None] | None = None,
-    scores_neg: Sequence[float | None] | None = None,
-    null_pos: Float32Array | None = None,
-    null_neg: Float32Array | None = None,
+    pos: AnswerProjections,
+    neg: AnswerProjections,
     served_layer: int | None = None,
 ) -> Verification:
     """Return what a vector is worth, layer by layer, and the verdict.
 
     Args:
         vector: `[num_layers + 1, hidden_size]`, float32.
-        evidence: of the extraction; None where it is not at hand (then null norms and split halves stay empty).
-        pos: `[n_pos, num_layers + 1]`: the response projections of held-out positive answers.
-        neg: `[n_neg, num_layers + 1]`: those of negative ones.
-        prompt_last_pos: as `pos`, of the last prompt token under the prompt that elicited the answer; or None.
-        prompt_last_neg: as `neg`, the same.
-        scores_pos: the judge's trait score of each positive answer, None where it gave none; or None for no scores.
-        scores_neg: the same of the negative answers.
-        null_pos: `[num_null, n_pos, num_layers + 1]`: projections of the same answers on each vector from shuffled
-            labels; or None.
-        null_neg: `[num_null, n_neg, num_layers + 1]`, the same.
-        served_layer: the layer index that will be served; by default that of `traitwatch_builder.vectors.verdict.served_layer`.
+        evidence: the evidence of the extraction; None where it is missing (then null norms and split halves stay
+            empty).
+        pos: the projections of held-out positive answers.
+        neg: the projections of held-out negative answers. A statistic that needs `prompt_last` or `null` stays empty
+            unless both conditions have it.
+        served_layer: the layer index that will be served; by default that of
+            `traitwatch_builder.vectors.verdict.served_layer`.
 
     Raises:
         PipelineError: an array of a wrong shape, NaN or infinity in one (with the layers), or no answer of a polarity.
     """
-    layers = _check("vector", vector, (None, None)).shape[0]
-    _check("positive projections", pos, (None, layers))
-    _check("negative projections", neg, (None, layers))
-    n, m = len(pos), len(neg)
-    found: dict[str, Sequence[float | None]] = {"auc": aucs(pos, neg).tolist()}
-    found["norm"] = _norms(vector).tolist()
-    if prompt_last_pos is not None and prompt_last_neg is not None:
-        at_prompt = (
-            _check("positive prompt-last projections", prompt_last_pos, (None, layers)),
-            _check("negative prompt-last projections", prompt_last_neg, (None, layers)),
-        )
-        found["auc_prompt_last"] = aucs(*at_prompt).tolist()
-    if null_pos is not None and null_neg is not None:
-        shuffled = aucs(
-            _check("positive projections on the null", null_pos, (None, n, layers)),
-            _check("negative projections on the null", null_neg, (len(null_pos), m, layers)),
-        )
-        found["null_auc"] = np.quantile(np.maximum(shuffled, 1 - shuffled), NULL_QUANTILE, axis=0).tolist()
-    if evidence is not None:
-        null = _check("vectors from shuffled labels", evidence.null, (None, *vector.shape))
-        found["null_norm"] = np.quantile(_norms(null), NULL_QUANTILE, axis=0).tolist()
-        if evidence.halves is not None:
-            found["split_half_cosine"] = _cosines(_check("halves", evidence.halves, (2, *vector.shape)))
-    scores = (_scores("positive", scores_pos, n), _scores("negative", scores_neg, m))
-    both, everything = np.concatenate([pos, neg]), [*scores[0], *scores[1]]
-    for name, values, given in (("", both, everything), ("_pos", pos, scores[0]), ("_neg", neg, scores[1])):
-        found[f"correlation{name}"] = [correlation(values[:, i], given) for i in range(layers)]
+    check_array("rows of the vector", vector, (None, None), layer_axis=0)
+    num_rows = len(vector)
+    pos.check("pos", num_rows, None)
+    neg.check("neg", num_rows, None if pos.null is None else pos.null.shape[1])
+    columns = _separation(pos, neg) | _length(vector, evidence) | _correlations(pos, neg)
     rows = [
-        LayerVerification.model_validate({"layer": i, **{name: values[i] for name, values in found.items()}})
-        for i in range(layers)
+        LayerVerification.model_validate({"layer": layer, **{name: values[layer] for name, values in columns.items()}})
+        for layer in range(num_rows)
     ]
-    better, verdict = conclude(rows, best_layer(rows)[0], n, m, served_layer)
+    better, verdict = conclude(rows, best_layer(rows)[0], pos.num_answers, neg.num_answers, served_layer)
     return Verification(
         layers=rows,
-        num_pos=n,
-        num_neg=m,
+        num_pos=pos.num_answers,
+        num_neg=neg.num_answers,
         better_than_null=better,
         verdict=verdict,
         date=datetime.datetime.now(tz=datetime.UTC).date(),
     )
+
+
+def _separation(pos: AnswerProjections, neg: AnswerProjections) -> _Columns:
+    """Return how well the projections tell the conditions apart: `auc`, `auc_prompt_last`, `null_auc`."""
+    columns: _Columns = {"auc": aucs(pos.response, neg.response).tolist()}
+    if pos.prompt_last is not None and neg.prompt_last is not None:
+        columns["auc_prompt_last"] = aucs(pos.prompt_last, neg.prompt_last).tolist()
+    if pos.null is not None and neg.null is not None:
+        shuffled = aucs(pos.null, neg.null)
+        columns["null_auc"] = np.quantile(np.maximum(shuffled, 1 - shuffled), NULL_QUANTILE, axis=1).tolist()
+    return columns
+
+
+def _length(vector: Float32Array, evidence: Evidence | None) -> _Columns:
+    """Return how long the vector is and whether it reproduces: `norm`, `null_norm`, `split_half_cosine`."""
+    columns: _Columns = {"norm": _norms(vector).tolist()}
+    if evidence is not None:
+        check_array("vectors from shuffled labels", evidence.null, (None, *vector.shape), layer_axis=1)
+        columns["null_norm"] = np.quantile(_norms(evidence.null), NULL_QUANTILE, axis=0).tolist()
+        if evidence.halves is not None:
+            check_array("halves", evidence.halves, (2, *vector.shape), layer_axis=1)
+            columns["split_half_cosine"] = _cosines(evidence.halves)
+    return columns
+
+
+def _correlations(pos: AnswerProjections, neg: AnswerProjections) -> _Columns:
+    """Return how far the projections follow the judge's scores: `correlation`, `correlation_pos`, `correlation_neg`."""
+    both = np.concatenate([pos.response, neg.response], axis=1)
+    pos_scores, neg_scores = pos.scores_or_none, neg.scores_or_none
+    return {
+        "correlation": [correlation(row, [*pos_scores, *neg_scores]) for row in both],
+        "correlation_pos": [correlation(row, pos_scores) for row in pos.response],
+        "correlation_neg": [correlation(row, neg_scores) for row in neg.response],
+    }
 
 
 def _norms(vectors: Float32Array) -> Float64Array:
@@ -180,23 +189,3 @@ def _cosines(halves: Float32Array) -> list[float | None]:
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     products = (one * other).sum(axis=1)
     return [float(p / length) if length else None for p, length in zip(products, lengths, strict=True)]
-
-
-def _scores(which: str, scores: Sequence[float | None] | None, answers: int) -> list[float | None]:
-    if scores is None:
-        return [None] * answers
-    if len(scores) != answers:
-        raise PipelineError(f"{answers} {which} answers have projections, but {len(scores)} have a score or a None.")
-    return list(scores)
-
-
-def _check(what: str, array: Float32Array, shape: tuple[int | None, ...]) -> Float32Array:
-    """Return `array`; raise where its shape is not `shape` (None is any size) or it holds NaN or infinity."""
-    fits = array.ndim == len(shape) and all(w in (None, g) for g, w in zip(array.shape, shape, strict=True))
-    if not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise PipelineError(f"the {what} have shape {list(array.shape)}, not [{wanted}]; read the answers again.")
-    # The layer index of projections runs along the last axis, that of vectors along the one before it.
-    if bad := bad_layers(array, axis=-1 if "projections" in what else -2):
-        raise PipelineError(f"the {what} hold NaN or infinity at layers {bad}; read in float32 or bfloat16.")
-    return array

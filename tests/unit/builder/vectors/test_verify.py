@@ -9,6 +9,7 @@ from traitwatch.card import LayerVerification, Verification
 from traitwatch.vectors import DEFAULT_LAYER, unit_rows
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
+from traitwatch_builder.vectors.projections import AnswerProjections
 from traitwatch_builder.vectors.verdict import served_layer
 from traitwatch_builder.vectors.verify import auc, aucs, best_layer, correlation, verify
 
@@ -25,10 +26,10 @@ def test_auc_counts_pairs_in_order_and_ties_half() -> None:
     assert auc([2], [1, 2, 3, 4]) == pytest.approx(0.375)
 
 
-def test_auc_is_that_of_its_definition_for_every_column() -> None:
+def test_auc_is_that_of_its_definition_for_every_row() -> None:
     random = np.random.default_rng(0)
     pos, neg = random.integers(0, 6, (2, 7, 4)) + 1.0, random.integers(0, 6, (2, 9, 4)) + 0.0
-    got = aucs(pos, neg)
+    got = aucs(pos.transpose(0, 2, 1), neg.transpose(0, 2, 1))
     assert got.shape == (2, 4)
     for i in range(2):
         for column in range(4):
@@ -127,19 +128,17 @@ def verified(
     (pos, pos_scores), (neg, neg_scores) = answers(1), answers(-1)
 
     def on(states: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        return np.einsum("nlh,...lh->...nl", states, unit_rows(directions)).astype(np.float32)
+        return np.einsum("nlh,...lh->l...n", states, unit_rows(directions)).astype(np.float32)
 
-    shuffled = (on(pos, evidence.null), on(neg, evidence.null)) if null else (None, None)
+    def projections(states: np.ndarray, scores: list[float | None]) -> AnswerProjections:
+        response = on(states, vector)
+        return AnswerProjections(response, response, on(states, evidence.null) if null else None, scores)
+
     return verify(
         vector,
         evidence if null else None,
-        on(pos, vector),
-        on(neg, vector),
-        on(pos, vector),
-        on(neg, vector),
-        pos_scores,
-        neg_scores,
-        *shuffled,
+        projections(pos, pos_scores),
+        projections(neg, neg_scores),
         served_layer=served,
     )
 
@@ -221,30 +220,34 @@ def test_a_vector_of_words_is_said_to_be_one() -> None:
 
 
 def test_without_evidence_chance_is_the_measure_and_the_lack_is_told() -> None:
-    good, noise = verified({2: 1.5}, null=False), verified({}, null=False, seed=1)
+    good, chance = verified({2: 1.5}, null=False), verified({}, null=False, seed=1)
     assert good.better_than_null
     assert good.layers[2].null_norm is good.layers[2].null_auc is good.layers[2].split_half_cosine is None
     assert "were not at hand" in good.verdict
-    assert not noise.better_than_null
-    assert "that answers that do not differ reach by chance" in noise.verdict
+    assert not chance.better_than_null
+    assert "that answers that do not differ reach by chance" in chance.verdict
 
 
 # --- what cannot be verified
 
 
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
 def given(**replaced: Any) -> dict[str, Any]:
-    random = np.random.default_rng(0)
+    """Return the arguments of `verify` for 4 rows of width 6, with 5 positive and 7 negative answers."""
     values: dict[str, Any] = {
-        "vector": random.standard_normal((4, 6)).astype(np.float32),
-        "evidence": Evidence(None, random.standard_normal((3, 4, 6)).astype(np.float32)),
-        "pos": random.standard_normal((5, 4)).astype(np.float32),
-        "neg": random.standard_normal((7, 4)).astype(np.float32),
+        "vector": noise(4, 6),
+        "evidence": Evidence(None, noise(3, 4, 6)),
+        "pos": AnswerProjections(noise(4, 5)),
+        "neg": AnswerProjections(noise(4, 7)),
     }
     return values | replaced
 
 
 def test_unscored_answers_and_missing_halves_leave_blanks() -> None:
-    result = verify(**given(scores_pos=[None] * 5, scores_neg=None))
+    result = verify(**given(pos=AnswerProjections(noise(4, 5), scores=[None] * 5)))
     for row in result.layers:
         assert row.correlation is row.correlation_pos is row.correlation_neg is None
         assert row.split_half_cosine is row.auc_prompt_last is row.null_auc is None
@@ -252,28 +255,25 @@ def test_unscored_answers_and_missing_halves_leave_blanks() -> None:
 
 
 def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
-    vector = given()["vector"]
-    vector[1] = 0
-    halves = np.stack([vector, vector])
-    null = given()["evidence"].null
-    pos, neg = given()["pos"], given()["neg"]
-    pos[:, 1] = neg[:, 1] = 0
-    row = verify(vector, Evidence(halves, null), pos, neg).layers[1]
+    vector, pos, neg = noise(4, 6), noise(4, 5), noise(4, 7)
+    vector[1] = pos[1] = neg[1] = 0
+    evidence = Evidence(np.stack([vector, vector]), noise(3, 4, 6))
+    row = verify(vector, evidence, AnswerProjections(pos), AnswerProjections(neg)).layers[1]
     assert (row.auc, row.norm, row.split_half_cosine) == (0.5, 0.0, None)
 
 
-@pytest.mark.parametrize("name", ["vector", "pos", "neg", "prompt_last_neg", "null_pos"])
-def test_values_that_are_not_finite_name_their_layers(name: str) -> None:
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [("vector", None), ("pos", "response"), ("neg", "response"), ("neg", "prompt_last"), ("pos", "null")],
+)
+def test_values_that_are_not_finite_name_their_layers(argument: str, field: str | None) -> None:
     full = given(
-        prompt_last_pos=np.zeros((5, 4), dtype=np.float32),
-        prompt_last_neg=np.zeros((7, 4), dtype=np.float32),
-        null_pos=np.zeros((3, 5, 4), dtype=np.float32),
-        null_neg=np.zeros((3, 7, 4), dtype=np.float32),
+        pos=AnswerProjections(noise(4, 5), noise(4, 5), noise(4, 3, 5)),
+        neg=AnswerProjections(noise(4, 7), noise(4, 7), noise(4, 3, 7)),
     )
-    if name == "vector":
-        full[name][2, 3] = full[name][3, 0] = np.inf
-    else:
-        full[name][..., 0, 2] = full[name][..., 1, 3] = np.nan
+    array = full[argument] if field is None else getattr(full[argument], field)
+    array[2, ..., 1] = np.nan
+    array[3, ..., 0] = np.inf
     with pytest.raises(PipelineError, match=r"at layers \[2, 3\]"):
         verify(**full)
 
@@ -281,12 +281,17 @@ def test_values_that_are_not_finite_name_their_layers(name: str) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"pos": np.zeros((5, 3), dtype=np.float32)},
-        {"neg": np.zeros(4, dtype=np.float32)},
-        {"evidence": Evidence(None, np.zeros((3, 4, 5), dtype=np.float32))},
-        {"evidence": Evidence(np.zeros((1, 4, 6), dtype=np.float32), np.zeros((3, 4, 6), dtype=np.float32))},
-        {"null_pos": np.zeros((3, 6, 4), dtype=np.float32), "null_neg": np.zeros((3, 7, 4), dtype=np.float32)},
-        {"vector": np.zeros(6, dtype=np.float32)},
+        {"pos": AnswerProjections(noise(3, 5))},
+        {"neg": AnswerProjections(noise(4))},
+        {"pos": AnswerProjections(noise(4, 5), prompt_last=noise(4, 6))},
+        {"evidence": Evidence(None, noise(3, 4, 5))},
+        {"evidence": Evidence(noise(1, 4, 6), noise(3, 4, 6))},
+        {"pos": AnswerProjections(noise(4, 5), null=noise(4, 3, 6))},
+        {
+            "pos": AnswerProjections(noise(4, 5), null=noise(4, 3, 5)),
+            "neg": AnswerProjections(noise(4, 7), null=noise(4, 2, 7)),
+        },
+        {"vector": noise(6)},
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
@@ -296,6 +301,6 @@ def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_scores_and_answers_must_match_and_both_polarities_be_there() -> None:
     with pytest.raises(PipelineError, match="5 positive answers"):
-        verify(**given(scores_pos=[1.0] * 4))
+        verify(**given(pos=AnswerProjections(noise(4, 5), scores=[1.0] * 4)))
     with pytest.raises(PipelineError, match="both polarities"):
-        verify(**given(neg=np.zeros((0, 4), dtype=np.float32)))
+        verify(**given(neg=AnswerProjections(noise(4, 0))))
