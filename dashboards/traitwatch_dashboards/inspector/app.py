@@ -13,13 +13,13 @@ from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
 from traitwatch_dashboards.inspector.page_head import PageHead
 from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.static_files import ASSETS, PLOTLY, head, logo, style
-from traitwatch_dashboards.inspector.tabs.chat import chat_tab
-from traitwatch_dashboards.inspector.tabs.compare import compare_tab
+from traitwatch_dashboards.inspector.tabs.chat import ChatTab
+from traitwatch_dashboards.inspector.tabs.compare import CompareTab
 from traitwatch_dashboards.inspector.tabs.components import fragment
-from traitwatch_dashboards.inspector.tabs.inspect import inspect_tab
-from traitwatch_dashboards.inspector.tabs.live import live_tab
+from traitwatch_dashboards.inspector.tabs.inspect import InspectTab
+from traitwatch_dashboards.inspector.tabs.live import LiveTab
 from traitwatch_dashboards.inspector.tabs.page import QUIET, Fleet, Page, problem_with
-from traitwatch_dashboards.inspector.tabs.traits import traits_tab
+from traitwatch_dashboards.inspector.tabs.traits import TraitsTab
 from traitwatch_dashboards.inspector.theme import theme
 
 _TITLE = "Traitwatch inspector"
@@ -38,15 +38,15 @@ def blocks(fleet: Fleet) -> gr.Blocks:
         header = fragment(_header("", ""), elem_id="header")
         with gr.Tabs():
             with gr.Tab("Compare"):
-                compare_tab(page)
+                CompareTab(page)
             with gr.Tab("Chat"):
-                chat_tab(page)
+                ChatTab(page)
             with gr.Tab("Inspect"):
-                inspect_tab(page)
+                InspectTab(page)
             with gr.Tab("Traits") as traits:
-                traits_tab(page, traits)
+                TraitsTab(page, traits)
             with gr.Tab("Live") as live:
-                live_tab(page, live)
+                LiveTab(page, live)
         clock = gr.Timer(_LOOK)
 
         async def look() -> str:

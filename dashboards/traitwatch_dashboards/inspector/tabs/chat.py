@@ -12,7 +12,7 @@ from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
 from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import SettingsForm, model_choices
-from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, busy, problem_with, send_row
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, SendRow, empty_journal, problem_with
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 
 _NAME = "chat"
@@ -20,32 +20,74 @@ _PANES = ("Conversation",)
 _HINT = "Write a message below. Each token of the answer gets the colour of its score as it comes."
 
 
-def chat_tab(page: Page) -> None:
-    """Build the tab where a layout is open."""
-    conversation = view(str(Journal(_PANES, hint=_HINT)), _NAME)
-    box, send, stop = send_row("Write a message; Enter sends", _NAME)
-    plot_of(_NAME)
-    with gr.Accordion("Settings: model, system prompt, earlier turns, sampling", open=False):
-        form = SettingsForm(page.fleet.urls)
-        fragment(
-            '<p class="tw-quiet">The system prompt and the earlier turns hold from the next new conversation on, '
-            "all else from the next message on.</p>"
-        )
-    with gr.Row(elem_classes="tw-save"):
-        new = gr.Button("New conversation", size="sm", min_width=140)
-        save_row(page.session, _NAME, lambda session: [session.chat])
+class ChatTab:
+    """The components of the tab, and a method for each of its events.
 
-    async def answer(session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    Attributes:
+        conversation: the view.
+        row: the box for a message, with Send and Stop.
+        form: the settings.
+    """
+
+    def __init__(self, page: Page):
+        """Build the tab where a layout is open.
+
+        Args:
+            page: the page.
+        """
+        self._fleet = page.fleet
+        self.conversation = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        self.row = SendRow("Write a message; Enter sends", _NAME)
+        plot_of(_NAME)
+        with gr.Accordion("Settings: model, system prompt, earlier turns, sampling", open=False):
+            self.form = SettingsForm(page.fleet.urls)
+            fragment(
+                '<p class="tw-quiet">A new system prompt and new earlier turns apply to the next new conversation. All '
+                "other settings apply to the next message.</p>"
+            )
+        with gr.Row(elem_classes="tw-save"):
+            new = gr.Button("New conversation", size="sm", min_width=140)
+            save_row(page.session, _NAME, lambda session: [session.chat])
+        self._connect(page, new)
+
+    def _connect(self, page: Page, new: gr.Button) -> None:
+        row, form = self.row, self.form
+        for trigger in (row.message.submit, row.send.click):
+            trigger(
+                self.send,
+                [page.session, row.message, *form.inputs],
+                [self.conversation, row.message, row.send, row.stop],
+                **QUIET,
+            )
+        row.stop.click(self.stop, page.session, None, queue=False, **QUIET)
+        new.click(self.begin_anew, [page.session, *form.inputs], [self.conversation, row.send, row.stop], **QUIET)
+        for trigger in (form.server.change, page.blocks.load):
+            trigger(self.show_server, [page.session, form.server, form.model], [form.model, self.conversation], **QUIET)
+
+    async def send(self, session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """Send a message and stream the answer into the view.
+
+        An answer without a text and without an end puts the message back into its box. A message that is empty, or that
+        comes while an answer is generated, is ignored.
+
+        Args:
+            session: the visitor's session.
+            text: the message.
+            values: the values of `form.inputs`.
+
+        Yields:
+            Updates by component.
+        """
         text = (text or "").strip()
         if not text or session.chat_running.busy:
             return
-        settings = form.read(values)
-        server = page.fleet[settings.server]
+        settings = self.form.read(values)
+        server = self._fleet[settings.server]
         served = await server.served()
         journal = session.chat_journal
         if served.problem:
             journal.note(served.problem, bad=True)
-            yield {conversation: str(journal)}
+            yield {self.conversation: str(journal)}
             return
         if not session.chat.messages:
             session.chat = settings.transcript()
@@ -55,49 +97,56 @@ def chat_tab(page: Page) -> None:
         session.chat.messages.append(Message("user", text))
         journal.message("user", text)
         ask = settings.ask(server, served, session.chat)
-        scored = Answer(served.traits, ask.model)
-        session.chat.messages.append(Message("assistant", scored=scored))
-        journal.answer(served.traits, label=page.fleet.name_of(ask.model, server))
-        yield {conversation: str(journal), box: "", **busy(send, stop, True)}
-        async for lines in session.chat_running.run({0: (ask, scored)}, journal):
-            yield {conversation: lines}
-        kept = {} if scored.text or scored.finish else {box: text}
-        yield {conversation: str(journal), **kept, **busy(send, stop, False)}
+        answer = Answer(served.traits, ask.model)
+        session.chat.messages.append(Message("assistant", scored=answer))
+        journal.answer(served.traits, label=self._fleet.name_of(ask.model, server))
+        yield {self.conversation: str(journal), self.row.message: "", **self.row.busy(True)}
+        async for lines in session.chat_running.run({0: (ask, answer)}, journal):
+            yield {self.conversation: lines}
+        put_back = {} if answer.text or answer.finish else {self.row.message: text}
+        yield {self.conversation: str(journal), **put_back, **self.row.busy(False)}
 
-    async def renew(session: Session, *values: Any) -> dict[Any, Any]:
+    def stop(self, session: Session) -> None:
+        """Stop the answer that is being generated; the tokens that have come stay."""
+        session.chat_running.stop()
+
+    async def begin_anew(self, session: Session, *values: Any) -> dict[Any, Any]:
+        """Begin a new conversation: stop the answer, and empty the view.
+
+        Args:
+            session: the visitor's session.
+            values: the values of `form.inputs`.
+
+        Returns:
+            Updates by component.
+        """
         session.chat_running.stop()
         session.chat = Transcript()
-        served = await page.fleet[form.read(values).server].served()
-        session.chat_journal = _empty(served)
-        return {conversation: str(session.chat_journal), **busy(send, stop, False)}
+        served = await self._fleet[self.form.read(values).server].served()
+        session.chat_journal = empty_journal(_PANES, served, _HINT)
+        return {self.conversation: str(session.chat_journal), **self.row.busy(False)}
 
-    async def serve(session: Session, url: str, model: str | None) -> dict[Any, Any]:
-        served = await page.fleet[url].served()
-        updates: dict[Any, Any] = {form.model: model_choices(served, model)}
+    async def show_server(self, session: Session, url: str, model: str | None) -> dict[Any, Any]:
+        """Offer the models of a server; an empty view says too what is wrong with the server.
+
+        Args:
+            session: the visitor's session.
+            url: address of the server.
+            model: the model that is chosen so far; it stays chosen where the server has it.
+
+        Returns:
+            Updates by component.
+        """
+        served = await self._fleet[url].served()
+        updates: dict[Any, Any] = {self.form.model: model_choices(served, model)}
         if not session.chat.messages:
-            session.chat_journal = _empty(served)
-            updates[conversation] = str(session.chat_journal)
+            session.chat_journal = empty_journal(_PANES, served, _HINT)
+            updates[self.conversation] = str(session.chat_journal)
         return updates
-
-    sending = [page.session, box, *form.inputs]
-    for trigger in (box.submit, send.click):
-        trigger(answer, sending, [conversation, box, send, stop], **QUIET)
-    stop.click(lambda session: session.chat_running.stop(), page.session, None, queue=False, **QUIET)
-    new.click(renew, [page.session, *form.inputs], [conversation, send, stop], **QUIET)
-    form.server.change(serve, [page.session, form.server, form.model], [form.model, conversation], **QUIET)
-    page.blocks.load(serve, [page.session, form.server, form.model], [form.model, conversation], **QUIET)
-
-
-def _empty(served: Served) -> Journal:
-    """Return the journal of a view in which nothing was said yet, or of what is wrong with the server."""
-    journal = Journal(_PANES, served.traits, hint=_HINT)
-    if problem_with(served):
-        journal.note(problem_with(served), bad=True)
-    return journal
 
 
 def _begun(transcript: Transcript, served: Served) -> Journal:
-    """Return the journal of a conversation of which only what stands before the question is there."""
+    """Return the journal of a conversation that has only a system prompt and earlier turns."""
     journal = Journal(_PANES, served.traits)
     for message in transcript.messages:
         journal.message(message.role, message.text, fold=True)

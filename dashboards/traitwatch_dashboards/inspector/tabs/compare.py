@@ -1,21 +1,23 @@
-"""The tab Compare: one prompt, two panes that differ in whatever one likes, both answers streaming at once."""
+"""The tab Compare: one prompt and two panes with different settings. Both answers stream at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
+from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.answer import Answer
 from traitwatch_dashboards.inspector.scored.generation import Ask
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.session import Session, titled_answers
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
-from traitwatch_dashboards.inspector.scored.transcript import Message
+from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
 from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import Settings, SettingsForm, model_choices
-from traitwatch_dashboards.inspector.tabs.page import QUIET, Fleet, Page, busy, problem_with, send_row
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, SendRow, empty_journal, problem_with
 from traitwatch_dashboards.inspector.tabs.presets import Preset, presets
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 
@@ -23,119 +25,148 @@ _NAME = "compare"
 _PANES = ("A", "B")
 _HINT = (
     "Choose an example above: two answers to one question stream side by side, each token in the colour of its score. "
-    "Or make A and B differ in the settings, and ask below."
+    "Or give A and B different settings, and ask a question below."
 )
-# The trait that the presets are about.
+# The trait of the presets.
 _FOCUS = "paternalism"
 
 
-def compare_tab(page: Page) -> None:
-    """Build the tab where a layout is open."""
-    with gr.Row(elem_classes="tw-presets"):
-        fragment('<span class="tw-caption">See a difference:</span>')
-        buttons = [
-            (preset, gr.Button(preset.name, size="sm", elem_id=f"preset-{i}")) for i, preset in enumerate(presets())
-        ]
-    both = view(str(Journal(_PANES, hint=_HINT)), _NAME)
-    box, send, stop = send_row("Ask both; Enter sends", _NAME)
-    plot_of(_NAME)
-    table = fragment(elem_id="compare-table")
-    with gr.Accordion("Settings of A and B: model, system prompt, earlier turns, sampling", open=False), gr.Row():
-        forms = []
-        for name in _PANES:
-            with gr.Column(min_width=300):
-                forms.append(SettingsForm(page.fleet.urls, name=name))
-    with gr.Row(elem_classes="tw-save"):
-        save_row(page.session, _NAME, lambda session: session.panes)
-    width = len(forms[0].inputs)
+class CompareTab:
+    """The components of the tab, and a method for each of its events.
 
-    async def answer(session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    Attributes:
+        answers: the view with both panes.
+        row: the box for a message, with Send and Stop.
+        table: the table that compares the scores.
+        forms: the settings of each pane.
+    """
+
+    def __init__(self, page: Page):
+        """Build the tab where a layout is open.
+
+        Args:
+            page: the page.
+        """
+        self._fleet = page.fleet
+        with gr.Row(elem_classes="tw-presets"):
+            fragment('<span class="tw-caption">See a difference:</span>')
+            buttons = [
+                (preset, gr.Button(preset.name, size="sm", elem_id=f"preset-{i}")) for i, preset in enumerate(presets())
+            ]
+        self.answers = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        self.row = SendRow("Ask both; Enter sends", _NAME)
+        plot_of(_NAME)
+        self.table = fragment(elem_id="compare-table")
+        self.forms: list[SettingsForm] = []
+        with gr.Accordion("Settings of A and B: model, system prompt, earlier turns, sampling", open=False), gr.Row():
+            for name in _PANES:
+                with gr.Column(min_width=300):
+                    self.forms.append(SettingsForm(page.fleet.urls, name=name))
+        with gr.Row(elem_classes="tw-save"):
+            save_row(page.session, _NAME, lambda session: session.panes)
+        self._connect(page, buttons)
+
+    def _connect(self, page: Page, buttons: Sequence[tuple[Preset, gr.Button]]) -> None:
+        row = self.row
+        settings = [component for form in self.forms for component in form.inputs]
+        inputs = [page.session, row.message, *settings]
+        outputs = [self.answers, self.table, row.send, row.stop]
+        for trigger in (row.message.submit, row.send.click):
+            trigger(self.ask, inputs, outputs, **QUIET)
+        for preset, button in buttons:
+            filled = button.click(partial(self.fill_in, preset), None, [row.message, *settings], **QUIET)
+            filled.then(self.ask, inputs, outputs, **QUIET)
+        row.stop.click(self.stop, page.session, None, queue=False, **QUIET)
+        for form in self.forms:
+            for trigger in (form.server.change, page.blocks.load):
+                trigger(self.offer_models, [form.server, form.model], form.model, **QUIET)
+        page.blocks.load(self.show_server, self.forms[0].server, self.answers, **QUIET)
+
+    async def ask(self, session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """Ask a question in both panes, stream both answers into the view, and compare their scores.
+
+        A question that is empty, or that comes while answers are generated, is ignored.
+
+        Args:
+            session: the visitor's session.
+            text: the question.
+            values: the values of the inputs of both forms.
+
+        Yields:
+            Updates by component.
+        """
         text = (text or "").strip()
         if not text or session.compare_running.busy:
             return
-        settings = [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(forms)]
-        served = await asyncio.gather(*(page.fleet[pane.server].served() for pane in settings))
-        journal = Journal([pane.title for pane in settings], _union(served), focus=_focus(served))
+        settings = self._settings(values)
+        served = await asyncio.gather(*(self._fleet[pane.server].served() for pane in settings))
+        journal = Journal([pane.title for pane in settings], _all_traits(served), focus=_focus(served))
         session.panes = [pane.transcript() for pane in settings]
-        begun = [
-            _begin(page, session, journal, i, pane, of, text)
-            for i, (pane, of) in enumerate(zip(settings, served, strict=True))
-        ]
+        begun = [self._begin(journal, i, session.panes[i], settings[i], served[i], text) for i in range(len(settings))]
         asks = {i: ask for i, ask in enumerate(begun) if ask is not None}
         if not asks:
-            yield {both: str(journal), table: ""}
+            yield {self.answers: str(journal), self.table: ""}
             return
-        yield {both: str(journal), table: "", **busy(send, stop, True)}
+        yield {self.answers: str(journal), self.table: "", **self.row.busy(True)}
         async for lines in session.compare_running.run(asks, journal):
-            yield {both: lines}
-        yield {both: str(journal), table: comparison_html(titled_answers(session.panes)), **busy(send, stop, False)}
+            yield {self.answers: lines}
+        table = comparison_html(titled_answers(session.panes))
+        yield {self.answers: str(journal), self.table: table, **self.row.busy(False)}
 
-    async def serve(url: str, model: str | None) -> Any:
-        return model_choices(await page.fleet[url].served(), model)
+    def _settings(self, values: Sequence[Any]) -> list[Settings]:
+        width = len(self.forms[0].inputs)
+        return [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(self.forms)]
 
-    async def first(url: str) -> str:
-        served = await page.fleet[url].served()
-        journal = Journal(_PANES, served.traits, hint=_HINT, focus=_focus([served]))
+    def _begin(
+        self, journal: Journal, pane: int, transcript: Transcript, settings: Settings, served: Served, text: str
+    ) -> tuple[Ask, Answer] | None:
+        """Show the earlier turns and the question in a pane; return the request, and the answer that it will fill.
+
+        Where the server cannot be asked, the pane says why, and the result is None.
+        """
+        for message in transcript.messages:
+            journal.message(message.role, message.text, pane, fold=True)
+        transcript.messages.append(Message("user", text))
+        journal.message("user", text, pane)
         if problem_with(served):
-            journal.note(problem_with(served), bad=True)
-        return str(journal)
+            journal.note(problem_with(served), pane, bad=True)
+        if served.problem:
+            return None
+        ask = settings.ask(self._fleet[settings.server], served, transcript)
+        answer = Answer(served.traits, ask.model)
+        transcript.messages.append(Message("assistant", scored=answer))
+        journal.answer(served.traits, pane, label=self._fleet.name_of(ask.model, ask.server))
+        return ask, answer
 
-    sending = [page.session, box, *forms[0].inputs, *forms[1].inputs]
-    outputs = [both, table, send, stop]
-    for trigger in (box.submit, send.click):
-        trigger(answer, sending, outputs, **QUIET)
-    for preset, button in buttons:
-        filled = button.click(_filler(preset, page.fleet), None, [box, *forms[0].inputs, *forms[1].inputs], **QUIET)
-        filled.then(answer, sending, outputs, **QUIET)
-    stop.click(lambda session: session.compare_running.stop(), page.session, None, queue=False, **QUIET)
-    for form in forms:
-        for trigger in (form.server.change, page.blocks.load):
-            trigger(serve, [form.server, form.model], form.model, **QUIET)
-    page.blocks.load(first, forms[0].server, both, **QUIET)
+    def stop(self, session: Session) -> None:
+        """Stop the answers that are being generated; the tokens that have come stay."""
+        session.compare_running.stop()
 
-
-def _begin(
-    page: Page, session: Session, journal: Journal, pane: int, settings: Settings, served: Served, text: str
-) -> tuple[Ask, Answer] | None:
-    """Show in a pane what stands before the answer, and return what is asked and the answer to fill.
-
-    Where its server cannot be asked, the pane says why, and there is nothing to return.
-    """
-    transcript = session.panes[pane]
-    for message in transcript.messages:
-        journal.message(message.role, message.text, pane, fold=True)
-    transcript.messages.append(Message("user", text))
-    journal.message("user", text, pane)
-    if problem_with(served):
-        journal.note(problem_with(served), pane, bad=True)
-    if served.problem:
-        return None
-    ask = settings.ask(page.fleet[settings.server], served, transcript)
-    answer = Answer(served.traits, ask.model)
-    transcript.messages.append(Message("assistant", scored=answer))
-    journal.answer(served.traits, pane, label=page.fleet.name_of(ask.model, ask.server))
-    return ask, answer
-
-
-def _filler(preset: Preset, fleet: Fleet) -> Any:
-    """Return what fills in the box and all settings: with a preset, the panes differ in what is its own alone."""
-
-    async def fill() -> list[Any]:
-        url = fleet.urls[0]
-        served = await fleet[url].served()
+    async def fill_in(self, preset: Preset) -> list[Any]:
+        """Return the message and all settings of a preset: the panes differ only in their titles and earlier turns."""
+        url = self._fleet.urls[0]
+        served = await self._fleet[url].served()
         values: list[Any] = [preset.prompt]
         for title, examples in zip(preset.titles, preset.examples, strict=True):
             settings = Settings(url, "", "", examples, preset.temperature, preset.top_p, preset.max_tokens, title)
             values += SettingsForm.filled(settings, served)
         return values
 
-    return fill
+    async def offer_models(self, url: str, model: str | None) -> Any:
+        """Return the update of a choice of models; the chosen model stays chosen where the server has it."""
+        return model_choices(await self._fleet[url].served(), model)
+
+    async def show_server(self, url: str) -> str:
+        """Return the view before the first question, with the problem of the server where it has one."""
+        served = await self._fleet[url].served()
+        return str(empty_journal(_PANES, served, _HINT, focus=_focus([served])))
 
 
-def _union(served: list[Served]) -> list[Any]:
+def _all_traits(served: Sequence[Served]) -> list[Trait]:
     """Return the traits of all servers, each name once."""
-    return list({trait.name: trait for of in served for trait in of.traits}.values())
+    return list({trait.name: trait for server in served for trait in server.traits}.values())
 
 
-def _focus(served: list[Served]) -> str:
-    return _FOCUS if any(trait.name == _FOCUS for of in served for trait in of.traits) else ""
+def _focus(served: Sequence[Served]) -> str:
+    """Return the trait of the presets where a server has it; otherwise empty."""
+    return _FOCUS if any(trait.name == _FOCUS for trait in _all_traits(served)) else ""

@@ -1,4 +1,4 @@
-"""The tab Inspect: a text that nobody generated here, scored; or two of them, and their difference."""
+"""The tab Inspect: a pasted text, scored; or two texts and the difference of their scores. No text is generated."""
 
 import json
 from typing import Any
@@ -16,7 +16,14 @@ from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
 from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
 from traitwatch_dashboards.inspector.tabs.forms import model_choices
-from traitwatch_dashboards.inspector.tabs.page import NO_TRAITS, QUIET, Page, problem_with
+from traitwatch_dashboards.inspector.tabs.page import (
+    NO_TRAITS,
+    QUIET,
+    Page,
+    empty_journal,
+    problem_with,
+    server_choice,
+)
 from traitwatch_dashboards.inspector.tabs.saving import save_row
 
 _NAME = "inspect"
@@ -27,76 +34,123 @@ _HINT = (
 )
 
 
-def inspect_tab(page: Page) -> None:
-    """Build the tab where a layout is open."""
-    urls = page.fleet.urls
-    inputs: list[Any] = []
-    with gr.Row():
-        for name in ("A", "B"):
-            with gr.Column(min_width=300):
-                inputs += _text_boxes(name)
-    raw = gr.Checkbox(
-        label="The prompt is the model's whole input, special tokens and all, as in the event log", container=False
-    )
-    with gr.Row(elem_classes="tw-score"):
-        server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1, scale=2)
-        model = gr.Dropdown([], label="Model or adapter", allow_custom_value=True, scale=2)
-        event = gr.Dropdown([], label="A spike of the event log", info="Only where the server logs texts", scale=3)
-        go = gr.Button("Score", variant="primary", scale=1, elem_id="inspect-score")
-    shown = view(str(Journal(_PANES, hint=_HINT)), _NAME)
-    plot_of(_NAME)
-    table = fragment(elem_id="inspect-table")
-    with gr.Row(elem_classes="tw-save"):
-        save_row(page.session, _NAME, lambda session: session.inspected)
+class InspectTab:
+    """The components of the tab, and a method for each of its events.
 
-    async def inspect(session: Session, url: str, chosen: str | None, *values: Any) -> dict[Any, Any]:
+    Attributes:
+        server: the choice of a server.
+        model: the choice of a model.
+        event: the choice of a spike of the event log.
+        texts: the view of the scored texts.
+        table: the table that compares the scores.
+    """
+
+    def __init__(self, page: Page):
+        """Build the tab where a layout is open.
+
+        Args:
+            page: the page.
+        """
+        self._fleet = page.fleet
+        boxes: list[Any] = []
+        with gr.Row():
+            for name in ("A", "B"):
+                with gr.Column(min_width=300):
+                    boxes += _text_boxes(name)
+        raw = gr.Checkbox(
+            label="The prompt is the model's whole input, special tokens and all, as in the event log", container=False
+        )
+        with gr.Row(elem_classes="tw-score"):
+            self.server = server_choice(page.fleet, scale=2)
+            self.model = gr.Dropdown([], label="Model or adapter", allow_custom_value=True, scale=2)
+            self.event = gr.Dropdown(
+                [], label="A spike of the event log", info="Only where the server logs texts", scale=3
+            )
+            button = gr.Button("Score", variant="primary", scale=1, elem_id="inspect-score")
+        self.texts = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        plot_of(_NAME)
+        self.table = fragment(elem_id="inspect-table")
+        with gr.Row(elem_classes="tw-save"):
+            save_row(page.session, _NAME, lambda session: session.inspected)
+        self._connect(page, boxes, raw, button)
+
+    def _connect(self, page: Page, boxes: list[Any], raw: gr.Checkbox, button: gr.Button) -> None:
+        choices = [page.session, self.server, self.model]
+        button.click(self.score_texts, [*choices, *boxes, raw], [self.texts, self.table], **QUIET)
+        self.event.focus(self.offer_spikes, self.server, self.event, **QUIET)
+        self.event.input(self.fill_in, self.event, [*boxes[:2], raw], **QUIET)
+        for trigger in (self.server.change, page.blocks.load):
+            trigger(self.show_server, choices, [self.model, self.event, self.texts, self.table], **QUIET)
+
+    async def score_texts(self, session: Session, url: str, model: str | None, *values: Any) -> dict[Any, Any]:
+        """Score the texts in the boxes, and show them with the table of their scores.
+
+        Args:
+            session: the visitor's session.
+            url: address of the server.
+            model: the chosen model; empty for the server's first.
+            values: text A, prompt A, text B, prompt B, and whether the prompts are the model's whole input.
+
+        Returns:
+            Updates by component.
+        """
         session.inspected = []
-        served = await page.fleet[url].served()
+        server = self._fleet[url]
+        served = await server.served()
         if problem_with(served):
-            return {shown: _note(served, problem_with(served)), table: ""}
+            return self._refusal(served, problem_with(served))
         try:
             texts = [pasted_event(Pasted(values[i] or "", values[i + 1] or "", bool(values[-1]))) for i in (0, 2)]
             texts = [text for text in texts if text.text.strip()]
             if not texts:
-                return {shown: _note(served, "Paste a text first."), table: ""}
-            answers = [await score(page.fleet[url], served.model(chosen), text, served.traits) for text in texts]
+                return self._refusal(served, "Paste a text first.")
+            answers = [await score(server, served.model(model), text, served.traits) for text in texts]
         except TROUBLE as error:
-            return {shown: _note(served, problem(error, page.fleet[url].url)), table: ""}
+            return self._refusal(served, problem(error, server.url))
         session.inspected = [
             _transcript(title if len(texts) > 1 else "", text, answer)
             for title, text, answer in zip(("A", "B"), texts, answers, strict=False)
         ]
         compared = [(title or "text", answer) for title, answer in titled_answers(session.inspected)]
-        return {shown: str(_journal(session.inspected, served)), table: comparison_html(compared)}
+        return {self.texts: str(_journal(session.inspected, served)), self.table: comparison_html(compared)}
 
-    async def serve(session: Session, url: str, chosen: str | None) -> dict[Any, Any]:
+    def _refusal(self, served: Served, reason: str) -> dict[Any, Any]:
+        """Return the updates that show a reason in the place of scores."""
+        journal = Journal(_PANES, served.traits, hint="" if reason == NO_TRAITS else _HINT)
+        journal.note(reason, bad=True)
+        return {self.texts: str(journal), self.table: ""}
+
+    async def show_server(self, session: Session, url: str, model: str | None) -> dict[Any, Any]:
+        """Offer the models and the latest spikes of a server, and empty the view.
+
+        Args:
+            session: the visitor's session.
+            url: address of the server.
+            model: the model that is chosen so far; it stays chosen where the server has it.
+
+        Returns:
+            Updates by component.
+        """
         session.inspected = []
-        served = await page.fleet[url].served()
-        events = await latest_spikes(page.fleet[url])
-        first = Journal(_PANES, served.traits, hint=_HINT)
-        if problem_with(served):
-            first.note(problem_with(served), bad=True)
+        served = await self._fleet[url].served()
+        events = await latest_spikes(self._fleet[url])
         return {
-            model: model_choices(served, chosen),
-            event: gr.update(choices=choices_of(events), value=None),
-            shown: str(first),
-            table: "",
+            self.model: model_choices(served, model),
+            self.event: gr.update(choices=choices_of(events), value=None),
+            self.texts: str(empty_journal(_PANES, served, _HINT)),
+            self.table: "",
         }
 
-    async def refresh(url: str) -> Any:
-        return gr.update(choices=choices_of(await latest_spikes(page.fleet[url])))
+    async def offer_spikes(self, url: str) -> Any:
+        """Return the update of the choice of a spike: the latest spikes of a server."""
+        return gr.update(choices=choices_of(await latest_spikes(self._fleet[url])))
 
-    def take(told: str | None) -> list[Any]:
-        if not told:
+    def fill_in(self, event: str | None) -> list[Any]:
+        """Return text A, prompt A and the checkbox for an event that was chosen (JSON, from `choices_of`)."""
+        if not event:
             return [gr.skip()] * 3
-        logged = json.loads(told)
+        logged = json.loads(event)
         return [logged.get("text", ""), logged.get("prompt", ""), True]
-
-    go.click(inspect, [page.session, server, model, *inputs, raw], [shown, table], **QUIET)
-    event.focus(refresh, server, event, **QUIET)
-    event.input(take, event, [*inputs[:2], raw], **QUIET)
-    for trigger in (server.change, page.blocks.load):
-        trigger(serve, [page.session, server, model], [model, event, shown, table], **QUIET)
 
 
 def _text_boxes(name: str) -> list[Any]:
@@ -132,9 +186,3 @@ def _journal(panes: list[Transcript], served: Served) -> Journal:
             journal.add(message.scored.texts, 0, message.scored.projections, i)
             journal.end(message.scored, i)
     return journal
-
-
-def _note(served: Served, text: str) -> str:
-    journal = Journal(_PANES, served.traits, hint="" if text == NO_TRAITS else _HINT)
-    journal.note(text, bad=True)
-    return str(journal)

@@ -1,4 +1,4 @@
-"""The tab Live: the server's traffic over the last minutes, from its metrics and its latest spikes."""
+"""The tab Live: the traffic of a server over the last minutes, from its metrics, and its latest spikes."""
 
 import html
 import json
@@ -17,58 +17,77 @@ from traitwatch_dashboards.inspector.scored.session import Session
 from traitwatch_dashboards.inspector.scored.spike_events import spikes_table, told_spikes
 from traitwatch_dashboards.inspector.scored.tables import number, table_html
 from traitwatch_dashboards.inspector.tabs.components import figure, fragment
-from traitwatch_dashboards.inspector.tabs.page import QUIET, Page
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, server_choice
 
-# Seconds between two looks at the server, while the tab is open.
+# Seconds between two samples of the server's metrics, while the tab is open.
 _INTERVAL = 5.0
-# Samples that are kept: an hour of them.
+# Samples that a session holds: one hour.
 _SAMPLES = 720
-# Seconds of traffic that the table calls recent.
+# Seconds of traffic that the table calls "lately".
 _RECENT = 300.0
 
 
-def live_tab(page: Page, tab: gr.Tab) -> gr.Timer:
-    """Build the tab where a layout is open; return the timer, which runs while the tab is open."""
-    urls = page.fleet.urls
-    server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1)
-    fragment(
-        '<h2 class="tw-section">Traffic</h2>'
-        '<p class="tw-quiet">Since the server started; <i>lately</i>: since you opened this tab, '
-        f"at most {_RECENT / 60:.0f} minutes.</p>"
-    )
-    traffic = fragment(elem_id="live-traffic")
-    fragment(
-        '<h2 class="tw-section">Mean z of responses</h2>'
-        '<p class="tw-quiet">Since you opened this tab, in steps of half a minute.</p>'
-    )
-    lines = figure(_figure([]), "live-lines")
-    fragment('<h2 class="tw-section">Latest spikes</h2>')
-    spikes = fragment(elem_id="live-spikes")
-    timer = gr.Timer(_INTERVAL, active=False)
+class LiveTab:
+    """The components of the tab, and the method that looks at the server.
 
-    async def look(session: Session, url: str) -> list[str]:
-        chosen = page.fleet[url]
+    Attributes:
+        server: the choice of a server.
+        traffic: the table of the traffic.
+        lines: the figure of the mean z over time.
+        spikes: the table of the latest spikes.
+    """
+
+    def __init__(self, page: Page, tab: gr.Tab):
+        """Build the tab where a layout is open.
+
+        Args:
+            page: the page.
+            tab: the tab; the timer starts when a visitor opens it.
+        """
+        self._fleet = page.fleet
+        self.server = server_choice(page.fleet)
+        fragment(
+            '<h2 class="tw-section">Traffic</h2>'
+            '<p class="tw-quiet">Since the server started; <i>lately</i>: since you opened this tab, '
+            f"at most {_RECENT / 60:.0f} minutes.</p>"
+        )
+        self.traffic = fragment(elem_id="live-traffic")
+        fragment(
+            '<h2 class="tw-section">Mean z of responses</h2>'
+            '<p class="tw-quiet">Since you opened this tab, in steps of half a minute.</p>'
+        )
+        self.lines = figure(_figure([]), "live-lines")
+        fragment('<h2 class="tw-section">Latest spikes</h2>')
+        self.spikes = fragment(elem_id="live-spikes")
+        timer = gr.Timer(_INTERVAL, active=False)
+        outputs = [self.traffic, self.lines, self.spikes]
+        for trigger in (timer.tick, self.server.change, tab.select):
+            trigger(self.look, [page.session, self.server], outputs, **QUIET)
+        tab.select(lambda: gr.Timer(active=True), None, timer, **QUIET)
+
+    async def look(self, session: Session, url: str) -> list[str]:
+        """Take a sample of the server's metrics, and return the traffic, the lines and the latest spikes.
+
+        Args:
+            session: the visitor's session, which holds the earlier samples.
+            url: address of the server.
+        """
+        server = self._fleet[url]
         try:
-            now = sample(await chosen.text("/metrics"), time.time())
+            now = sample(await server.text("/metrics"), time.time())
         except (*TROUBLE, ValueError) as error:
-            return [_trouble(problem(error, chosen.url)), _figure([]), ""]
-        samples = session.samples.setdefault(chosen.url, deque(maxlen=_SAMPLES))
+            return [_problem_box(problem(error, server.url)), _figure([]), ""]
+        samples = session.samples.setdefault(server.url, deque(maxlen=_SAMPLES))
         samples.append(now)
-        return [_traffic(samples), _figure(samples), await _spikes(chosen)]
-
-    outputs = [traffic, lines, spikes]
-    for trigger in (timer.tick, server.change, tab.select):
-        trigger(look, [page.session, server], outputs, **QUIET)
-    tab.select(lambda: gr.Timer(active=True), None, timer, **QUIET)
-    return timer
+        return [_traffic(samples), _figure(samples), await _spikes(server)]
 
 
-def _trouble(text: str) -> str:
+def _problem_box(text: str) -> str:
     return f'<p class="tw-problem" role="alert">{html.escape(text)}</p>'
 
 
 def _traffic(samples: "deque[Sample]") -> str:
-    """Return a row a trait: what was counted since the server started, and of it lately, while the tab was open."""
+    """Return the table of the traffic, a row a trait: since the server started, and lately, while the tab was open."""
     now = samples[-1]
     before = next((s for s in samples if now.time - s.time <= _RECENT), now)
     rows = []

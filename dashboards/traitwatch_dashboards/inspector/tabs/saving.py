@@ -1,6 +1,7 @@
-"""The row of buttons with which what is shown is saved: JSON, CSV, a page to share, and the plot as PNG."""
+"""The row of buttons that save a view: as JSON, as CSV, as a page to share, and the plot as PNG."""
 
 from collections.abc import Callable
+from functools import partial
 
 import gradio as gr
 
@@ -13,28 +14,26 @@ from traitwatch_dashboards.inspector.tabs.page import QUIET
 def save_row(session: gr.State, name: str, panes: Callable[[Session], list[Transcript]]) -> None:
     """Build the buttons of the view `name` where a row is open.
 
-    The browser makes the file of what it is sent: none is left on this side's disk.
+    The browser writes the file from the text that it gets. No file is left on the disk of this side.
 
     Args:
         session: the component that holds the visitor's session.
         name: of the view.
-        panes: returns what is saved of a session.
+        panes: returns the panes of a session that are saved.
     """
     file = gr.Textbox(visible=False)
     for kind, label in FORMATS.items():
         button = gr.Button(label, size="sm", min_width=84, elem_id=f"{name}-save-{kind}")
-        made = button.click(_maker(kind, panes), session, file, **QUIET)
-        made.then(None, file, None, js="(file) => window.Traitwatch.save(file)", **QUIET)
+        written = button.click(partial(file_of, kind, panes), session, file, **QUIET)
+        written.then(None, file, None, js="(file) => window.Traitwatch.save(file)", **QUIET)
     picture = gr.Button("Save plot", size="sm", min_width=84, elem_id=f"{name}-save-png")
     picture.click(None, None, None, js=f"() => window.Traitwatch.savePlot('{name}')", **QUIET)
 
 
-def _maker(kind: str, panes: Callable[[Session], list[Transcript]]) -> Callable[[Session], str]:
-    def make(session: Session) -> str:
-        held = [pane for pane in panes(session) if pane.answers]
-        if not held:
-            gr.Info("There is nothing to save yet: ask something first.")
-            return ""
-        return exported(kind, held)
-
-    return make
+def file_of(kind: str, panes: Callable[[Session], list[Transcript]], session: Session) -> str:
+    """Return the file of the panes that have an answer, as `exported` does; empty, with a notice, where none has."""
+    answered = [pane for pane in panes(session) if pane.answers]
+    if not answered:
+        gr.Info("There is nothing to save yet: ask something first.")
+        return ""
+    return exported(kind, answered)

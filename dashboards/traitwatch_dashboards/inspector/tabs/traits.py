@@ -1,4 +1,4 @@
-"""The tab Traits: what is loaded, how far each vector can be trusted, and how alike they are."""
+"""The tab Traits: a card for each loaded trait with the evidence for its vector, and the cosines between vectors."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,31 +11,44 @@ from traitwatch_dashboards.inspector.api.client import Served
 from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.tables import cosines, number
 from traitwatch_dashboards.inspector.tabs.components import fragment
-from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, problem_with
+from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, problem_with, server_choice
 
 _ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
-def traits_tab(page: Page, tab: gr.Tab) -> None:
-    """Build the tab where a layout is open."""
-    urls = page.fleet.urls
-    server = gr.Dropdown(urls, value=urls[0], label="Server", visible=len(urls) > 1)
-    cards = fragment(elem_id="traits")
+class TraitsTab:
+    """The components of the tab, and the method that shows the traits of a server.
 
-    async def show(url: str) -> str:
-        chosen = page.fleet[url]
-        return cards_html(await chosen.served(), urls.index(chosen.url))
+    Attributes:
+        server: the choice of a server.
+        cards: the cards and the matrix of cosines.
+    """
 
-    for trigger in (tab.select, server.change, page.blocks.load):
-        trigger(show, server, cards, **QUIET)
+    def __init__(self, page: Page, tab: gr.Tab):
+        """Build the tab where a layout is open.
+
+        Args:
+            page: the page.
+            tab: the tab; the cards are read anew when a visitor opens it.
+        """
+        self._fleet = page.fleet
+        self.server = server_choice(page.fleet)
+        self.cards = fragment(elem_id="traits")
+        for trigger in (tab.select, self.server.change, page.blocks.load):
+            trigger(self.show_server, self.server, self.cards, **QUIET)
+
+    async def show_server(self, url: str) -> str:
+        """Return the cards and the matrix of a server, as HTML."""
+        server = self._fleet[url]
+        return cards_html(await server.served(), self._fleet.urls.index(server.url))
 
 
 def cards_html(served: Served, server: int) -> str:
-    """Return a card a trait and the matrix of cosines, as HTML.
+    """Return a card for each trait and the matrix of cosines, as HTML.
 
     Args:
-        served: what the server serves.
-        server: its number among those of the page, in the addresses of reports.
+        served: the models and traits of a server.
+        server: number of the server among the servers of the page; it is part of the addresses of reports.
     """
     traits = [
         (trait, _facts(trait), f"traitwatch/report/{server}/{quote(trait.name)}" if trait.report else "")
@@ -46,12 +59,12 @@ def cards_html(served: Served, server: int) -> str:
 
 
 def _facts(trait: Trait) -> list[tuple[str, str]]:
-    known = trait.verification
+    evidence = trait.verification
     facts = [("layer", str(trait.layer))]
-    if known.get("auc") is not None:
-        facts.append(("held-out AUC there", number(known["auc"])))
-    if known.get("best_layer") is not None:
-        facts.append(("best layer", str(known["best_layer"])))
+    if evidence.get("auc") is not None:
+        facts.append(("held-out AUC there", number(evidence["auc"])))
+    if evidence.get("best_layer") is not None:
+        facts.append(("best layer", str(evidence["best_layer"])))
     if trait.calibrated:
         facts.append(("neutral tokens", f"{number(trait.mean)} ± {number(trait.std)}"))
         facts.append(("calibrated", trait.calibration_date or "at an unknown time"))
@@ -62,7 +75,7 @@ def _facts(trait: Trait) -> list[tuple[str, str]]:
 
 
 def _matrix(traits: Sequence[Trait]) -> list[tuple[str, list[tuple[str, str, int]]]]:
-    """Return the cosines, row by row: what each cell says, on which side of zero it is, and how full its colour is."""
+    """Return the name and the cells of each row. A cell: text, side of zero (`h`, `l`), strength of its colour in %."""
     if len(traits) < 2 or not any(trait.cosines for trait in traits):
         return []
     table = cosines(traits)
