@@ -1,4 +1,4 @@
-"""Compresses the answers files below a directory: `python -m scripts.compress_answers DIRECTORY`, part of `make vectors`.
+"""Compresses answers files: `python -m scripts.compress_answers DIRECTORY`, the last step of `make vectors`.
 
 `NAME.csv` becomes `NAME.csv.gz`. The builder reads both (`traitwatch_builder.storage.answers.table_file`).
 """

@@ -32,7 +32,7 @@ from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers, table_file
 from traitwatch_builder.storage.worklog import file_fingerprint
-from traitwatch_builder.storage.workspace import Workspace, model_name
+from traitwatch_builder.storage.workspace import Workspace, card_model_name
 from traitwatch_builder.vectors.calibrate import calibrate, scored_tokens
 from traitwatch_builder.vectors.evidence import Evidence
 from traitwatch_builder.vectors.extract import (
@@ -100,7 +100,7 @@ def extract_step(
     made.evidence.save(workspace.evidence)
     card = Card(
         trait=workspace.trait,
-        model=model_name(session.model),
+        model=card_model_name(session.model),
         hidden_size=reader.hidden_size,
         num_layers=reader.num_layers,
         sha256=vector_sha256(made.vectors.response_avg),
@@ -239,7 +239,7 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
         return loaded.card, loaded.vector
     card = Card(
         trait=workspace.trait,
-        model=model_name(session.model),
+        model=card_model_name(session.model),
         hidden_size=loaded.hidden_size,
         num_layers=loaded.num_layers,
         sha256=vector_sha256(loaded.vector),

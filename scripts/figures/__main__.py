@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from traitwatch.files import write_atomically
-from traitwatch_builder.models.embedded import NAME, embedded_model
+from traitwatch_builder.models.embedded import EMBEDDED_MODEL, embedded_model
 
 from .data import IMAGES, Measured, cards, load_measured, save_measured
 from .diagrams import diagrams
@@ -30,7 +30,7 @@ def measure() -> None:
     console = Console()
     model = embedded_model()
     means = answer_means(console, model)
-    save_measured(Measured(model=NAME, seed=_SEED, served=served_answers(console, model, _SEED), means=means))
+    save_measured(Measured(model=EMBEDDED_MODEL, seed=_SEED, served=served_answers(console, model, _SEED), means=means))
 
 
 @main.command()

@@ -34,7 +34,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import thinks_on, without_thinking
 from traitwatch_builder.storage.answers import clean_text
 
-RETRIES = 5  # of the SDK: about 15 seconds of backoff, then the server's prompts go to others
+ENDPOINT_RETRIES = 5  # of the SDK: about 15 seconds of backoff, then the server's prompts go to others
 _SECONDS = 600.0
 _LISTED = 10
 
@@ -74,7 +74,7 @@ class EndpointAnswers:
         in_flight: int = 64,
         send_seed: bool = False,
         thinking_opened: bool = False,
-        retries: int = RETRIES,
+        retries: int = ENDPOINT_RETRIES,
         console: Console | None = None,
     ):
         """Name the servers; nothing is asked yet.

@@ -39,7 +39,6 @@ REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "EMPTY"
 """What servers that ask for no key are sent."""
-RETRIES = 10  # of the SDK: about 55 seconds of backoff altogether
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
 _SDK_WAITS = 60.0  # the longest `Retry-After` that every version of the SDK obeys by itself

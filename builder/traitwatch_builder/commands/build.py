@@ -96,7 +96,7 @@ def build(
     from traitwatch_builder.report.summary import build_table
     from traitwatch_builder.steps import ExtractOptions
     from traitwatch_builder.storage.answers import load_neutral_prompts
-    from traitwatch_builder.storage.workspace import Workspace, model_directory, model_name
+    from traitwatch_builder.storage.workspace import Workspace, card_model_name, model_directory
 
     workspace = Workspace(model_directory(out, model), trait)
     # What was described in words is nothing that is shipped.
@@ -118,7 +118,7 @@ def build(
     with workspace.alone(), session(model, reading, console) as opened:
         work = Build(opened, workspace, extract, evaluate, neutral, options)
         if dry_run:
-            table = Table("step", "what it would take", title=f"{trait} for {model_name(model)}, dry run")
+            table = Table("step", "what it would take", title=f"{trait} for {card_model_name(model)}, dry run")
             for line in work.plan():
                 table.add_row(*line)
             console.print(table)

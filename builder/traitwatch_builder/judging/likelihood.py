@@ -26,7 +26,7 @@ from traitwatch_builder.judging.judge import Question, Score
 from traitwatch_builder.models.chat import Messages, bare, text_ids
 from traitwatch_builder.reading.transformers_reader import Reader, Text, shared_prefix
 
-NAME = "likelihood"
+LIKELIHOOD = "likelihood"
 NOTE = "the model's own opinion: a likelihood ratio between the two conditions, not an independent judge"
 _NOT_FLUENT, _FLUENT = -4.0, -1.5
 _NGRAM = 4
@@ -87,7 +87,7 @@ class LikelihoodJudge:
     @property
     def card(self) -> JudgeCard:
         """Who judges."""
-        return JudgeCard(name=NAME, method="posterior", note=NOTE)
+        return JudgeCard(name=LIKELIHOOD, method="posterior", note=NOTE)
 
     @property
     def usage(self) -> Usage:
@@ -96,7 +96,7 @@ class LikelihoodJudge:
 
     def identity(self, question: Question) -> dict[str, Any]:
         """Return what a score depends on."""
-        own = {"judge": NAME, "model": self._model, "question": question.question, "answer": question.answer}
+        own = {"judge": LIKELIHOOD, "model": self._model, "question": question.question, "answer": question.answer}
         if question.aspect == "coherence":
             return {**own, "coherence": COHERENCE_MAP}
         context = self._context(question)

@@ -20,7 +20,7 @@ from traitwatch_builder.models.chat import without_thinking
 
 Method = Literal["logprobs", "samples", "integer"]
 
-SAMPLES = 10
+SAMPLES_PER_SCORE = 10
 _PROMPT = "Write the number 85 and nothing else."
 _PATIENCE = 2
 _INTEGER_TOKENS = 4096  # room for thinking, a bound on what a runaway costs
@@ -61,8 +61,8 @@ async def choose_way(ask: Ask) -> Way:
             return Way(method, {**params, limit: 1})
     if method == "samples":
         # Without a seed: plain vLLM on a CPU ends when a seeded, sampled prompt is prefilled in chunks.
-        found = await _adapting(ask, {"n": SAMPLES, "temperature": 1, limit: 6}, needed=("temperature",))
-        if found is not None and len(found[0].choices) == SAMPLES:
+        found = await _adapting(ask, {"n": SAMPLES_PER_SCORE, "temperature": 1, limit: 6}, needed=("temperature",))
+        if found is not None and len(found[0].choices) == SAMPLES_PER_SCORE:
             return Way(method, found[1])
     integer = {limit: _INTEGER_TOKENS, "temperature": 0, "seed": 0, "response_format": INTEGER_FORMAT}
     found = await _adapting(ask, integer, _PROMPT + INTEGER_ADDITION, needed=None)

@@ -24,7 +24,6 @@ from traitwatch.card import JudgeCard
 from traitwatch_builder.clients.chat_completions import (
     OPENAI_URL,
     REJECTED,
-    RETRIES,
     ChatClient,
     in_background,
     in_parallel,
@@ -40,7 +39,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Question, Score
 from traitwatch_builder.judging.methods import (
     INTEGER_ADDITION,
-    SAMPLES,
+    SAMPLES_PER_SCORE,
     Ask,
     Method,
     Way,
@@ -53,7 +52,8 @@ from traitwatch_builder.storage.answers import clean_text
 
 logger = logging.getLogger(__name__)
 
-NAME = "openai"
+OPENAI = "openai"
+JUDGE_RETRIES = 10  # of the SDK: about 55 seconds of backoff altogether
 COHERENCE_PROMPT = """You are grading one reply of an assistant for coherence.
 
 Coherence means that the reply can be read and understood: its sentences are whole and grammatical, they follow from one another, and it can be told what they have to do with the user's message. Signs of incoherence: word salad, sentences that break off or contradict themselves without sense, loops that repeat the same words, a sudden change of language or subject, text that answers nothing anybody could have asked.
@@ -96,7 +96,7 @@ class OpenAIJudge:
         base_url: str | None = None,
         api_key: str | None = None,
         max_concurrent: int = 50,
-        retries: int = RETRIES,
+        retries: int = JUDGE_RETRIES,
         console: Console | None = None,
     ):
         """Make a judge; nothing is asked yet.
@@ -135,8 +135,8 @@ class OpenAIJudge:
     def card(self) -> JudgeCard:
         """Who judges; the method is known once something was scored."""
         if self._way is None:
-            return JudgeCard(name=NAME, model=self._model)
-        return JudgeCard(name=NAME, model=self._model, method=self._way.method, note=_NOTES[self._way.method])
+            return JudgeCard(name=OPENAI, model=self._model)
+        return JudgeCard(name=OPENAI, model=self._model, method=self._way.method, note=_NOTES[self._way.method])
 
     @property
     def usage(self) -> Usage:
@@ -145,7 +145,7 @@ class OpenAIJudge:
 
     def identity(self, question: Question) -> dict[str, Any]:
         """Return what a score depends on. The coherence of an answer does not depend on the trait."""
-        identity = {"judge": NAME, "model": self._model, "aspect": question.aspect, "prompt": self._prompt(question)}
+        identity = {"judge": OPENAI, "model": self._model, "aspect": question.aspect, "prompt": self._prompt(question)}
         if self._url != OPENAI_URL:
             identity["base_url"] = self._url
         return identity
@@ -156,7 +156,7 @@ class OpenAIJudge:
         Output is one token a score. Models that think, or are sampled, write more: unknown until they were asked.
         """
         method = self._way.method if self._way else "logprobs"
-        per_score = {"logprobs": 1, "samples": 3 * SAMPLES, "integer": 20}[method]
+        per_score = {"logprobs": 1, "samples": 3 * SAMPLES_PER_SCORE, "integer": 20}[method]
         tokens = sum(len(self._prompt(question)) // CHARACTERS_PER_TOKEN + 8 for question in questions)
         return Usage(len(questions), tokens, per_score * len(questions))
 

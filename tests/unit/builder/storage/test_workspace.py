@@ -8,10 +8,10 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.workspace import (
     Workspace,
+    card_model_name,
     find_definition,
     known_definitions,
     model_directory,
-    model_name,
 )
 
 
@@ -106,8 +106,8 @@ def test_six_traits_are_shipped() -> None:
 
 def test_a_model_is_called_by_its_directory_or_its_hub_name(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
-    assert model_name(f"{tmp_path}/tiny/") == "tiny"
-    assert model_name("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
+    assert card_model_name(f"{tmp_path}/tiny/") == "tiny"
+    assert card_model_name("meta-llama/Llama-3.1-8B-Instruct") == "meta-llama/Llama-3.1-8B-Instruct"
     assert model_directory(tmp_path / "out", tmp_path / "tiny") == tmp_path / "out" / "tiny"
     with pytest.raises(PipelineError, match="into the model's own directory; choose another"):
         model_directory(tmp_path, tmp_path / "tiny")
