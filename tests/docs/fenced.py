@@ -14,9 +14,9 @@ class Line:
     """A line of a block.
 
     Attributes:
-        number: in its page, from 1.
-        language: of the block's fence; empty where it names none, and for an indented block.
-        text: without the block's own indent.
+        number: the number of the line in its page, from 1.
+        language: the language of the block's fence; empty for a fence without a language, and for an indented block.
+        text: the line without the block's own indent.
     """
 
     number: int
@@ -25,7 +25,7 @@ class Line:
 
 
 def code_lines(page: Path) -> Iterator[Line]:
-    """Yield the lines of a page's blocks, fenced or indented, in their order; the fences themselves are left out."""
+    """Yield the lines of a page's blocks, fenced or indented, in their order, without the fences."""
     fence: re.Match[str] | None = None
     for number, text in enumerate(page.read_text("utf-8").splitlines(), start=1):
         opened = _FENCE.match(text)

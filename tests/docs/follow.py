@@ -1,8 +1,8 @@
-"""Follows a page as its reader would: its bash blocks, from top to bottom, in one shell.
+"""Follows a page like a reader: runs its bash blocks, from top to bottom, in one shell.
 
-The shell reads a script in which every command stands in the line that it has on the page, and ends at the first one
-that fails, naming the line. Whatever it started is in its session, where it is found when the shell has ended: what is
-still there then was left behind by the page, and is ended here.
+The shell reads a script. In the script, every command has the same line number as on the page. The shell ends at the
+first failed command, and names its line. All processes of the page are in the shell's session. `follow` looks for
+processes that still run when the shell has ended: the page left them behind. `follow` ends these processes.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ import psutil
 
 from tests.docs.fenced import code_lines
 
-# What a login shell has, and where this machine gets its packages from.
-_KEPT = ("HOME", "PATH", "TERM", "LANG", "SSL_CERT_FILE", "TRAITWATCH_CACHE")
-_KEPT_PREFIXES = ("PIP_", "UV_", "http_", "https_", "no_", "HTTP_", "HTTPS_", "NO_")
+# Variables of a login shell, and variables that name this machine's package indexes.
+_LOGIN = ("HOME", "PATH", "TERM", "LANG", "SSL_CERT_FILE", "TRAITWATCH_CACHE")
+_INDEX_PREFIXES = ("PIP_", "UV_", "http_", "https_", "no_", "HTTP_", "HTTPS_", "NO_")
 _STRICT = "set -eEo pipefail; trap 'echo \"{name}:$LINENO: failed with status $?: $BASH_COMMAND\" >&2' ERR"
-# Seconds in which what was told to end has to be gone.
+# Seconds that a process has to end after a signal.
 _ENDING = 30.0
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What came of a page.
+    """The result of following a page.
 
     Attributes:
         status: the shell's exit status.
-        output: what it printed.
-        left: command lines of what still ran after the page's last command.
+        output: the output of the shell.
+        left: the command lines of processes that still ran after the page's last command.
     """
 
     status: int
@@ -43,10 +43,10 @@ def follow(page: Path, directory: Path, variables: Mapping[str, str], time_limit
     """Run a page's bash blocks.
 
     Args:
-        page: the page. Its first line has to be text: the shell's options take its place.
-        directory: where the shell begins.
-        variables: what is set beside the environment of a login shell.
-        time_limit: seconds; after them the shell is ended, and its status is that of a signal.
+        page: the page. Its first line must be text: the shell's options take its place.
+        directory: the directory in which the shell begins.
+        variables: variables beside the environment of a login shell.
+        time_limit: seconds. After this time `follow` kills the shell, and the status is that of a signal.
     """
     script = directory.parent / f"{page.stem}.sh"
     script.write_text(_script(page))
@@ -81,30 +81,30 @@ def _script(page: Path) -> str:
 
 
 def _login_environment() -> dict[str, str]:
-    """Return the environment without the virtual environment and whatever else the tests were started with."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    """Return the environment of a login shell: without the virtual environment and other variables of the tests."""
+    login = {name: value for name, value in os.environ.items() if name in _LOGIN or name.startswith(_INDEX_PREFIXES)}
     own = os.environ.get("VIRTUAL_ENV", "-")
-    kept["PATH"] = os.pathsep.join(p for p in kept["PATH"].split(os.pathsep) if not p.startswith(own))
-    return kept
+    login["PATH"] = os.pathsep.join(p for p in login["PATH"].split(os.pathsep) if not p.startswith(own))
+    return login
 
 
 def _session(leader: int) -> list[psutil.Process]:
-    """Return the processes of a session, whoever their parents are by now."""
-    found = []
+    """Return the processes of a session, whatever their parents are."""
+    members = []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                members.append(process)
         except (OSError, psutil.Error):
             continue
-    return found
+    return members
 
 
 def _end(leader: int) -> list[str]:
-    """End the processes of a session that did not end by themselves in a while; return their command lines."""
+    """Wait a while, end the processes of a session that still run, and return their command lines."""
     psutil.wait_procs(_session(leader), timeout=_ENDING)
     lines: list[str] = []
-    # Anew each time: one that is ended may just have started another.
+    # Look again each time: an ended process may just have started another process.
     while running := _session(leader):
         for process in running:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,7 +1,8 @@
-"""Every `traitwatch` command line of the documents is one that the commands of today take.
+"""Every `traitwatch` command line of the documents parses.
 
-Option names and their numbers of values are checked by click's own parser, and what `serve` and `doctor` hand on by
-vLLM's. Values of ours are not: pages say MODEL and DIR. A synopsis, which has brackets, is nobody's command line.
+click's own parser checks the names of options and their numbers of values. vLLM's parser checks the options that
+`serve` and `doctor` hand on. The tests do not check values of our options: pages have MODEL and DIR. The tests skip a
+synopsis: it has brackets.
 """
 
 import re
@@ -18,7 +19,7 @@ from traitwatch.cli import main
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
 _PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# What a program printed is no command.
+# The languages of a program's output: it has no commands.
 _OUTPUT = {"text", "json"}
 _COMMAND = re.compile(r"(?:^|[\s(/;&|])traitwatch\s+(?=[a-z])")
 _INLINE = re.compile(r"`(traitwatch [a-z][^`]*)`")
@@ -53,7 +54,7 @@ def test_the_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def _command_lines(page: Path) -> Iterator[tuple[int, str]]:
-    """Yield the command lines of a page with the number of their first line, continued ones joined."""
+    """Yield the command lines of a page with the number of their first line. Continued lines are joined."""
     begun = ""
     for line in code_lines(page):
         if line.language in _OUTPUT:
@@ -69,7 +70,7 @@ def _command_lines(page: Path) -> Iterator[tuple[int, str]]:
 
 
 def _whole(command: str) -> str:
-    """Give a value to the option that a sentence names last, as in `traitwatch serve --traits`."""
+    """Return a command with a value for its last option, as in `traitwatch serve --traits`."""
     return f"{command} 1" if command.split()[-1].startswith("-") else command
 
 
@@ -77,11 +78,11 @@ def _parse(line: str) -> None:
     """Parse the commands in a line of shell.
 
     Raises:
-        click.UsageError: by click's parser.
-        SystemExit: by vLLM's, which has printed why.
+        click.UsageError: click's parser refuses the line.
+        SystemExit: vLLM's parser refuses the line, and has printed why.
         AssertionError: there is no such command.
     """
-    # A number does for any variable: a port has to be one, and a model may.
+    # Replace every variable by a number: a port must be a number, and a model may be one.
     plain = _VARIABLE.sub("1", _REDIRECTION.sub("", line).replace("$(traitwatch model)", "MODEL"))
     for command in _COMMAND.split(plain)[1:]:
         words = _words(command)
@@ -93,13 +94,13 @@ def _parse(line: str) -> None:
         assert found is not None, f"there is no command {name!r}"
         context = click.Context(found, info_name=name, parent=root, **found.context_settings)
         options, *_ = found.make_parser(context).parse_args(arguments)
-        # What click has for no value is no list.
+        # Without values, click gives an object that is no list.
         if isinstance(options.get(_HANDED_ON), list | tuple):
             parse_vllm_arguments(list(options[_HANDED_ON]))
 
 
 def _words(command: str) -> list[str]:
-    """Split a command where the shell does, up to where it ends."""
+    """Split a command like the shell, up to its end."""
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words = []
@@ -109,6 +110,6 @@ def _words(command: str) -> list[str]:
                 break
             words.append(word)
     except ValueError:
-        # The quote that stands around the whole command ends behind it.
+        # A quote around the whole command ends behind the command.
         pass
     return words

@@ -1,4 +1,4 @@
-"""A page that does not work is found out, and leaves nothing running."""
+"""`follow` finds a page that does not work, and leaves nothing running."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.follow import Followed, follow
 
-# As no other run of the tests has it.
+# No other run of the tests has this command line.
 _LONG = f"sleep {987654000 + os.getpid()}"
 
 
@@ -38,7 +38,7 @@ def test_the_first_command_that_fails_is_named_by_its_line(tmp_path: Path, broke
     assert "after" not in followed.output
 
 
-def test_what_is_left_running_is_told_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_left_is_named_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.docs.follow._ENDING", 1.0)
     followed = _follow(tmp_path, f"{_LONG} &")
     assert (followed.status, followed.left) == (0, [_LONG])

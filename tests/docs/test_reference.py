@@ -1,4 +1,4 @@
-"""The pages of docs/reference, and the figures, say what the code says today."""
+"""The pages of docs/reference and the numbers of the figures agree with the code."""
 
 import json
 from pathlib import Path

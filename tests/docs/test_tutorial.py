@@ -1,6 +1,6 @@
-"""The tutorial, done by a newcomer: its commands run from top to bottom, in one shell, in a clean clone of HEAD.
+"""The tutorial works: its commands run from top to bottom, in one shell, in a clean clone of HEAD.
 
-What is tested is what a reader would get, so neither the page nor anything else counts before it is committed.
+The clone has only committed files, like the clone of a reader. So commit a change before you test it.
 """
 
 import subprocess
@@ -24,12 +24,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(_TIME_LIMIT + 180)]
 
 @dataclass(frozen=True)
 class Tutorial:
-    """The tutorial, done.
+    """The tutorial after its last command.
 
     Attributes:
         checkout: the clone.
-        ports: those that it used.
-        followed: what came of the page.
+        ports: the ports of its servers.
+        followed: the result of the page.
     """
 
     checkout: Path
@@ -37,8 +37,8 @@ class Tutorial:
     followed: Followed
 
     @property
-    def told(self) -> str:
-        """What the shell printed, and the end of each log."""
+    def logs(self) -> str:
+        """The output of the shell, and the end of each log."""
         logs = sorted((self.checkout / "tutorial").glob("*.log"))
         ends = ["\n".join([f"--- {log.name}", *log.read_text().splitlines()[-_LOG_LINES:]]) for log in logs]
         return "\n".join([self.followed.output, *ends])
@@ -55,7 +55,7 @@ def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
 
 
 def test_every_command_works(tutorial: Tutorial) -> None:
-    assert tutorial.followed.status == 0, tutorial.told
+    assert tutorial.followed.status == 0, tutorial.logs
 
 
 def test_the_vector_is_usable(tutorial: Tutorial) -> None:
