@@ -21,7 +21,7 @@ ROW_HEAD = 2
 HIGH_WATER_MARK = 1_000
 
 
-class Span(msgspec.Struct, array_like=True, frozen=True):
+class RowRun(msgspec.Struct, array_like=True, frozen=True):
     """A run of rows of one request.
 
     Attributes:
@@ -37,13 +37,13 @@ class Span(msgspec.Struct, array_like=True, frozen=True):
     count: int
 
 
-class Frame(msgspec.Struct, array_like=True, frozen=True):
+class RowFrame(msgspec.Struct, array_like=True, frozen=True):
     """The rows of one forward pass.
 
     Attributes:
         layers: the tapped layers of the worker that sends, ascending.
         widths: columns of each of them.
-        spans: what the rows are, in their order.
+        runs: what the rows are, in their order.
         dropped: rows for this API process that were lost since the last frame.
         engine: index of the engine, as vLLM's metrics have it.
         time: when the pass ended, seconds since 1970.
@@ -53,7 +53,7 @@ class Frame(msgspec.Struct, array_like=True, frozen=True):
 
     layers: list[int]
     widths: list[int]
-    spans: list[Span]
+    runs: list[RowRun]
     dropped: int
     engine: int
     time: float

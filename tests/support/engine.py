@@ -8,7 +8,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from tests.support.frames import Run, frame
+from tests.support.frames import SentRows, frame
 from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY
 
@@ -81,5 +81,5 @@ class Engine:
         position = len(PROMPT) - 1 + step
         first = 0 if step == 0 and extra.get(PROMPT_KEY) else position
         ids = text[first : position + 1]
-        run = Run(key, req_id, len(PROMPT), range(first, position + 1), ids, [projection(i) for i in ids])
+        run = SentRows(key, req_id, len(PROMPT), range(first, position + 1), ids, [projection(i) for i in ids])
         self.ledger.deliver(frame(run))

@@ -18,7 +18,7 @@ import msgspec
 from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.ledger.ledger import Call
-from traitwatch_server.wire import Span
+from traitwatch_server.wire import RowRun
 from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.worker import TraitWorker
 
@@ -49,7 +49,7 @@ class StallingSender(Sender):
         super().send(rows)
 
     def _send(
-        self, encoder: msgspec.msgpack.Encoder, api_process: str, spans: Sequence[Span], rows: Rows, values: bytes
+        self, encoder: msgspec.msgpack.Encoder, api_process: str, runs: Sequence[RowRun], rows: Rows, values: bytes
     ) -> None:
         while fault() == "stall":
             time.sleep(0.01)
@@ -57,7 +57,7 @@ class StallingSender(Sender):
         until = time.monotonic() + LONGEST_LAG
         while fault() == "lag" and sum(t > rows.time for t in self._passes) < LAG and time.monotonic() < until:
             time.sleep(0.002)
-        super()._send(encoder, api_process, spans, rows, values)
+        super()._send(encoder, api_process, runs, rows, values)
 
 
 class FaultyWorker(TraitWorker):

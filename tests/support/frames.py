@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from traitwatch_server.wire import Frame, Span
+from traitwatch_server.wire import RowFrame, RowRun
 
 
 @dataclass(frozen=True)
-class Run:
+class SentRows:
     """Rows of one request: their positions, the tokens that were their input, and their projections, one a row."""
 
     key: str
@@ -21,26 +21,26 @@ class Run:
 
 
 def frame(
-    *runs: Run,
+    *parts: SentRows,
     layers: Sequence[int] = (2,),
     widths: Sequence[int] | None = None,
     dropped: int = 0,
     engine: int = 0,
     time: float = 0.0,
-) -> Frame:
-    """Return the frame of some runs; each projection stands in all columns of its row."""
+) -> RowFrame:
+    """Return the frame of the rows of some requests; each projection stands in all columns of its row."""
     widths = [1] * len(layers) if widths is None else list(widths)
     rows = [
         [position, token_id, *[value] * sum(widths)]
-        for run in runs
-        for position, token_id, value in zip(run.positions, run.token_ids, run.values, strict=True)
+        for part in parts
+        for position, token_id, value in zip(part.positions, part.token_ids, part.values, strict=True)
     ]
-    spans = [Span(run.key, run.req_id, run.prompt_len, len(run.positions)) for run in runs]
-    return Frame(list(layers), widths, spans, dropped, engine, time, np.array(rows, dtype=np.float32).tobytes())
+    runs = [RowRun(part.key, part.req_id, part.prompt_len, len(part.positions)) for part in parts]
+    return RowFrame(list(layers), widths, runs, dropped, engine, time, np.array(rows, dtype=np.float32).tobytes())
 
 
-def answer_run(key: str, prompt: Sequence[int], tokens: Sequence[int], req_id: str = "chatcmpl-x-1") -> Run:
+def answer_rows(key: str, prompt: Sequence[int], tokens: Sequence[int], req_id: str = "chatcmpl-x-1") -> SentRows:
     """Return the rows of a whole answer: place p has the projection p, the prompt-last state -1."""
     count = len(tokens)
     positions = range(len(prompt) - 1, len(prompt) - 1 + count)
-    return Run(key, req_id, len(prompt), positions, [prompt[-1], *tokens[:-1]], range(-1, count - 1))
+    return SentRows(key, req_id, len(prompt), positions, [prompt[-1], *tokens[:-1]], range(-1, count - 1))

@@ -13,7 +13,7 @@ from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 
 from traitwatch.vectors import Float32Array
-from traitwatch_server.app.engine import engine_indexes, marked_params, take
+from traitwatch_server.app.engine import engine_indexes, marked_params, note_output
 from traitwatch_server.errors import CanaryError
 from traitwatch_server.ledger.ledger import Call
 from traitwatch_server.monitor import Monitor
@@ -84,4 +84,4 @@ async def _generate(engine: EngineClient, call: Call, rank: int | None) -> None:
     request_id = f"traitwatch-canary-{uuid.uuid4().hex}"
     outputs = engine.generate(prompt, marked_params(params, call), request_id, data_parallel_rank=rank)
     async for output in outputs:
-        take(output, call, deltas=False)
+        note_output(output, call, deltas=False)

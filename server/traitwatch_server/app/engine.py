@@ -97,7 +97,7 @@ def marked_params(params: SamplingParams, call: Call) -> SamplingParams:
     return marked
 
 
-def take(output: RequestOutput, call: Call, *, deltas: bool) -> None:
+def note_output(output: RequestOutput, call: Call, *, deltas: bool) -> None:
     """Note what an output says: the prompt's tokens, and those that were generated (so far, or since the last)."""
     for part in output.outputs:
         rows = call.choice(part.index)
@@ -159,7 +159,7 @@ class _Reader:
     def read(self, output: RequestOutput) -> None:
         try:
             self.finished = output.finished
-            take(output, self._call, deltas=self._deltas)
+            note_output(output, self._call, deltas=self._deltas)
         except Exception:
             if not self._failed:
                 logger.exception("The tokens of a response could not be read; it is incomplete.")

@@ -29,7 +29,7 @@ def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_
     most of the time.
     """
     check_vllm()
-    from traitwatch_server.doctor.assess import judge
+    from traitwatch_server.doctor.assess import assess
     from traitwatch_server.doctor.measure import make_plan, measure
 
     console = Console(stderr=True)
@@ -37,7 +37,7 @@ def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="traitwatch-doctor-") as vectors:
         plan = make_plan(vllm_arguments, gpu, rounds, loads, Path(vectors))
-        report = judge(plan, measure(plan, console), console)
+        report = assess(plan, measure(plan, console), console)
     console.print(f"The servers' logs are in {plan.logs}", markup=False, soft_wrap=True)
     click.echo(report.markdown(), nl=False)
     if out is not None:

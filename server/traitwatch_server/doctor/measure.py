@@ -77,8 +77,8 @@ class Plan:
 
 
 @dataclass
-class Evidence:
-    """What was measured so far."""
+class Measurements:
+    """What was measured so far, by the checks that need it."""
 
     chats: list[ScoredText] = field(default_factory=list)
     crowd: list[ScoredText] = field(default_factory=list)
@@ -122,21 +122,21 @@ def make_plan(arguments: Sequence[str], gpu: bool | None, rounds: int, loads: in
     return Plan(model, name, options, config, probes, vectors, rounds, loads, load_tokens, logs)
 
 
-def measure(plan: Plan, console: Console) -> Evidence:
-    """Run the servers in turn and ask them; what goes wrong is part of the evidence."""
-    evidence = Evidence()
+def measure(plan: Plan, console: Console) -> Measurements:
+    """Run the servers in turn and ask them; what goes wrong is one of the measurements."""
+    measured = Measurements()
     try:
         for number in range(plan.rounds):
             with _server(plan, console, scored=True, number=number) as url:
                 if number == 0:
-                    _ask(plan, console, url, evidence)
-                evidence.scored += _time(plan, console, url)
+                    _ask(plan, console, url, measured)
+                measured.scored += _time(plan, console, url)
             with _server(plan, console, scored=False, number=number) as url:
-                evidence.plain += _time(plan, console, url)
+                measured.plain += _time(plan, console, url)
     except (ServerError, httpx.HTTPError) as error:
-        evidence.failure = f"{type(error).__name__}: {error}"
-        console.print(evidence.failure, style="red", markup=False)
-    return evidence
+        measured.failure = f"{type(error).__name__}: {error}"
+        console.print(measured.failure, style="red", markup=False)
+    return measured
 
 
 @contextmanager
@@ -182,17 +182,17 @@ def last_errors(log: Path, most: int = 4) -> str:
     return " / ".join(dict.fromkeys(line[:300] for line in errors[-most:])) or "none"
 
 
-def _ask(plan: Plan, console: Console, url: str, evidence: Evidence) -> None:
+def _ask(plan: Plan, console: Console, url: str, measured: Measurements) -> None:
     """Gather what parity and isolation are judged by."""
     probes = list(plan.probes.values())
     console.print(f"Asking for {_PARITY_CHATS} chats to compare with transformers ...")
-    evidence.chats = asyncio.run(solo_chats(url, probes, _PARITY_CHATS, _PARITY_TOKENS))
+    measured.chats = asyncio.run(solo_chats(url, probes, _PARITY_CHATS, _PARITY_TOKENS))
     console.print("Asking for many chats at once, with clients that hang up ...")
     crowd = asyncio.run(crowded_chats(url, probes))
-    evidence.left_open = asyncio.run(open_calls(url))
+    measured.left_open = asyncio.run(open_calls(url))
     console.print("Asking for each of them again, alone ...")
-    evidence.alone = asyncio.run(rescored_alone(url, probes, crowd))
-    evidence.crowd = crowd
+    measured.alone = asyncio.run(rescored_alone(url, probes, crowd))
+    measured.crowd = crowd
 
 
 def _time(plan: Plan, console: Console, url: str) -> list[float]:

@@ -16,7 +16,7 @@ from traitwatch_server.ledger.choice_rows import ChoiceRows
 from traitwatch_server.ledger.scores import Scores
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import TraitSet
-from traitwatch_server.wire import ROW_HEAD, Frame, new_key
+from traitwatch_server.wire import ROW_HEAD, RowFrame, new_key
 
 # More open calls or more bytes of rows than this, and new ones are answered unscored. A row of six traits has 24 bytes.
 MAX_OPEN_CALLS = 16_384
@@ -253,43 +253,43 @@ class Ledger:
         self._bytes += nbytes
         return True
 
-    def deliver(self, frame: Frame) -> None:
+    def deliver(self, frame: RowFrame) -> None:
         """Take a frame from a worker. Rows that cannot be are counted and dropped, and cost no other request its own.
 
         Raises:
-            ValueError: the data is not as long as the spans say.
+            ValueError: the data is not as long as the runs say.
         """
         self.frames += 1
         self.silent = False
         lag = max(0.0, time.time() - frame.time)
         self._metrics.transport_lag[self._metrics.engine_of(frame.engine)].observe(lag)
-        num_rows = sum(span.count for span in frame.spans)
+        num_rows = sum(run.count for run in frame.runs)
         self._metrics.rows_received.inc(num_rows)
         values = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, ROW_HEAD + sum(frame.widths))
         positions, token_ids = values[:, :ROW_HEAD].astype(np.int64).T.tolist()
         rows = values[:, ROW_HEAD:]
         layers = tuple(frame.layers)
         first = 0
-        for span in frame.spans:
-            end = first + span.count
-            call = self._open.get(span.key)
+        for run in frame.runs:
+            end = first + run.count
+            call = self._open.get(run.key)
             if call is None:
-                self._metrics.rows_unclaimed.inc(span.count)
+                self._metrics.rows_unclaimed.inc(run.count)
             else:
                 call.engine = frame.engine
                 try:
-                    kept = call.choice_of(span.req_id).write(
+                    kept = call.choice_of(run.req_id).write(
                         layers,
                         call.columns.copies(frame.layers, frame.widths),
-                        span.prompt_len,
+                        run.prompt_len,
                         positions[first:end],
                         token_ids[first:end],
                         rows[first:end],
                     )
                     if not kept:
-                        self._metrics.rows_dropped["ledger_full"].inc(span.count)
+                        self._metrics.rows_dropped["ledger_full"].inc(run.count)
                 except ValueError as error:
-                    self._metrics.rows_dropped["misplaced"].inc(span.count)
+                    self._metrics.rows_dropped["misplaced"].inc(run.count)
                     logger.warning("Rows that cannot be a request's were dropped: %s", error)
                 call.arrived()
             first = end

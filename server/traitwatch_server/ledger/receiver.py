@@ -10,7 +10,7 @@ import zmq
 import zmq.asyncio
 
 from traitwatch_server.metrics import Metrics
-from traitwatch_server.wire import HIGH_WATER_MARK, Frame
+from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ class Receiver:
         self._socket.set_hwm(HIGH_WATER_MARK)
         self._socket.bind(self.endpoint)
 
-    async def run(self, deliver: Callable[[Frame], None]) -> None:
+    async def run(self, deliver: Callable[[RowFrame], None]) -> None:
         """Deliver every frame, until cancelled. A frame that cannot be read is counted and passed over."""
-        decoder = msgspec.msgpack.Decoder(Frame)
+        decoder = msgspec.msgpack.Decoder(RowFrame)
         try:
             while True:
                 message = await self._socket.recv()

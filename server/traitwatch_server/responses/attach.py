@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from traitwatch_server.responses.endpoints import Carrier, Part, Shape
+from traitwatch_server.responses.endpoints import Carrier, Portion, Shape
 from traitwatch_server.responses.scored_request import ScoredRequest
 
 _DECODER = msgspec.json.Decoder()
@@ -56,12 +56,12 @@ class Attacher:
 
     async def _fill(self, carrier: Carrier) -> None:
         if self.given_up:
-            if carrier.part is not Part.PROGRESS:
+            if carrier.part is not Portion.PROGRESS:
                 carrier.fields["traits_complete"] = False
-        elif carrier.part is Part.PROGRESS:
+        elif carrier.part is Portion.PROGRESS:
             await self._request.progress(carrier.fields, carrier.answer)
         else:
-            await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Part.WHOLE)
+            await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Portion.WHOLE)
 
 
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")

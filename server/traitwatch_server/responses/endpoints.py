@@ -13,7 +13,7 @@ from typing import Any
 Json = dict[str, Any]
 
 
-class Part(Enum):
+class Portion(Enum):
     """What of an answer's scores a carrier takes."""
 
     PROGRESS = "the projections that have come since the last event"
@@ -33,7 +33,7 @@ class Carrier:
 
     fields: Json
     answer: int | None
-    part: Part
+    part: Portion
 
 
 class Without(Enum):
@@ -62,40 +62,40 @@ class Shape:
 
 def _choices_of_body(answer: Json) -> list[Carrier]:
     # vLLM answers with null where the server is ended in the midst of a request; an embedding has none.
-    return [Carrier(choice, choice["index"], Part.WHOLE) for choice in answer.get("choices") or ()]
+    return [Carrier(choice, choice["index"], Portion.WHOLE) for choice in answer.get("choices") or ()]
 
 
 def _choices_of_batch(answer: Json) -> list[Carrier]:
     # `index` is the conversation's number there, whatever `n` is.
-    return [Carrier(choice, i, Part.WHOLE) for i, choice in enumerate(answer["choices"] or ())]
+    return [Carrier(choice, i, Portion.WHOLE) for i, choice in enumerate(answer["choices"] or ())]
 
 
 def _choices_of_event(data: Json) -> list[Carrier]:
     return [
-        Carrier(choice, choice["index"], Part.PROGRESS if choice.get("finish_reason") is None else Part.REST)
+        Carrier(choice, choice["index"], Portion.PROGRESS if choice.get("finish_reason") is None else Portion.REST)
         for choice in data.get("choices") or ()
     ]
 
 
 def _one_answer(answer: Json) -> list[Carrier]:
-    return [Carrier(answer, None, Part.WHOLE)]
+    return [Carrier(answer, None, Portion.WHOLE)]
 
 
 def _responses_event(data: Json) -> list[Carrier]:
     kind = data.get("type", "")
     if kind.endswith(".delta"):
-        return [Carrier(data, None, Part.PROGRESS)]
+        return [Carrier(data, None, Portion.PROGRESS)]
     if kind in ("response.completed", "response.incomplete", "response.failed"):
-        return [Carrier(data["response"], None, Part.WHOLE)]
+        return [Carrier(data["response"], None, Portion.WHOLE)]
     return []
 
 
 def _messages_event(data: Json) -> list[Carrier]:
     kind = data.get("type")
     if kind == "content_block_delta":
-        return [Carrier(data, None, Part.PROGRESS)]
+        return [Carrier(data, None, Portion.PROGRESS)]
     if kind == "message_delta":
-        return [Carrier(data, None, Part.REST)]
+        return [Carrier(data, None, Portion.REST)]
     return []
 
 

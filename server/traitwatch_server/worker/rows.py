@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from traitwatch.vllm_private.batch import BatchLayout
-from traitwatch_server.wire import Span
+from traitwatch_server.wire import RowRun
 
 
 @dataclass(frozen=True)
-class ScoredRequest:
+class TrackedRequest:
     """A request that carries a key.
 
     Attributes:
@@ -22,17 +22,17 @@ class ScoredRequest:
     with_prompt: bool = False
 
 
-def scored_rows(layout: BatchLayout, requests: Mapping[str, ScoredRequest]) -> tuple[list[Span], slice | list[int]]:
+def scored_rows(layout: BatchLayout, requests: Mapping[str, TrackedRequest]) -> tuple[list[RowRun], slice | list[int]]:
     """Choose the rows to send.
 
     Where `layout.num_computed` is an upper bound, the choice is right all the same: it is exact in a prompt, and beyond
     the prompt every row is sent.
 
     Returns:
-        The spans, and their rows in the same order: a slice where they are one run, else the row numbers.
+        The runs, and their rows in the same order: a slice where they are one run, else the row numbers.
     """
-    spans: list[Span] = []
-    runs: list[tuple[int, int]] = []
+    runs: list[RowRun] = []
+    ranges: list[tuple[int, int]] = []
     starts = layout.starts.tolist()
     computed = layout.num_computed.tolist()
     for i, req_id in enumerate(layout.req_ids):
@@ -42,11 +42,11 @@ def scored_rows(layout: BatchLayout, requests: Mapping[str, ScoredRequest]) -> t
         skip = 0 if request.with_prompt else max(0, request.prompt_len - 1 - computed[i])
         first, end = starts[i] + skip, starts[i + 1]
         if first < end:
-            spans.append(Span(request.key, req_id, request.prompt_len, end - first))
-            if runs and runs[-1][1] == first:
-                runs[-1] = (runs[-1][0], end)
+            runs.append(RowRun(request.key, req_id, request.prompt_len, end - first))
+            if ranges and ranges[-1][1] == first:
+                ranges[-1] = (ranges[-1][0], end)
             else:
-                runs.append((first, end))
-    if len(runs) == 1:
-        return spans, slice(*runs[0])
-    return spans, [row for first, end in runs for row in range(first, end)]
+                ranges.append((first, end))
+    if len(ranges) == 1:
+        return runs, slice(*ranges[0])
+    return runs, [row for first, end in ranges for row in range(first, end)]

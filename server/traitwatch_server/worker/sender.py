@@ -18,7 +18,7 @@ import torch
 import zmq
 import zmq.asyncio
 
-from traitwatch_server.wire import HIGH_WATER_MARK, Frame, Span, api_process_of
+from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame, RowRun, api_process_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ class Rows:
     """Rows on their way out of the worker: a tensor that may still be in flight, and the event that ends the flight.
 
     Attributes:
-        spans: what the rows are.
+        runs: what the rows are.
         widths: columns of each tapped layer.
         values: `[num_rows, ROW_HEAD + sum(widths)]`, float32, host memory, as in a frame.
         ready: recorded after the device-to-host copy; None where there was none.
         time: when the pass ended, seconds since 1970.
     """
 
-    spans: Sequence[Span]
+    runs: Sequence[RowRun]
     widths: Sequence[int]
     values: torch.Tensor
     ready: torch.cuda.Event | None
@@ -72,8 +72,8 @@ class Sender:
     def send(self, rows: Rows) -> None:
         """Queue rows; returns at once, and drops them when the thread is hopelessly behind."""
         if self._put - self._taken > _MAX_QUEUED_BYTES:
-            for span in rows.spans:
-                self._lost[api_process_of(span.key)] += span.count
+            for run in rows.runs:
+                self._lost[api_process_of(run.key)] += run.count
             return
         self._put += rows.nbytes
         self._queue.put(rows)
@@ -93,8 +93,8 @@ class Sender:
             try:
                 if item.ready is not None:
                     item.ready.synchronize()
-                for api_process, spans, values in _by_owner(item):
-                    self._send(encoder, api_process, spans, item, values)
+                for api_process, runs, values in _by_owner(item):
+                    self._send(encoder, api_process, runs, item, values)
             except Exception:
                 # One bad pass must not end the monitoring of all that follow.
                 logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
@@ -107,18 +107,18 @@ class Sender:
         self,
         encoder: msgspec.msgpack.Encoder,
         api_process: str,
-        spans: Sequence[Span],
+        runs: Sequence[RowRun],
         rows: Rows,
         values: bytes,
     ) -> None:
         """Send one frame, or count its rows as lost where its reader lags."""
         lost = self._lost[api_process]
-        frame = Frame(self._layers, list(rows.widths), list(spans), lost, self._engine, rows.time, values)
+        frame = RowFrame(self._layers, list(rows.widths), list(runs), lost, self._engine, rows.time, values)
         try:
             self._sockets[api_process].send(encoder.encode(frame), zmq.NOBLOCK)
             self._lost[api_process] -= lost
         except zmq.Again:
-            self._lost[api_process] += sum(span.count for span in spans)
+            self._lost[api_process] += sum(run.count for run in runs)
 
 
 def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "zmq.Socket[bytes]":
@@ -129,16 +129,16 @@ def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "z
     return socket
 
 
-def _by_owner(rows: Rows) -> list[tuple[str, Sequence[Span], bytes]]:
+def _by_owner(rows: Rows) -> list[tuple[str, Sequence[RowRun], bytes]]:
     """Split rows by API process; one process, the usual case, takes them as they are."""
-    owners = [api_process_of(span.key) for span in rows.spans]
+    owners = [api_process_of(run.key) for run in rows.runs]
     values = rows.values.numpy()
     if len(set(owners)) == 1:
-        return [(owners[0], rows.spans, values.tobytes())]
-    ends = np.cumsum([span.count for span in rows.spans])
-    parts: list[tuple[str, Sequence[Span], bytes]] = []
+        return [(owners[0], rows.runs, values.tobytes())]
+    ends = np.cumsum([run.count for run in rows.runs])
+    parts: list[tuple[str, Sequence[RowRun], bytes]] = []
     for owner in dict.fromkeys(owners):
         mine = [i for i, o in enumerate(owners) if o == owner]
-        of_mine = np.concatenate([values[ends[i] - rows.spans[i].count : ends[i]] for i in mine])
-        parts.append((owner, [rows.spans[i] for i in mine], of_mine.tobytes()))
+        of_mine = np.concatenate([values[ends[i] - rows.runs[i].count : ends[i]] for i in mine])
+        parts.append((owner, [rows.runs[i] for i in mine], of_mine.tobytes()))
     return parts

@@ -16,7 +16,7 @@ from traitwatch.vllm_private.batch import BatchLayout, LayoutReader, allocate_st
 from traitwatch.vllm_private.layers import state_modules
 from traitwatch_server.process import end_with, log_with_vllm
 from traitwatch_server.wire import CONFIG_KEY, PROMPT_KEY, REQUEST_KEY, TAP_VERSION, api_process_of
-from traitwatch_server.worker.rows import ScoredRequest, scored_rows
+from traitwatch_server.worker.rows import TrackedRequest, scored_rows
 from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.tap import Tap
 
@@ -39,7 +39,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
         """Load the model, then tap it: before profiling and compilation, so that the hooks are traced."""
         log_with_vllm()
         super().load_model(load_dummy_weights=load_dummy_weights)
-        self._requests: dict[str, ScoredRequest] = {}
+        self._requests: dict[str, TrackedRequest] = {}
         self._api_processes: set[str] = set()
         self._failed = False
         self._guarded = False
@@ -121,12 +121,12 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
                 continue
             if new.req_id not in self._requests:
                 with_prompt = bool(extra_args.get(PROMPT_KEY))
-                self._requests[new.req_id] = ScoredRequest(key, _prompt_len(new), with_prompt)
+                self._requests[new.req_id] = TrackedRequest(key, _prompt_len(new), with_prompt)
 
     def _send(self, layout: BatchLayout) -> None:
         assert self._sender is not None
-        spans, rows = scored_rows(layout, self._requests)
-        if not spans:
+        runs, rows = scored_rows(layout, self._requests)
+        if not runs:
             return
         index = rows if isinstance(rows, slice) else self._on_device(rows)
         head = torch.stack([layout.positions[index].float(), layout.token_ids[index].float()], dim=1)
@@ -139,7 +139,7 @@ class TraitWorker(PlatformWorker):  # type: ignore[misc]
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
             values = host
-        self._sender.send(Rows(spans, self._tap.widths, values, ready))
+        self._sender.send(Rows(runs, self._tap.widths, values, ready))
 
     def _on_device(self, rows: list[int]) -> torch.Tensor:
         index = torch.tensor(rows, device="cpu", pin_memory=self.device.type == "cuda")

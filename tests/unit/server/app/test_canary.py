@@ -14,7 +14,7 @@ from traitwatch_server.errors import CanaryError
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import trait_set
-from traitwatch_server.wire import REQUEST_KEY, Frame, Span
+from traitwatch_server.wire import REQUEST_KEY, RowFrame, RowRun
 
 PROMPT = list(range(10, 18))
 TOKENS = [50, 51, 52, 53]
@@ -40,10 +40,10 @@ class Engine:
         self.ranks.append(data_parallel_rank)
         inputs = [PROMPT[-1], *self._tokens]
         rows = [[7 + i, inputs[i], *row] for i, row in enumerate(self._rows)]
-        span = Span(params.extra_args[REQUEST_KEY], request_id, len(PROMPT), len(rows))
+        run = RowRun(params.extra_args[REQUEST_KEY], request_id, len(PROMPT), len(rows))
         if rows:
             data = np.array(rows, dtype=np.float32).tobytes()
-            self._monitor.ledger.deliver(Frame([2], [2], [span], 0, 0, 0.0, data))
+            self._monitor.ledger.deliver(RowFrame([2], [2], [run], 0, 0, 0.0, data))
         output = SimpleNamespace(index=0, token_ids=TOKENS)
         yield SimpleNamespace(prompt_token_ids=PROMPT, outputs=[output])
 

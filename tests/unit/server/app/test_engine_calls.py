@@ -285,7 +285,7 @@ async def test_a_call_after_the_response_is_over_is_not_held_for_it(
 async def test_an_output_that_cannot_be_read_reaches_the_client(
     engine: Any, request_: ScoredRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("traitwatch_server.app.engine.take", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("traitwatch_server.app.engine.note_output", lambda *_, **__: 1 / 0)
     token = SCORED_REQUEST.set(request_)
     assert len(await run(engine, SamplingParams(output_kind=RequestOutputKind.DELTA))) == 3
     SCORED_REQUEST.reset(token)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support.frames import Run, answer_run, frame
+from tests.support.frames import SentRows, answer_rows, frame
 from tests.support.samples import sample
 from tests.support.traits import served_trait
 from traitwatch_server.ledger import ledger as ledger_module
 from traitwatch_server.ledger.ledger import Call, Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import trait_set
-from traitwatch_server.wire import Frame, Span
+from traitwatch_server.wire import RowFrame, RowRun
 
 LOADED = trait_set([served_trait()])
 PROMPT, TOKENS = [5, 6], [7, 8, 9]
@@ -43,8 +43,8 @@ def test_rows_of_two_calls_in_one_frame_do_not_mix(ledger: Ledger) -> None:
     one, other = opened(ledger), opened(ledger)
     ledger.deliver(
         frame(
-            Run(other.key, "chatcmpl-same-1", 2, [2, 3], [7, 8], [10, 11]),
-            Run(one.key, "chatcmpl-same-2", 2, [2], [7], [20]),
+            SentRows(other.key, "chatcmpl-same-1", 2, [2, 3], [7, 8], [10, 11]),
+            SentRows(one.key, "chatcmpl-same-2", 2, [2], [7], [20]),
         )
     )
     assert one.choice(0).states(0, 1)[:, 0].tolist() == [20]
@@ -69,14 +69,14 @@ def test_each_call_has_a_key_of_its_own_that_names_the_process(ledger: Ledger) -
 )
 def test_the_id_of_vllms_request_tells_the_choice(ledger: Ledger, req_id: str, num_choices: int, index: int) -> None:
     call = opened(ledger, num_choices)
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS, req_id)))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS, req_id)))
     assert [call.choice(i).complete() for i in range(num_choices)] == [i == index for i in range(num_choices)]
 
 
 def test_rows_for_a_closed_call_are_counted_and_dropped(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
     ledger.close(call)
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     assert len(ledger) == 0
     assert sample(registry, "rows_unclaimed_total") == 3
 
@@ -84,7 +84,7 @@ def test_rows_for_a_closed_call_are_counted_and_dropped(ledger: Ledger, registry
 def test_every_row_that_comes_is_counted(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
     for _ in range(2):
-        ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+        ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     assert sample(registry, "rows_received_total") == 6
 
 
@@ -104,20 +104,20 @@ def test_rows_are_bounded_in_bytes(
     # 64 rows of one float each fit, not twice.
     monkeypatch.setattr(ledger_module, "MAX_BYTES", 300)
     first, second = opened(ledger), opened(ledger)
-    ledger.deliver(frame(answer_run(first.key, PROMPT, TOKENS), answer_run(second.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(first.key, PROMPT, TOKENS), answer_rows(second.key, PROMPT, TOKENS)))
     assert first.choice(0).complete()
     assert not second.choice(0).complete()
     assert sample(registry, "rows_dropped_total", reason="ledger_full") == 3
     ledger.close(first)
     third = opened(ledger)
-    ledger.deliver(frame(answer_run(third.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(third.key, PROMPT, TOKENS)))
     assert third.choice(0).complete(), "the bytes of a closed call are free again"
 
 
 def test_a_frame_that_makes_no_sense_is_refused(ledger: Ledger) -> None:
-    span = Span(opened(ledger).key, "chatcmpl-x-1", 2, 2)
+    run = RowRun(opened(ledger).key, "chatcmpl-x-1", 2, 2)
     with pytest.raises(ValueError, match="reshape"):
-        ledger.deliver(Frame([2], [1], [span], 0, 0, 0.0, b"\0" * 12))
+        ledger.deliver(RowFrame([2], [1], [run], 0, 0, 0.0, b"\0" * 12))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_rows_that_cannot_be_cost_no_other_request_its_own(
     ledger: Ledger, registry: CollectorRegistry, bad: dict[str, Any]
 ) -> None:
     spoilt, other = opened(ledger, num_choices=2), opened(ledger)
-    run = Run(spoilt.key, "0_x", 2, [2], [7], [0])
-    ledger.deliver(frame(dataclasses.replace(run, **bad), answer_run(other.key, PROMPT, TOKENS)))
+    run = SentRows(spoilt.key, "0_x", 2, [2], [7], [0])
+    ledger.deliver(frame(dataclasses.replace(run, **bad), answer_rows(other.key, PROMPT, TOKENS)))
     assert other.complete()
     assert not spoilt.complete()
     assert sample(registry, "rows_dropped_total", reason="misplaced") == 1
@@ -136,7 +136,7 @@ def test_rows_that_cannot_be_cost_no_other_request_its_own(
 
 def test_rows_of_a_layer_that_is_not_tapped_are_dropped(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), layers=[7]))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS), layers=[7]))
     assert not call.complete()
     assert sample(registry, "rows_dropped_total", reason="misplaced") == 3
 
@@ -145,7 +145,7 @@ async def test_a_process_that_stood_still_reads_what_came_before_it_gives_up(led
     call = opened(ledger)
     loop = asyncio.get_running_loop()
     loop.call_later(0.01, time.sleep, 1.0)
-    loop.call_later(1.1, ledger.deliver, frame(answer_run(call.key, PROMPT, TOKENS)))
+    loop.call_later(1.1, ledger.deliver, frame(answer_rows(call.key, PROMPT, TOKENS)))
     assert await call.wait_complete(0, 0.5)
     assert not await opened(ledger).wait_complete(0, 0.05)
 
@@ -164,7 +164,7 @@ def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
     monkeypatch.setattr("traitwatch_server.ledger.ledger.time.time", lambda: 100.25)
     call = opened(ledger)
     assert call.engine is None
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS), engine=0, time=100.0))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS), engine=0, time=100.0))
     assert call.engine == 0
     assert sample(registry, "transport_lag_seconds_sum") == 0.25
     assert sample(registry, "transport_lag_seconds_bucket", le="0.2") == 0
@@ -173,7 +173,7 @@ def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
 
 def test_what_the_ledger_holds_is_told(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     other = opened(ledger)
     assert sample(registry, "ledger_requests") == 2
     assert sample(registry, "ledger_bytes") == call.nbytes > 0
@@ -184,7 +184,7 @@ def test_what_the_ledger_holds_is_told(ledger: Ledger, registry: CollectorRegist
 
 def test_the_scores_of_a_choice_are_of_its_tokens_so_far(ledger: Ledger) -> None:
     call = opened(ledger)
-    ledger.deliver(frame(answer_run(call.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     assert call.scores(0).projections.tolist() == [[0.0, 1.0, pytest.approx(float("nan"), nan_ok=True)]]
     assert call.scores(0).prompt_last.tolist() == [-1.0]
     assert call.scores(0) is call.scores(0), "the response and the metrics share them"
@@ -195,10 +195,10 @@ def test_the_scores_of_a_choice_are_of_its_tokens_so_far(ledger: Ledger) -> None
 async def test_waiting_ends_when_the_last_row_comes(ledger: Ledger) -> None:
     call = opened(ledger)
     waiting = asyncio.create_task(call.wait_complete(0, timeout=30))
-    ledger.deliver(frame(Run(call.key, "x", 2, [1, 2], [6, 7], [0, 1])))
+    ledger.deliver(frame(SentRows(call.key, "x", 2, [1, 2], [6, 7], [0, 1])))
     await asyncio.sleep(0)
     assert not waiting.done()
-    ledger.deliver(frame(Run(call.key, "x", 2, [3], [8], [2])))
+    ledger.deliver(frame(SentRows(call.key, "x", 2, [3], [8], [2])))
     assert await waiting is True
 
 
@@ -210,11 +210,11 @@ async def test_where_no_frame_comes_at_all_only_the_first_answer_waits_in_full(
     # With the full timeout this would never end within the test's.
     assert await asyncio.wait_for(opened(ledger).wait_complete(0, timeout=3600), 60) is False
     back = opened(ledger)
-    ledger.deliver(frame(Run(back.key, "x", 2, [1], [6], [0])))
+    ledger.deliver(frame(SentRows(back.key, "x", 2, [1], [6], [0])))
     waiting = asyncio.create_task(back.wait_complete(0, timeout=3600))
     await asyncio.sleep(0.01)
     assert not waiting.done(), "frames come again, so rows are worth waiting for"
-    ledger.deliver(frame(Run(back.key, "x", 2, [2, 3], [7, 8], [1, 2])))
+    ledger.deliver(frame(SentRows(back.key, "x", 2, [2, 3], [7, 8], [1, 2])))
     assert await waiting is True
 
 
@@ -222,6 +222,6 @@ async def test_one_lost_row_does_not_make_the_ledger_silent(ledger: Ledger) -> N
     lost, other = opened(ledger), opened(ledger)
     waiting = asyncio.create_task(lost.wait_complete(0, timeout=0.05))
     await asyncio.sleep(0)
-    ledger.deliver(frame(answer_run(other.key, PROMPT, TOKENS)))
+    ledger.deliver(frame(answer_rows(other.key, PROMPT, TOKENS)))
     assert await waiting is False
     assert not ledger.silent

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from traitwatch.vllm_private.batch import BatchLayout
-from traitwatch_server.worker.rows import ScoredRequest, scored_rows
+from traitwatch_server.worker.rows import TrackedRequest, scored_rows
 
 REQUESTS = {
-    "r1": ScoredRequest("k1", prompt_len=10),
-    "r2": ScoredRequest("k2", prompt_len=4),
-    "all": ScoredRequest("k3", prompt_len=6, with_prompt=True),
+    "r1": TrackedRequest("k1", prompt_len=10),
+    "r2": TrackedRequest("k2", prompt_len=4),
+    "all": TrackedRequest("k3", prompt_len=6, with_prompt=True),
 }
 
 
@@ -23,7 +23,7 @@ def layout(*requests: tuple[str, int, int]) -> BatchLayout:
 
 
 @pytest.mark.parametrize(
-    ("batch", "spans", "rows"),
+    ("batch", "runs", "rows"),
     [
         pytest.param(layout(("r1", 10, 0)), [("k1", 1)], [9], id="a prompt gives its last state"),
         pytest.param(layout(("r1", 6, 0)), [], [], id="a first chunk of a prompt gives nothing"),
@@ -45,9 +45,9 @@ def layout(*requests: tuple[str, int, int]) -> BatchLayout:
     ],
 )
 def test_rows_from_the_prompts_last_position_on(
-    batch: BatchLayout, spans: list[tuple[str, int]], rows: list[int]
+    batch: BatchLayout, runs: list[tuple[str, int]], rows: list[int]
 ) -> None:
     got_spans, got_rows = scored_rows(batch, REQUESTS)
-    assert [(span.key, span.count) for span in got_spans] == spans
-    assert all(span.prompt_len == REQUESTS[span.req_id].prompt_len for span in got_spans)
+    assert [(run.key, run.count) for run in got_spans] == runs
+    assert all(run.prompt_len == REQUESTS[run.req_id].prompt_len for run in got_spans)
     assert np.arange(100)[got_rows].tolist() == rows

@@ -15,18 +15,18 @@ from prometheus_client import CollectorRegistry
 from tests.support.samples import sample
 from traitwatch_server.ledger.receiver import Receiver
 from traitwatch_server.metrics import Metrics
-from traitwatch_server.wire import Frame, Span, new_key
+from traitwatch_server.wire import RowFrame, RowRun, new_key
 from traitwatch_server.worker.sender import Rows, Sender
 
 DEADLINE = 20.0
 
 
-async def frames_of(receiver: Receiver, count: int) -> list[Frame]:
+async def frames_of(receiver: Receiver, count: int) -> list[RowFrame]:
     """Receive `count` frames, within the deadline."""
-    frames: list[Frame] = []
+    frames: list[RowFrame] = []
     done = asyncio.Event()
 
-    def deliver(frame: Frame) -> None:
+    def deliver(frame: RowFrame) -> None:
         frames.append(frame)
         if len(frames) == count:
             done.set()
@@ -45,12 +45,12 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def rows(spans: list[Span], *values: float) -> Rows:
+def rows(runs: list[RowRun], *values: float) -> Rows:
     """Return rows of which each value is the projection, the position and the token id."""
-    return Rows(spans, [1], torch.tensor(values, dtype=torch.float32)[:, None].repeat(1, 3), None)
+    return Rows(runs, [1], torch.tensor(values, dtype=torch.float32)[:, None].repeat(1, 3), None)
 
 
-def values_of(frame: Frame) -> list[float]:
+def values_of(frame: RowFrame) -> list[float]:
     values: list[float] = np.frombuffer(frame.data, dtype=np.float32).reshape(-1, 3)[:, 2].tolist()
     return values
 
@@ -59,14 +59,14 @@ async def test_rows_arrive_as_they_were_sent(registry: CollectorRegistry, tmp_pa
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
-    span = Span(new_key(receiver.api_process), "chatcmpl-1", -1, 2)
+    run = RowRun(new_key(receiver.api_process), "chatcmpl-1", -1, 2)
     before = time.time()
-    sender.send(rows([span], 0.5, -1.25))
+    sender.send(rows([run], 0.5, -1.25))
     (frame,) = await frames_of(receiver, 1)
     sender.close()
     assert (frame.layers, frame.widths, frame.dropped, frame.engine) == ([20], [1], 0, 3)
     assert before <= frame.time <= time.time()
-    assert frame.spans == [span]
+    assert frame.runs == [run]
     assert values_of(frame) == [0.5, -1.25]
 
 
@@ -76,14 +76,14 @@ async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, t
     for receiver in (one, other):
         sender.connect(receiver.api_process, receiver.endpoint)
     keys = [new_key(one.api_process), new_key(other.api_process), new_key(one.api_process)]
-    spans = [Span(key, f"r{i}", 0, i + 1) for i, key in enumerate(keys)]
-    sender.send(rows(spans, 0, 10, 11, 20, 21, 22))
+    runs = [RowRun(key, f"r{i}", 0, i + 1) for i, key in enumerate(keys)]
+    sender.send(rows(runs, 0, 10, 11, 20, 21, 22))
     (mine,) = await frames_of(one, 1)
     (theirs,) = await frames_of(other, 1)
     sender.close()
-    assert [span.req_id for span in mine.spans] == ["r0", "r2"]
+    assert [run.req_id for run in mine.runs] == ["r0", "r2"]
     assert values_of(mine) == [0, 20, 21, 22]
-    assert [span.req_id for span in theirs.spans] == ["r1"]
+    assert [run.req_id for run in theirs.runs] == ["r1"]
     assert values_of(theirs) == [10, 11]
 
 
@@ -91,8 +91,8 @@ async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: Coll
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
-    sender.send(rows([Span("nobody:1", "r", 0, 1)], 1))
-    sender.send(rows([Span(new_key(receiver.api_process), "r", 0, 1)], 2))
+    sender.send(rows([RowRun("nobody:1", "r", 0, 1)], 1))
+    sender.send(rows([RowRun(new_key(receiver.api_process), "r", 0, 1)], 2))
     (frame,) = await frames_of(receiver, 1)
     sender.close()
     assert values_of(frame) == [2]
@@ -106,12 +106,12 @@ async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry, t
         sender = Sender([20], engine=3)
         sender.connect(receiver.api_process, receiver.endpoint)
         deadline = asyncio.get_running_loop().time() + DEADLINE
-        received: list[Frame] = []
+        received: list[RowFrame] = []
         task = asyncio.create_task(receiver.run(received.append))
         while sample(registry, "frames_unreadable_total") != 1:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
-        sender.send(rows([Span(new_key(receiver.api_process), "r", 0, 1)], 3))
+        sender.send(rows([RowRun(new_key(receiver.api_process), "r", 0, 1)], 3))
         while not received:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
@@ -142,16 +142,16 @@ async def test_where_the_reader_lags_rows_are_dropped_and_told(
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
-    span = Span(new_key(receiver.api_process), "r", 0, 1)
+    run = RowRun(new_key(receiver.api_process), "r", 0, 1)
     for number in range(200):
-        sender.send(rows([span], number))
+        sender.send(rows([run], number))
     await wait_until(lambda: sender._taken == sender._put)
-    received: list[Frame] = []
+    received: list[RowFrame] = []
     task = asyncio.create_task(receiver.run(received.append))
     sent = 200
     while not received or values_of(received[-1]) != [sent]:
         sent += 1
-        sender.send(rows([span], sent))
+        sender.send(rows([run], sent))
         await asyncio.sleep(0.05)
     dropped = sample(registry, "rows_dropped_total", reason="reader_behind")
     assert dropped == sent - len(received) > 0
@@ -167,16 +167,16 @@ async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
     receiver = Receiver(Metrics(registry), tmp_path)
     sender = Sender([20], engine=3)
     sender.connect(receiver.api_process, receiver.endpoint)
-    span = Span(new_key(receiver.api_process), "r", 0, 1)
+    run = RowRun(new_key(receiver.api_process), "r", 0, 1)
     stuck = Event()
-    sender.send(Rows([span], [1], torch.zeros(1, 3), stuck))  # type: ignore[arg-type]
+    sender.send(Rows([run], [1], torch.zeros(1, 3), stuck))  # type: ignore[arg-type]
     for number in range(50):
-        sender.send(rows([span], number))
+        sender.send(rows([run], number))
     assert sender._put - sender._taken <= 112
     stuck.set()
     task = asyncio.create_task(receiver.run(lambda frame: None))
     await wait_until(lambda: sender._taken == sender._put)
-    sender.send(rows([span], 7))
+    sender.send(rows([run], 7))
     await wait_until(lambda: sample(registry, "rows_dropped_total", reason="reader_behind") == 42)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
