@@ -1,4 +1,4 @@
-"""Makes the doctor's report from its measurements. transformers reads the parity texts here, while the device is free."""
+"""Makes the doctor's report from its measurements. transformers reads the parity texts here: the device is free then."""
 
 import torch
 from rich.console import Console
