@@ -95,7 +95,7 @@ def _path_of_a_token() -> str:
             ["one product for each trait,", "in the compiled graph", "`worker/tap.py`"]),
         Box(24, 364, 192, 60, "6. Rows", ["request, position, token", "`worker/rows.py`"]),
         Box(24, 476, 192, 60, "7. Sender", ["one frame for each pass", "`worker/sender.py`"]),
-        Box(280, 476, 172, 60, "8. Receiver", ["reads the frames", "`worker/sender.py`"]),
+        Box(280, 476, 172, 60, "8. Receiver", ["reads the frames", "`ledger/receiver.py`"]),
         Box(280, 364, 172, 60, "9. Ledger", ["rows by request, position", "`ledger/ledger.py`"]),
         Box(280, 248, 172, 76, "10. Scores",
             ["of rows whose token is", "the token of the answer", "`ledger/scores.py`"]),

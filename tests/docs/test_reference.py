@@ -1,4 +1,4 @@
-"""The pages of docs/reference and the numbers of the figures agree with the code."""
+"""The pages of docs/reference, the pictures and the numbers of the figures agree with the code."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from scripts.figures.data import IMAGES, cards, load_measured
+from scripts.figures.diagrams import diagrams
 from scripts.figures.numbers import numbers
 from scripts.reference.api import document
 from scripts.reference.markdown import fill
@@ -64,6 +65,11 @@ def test_the_columns_of_the_answers_are_those_of_the_page(tmp_path: Path) -> Non
     assert (tmp_path / "n.csv").read_text().splitlines()[0] == ",".join(
         f'"{column}"' for column in (*TEXT_COLUMNS, "finished")
     )
+
+
+def test_the_pictures_are_those_that_the_code_draws() -> None:
+    for name, svg in diagrams().items():
+        assert (IMAGES / name).read_text("utf-8") == svg, "run `python -m scripts.figures draw`"
 
 
 def test_the_quoted_numbers_are_those_of_the_figures() -> None:
