@@ -15,9 +15,9 @@ from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
 from traitwatch_builder.errors import PipelineError
 
 Float64Array = npt.NDArray[np.float64]
-FORMATS = (".png", ".svg", ".html", ".csv")
-# Colour steps of a page's cells on each side of zero.
-STEPS = 8
+SUFFIXES = (".png", ".svg", ".html", ".csv")
+# Shades of the cells of a page on each side of zero.
+SHADES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +82,8 @@ def compare_vectors(
 
 def check_format(path: Path) -> None:
     """Raise `PipelineError` unless `write_comparison` knows the suffix of `path`."""
-    if path.suffix.lower() not in FORMATS:
-        raise PipelineError(f"{path}: a comparison is written as {', '.join(FORMATS)}; name the file so.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise PipelineError(f"{path}: a comparison is written as {', '.join(SUFFIXES)}; name the file so.")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -98,7 +98,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     elif suffix == ".html":
         from traitwatch_builder.report.page import render_page
 
-        write_atomically(path, render_page("compare.html.j2", {"comparison": comparison, "steps": STEPS}).encode())
+        write_atomically(path, render_page("compare.html.j2", {"comparison": comparison, "steps": SHADES}).encode())
     else:
         write_atomically(path, _heat_map(comparison, suffix[1:]))
 

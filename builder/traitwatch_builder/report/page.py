@@ -17,9 +17,9 @@ def render_report(data: ReportData) -> str:
 
     The same data give the same page.
     """
-    from traitwatch_builder.report.view import view
+    from traitwatch_builder.report.view import template_context
 
-    return render_page("report.html.j2", view(data))
+    return render_page("report.html.j2", template_context(data))
 
 
 def write_report(directory: Path, trait: str, out: Path | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""What a report says, ready for its template: numbers as text, plots as SVG, tokens with their colours.
+"""The context of a report's template: one entry a section, with numbers as text and plots as SVG.
 
-A section that cannot be shown holds a `Missing` instead: what is not there, and the command that makes it.
+A section or a plot that cannot be shown is a `Missing`, which names what is missing and the command that makes it.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,45 +10,134 @@ from typing import Any, Literal
 import numpy as np
 from markupsafe import Markup
 
-from traitwatch.card import Card, LayerVerification, Verification
-from traitwatch_builder.definitions.elicitation import Polarity
+from traitwatch.card import Calibration, Card, LayerCalibration, LayerChoice, LayerVerification, Verification
 from traitwatch_builder.report import plots
 from traitwatch_builder.report.data import ReportData
+from traitwatch_builder.report.samples import COLOUR_STEPS, FULL_COLOUR_Z, MARKED_Z, samples_section
+from traitwatch_builder.report.text import Missing, number, visible
 from traitwatch_builder.storage.answers import JudgedAnswer
-from traitwatch_builder.vectors.report_evidence import Sample, spread
+from traitwatch_builder.vectors.report_evidence import HeldOut
 
-Level = Literal["good", "doubtful", "null", "unknown"]
-_WORDS: dict[Level, str] = {"good": "Good", "doubtful": "Doubtful", "null": "No better than chance"}
-# Token colours: steps on each side of the baseline, and the z at which the last one is reached.
-STEPS = 8
-FULL_Z = 4.0
-# A token this far from the baseline is underlined too, for those who cannot tell the colours, and for print.
-MARKED_Z = 2.0
-_VISIBLE = {code: chr(0x2400 + code) for code in range(32) if code not in (9, 10)} | {127: "\u2421"}
-_VISIBLE |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd") | dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+VerdictLevel = Literal["good", "doubtful", "null", "unknown"]
+_WORDS: dict[VerdictLevel, str] = {"good": "Good", "doubtful": "Doubtful", "null": "No better than chance"}
+
+
+# A plot, ready for the page, or the sentence in its place.
+_Plot = Markup | Missing
 
 
 @dataclass(frozen=True)
-class Missing:
-    """Why a part of the report is not there.
+class KeyFigure:
+    """A figure of the header: a label, a value, and a remark in small print."""
+
+    label: str
+    value: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class Separation:
+    """The held-out AUC by layer.
 
     Attributes:
-        what: the sentence that says what is missing.
-        command: what makes it.
+        svg: the plot.
+        num_pos: held-out positive answers.
+        num_neg: held-out negative answers.
+        has_null: whether the plot has the band of vectors from shuffled labels.
     """
 
-    what: str
-    command: str
+    svg: Markup
+    num_pos: int
+    num_neg: int
+    has_null: bool
 
 
-def verdict_level(verification: Verification | None) -> tuple[Level, str, str]:
+@dataclass(frozen=True)
+class HeldOutPlot:
+    """The projections of held-out answers against the judge's scores.
+
+    Attributes:
+        svg: the plot.
+        at: the verification at the served layer; None where there is none.
+        unscored: answers that the plot leaves out, since the judge gave no score.
+    """
+
+    svg: Markup
+    at: LayerVerification | None
+    unscored: int
+
+
+@dataclass(frozen=True)
+class VectorSection:
+    """The vector itself.
+
+    Attributes:
+        norm: the plot of its length by layer.
+        no_null: why that plot has no null; None where the plot has one.
+        split_half: the plot of the cosine between two halves of the questions.
+        rows: the verification layer by layer; empty where there is none.
+    """
+
+    norm: Markup
+    no_null: Missing | None
+    split_half: _Plot
+    rows: Sequence[LayerVerification]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of the table of scores: one answers file.
+
+    Attributes:
+        name: the name of the row.
+        answers: answers in the file.
+        trait: mean trait score, 0 to 100; None without scores.
+        coherence: mean coherence, 0 to 100; None without scores.
+        unscored: answers without a trait score.
+        passing: answers that pass both thresholds; None where a threshold or the scores are unknown.
+    """
+
+    name: str
+    answers: int
+    trait: float | None
+    coherence: float | None
+    unscored: int
+    passing: int | None
+
+
+@dataclass(frozen=True)
+class ScoresSection:
+    """The judge's scores: a histogram by aspect, and a row of the table by answers file."""
+
+    histograms: dict[str, _Plot]
+    rows: Sequence[ScoreRow]
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """The calibration, its entry of the served layer, and the histogram of neutral tokens."""
+
+    all: Calibration
+    layer: LayerCalibration
+    histogram: _Plot
+
+
+@dataclass(frozen=True)
+class LayersSection:
+    """The choice of layer, and a plot by aspect; no plots where steering was not measured."""
+
+    choice: LayerChoice
+    svg: dict[str, Markup]
+
+
+def verdict_level(verification: Verification | None) -> tuple[VerdictLevel, str, str]:
     """Return how far the vector can be trusted: the level, the level in words, and the verdict without it.
 
     A verdict begins with its level and a colon (see `traitwatch_builder.vectors.verdict`).
     """
     if verification is None:
         return "unknown", "Not verified", "Whether it tells the trait has not been measured."
-    level: Level = "good"
+    level: VerdictLevel = "good"
     if not verification.better_than_null:
         level = "null"
     elif verification.verdict.lower().startswith("doubtful"):
@@ -61,8 +150,8 @@ def verdict_level(verification: Verification | None) -> tuple[Level, str, str]:
     return level, word, text
 
 
-def view(data: ReportData) -> dict[str, Any]:
-    """Return the template's context."""
+def template_context(data: ReportData) -> dict[str, Any]:
+    """Return the context of `report.html.j2`."""
     card = data.card
     level, word, verdict = verdict_level(card.verification)
     return {
@@ -78,23 +167,14 @@ def view(data: ReportData) -> dict[str, Any]:
         "scores": _scores(data),
         "calibration": _calibration(data),
         "layers": _layers(card),
-        "samples": _samples(data),
-        "steps": STEPS,
-        "full_z": FULL_Z,
+        "samples": samples_section(data),
+        "steps": COLOUR_STEPS,
+        "full_z": FULL_COLOUR_Z,
         "marked_z": MARKED_Z,
-        "number": _number,
+        "number": number,
         "visible": visible,
         "is_missing": lambda part: isinstance(part, Missing),
     }
-
-
-def visible(text: str) -> str:
-    """Return `text` with what HTML cannot hold (NUL and other control characters, lone surrogates) made visible."""
-    return text.translate(_VISIBLE)
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "\u2013" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def _at(card: Card, layer: int | None) -> LayerVerification | None:
@@ -102,87 +182,97 @@ def _at(card: Card, layer: int | None) -> LayerVerification | None:
     return next((entry for entry in layers if entry.layer == layer), None)
 
 
-def _key_figures(data: ReportData) -> list[tuple[str, str, str]]:
-    """Return label, value and remark of each figure of the header."""
+def _key_figures(data: ReportData) -> list[KeyFigure]:
     card = data.card
-    here, best = _at(card, data.served_layer), _at(card, card.best_layer)
+    served, best = _at(card, data.served_layer), _at(card, card.best_layer)
     pairs = card.counts.get("effective_pairs")
+    of_pairs = f"of {card.counts['pairs']} pairs" if "pairs" in card.counts else ""
+    null = f"; null {number(served.null_auc)}" if served and served.null_auc else ""
     figures = [
-        ("Effective pairs", "\u2013" if pairs is None else str(pairs),
-         f"of {card.counts['pairs']} pairs" if "pairs" in card.counts else ""),
-        (f"AUC, layer {data.served_layer}", _number(here.auc if here else None, 3),
-         "held out; the served layer" + (f"; null {_number(here.null_auc)}" if here and here.null_auc else "")),
-        (f"AUC, layer {card.best_layer}" if best else "AUC, best layer",
-         _number(best.auc if best else None, 3), "held out; the best layer" if best else "no best layer yet"),
-        ("Split-half cosine", _number(here.split_half_cosine if here else None), f"at layer {data.served_layer}"),
-    ]  # fmt: skip
+        KeyFigure("Effective pairs", "\u2013" if pairs is None else str(pairs), of_pairs),
+        KeyFigure(
+            f"AUC, layer {data.served_layer}",
+            number(served.auc if served else None, 3),
+            f"held out; the served layer{null}",
+        ),
+        KeyFigure(
+            f"AUC, layer {card.best_layer}" if best else "AUC, best layer",
+            number(best.auc if best else None, 3),
+            "held out; the best layer" if best else "no best layer yet",
+        ),
+        KeyFigure(
+            "Split-half cosine",
+            number(served.split_half_cosine if served else None),
+            f"at layer {data.served_layer}",
+        ),
+    ]
     if card.calibration is None:
-        figures.append(("Calibration", "none", "projections have no z"))
+        figures.append(KeyFigure("Calibration", "none", "projections have no z"))
     else:
         tokens = f"{card.calibration.num_tokens:,}".replace(",", "\u2009")
-        figures.append(("Calibration", tokens, f"tokens, {card.calibration.num_prompts} neutral prompts"))
+        figures.append(KeyFigure("Calibration", tokens, f"tokens, {card.calibration.num_prompts} neutral prompts"))
     judge = card.judge
-    figures.append(("Judge", judge.name if judge else "unknown", judge.model if judge else ""))
+    figures.append(KeyFigure("Judge", judge.name if judge else "unknown", judge.model if judge else ""))
     return figures
 
 
-def _separation(data: ReportData) -> Any:
+def _separation(data: ReportData) -> Separation | Missing:
     verification = data.card.verification
     if verification is None or all(layer.auc is None for layer in verification.layers):
         return Missing("No held-out AUC has been measured.", f"traitwatch verify {data.card.trait}")
     svg = plots.auc_by_layer(verification.layers, data.served_layer, data.card.best_layer)
     has_null = any(layer.null_auc is not None for layer in verification.layers)
-    counts = {"num_pos": verification.num_pos, "num_neg": verification.num_neg}
-    return {"svg": Markup(svg), "has_null": has_null, **counts}
+    return Separation(Markup(svg), verification.num_pos, verification.num_neg, has_null)
 
 
-def _held_out(data: ReportData) -> Any:
+def _held_out(data: ReportData) -> HeldOutPlot | Missing:
     evidence = data.evidence
     if evidence is None or evidence.held_out_pos is None or evidence.held_out_neg is None:
         return Missing("The projections of held-out answers are not on file.", f"traitwatch verify {data.card.trait}")
-    points = []
-    for side in (evidence.held_out_pos, evidence.held_out_neg):
-        scored = [(s, p) for s, p in zip(side.scores, side.projections, strict=True) if s is not None]
-        points.append(([s for s, _ in scored], [p for _, p in scored]))
-    if not points[0][0] and not points[1][0]:
+    pos, neg = _scored(evidence.held_out_pos), _scored(evidence.held_out_neg)
+    if not pos[0] and not neg[0]:
         return Missing("The held-out answers have no judge scores.", f"traitwatch judge {data.card.trait}")
-    return {
-        "svg": Markup(plots.held_out_scatter(points[0], points[1], data.served_layer)),
-        "at": _at(data.card, data.served_layer),
-        "unscored": sum(s is None for s in (*evidence.held_out_pos.scores, *evidence.held_out_neg.scores)),
-    }
+    return HeldOutPlot(
+        svg=Markup(plots.held_out_scatter(pos, neg, data.served_layer)),
+        at=_at(data.card, data.served_layer),
+        unscored=sum(score is None for score in (*evidence.held_out_pos.scores, *evidence.held_out_neg.scores)),
+    )
 
 
-def _vector(data: ReportData) -> dict[str, Any]:
+def _scored(answers: HeldOut) -> tuple[list[float], list[float]]:
+    """Return the scores and the projections of the answers that have a score."""
+    points = [(s, p) for s, p in zip(answers.scores, answers.projections, strict=True) if s is not None]
+    return [score for score, _ in points], [projection for _, projection in points]
+
+
+def _vector(data: ReportData) -> VectorSection:
     verification = data.card.verification
     layers = verification.layers if verification else []
     command = f"traitwatch verify {data.card.trait}"
-    split: Any = Missing("The two halves of the questions have not been compared.", command)
+    split_half: _Plot = Missing("The two halves of the questions have not been compared.", command)
     if any(layer.split_half_cosine is not None for layer in layers):
-        split = Markup(plots.split_half_by_layer(layers, data.served_layer))
+        split_half = Markup(plots.split_half_by_layer(layers, data.served_layer))
     has_null = any(layer.null_norm is not None for layer in layers)
-    return {
-        "norm": Markup(plots.norm_by_layer(data.norms, layers, data.served_layer)),
-        "no_null": None if has_null else Missing("The null of the length has not been measured.", command),
-        "split_half": split,
-        "rows": layers,
-    }
+    return VectorSection(
+        norm=Markup(plots.norm_by_layer(data.norms, layers, data.served_layer)),
+        no_null=None if has_null else Missing("The null of the length has not been measured.", command),
+        split_half=split_half,
+        rows=layers,
+    )
 
 
-def _scores(data: ReportData) -> Any:
+def _scores(data: ReportData) -> ScoresSection | Missing:
     card = data.card
     if not data.pos and not data.neg:
         return Missing("No file of judged answers lies beside the vector.", f"traitwatch judge {card.trait}")
-    rows = []
-    for name, answers, counts in (
-        ("Extraction, positive", data.pos, lambda score, limit: score >= limit),
-        ("Extraction, negative", data.neg, lambda score, limit: score < 100 - limit),
-        ("Held out, positive", data.eval_pos, lambda score, limit: score >= limit),
-        ("Held out, negative", data.eval_neg, lambda score, limit: score < 100 - limit),
-    ):
-        if answers:
-            rows.append(_score_row(name, answers, card, counts))
-    histograms: dict[str, Any] = {}
+    files = (
+        ("Extraction, positive", data.pos, _shows_trait),
+        ("Extraction, negative", data.neg, _lacks_trait),
+        ("Held out, positive", data.eval_pos, _shows_trait),
+        ("Held out, negative", data.eval_neg, _lacks_trait),
+    )
+    rows = [_score_row(name, answers, card, passes) for name, answers, passes in files if answers]
+    histograms: dict[str, _Plot] = {}
     for aspect, threshold in (("trait", card.threshold), ("coherence", card.coherence)):
         pos, neg = ([s for a in side if (s := getattr(a, aspect)) is not None] for side in (data.pos, data.neg))
         histograms[aspect] = (
@@ -190,12 +280,20 @@ def _scores(data: ReportData) -> Any:
             if pos or neg
             else Missing(f"The answers have no {aspect} scores.", f"traitwatch judge {card.trait}")
         )
-    return {"histograms": histograms, "rows": rows}
+    return ScoresSection(histograms, rows)
+
+
+def _shows_trait(score: float, threshold: float) -> bool:
+    return score >= threshold
+
+
+def _lacks_trait(score: float, threshold: float) -> bool:
+    return score < 100 - threshold
 
 
 def _score_row(
-    name: str, answers: Sequence[JudgedAnswer], card: Card, counts: Callable[[float, float], bool]
-) -> dict[str, Any]:
+    name: str, answers: Sequence[JudgedAnswer], card: Card, passes: Callable[[float, float], bool]
+) -> ScoreRow:
     trait = [a.trait for a in answers if a.trait is not None]
     coherence = [a.coherence for a in answers if a.coherence is not None]
     passing = None
@@ -203,32 +301,32 @@ def _score_row(
         passing = sum(
             a.trait is not None
             and a.coherence is not None
-            and counts(a.trait, card.threshold)
+            and passes(a.trait, card.threshold)
             and a.coherence >= card.coherence
             for a in answers
         )
-    return {
-        "name": name,
-        "answers": len(answers),
-        "trait": float(np.mean(trait)) if trait else None,
-        "coherence": float(np.mean(coherence)) if coherence else None,
-        "unscored": sum(a.trait is None for a in answers),
-        "passing": passing,
-    }
+    return ScoreRow(
+        name=name,
+        answers=len(answers),
+        trait=float(np.mean(trait)) if trait else None,
+        coherence=float(np.mean(coherence)) if coherence else None,
+        unscored=sum(a.trait is None for a in answers),
+        passing=passing,
+    )
 
 
-def _calibration(data: ReportData) -> Any:
+def _calibration(data: ReportData) -> CalibrationSection | Missing:
     calibration = data.card.calibration
     if calibration is None:
         return Missing("The vector has no baseline.", f"traitwatch calibrate {data.card.trait}")
     layer = calibration.layers[data.served_layer]
-    histogram: Any = Missing("The z of neutral tokens is not on file.", f"traitwatch calibrate {data.card.trait}")
+    histogram: _Plot = Missing("The z of neutral tokens is not on file.", f"traitwatch calibrate {data.card.trait}")
     if data.evidence and (counted := data.evidence.neutral_z_histogram):
         histogram = Markup(plots.neutral_histogram(counted.edges, counted.counts, layer.thresholds))
-    return {"all": calibration, "layer": layer, "histogram": histogram}
+    return CalibrationSection(calibration, layer, histogram)
 
 
-def _layers(card: Card) -> Any:
+def _layers(card: Card) -> LayersSection | Missing:
     choice = card.layer_choice
     if choice is None:
         return Missing("The layers have not been ranked by steering.", f"traitwatch layers {card.trait}")
@@ -236,58 +334,4 @@ def _layers(card: Card) -> Any:
     if choice.steering:
         for aspect, floor in (("trait", None), ("coherence", choice.coherence_floor)):
             svg[aspect] = Markup(plots.steering_plot(f"steered-{aspect}", aspect, choice.steering, floor))
-    return {"choice": choice, "svg": svg}
-
-
-def _samples(data: ReportData) -> Any:
-    """Return answers with a colour for each token; those of the CSVs, uncoloured, where no token was measured."""
-    command = f"traitwatch verify {data.card.trait}"
-    samples = list(data.evidence.samples) if data.evidence else []
-    note = None
-    if not samples:
-        sides: tuple[tuple[Polarity, Sequence[JudgedAnswer]], ...] = (
-            ("pos", data.eval_pos or data.pos),
-            ("neg", data.eval_neg or data.neg),
-        )
-        for polarity, answers in sides:
-            chosen = spread([answer.trait or 0.0 for answer in answers], 2)
-            samples += [Sample(polarity=polarity, question=a.question, answer_tokens=[a.answer], projections=[None],
-                               trait=a.trait, coherence=a.coherence) for a in (answers[i] for i in chosen)]  # fmt: skip
-        note = Missing("The tokens' projections are not on file, so the answers are shown without colours.", command)
-    if not samples:
-        return Missing("There are no answers to show.", command)
-    known = [p for sample in samples for p in sample.projections if p is not None]
-    calibrated = data.card.calibration is not None
-    if data.card.calibration is not None:
-        mean, std = (lambda at: (at.mean, at.std))(data.card.calibration.layers[data.served_layer])
-    else:
-        mean, std = (float(np.mean(known)), max(float(np.std(known)), 1e-12)) if known else (0.0, 1.0)
-    return {"groups": [
-        (title, [_sample(sample, mean, std) for sample in samples if sample.polarity == polarity])
-        for polarity, title in (("pos", "Positive condition"), ("neg", "Negative condition"))
-    ], "note": note, "calibrated": calibrated, "coloured": bool(known)}  # fmt: skip
-
-
-def _sample(sample: Sample, mean: float, std: float) -> dict[str, Any]:
-    tokens = []
-    z_values = []
-    for text, projection in zip(sample.answer_tokens, sample.projections, strict=True):
-        text = visible(text)
-        if projection is None:
-            tokens.append({"text": text, "title": "", "classes": ""})
-            continue
-        z = (projection - mean) / std
-        z_values.append(z)
-        step = min(STEPS, round(abs(z) / FULL_Z * STEPS))
-        classes = f"{'p' if z > 0 else 'n'}{step}" if step else ""
-        if abs(z) >= MARKED_Z:
-            classes += " m"
-        shown = text.replace("\n", "\u21b5")
-        title = f"\u201c{shown}\u201d  projection {_number(projection)}  z {'+' if z > 0 else ''}{_number(z)}"
-        tokens.append({"text": text, "title": title, "classes": classes.strip()})
-    return {
-        "sample": sample,
-        "tokens": tokens,
-        "mean_z": float(np.mean(z_values)) if z_values else None,
-        "max_z": max(z_values) if z_values else None,
-    }
+    return LayersSection(choice, svg)
