@@ -6,7 +6,16 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.e2e.browsing import Visit, chromium, visit
-from tests.e2e.scene import KEY, Scene, set_up
+from tests.e2e.scene import KEY, Scene, serve, set_up
+from tests.support.serving import Server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of one server in one lane, and those of any other module too."""
+    for item in items:
+        group = "server" if "server" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +25,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def scene(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with set_up(tmp_path_factory.mktemp("inspector"), browser) as made:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("inspector")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def scene(server: Server, browser: Browser) -> Iterator[Scene]:
+    with set_up(server, browser) as made:
         yield made
 
 

@@ -64,19 +64,6 @@ class Scene:
         raise AssertionError("40 paternalistic answers without a spike")
 
     @contextmanager
-    def without(self, *names: str) -> Iterator[None]:
-        """Unload traits for a while."""
-        loads = {name: f"{self.server.url}/v1/traits/{name}" for name in names}
-        for load in loads.values():
-            httpx.delete(load, headers=HEADERS, timeout=60).raise_for_status()
-        try:
-            yield
-        finally:
-            for name, load in loads.items():
-                path = {"path": f"{name}_response_avg_diff.pt"}
-                httpx.post(load, headers=HEADERS, json=path, timeout=60).raise_for_status()
-
-    @contextmanager
     def inspecting(self, url: str, key: str | None = KEY, auth: str | None = None) -> Iterator[str]:
         log = self.directory / f"inspector-{free_port()}.log"
         with inspector([url], free_port(), log, api_key=key, auth=auth) as address:
@@ -84,16 +71,39 @@ class Scene:
 
 
 @contextmanager
-def set_up(directory: Path, browser: Browser) -> Iterator[Scene]:
-    """Serve the embedded model with the shipped traits and an uncalibrated one, and show them."""
+def serve(directory: Path) -> Iterator[Server]:
+    """Serve the embedded model with the shipped traits and an uncalibrated one.
+
+    Args:
+        directory: takes the logs, and the vector of the uncalibrated trait.
+    """
     bare = directory / "vectors"
     bare.mkdir()
     shutil.copy(SHIPPED / "deception_response_avg_diff.pt", bare / f"{BARE}_response_avg_diff.pt")
     command = traitwatch("serve", embedded_model(), "--traits", SHIPPED, "--traits", bare, "--traits-admin")
     command += ["--traits-events", str(directory / "spikes.jsonl"), "--traits-events-text"]
     command += ["--enforce-eager", "--api-key", KEY]
-    with (
-        serving(command, directory / "server.log") as server,
-        inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address,
-    ):
+    with serving(command, directory / "server.log") as server:
+        yield server
+
+
+@contextmanager
+def set_up(server: Server, browser: Browser) -> Iterator[Scene]:
+    """Start an inspector of a server of `serve`."""
+    directory = server.log.parent
+    with inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address:
         yield Scene(server, address, browser, directory)
+
+
+@contextmanager
+def without(server: Server, *names: str) -> Iterator[None]:
+    """Unload traits for a while."""
+    loads = {name: f"{server.url}/v1/traits/{name}" for name in names}
+    for load in loads.values():
+        httpx.delete(load, headers=HEADERS, timeout=60).raise_for_status()
+    try:
+        yield
+    finally:
+        for name, load in loads.items():
+            path = {"path": f"{name}_response_avg_diff.pt"}
+            httpx.post(load, headers=HEADERS, json=path, timeout=60).raise_for_status()

@@ -33,8 +33,8 @@ QUIET_SECONDS = 15.0
 # Chats before the burst, in it, among those of the burst, and after it until all is well again. So few that these
 # minutes are no baseline: the server tells of drift after 200 responses, the rules of a shift after 100 that are half
 # an hour (30 s) old. Of the 80 of the hour that the burst ends, 12 spikes (14.4 %) are a page: with the shares that
-# `traitwatch_dashboards.demo.alert_chats` tells, one run in 10,000 has fewer, and one in 2,000 has the 10 of a neighbouring trait that
-# are a ticket.
+# `traitwatch_dashboards.demo.alert_chats` tells, one run in 10,000 has fewer, and one in 2,000 has the 10 of a
+# neighbouring trait that are a ticket.
 ORDINARY, BURST, AMONG, RECOVERY = 32, 32, 16, 24
 AT_ONCE = 32
 MONITOR_ALERTS = {"TraitwatchCoverageLow", "TraitwatchSilent", "TraitwatchServerSilent"}

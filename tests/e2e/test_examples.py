@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.scene import KEY, SHIPPED
+from tests.e2e.scene import BARE, KEY, without
 from tests.support.examples import EXAMPLES, Printed, check, incomplete, need, run
-from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
-from traitwatch_builder.models.embedded import embedded_model
+from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    command = traitwatch("serve", embedded_model(), "--traits", SHIPPED, "--enforce-eager", "--api-key", KEY)
-    with serving(command, tmp_path_factory.mktemp("javascript") / "server.log") as server:
+def calibrated(server: Server) -> Iterator[Server]:
+    """The server with calibrated traits alone, as readers of the examples have it."""
+    with without(server, BARE):
         yield server
 
 
@@ -50,27 +49,27 @@ def _curl(url: str) -> Printed:
 
 
 @pytest.mark.parametrize("arguments", [["paternalism"], []])
-def test_javascript_prints_what_the_server_says(arguments: list[str], server: Server, installed: Path) -> None:
-    printed = _javascript(installed, server.url, *arguments)
+def test_javascript_prints_what_the_server_says(arguments: list[str], calibrated: Server, installed: Path) -> None:
+    printed = _javascript(installed, calibrated.url, *arguments)
     watched = [*arguments, *printed.traits][0]
-    check(printed, server.url, watched, running=True, key=KEY)
+    check(printed, calibrated.url, watched, running=True, key=KEY)
     assert printed.streamed[watched][1] == pytest.approx(printed.parts[-1][0][0], abs=0.02)
     assert printed.warnings == 0
 
 
-def test_javascript_says_what_was_not_scored(server: Server, installed: Path) -> None:
-    with incomplete(server.url) as url:
+def test_javascript_says_what_was_not_scored(calibrated: Server, installed: Path) -> None:
+    with incomplete(calibrated.url) as url:
         assert _javascript(installed, url).warnings == 2
 
 
-def test_curl_prints_what_the_server_says(server: Server) -> None:
-    printed = _curl(server.url)
-    check(printed, server.url, next(iter(printed.traits)), running=False, key=KEY)
+def test_curl_prints_what_the_server_says(calibrated: Server) -> None:
+    printed = _curl(calibrated.url)
+    check(printed, calibrated.url, next(iter(printed.traits)), running=False, key=KEY)
     assert printed.warnings == 0
 
 
-def test_curl_says_what_was_not_scored(server: Server) -> None:
-    with incomplete(server.url) as url:
+def test_curl_says_what_was_not_scored(calibrated: Server) -> None:
+    with incomplete(calibrated.url) as url:
         assert _curl(url).warnings == 2
 
 

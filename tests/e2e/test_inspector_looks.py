@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, until, visit
 from tests.e2e.chatting import answer
-from tests.e2e.scene import BARE, Scene
+from tests.e2e.scene import BARE, Scene, without
 
 pytestmark = pytest.mark.engine
 
@@ -32,7 +32,7 @@ def test_no_serious_fault_of_accessibility(scene: Scene, theme: str) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1280", "390"])
 def test_screenshots(scene: Scene, theme: str, size: dict[str, int]) -> None:
-    with scene.without(BARE), visit(scene.browser, scene.address, theme=theme, size=size) as seen:
+    with without(scene.server, BARE), visit(scene.browser, scene.address, theme=theme, size=size) as seen:
         label = f"{size['width']}-{theme}"
         seen.screenshot(f"first-{label}")
         seen.page.locator("#preset-0").click()

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, visit
 from tests.e2e.chatting import LONG, answer, begin
 from tests.e2e.relay import relay
-from tests.e2e.scene import BARE, KEY, TRAITS, Scene
+from tests.e2e.scene import BARE, KEY, TRAITS, Scene, without
 from tests.support.serving import MODEL_NAME
 from traitwatch.dashboard_processes import free_port
 
@@ -74,7 +74,7 @@ def test_a_model_that_the_server_has_not_is_refused_in_its_own_words(seen: Visit
 
 
 def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
-    with scene.without(*TRAITS, BARE), visit(scene.browser, scene.address) as seen:
+    with without(scene.server, *TRAITS, BARE), visit(scene.browser, scene.address) as seen:
         expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
         seen.tab("Chat")
         seen.send("chat", "What is the capital of Spain?")

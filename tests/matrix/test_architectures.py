@@ -94,6 +94,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     vllm_environment()
+    # vLLM inspects each class of models in a process that imports all of vLLM, lest CUDA be initialized in this one.
+    monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
 
 
 @dataclass(frozen=True)

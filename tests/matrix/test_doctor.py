@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.processes import END_TIMEOUT
 from tests.support.reference import MAX_TIMES_BFLOAT16
-from tests.support.serving import environment, traitwatch
+from tests.support.serving import START_TIMEOUT, environment, traitwatch
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_server.doctor.chats import SERVED_NAME
 
@@ -28,11 +29,22 @@ def model() -> Path:
 
 
 def doctor_environment(cache: Path) -> Mapping[str, str]:
-    return {**environment(), "XDG_CACHE_HOME": str(cache)}
+    """Return an environment with a cache directory for the doctor, in which vLLM's cache stays where it is."""
+    shared = os.environ.get("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
+    return {**environment(), "XDG_CACHE_HOME": str(cache), "VLLM_CACHE_ROOT": shared}
 
 
-def servers_left() -> list[int]:
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if SERVED_NAME in (p.info["cmdline"] or ())]
+def servers_left(cache: Path) -> list[int]:
+    """Return the servers that a doctor with this cache directory has started; another may run on this machine."""
+    servers = [p for p in psutil.process_iter(["cmdline"]) if SERVED_NAME in (p.info["cmdline"] or ())]
+    return [p.pid for p in servers if _cache(p) == str(cache)]
+
+
+def _cache(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("XDG_CACHE_HOME")
+    except psutil.Error:
+        return None
 
 
 def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
@@ -60,21 +72,21 @@ def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Pat
     assert "GPUs, CUDA graphs and CUDA streams; the V2 model runner" in report
     assert f"## Traitwatch doctor: {model.name}\n" in report
     assert str(model.parent) not in report
-    assert servers_left() == []
+    assert servers_left(tmp_path) == []
 
 
 def test_ctrl_c_ends_the_servers(model: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         traitwatch("doctor", model, *OPTIONS), stderr=subprocess.DEVNULL, env=doctor_environment(tmp_path)
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + START_TIMEOUT
     while not _an_engine_starts(tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(40) != 0
-    assert servers_left() == []
+    assert process.wait(END_TIMEOUT) != 0
+    assert servers_left(tmp_path) == []
 
 
 def _an_engine_starts(cache: Path) -> bool:

@@ -1,16 +1,25 @@
-"""Over several ranks, stages, engines and API processes, each row is sent once and comes to its own response."""
+"""Over several ranks, stages, engines and API processes, each row is sent once and comes to its own response.
+
+The last check ends the server, by a signal or by the death of a process.
+"""
 
 import asyncio
+import contextlib
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from tests.support.endings import dies_with, streaming
 from tests.support.processes import ended, in_directory, serving_alone, sockets
 from tests.support.random_llama import LAYER_OPTIONS, Oracle
 from tests.support.serving import START_TIMEOUT, Server, traitwatch
@@ -22,7 +31,7 @@ NUM_CONCURRENT = 12
 # Requests, one after the other, until every API process has had one.
 MOST_MORE = 200
 CANARY_TOKENS = 4
-# Two workers of one engine need a core each.
+# Two workers need a core each.
 _TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
 
@@ -36,21 +45,38 @@ class Setup:
         stages: pipeline stages; the probed layers are on all of them.
         engines: data-parallel engines.
         api_processes: API processes.
+        end: ends the server, and checks that it ends as it should.
     """
 
     options: list[str]
+    end: Callable[[Server], None]
     variables: dict[str, str] = field(default_factory=dict)
     stages: int = 1
     engines: int = 1
     api_processes: int = 1
 
 
+def ends_by_a_signal(server: Server) -> None:
+    """Tell a server without traffic to end."""
+    server.process.send_signal(signal.SIGTERM)
+    assert ended(server) == 0
+
+
+def launcher_is_killed(server: Server) -> None:
+    """Kill the first process of a server that answers. vLLM's own would leave engine, worker and API processes."""
+    # The API processes are told to end, and may finish their answers.
+    with streaming(server) as events, contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+        psutil.Process(server.process.pid).kill()
+        list(events)
+    assert ended(server) == -signal.SIGKILL
+
+
 SETUPS = {
-    "tensor": Setup(["--tensor-parallel-size", "2"], _TWO_CORES),
-    "pipeline": Setup(["--pipeline-parallel-size", "2"], _TWO_CORES, stages=2),
-    "api": Setup(["--api-server-count", "2"], api_processes=2),
+    "tensor": Setup(["--tensor-parallel-size", "2"], partial(dies_with, title="VLLM::Worker_TP1"), _TWO_CORES),
+    "pipeline": Setup(["--pipeline-parallel-size", "2"], ends_by_a_signal, _TWO_CORES, stages=2),
+    "api": Setup(["--api-server-count", "2"], launcher_is_killed, api_processes=2),
     # vLLM starts as many API processes as engines.
-    "data and api": Setup(["--data-parallel-size", "2"], engines=2, api_processes=2),
+    "data and api": Setup(["--data-parallel-size", "2"], ends_by_a_signal, _TWO_CORES, engines=2, api_processes=2),
 }
 
 
@@ -70,7 +96,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Run:
-    """A server that has answered some concurrent requests and then another one."""
+    """A server that has answered some concurrent requests and then another one; `start` starts another like it."""
 
     setup: Setup
     server: Server
@@ -78,6 +104,22 @@ class Run:
     at_start: Counts
     at_end: Counts
     answers: list[Answer]
+    start: Callable[[], AbstractContextManager[tuple[Server, Path]]]
+
+
+@contextlib.contextmanager
+def serve(
+    setup: Setup, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Path]]:
+    """Run a server; yield it, and the directory of its temporary files."""
+    # A socket's path, which is in this directory, must be short.
+    directory = tmp_path_factory.mktemp("p")
+    command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *setup.options]
+    temporary = directory / "t"
+    command = in_directory(temporary, [*command, "--dtype", "float32", "--enforce-eager"], **setup.variables)
+    with serving_alone(command, directory / "server.log") as server:
+        until_all_are_up(server, setup.api_processes)
+        yield server, temporary
 
 
 @pytest.fixture(scope="module", params=SETUPS.values(), ids=SETUPS.keys())
@@ -85,15 +127,11 @@ def run(
     request: pytest.FixtureRequest, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
     setup: Setup = request.param
-    directory = tmp_path_factory.mktemp("parallel")
-    command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *setup.options]
-    temporary = directory / "tmp"
-    command = in_directory(temporary, [*command, "--dtype", "float32", "--enforce-eager"], **setup.variables)
-    with serving_alone(command, directory / "server.log") as server:
-        until_all_are_up(server, setup.api_processes)
+    start = partial(serve, setup, model, probes, tmp_path_factory)
+    with start() as (server, temporary):
         at_start = counts(server, setup)
         given = asyncio.run(traffic(server, temporary))
-        yield Run(setup, server, temporary, at_start, counts(server, setup), given)
+        yield Run(setup, server, temporary, at_start, counts(server, setup), given, start)
 
 
 async def traffic(server: Server, temporary: Path) -> list[Answer]:
@@ -182,11 +220,17 @@ def test_every_engine_and_every_api_process_has_served(run: Run) -> None:
         assert sum(scored) == run.at_end.scored
 
 
-def test_a_signal_to_end_leaves_no_process_and_no_socket(run: Run) -> None:
+def test_each_api_process_has_a_socket_that_its_user_alone_can_reach(run: Run) -> None:
     (ours,) = sockets(run.directory)
     assert stat.S_IMODE(ours.stat().st_mode) == 0o700
     # vLLM's own, whose names are longer, lie there too.
     assert len(list(ours.glob("?" * 12))) == run.setup.api_processes
-    run.server.process.send_signal(signal.SIGTERM)
-    assert ended(run.server) == 0
-    assert not sockets(run.directory)
+
+
+def test_its_end_leaves_no_process_and_no_socket(run: Run) -> None:
+    """In a second run of this test the server has ended already: then it is another one."""
+    with run.start() if run.server.process.poll() is not None else nullcontext((run.server, run.directory)) as running:
+        server, directory = running
+        run.setup.end(server)
+        # Nobody is left to remove those of a launcher that is killed.
+        assert run.setup.end is launcher_is_killed or not sockets(directory)

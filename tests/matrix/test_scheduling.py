@@ -2,21 +2,35 @@
 
 One server for each way of scheduling, each under the same checks. The servers are `tests.support.faults`, the real one
 whose transport can be told to stand still: a row that comes late must not be taken for one that came before it.
+
+The last check ends the server, each in another of the ways in which servers end.
 """
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.endings import (
+    ANSWER_TIMEOUT,
+    ENGINE,
+    cuts_answers,
+    dies_with,
+    finishes_answers,
+    press_ctrl_c,
+    terminate,
+)
 from tests.support.faults import VARIABLE
+from tests.support.processes import in_directory, left_over, serving_alone, sockets
 from tests.support.random_llama import LAYER_OPTIONS, Oracle
-from tests.support.serving import Server, serving
+from tests.support.serving import Server
 from tests.support.traffic import Answer, answers, emptied, give_up, leave, random_prompt, request
 
 pytestmark = pytest.mark.engine
@@ -39,9 +53,17 @@ NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 
 
 @dataclass(frozen=True)
 class Setup:
-    """A way of scheduling."""
+    """A way of scheduling, and a way to end.
+
+    Attributes:
+        options: vLLM's options.
+        end: ends the server, and checks that it ends as it should.
+        drain: seconds that the server gives its answers when it is told to end.
+    """
 
     options: tuple[str, ...]
+    end: partial[None]
+    drain: float = ANSWER_TIMEOUT
 
     @property
     def tight(self) -> bool:
@@ -53,35 +75,53 @@ class Setup:
 
 
 SETUPS = {
-    "async": Setup(("--async-scheduling",)),
-    "async-tight": Setup(("--async-scheduling", *TIGHT)),
-    "sync-tight": Setup(("--no-async-scheduling", *TIGHT)),
+    "async": Setup(("--async-scheduling",), partial(finishes_answers, end=terminate)),
+    "async-tight": Setup(("--async-scheduling", *TIGHT), partial(cuts_answers, again=False), drain=0.5),
+    "sync-tight": Setup(("--no-async-scheduling", *TIGHT), partial(dies_with, title=ENGINE)),
     # vLLM has no asynchronous scheduling with drafts of this kind.
-    "ngram": Setup(NGRAM),
-    "ngram-tight": Setup((*NGRAM, *TIGHT)),
+    "ngram": Setup(NGRAM, partial(finishes_answers, end=press_ctrl_c)),
+    "ngram-tight": Setup((*NGRAM, *TIGHT), partial(cuts_answers, again=True), drain=600),
 }
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server, the way it schedules, and the file through which its transport is told to stand still."""
+    """A server, and the way it schedules.
+
+    Attributes:
+        server: the server.
+        setup: its setup.
+        fault: the file through which its transport is told to stand still.
+        temporary: the directory of its temporary files.
+        start: starts another server like it.
+    """
 
     server: Server
     setup: Setup
     fault: Path
+    temporary: Path
+    start: Callable[[], AbstractContextManager["Served"]]
+
+
+@contextmanager
+def serve(setup: Setup, model: Path, probes: Path, new_directory: Callable[[], Path]) -> Iterator[Served]:
+    directory = new_directory()
+    faulty = [sys.executable, "-m", "tests.support.faults", "serve", str(model), "--traits", str(probes)]
+    command = [*faulty, *LAYER_OPTIONS, *COMMON, *setup.options, "--drain-seconds", str(setup.drain)]
+    fault, temporary = directory / "fault", directory / "t"
+    command = in_directory(temporary, command, **{VARIABLE: str(fault)})
+    start = partial(serve, setup, model, probes, new_directory)
+    with serving_alone(command, directory / "server.log") as server:
+        yield Served(server, setup, fault, temporary, start)
 
 
 @pytest.fixture(scope="module", params=SETUPS)
 def served(
     request: pytest.FixtureRequest, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    setup = SETUPS[request.param]
-    directory = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, "-m", "tests.support.faults", "serve", str(model), "--traits", str(probes)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(directory / "fault"))
-        with serving([*command, *LAYER_OPTIONS, *COMMON, *setup.options], directory / "server.log") as server:
-            yield Served(server, setup, directory / "fault")
+    # A socket's path, which is in this directory, must be short.
+    with serve(SETUPS[request.param], model, probes, partial(tmp_path_factory.mktemp, "s")) as served:
+        yield served
 
 
 def ask(number: int, setup: Setup) -> dict[str, Any]:
@@ -193,6 +233,17 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
     assert late
     assert complete
     await emptied(served.server)
+
+
+def test_it_ends_in_order(served: Served) -> None:
+    """In a second run of this test the server has ended already: then it is another one."""
+    with served.start() if served.server.process.poll() is not None else nullcontext(served) as running:
+        running.fault.write_text("slow")
+        served.setup.end(running.server)
+        assert "Scoring probe1" in running.server.log.read_text()
+        assert not sockets(running.temporary)
+        # Where its engine was killed, files of the engine's own may stay.
+        assert served.setup.end.func is dies_with or not left_over(running.temporary)
 
 
 def _check(answer: Answer, oracle: Oracle, who: str) -> None:

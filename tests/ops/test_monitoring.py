@@ -1,4 +1,4 @@
-"""The real Prometheus and Alertmanager, run by `traitwatch_dashboards.demo.monitoring`, over an exporter with made-up figures."""
+"""The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, over made-up figures."""
 
 import sys
 import time

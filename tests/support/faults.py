@@ -2,8 +2,9 @@
 
 The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lag`
 (it is some passes behind), `lose` (the rows of one pass are lost), `break` (reading the rows fails), `restart` (the
-sender is replaced by a new one, as it is when a worker starts anew), or nothing. Everything else is the real server,
-but that it waits longer for rows where nothing was made to go wrong.
+sender is replaced by a new one, as it is when a worker starts anew), `slow` (each forward pass sleeps first, as under
+`tests.support.slow`), or nothing. Everything else is the real server, but that it waits longer for rows where nothing
+was made to go wrong.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from tests.support.slow import SECONDS_PER_PASS
 from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.ledger.ledger import Call
@@ -67,6 +69,11 @@ class FaultyWorker(TraitWorker):
         self._endpoint = (api_process, endpoint)
         self._sender = StallingSender(self._tap.layers, self.vllm_config.parallel_config.data_parallel_index)
         super().traitwatch_connect(api_process, endpoint)
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        if fault() == "slow":
+            time.sleep(SECONDS_PER_PASS)
+        return super().execute_model(scheduler_output)
 
     def _send(self, layout: Any) -> None:
         command = fault()

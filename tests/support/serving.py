@@ -50,7 +50,21 @@ class Server:
 def environment() -> dict[str, str]:
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # An engine in the tests' own process leaves the level at which it was to log in the environment.
-    return {**os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
+    return {**_cores_of_lane(), **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
+
+
+def _cores_of_lane() -> dict[str, str]:
+    """Return the cores of this lane, where tests run in several lanes at once (pytest-xdist).
+
+    vLLM binds the worker of every server to the first cores of the machine: two servers would share those, and leave
+    the others idle.
+    """
+    lanes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if lanes == 1:
+        return {}
+    lane = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    cores = sorted(os.sched_getaffinity(0))
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[lane % len(cores) :: lanes]))}
 
 
 @contextmanager
