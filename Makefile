@@ -23,14 +23,12 @@ programs: ## Install what demo-alerts and the tests drive, from Debian: promethe
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
 	@.venv/bin/python -m pytest $(ARGS)
 
-# Tests that start many servers run in two lanes, each module in one of them: a start keeps one core busy, not two.
-LANES = -n 2 --dist loadfile
-
+# In two lanes, each module in one of them: these tests start many servers, and a start keeps one core busy, not two.
 test-matrix: setup ## Serve under every engine feature and compare each projection with transformers
-	@.venv/bin/python -m pytest tests/matrix $(LANES) $(ARGS)
+	@.venv/bin/python -m pytest tests/matrix -n 2 --dist loadfile $(ARGS)
 
 test-e2e: setup ## Run the tests that drive a real Prometheus, Alertmanager and browser (`make programs` installs them)
-	@.venv/bin/python -m pytest tests/ops tests/e2e $(LANES) --dist loadgroup $(ARGS)
+	@.venv/bin/python -m pytest tests/ops tests/e2e $(ARGS)
 
 test-docs: setup ## Follow the tutorial in a clean clone, and hold the documents to the code
 	@.venv/bin/python -m pytest tests/docs $(ARGS)

@@ -10,14 +10,6 @@ from tests.e2e.scene import KEY, Scene, serve, set_up
 from tests.support.serving import Server
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one server in one lane, and those of any other module too."""
-    for item in items:
-        group = "server" if "server" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright, chromium(playwright) as started:
