@@ -30,7 +30,7 @@ NARROW = {"width": 390, "height": 844}
 # An answer of the embedded model beside other work on two cores.
 ANSWER_TIMEOUT = 240_000
 # What is expected without a time of its own may take a round trip through page, server and model.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def visit(
     context = browser.new_context(
         viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce", locale="en-GB"
     )
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)
     page = context.new_page()
     seen = Visit(page, context)
 
@@ -177,7 +177,7 @@ def inspecting(browser: Browser, directory: Path, *urls: str) -> Iterator[Visit]
         yield seen
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0, told: Callable[[], object] = lambda: "") -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0, told: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, told()
