@@ -1,124 +1,176 @@
-"""Runs a server as a subprocess of its own process group: waits until it answers, ends it and all that it started."""
+"""Runs a program that serves as a child process: waits until it answers, and ends it with all that it started.
+
+`running` gives two guarantees. When its context ends, the whole session of the program ends in order: SIGTERM to the
+program, a wait, and then SIGKILL to whatever is left. When the process that owns the context is killed, the session
+ends too: `traitwatch.process_guard` sees to that.
+"""
 
 import os
-import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from traitwatch_server.errors import StartError
+from traitwatch.errors import ProcessError
+from traitwatch.process_guard import end_session
 
-_POLL = 0.5
-_STOP_TIMEOUT = 60.0
-# vLLM loses a SIGTERM that comes while its engine starts, and has nobody's answer to finish then.
-_STOP_TIMEOUT_UNSTARTED = 10.0
+_POLL_SECONDS = 0.2
+_INSPECTOR_START_SECONDS = 120.0
+_END_SECONDS = 60.0
+# vLLM loses a SIGTERM that comes while its engine starts. No answer is running then.
+_END_SECONDS_BEFORE_READY = 10.0
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that answers.
+def free_port(*wanted: int) -> int:
+    """Return the first of the wanted ports of 127.0.0.1 that is free; where none of them is, any free port.
 
-    Attributes:
-        url: its address.
-        process: what was run; its process group has its id.
+    Raises:
+        ProcessError: no port is free.
     """
+    for port in (*wanted, 0):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(sock.getsockname()[1])
+    raise ProcessError("no free port on 127.0.0.1.")
 
-    url: str
-    process: subprocess.Popen[bytes]
 
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def tail(log: Path, lines: int = 15) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 @contextmanager
 def running(
+    name: str,
     command: Sequence[str],
+    log: Path,
+    *,
+    ready: str,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    waiting: Callable[[float], None] = lambda seconds: None,
+    excerpt: Callable[[Path], str] = tail,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the context lasts; enter the context when the program answers.
+
+    Args:
+        name: the name of the program in an error.
+        command: the program and its arguments.
+        log: the file that takes the program's output.
+        ready: a URL that answers 200 once the program is ready.
+        timeout: seconds until then at most.
+        environment: environment variables of the program; None for those of this process.
+        waiting: called with the seconds that have passed, again and again until the program is ready.
+        excerpt: returns the part of the log that an error quotes.
+
+    Yields:
+        The process. It leads a session of its own, whose id is the id of the process.
+
+    Raises:
+        ProcessError: the program ended, or did not answer in time.
+    """
+    with log.open("wb") as output:
+        # In a session of its own: a terminal's Ctrl-C reaches this process alone, which then ends the program in order.
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    leader = psutil.Process(process.pid)
+    grace = _END_SECONDS_BEFORE_READY
+    guard = None
+    try:
+        guard = _start_guard(process.pid)
+        started = time.monotonic()
+        while not _is_ready(ready):
+            seconds = time.monotonic() - started
+            if process.poll() is not None:
+                raise ProcessError(f"{name} ended with status {process.returncode} before it answered:\n{excerpt(log)}")
+            if seconds > timeout:
+                raise ProcessError(f"{name} did not answer within {timeout:.0f} seconds:\n{excerpt(log)}")
+            waiting(seconds)
+            time.sleep(_POLL_SECONDS)
+        grace = _END_SECONDS
+        yield process
+    finally:
+        end_session(leader, grace, grace)
+        process.wait()
+        if guard is not None:
+            guard.kill()
+            guard.wait()
+
+
+@contextmanager
+def inspector(
+    urls: list[str],
     port: int,
     log: Path,
     *,
-    environment: Mapping[str, str],
-    timeout: float,
+    host: str = "127.0.0.1",
+    api_key: str | None = None,
+    auth: str | None = None,
+    root_path: str | None = None,
     waiting: Callable[[float], None] = lambda seconds: None,
-) -> Iterator[Running]:
-    """Run `command`; yield the server once `/health` says yes; end it.
+) -> Iterator[str]:
+    """Run the inspector (`traitwatch ui`) while the context lasts; yield its address when it answers.
 
     Args:
-        command: what to run; it listens on `port` of 127.0.0.1.
-        port: where it listens.
-        log: file that takes what it prints.
-        environment: its environment variables.
-        timeout: seconds that it may take to start.
-        waiting: called with the seconds passed, while it starts.
+        urls: addresses of the servers that the inspector shows. They need not answer yet.
+        port: the port that it listens on.
+        log: the file that takes its output.
+        host: the address that it listens on.
+        api_key: the API key of the servers. The key goes through the environment, where other users of the machine do
+            not see it.
+        auth: `user:password` that the page asks for.
+        root_path: the path under which a proxy serves the page.
+        waiting: called with the seconds that have passed, again and again until the inspector is ready.
 
     Raises:
-        StartError: it ended, or did not answer in time.
+        ProcessError: the inspector did not start.
     """
-    url = f"http://127.0.0.1:{port}"
-    with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches us alone, and we end the server in order.
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
-        )
-    grace = _STOP_TIMEOUT_UNSTARTED
-    try:
-        started = time.monotonic()
-        while not _answers(url):
-            seconds = time.monotonic() - started
-            if process.poll() is not None:
-                raise StartError(f"the server ended with status {process.returncode} before it answered.")
-            if seconds > timeout:
-                raise StartError(f"the server did not answer within {timeout:.0f} seconds.")
-            waiting(seconds)
-            time.sleep(_POLL)
-        grace = _STOP_TIMEOUT
-        yield Running(url, process)
-    finally:
-        _end(process, grace)
+    command = [sys.executable, "-P", "-m", "traitwatch", "ui", "--host", host, "--port", str(port)]
+    for url in urls:
+        command += ["--url", url]
+    if root_path is not None:
+        command += ["--root-path", root_path]
+    environment = dict(os.environ)
+    environment.pop("TRAITWATCH_API_KEY", None)
+    environment.pop("TRAITWATCH_UI_AUTH", None)
+    if api_key is not None:
+        environment["TRAITWATCH_API_KEY"] = api_key
+    if auth is not None:
+        environment["TRAITWATCH_UI_AUTH"] = auth
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    with running(
+        "the inspector",
+        command,
+        log,
+        ready=f"{address}/traitwatch/health",
+        timeout=_INSPECTOR_START_SECONDS,
+        environment=environment,
+        waiting=waiting,
+    ):
+        yield address
 
 
-def _answers(url: str) -> bool:
+def _start_guard(leader: int) -> subprocess.Popen[bytes]:
+    """Start the program that ends the session of `leader` when this process has ended."""
+    command = [sys.executable, "-P", "-m", "traitwatch.process_guard", str(os.getpid()), str(leader)]
+    # Where this process is killed, the guard outlives it: a pipe that is read to its end must not wait for the guard.
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+
+
+def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+        return httpx.get(url, timeout=2).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _end(process: subprocess.Popen[bytes], grace: float) -> None:
-    """End a server in order, and wait for all that it started: the next one wants the memory.
-
-    Where that takes longer than `grace` seconds, or a second Ctrl-C comes, its whole group is killed.
-    """
-    try:
-        process.terminate()
-        process.wait(grace)
-        deadline = time.monotonic() + grace
-        while members := _members(process.pid):
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(f"members {members} of a server's process group", grace)
-            time.sleep(_POLL)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        # The group may have ended by itself meanwhile.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _members(group: int) -> list[int]:
-    """Return the processes of a group; not those that ended and were not collected, as in a container without init."""
-    members = []
-    for process in psutil.process_iter(["status"]):
-        with suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
-                members.append(process.pid)
-    return members

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from traitwatch.dashboard_processes import free_port
+from traitwatch.processes import free_port
 from traitwatch_dashboards.demo.server import demo_server, scored_choice
 from traitwatch_dashboards.example_chats import CHATS
 

@@ -4,13 +4,13 @@
     ├── ConfigError       an option, a vector or a model that do not go together; raised before anything starts
     ├── CanaryError       the engine came up, but a known prompt was not scored; the server refuses to serve
     ├── EngineDiedError   an engine process ended while the server was up, and the server with it
-    ├── StartError        a server that the doctor runs did not start
     ├── AnswerError       a server that the doctor runs did not answer as it should
     ├── NoReferenceError  transformers cannot say what the projections must be
     ├── RequestError      a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
     └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
-A vLLM that is not laid out as the tap knows it is a `traitwatch.errors.LayoutError`, raised in the worker at start-up.
+The server raises two errors of `traitwatch.errors` too: `LayoutError` in the worker at start-up, where vLLM is not laid
+out as the tap knows it; and `ProcessError` in the doctor, where a server does not start.
 
 Every message says what was wrong, with which input, and what to do.
 """
@@ -32,10 +32,6 @@ class CanaryError(ServerError):
 
 class EngineDiedError(ServerError):
     """An engine process, or a worker of it, ended before the server was told to."""
-
-
-class StartError(ServerError):
-    """A server that was run as a subprocess ended, or did not answer in time."""
 
 
 class AnswerError(ServerError):

@@ -12,7 +12,7 @@ import pytest
 from tests.docs.follow import Followed, follow
 from tests.support.examples import need
 from tests.support.paths import ROOT
-from traitwatch.dashboard_processes import free_port
+from traitwatch.processes import free_port
 from traitwatch.vectors import RESPONSE_AVG, load_vector
 
 _PORTS = {"PORT": 8000, "UI_PORT": 7860, "PROMETHEUS_PORT": 9090, "ALERTMANAGER_PORT": 9093}

@@ -10,8 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Response, expect
 
 from tests.support.paths import ROOT
-from traitwatch.dashboard_processes import free_port
-from traitwatch.inspector_process import inspector
+from traitwatch.processes import free_port, inspector
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [

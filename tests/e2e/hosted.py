@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from traitwatch.dashboard_processes import free_port
+from traitwatch.processes import free_port
 
 
 @contextmanager

@@ -13,8 +13,7 @@ from playwright.sync_api import Browser
 
 from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
 from traitwatch import vectors
-from traitwatch.dashboard_processes import free_port
-from traitwatch.inspector_process import inspector
+from traitwatch.processes import free_port, inspector
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_dashboards.example_chats import CHATS
 

@@ -9,8 +9,7 @@ from playwright.sync_api import Browser, expect
 from tests.e2e.browsing import inspecting, until, visit
 from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
-from traitwatch.dashboard_processes import free_port
-from traitwatch.inspector_process import inspector
+from traitwatch.processes import free_port, inspector
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,7 @@ from playwright.sync_api import Browser, Locator, expect
 
 from tests.e2e.browsing import Visit, inspecting
 from tests.e2e.replay import replaying
-from traitwatch.dashboard_processes import free_port
+from traitwatch.processes import free_port
 
 pytestmark = pytest.mark.engine
 

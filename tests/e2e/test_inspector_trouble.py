@@ -15,7 +15,7 @@ from tests.e2e.chatting import LONG, answer, begin
 from tests.e2e.relay import relay
 from tests.e2e.scene import BARE, KEY, TRAITS, Scene, without
 from tests.support.serving import MODEL_NAME
-from traitwatch.dashboard_processes import free_port
+from traitwatch.processes import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -19,7 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry, MetricsHandler
 
 from tests.support.board import TRAITS, Query, Scraped, queries, traitwatch_metrics, vllm_metrics
-from traitwatch.dashboard_processes import free_port, running
+from traitwatch.processes import free_port, running
 from traitwatch_dashboards.demo.monitoring import find_programs
 from traitwatch_dashboards.grafana.dashboard import FILE
 from traitwatch_server.metrics import INCOMPLETE, Metrics

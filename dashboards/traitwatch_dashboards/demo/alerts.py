@@ -18,11 +18,11 @@ import httpx
 import openai
 from rich.console import Console
 
+from traitwatch.errors import TraitwatchError
 from traitwatch_dashboards.demo.alert_chats import Messages, burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.monitoring import find_programs, monitoring
 from traitwatch_dashboards.demo.server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
-from traitwatch_dashboards.errors import DashboardError
 
 TRAIT = "paternalism"
 ALERT = "TraitSpikesFast"
@@ -47,7 +47,7 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         find_programs()
-    except DashboardError as error:
+    except TraitwatchError as error:
         raise click.ClickException(str(error)) from error
     model = embedded_model()
     directory = Path(tempfile.mkdtemp(prefix="alerts-", dir=log_directory()))
@@ -66,7 +66,7 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
     except KeyboardInterrupt:
         console.print("\nStopped.")
         raise click.exceptions.Exit(1) from None
-    except (DashboardError, openai.OpenAIError, httpx.HTTPError) as error:
+    except (TraitwatchError, openai.OpenAIError, httpx.HTTPError) as error:
         raise click.ClickException(f"{error} (logs: {directory})") from error
     if not came or not resolved:
         what = "resolved" if came else f"at the webhook within {_ALERT_TIMEOUT:.0f} s of the burst"

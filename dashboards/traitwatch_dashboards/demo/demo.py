@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from traitwatch.dashboard_processes import free_port
-from traitwatch.inspector_process import inspector
+from traitwatch.errors import TraitwatchError
+from traitwatch.processes import free_port, inspector
 from traitwatch_dashboards.demo.server import (
     SERVED_NAME,
     choose_port,
@@ -24,7 +24,6 @@ from traitwatch_dashboards.demo.server import (
     log_directory,
     scored_choice,
 )
-from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.example_chats import CHATS
 
 TRAIT = "paternalism"
@@ -61,7 +60,7 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return
-    except (DashboardError, openai.OpenAIError, httpx.HTTPError) as error:
+    except (TraitwatchError, openai.OpenAIError, httpx.HTTPError) as error:
         raise click.ClickException(f"{error} (the server's log: {log})") from error
     if not scored:
         raise click.ClickException(f"an answer came back without all of its scores; the server's log: {log}")

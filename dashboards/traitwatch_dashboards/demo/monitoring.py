@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
-from traitwatch.dashboard_processes import free_port, running
+from traitwatch.processes import free_port, running
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import write_files
 
@@ -81,7 +81,8 @@ def monitoring(servers: Sequence[str], webhook: str, directory: Path, *, speed_u
         speed_up: what the durations of the shipped files are divided by.
 
     Raises:
-        DashboardError: a program is not installed, or did not start.
+        DashboardError: a program is not installed.
+        ProcessError: a program did not start.
     """
     programs = find_programs()
     scrape, _, _, routing = write_files(directory, speed_up=speed_up)

@@ -14,8 +14,8 @@ import openai
 import platformdirs
 from rich.console import Console
 
-from traitwatch.dashboard_processes import free_port, running
 from traitwatch.precision import default_vllm_dtype
+from traitwatch.processes import free_port, running
 from traitwatch.vectors import SHIPPED
 
 SERVED_NAME = "SmolLM2-135M-Instruct"
@@ -47,7 +47,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
     """Serve a model with its shipped vectors; yield the server's address when it answers; then end it.
 
     Raises:
-        DashboardError: it did not start.
+        ProcessError: it did not start.
     """
     url = f"http://127.0.0.1:{port}"
     vectors = SHIPPED / model.name
@@ -103,7 +103,7 @@ def scored_choice(url: str, messages: list[dict[str, str]], trait: str, *, seed:
 
 
 def _traitwatch() -> list[str]:
-    return [sys.executable, "-m", "traitwatch"]
+    return [sys.executable, "-P", "-m", "traitwatch"]
 
 
 def _environment() -> dict[str, str]:

@@ -20,6 +20,7 @@ import numpy as np
 import platformdirs
 from rich.console import Console
 
+from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, save_tensor
 from traitwatch_server.doctor.chats import (
@@ -33,7 +34,7 @@ from traitwatch_server.doctor.chats import (
     tokens_per_second,
 )
 from traitwatch_server.doctor.environment import on_cpu
-from traitwatch_server.errors import ConfigError, ServerError, StartError
+from traitwatch_server.errors import ConfigError, ServerError
 from traitwatch_server.launch.vllm_serve import model_config, parse_vllm_arguments
 
 _OURS = ("--host", "--port", "--served-model-name", "--api-key", "--traits")
@@ -44,7 +45,7 @@ _PARITY_TOKENS = 64
 _PROMPT_ROOM = 200
 # Long enough for a few seconds of decoding.
 _LOAD_TOKENS = {"cpu": 96, "gpu": 512}
-_PLAIN_VLLM = ("-m", "vllm.entrypoints.launchers.api_server.entry", "--model")
+_PLAIN_VLLM = ("-P", "-m", "vllm.entrypoints.launchers.api_server.entry", "--model")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def measure(plan: Plan, console: Console) -> Measurements:
                 measured.scored += _time(plan, console, url)
             with _server(plan, console, scored=False, number=number) as url:
                 measured.plain += _time(plan, console, url)
-    except (ServerError, httpx.HTTPError) as error:
+    except (ServerError, ProcessError, httpx.HTTPError) as error:
         measured.failure = f"{type(error).__name__}: {error}"
         console.print(measured.failure, style="red", markup=False)
     return measured
@@ -142,8 +143,9 @@ def measure(plan: Plan, console: Console) -> Measurements:
 @contextmanager
 def _server(plan: Plan, console: Console, *, scored: bool, number: int) -> Iterator[str]:
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     what = "Traitwatch" if scored else "plain vLLM"
-    front = ["-m", "traitwatch", "serve"] if scored else list(_PLAIN_VLLM)
+    front = ["-P", "-m", "traitwatch", "serve"] if scored else list(_PLAIN_VLLM)
     command = [sys.executable, *front, plan.model, *plan.options]
     if scored:
         command += ["--traits", str(plan.vectors), "--traits-default", "tokens"]
@@ -159,15 +161,21 @@ def _server(plan: Plan, console: Console, *, scored: bool, number: int) -> Itera
         def waiting(seconds: float) -> None:
             status.update(f"starting {what} ({seconds:.0f} s)")
 
-        try:
-            run = running(command, port, log, environment=environment, timeout=_START_TIMEOUT, waiting=waiting)
-            with run as server:
-                console.print(f"{what} answers after {time.monotonic() - started:.0f} s.")
-                status.update(f"asking {what}")
-                yield server.url
-                status.update(f"ending {what}")
-        except StartError as error:
-            raise StartError(f"{what}: {error} Its last errors: {last_errors(log)}") from error
+        server = running(
+            what,
+            command,
+            log,
+            ready=f"{url}/health",
+            timeout=_START_TIMEOUT,
+            environment=environment,
+            waiting=waiting,
+            excerpt=lambda log: f"Its last errors: {last_errors(log)}",
+        )
+        with server:
+            console.print(f"{what} answers after {time.monotonic() - started:.0f} s.")
+            status.update(f"asking {what}")
+            yield url
+            status.update(f"ending {what}")
 
 
 def log_of(plan: Plan, *, scored: bool, number: int) -> Path:

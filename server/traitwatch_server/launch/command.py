@@ -204,7 +204,7 @@ def serve(
 @contextmanager
 def _inspector(args: Namespace, port: int) -> Iterator[None]:
     """Run the inspector of the server that `args` will start."""
-    from traitwatch.inspector_process import inspector
+    from traitwatch.processes import inspector
 
     host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
     keys = args.api_key or os.environ.get("VLLM_API_KEY") or None

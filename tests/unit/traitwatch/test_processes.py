@@ -1,39 +1,219 @@
-"""A program that the dashboards run ends with them."""
+"""A program that we run ends with all that it started: with its context, and with an owner that is killed."""
 
+import json
+import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
-from traitwatch.dashboard_processes import free_port, running
+from traitwatch.errors import ProcessError
+from traitwatch.process_guard import end_session
+from traitwatch.processes import free_port, running
 
-# Runs a web server, and says its pid when it answers.
-_RUNNER = """
-import sys, time
+DEADLINE = 60.0
+
+# A server with a child, a process group of its own for the child as vLLM's engines have it, and a grandchild. A `deaf`
+# child listens to no SIGTERM, and nobody ends the grandchild. The server writes the ids of all three.
+_SERVER = """
+import os, signal, subprocess, sys
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+sleep = "import time; time.sleep(600)"
+child = f'''
+import os, signal, subprocess, sys
+os.setpgid(0, 0)
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(subprocess.Popen([sys.executable, "-c", {sleep!r}]).pid, flush=True)
+{sleep}
+'''
+port, pids, *how = sys.argv[1:]
+mine = subprocess.Popen([sys.executable, "-c", child, *how], stdout=subprocess.PIPE, text=True)
+grandchild = int(mine.stdout.readline())
+signal.signal(signal.SIGTERM, lambda *_: (mine.terminate(), os._exit(0)))
+if "ctrl-c" in how:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+server = HTTPServer(("127.0.0.1", int(port)), SimpleHTTPRequestHandler)
+with open(pids, "w") as file:
+    print([os.getpid(), mine.pid, grandchild], file=file)
+server.serve_forever()
+"""
+
+# Runs that server in a thread that ends, says so when it answers, and waits.
+_OWNER = """
+import sys, threading, time
 from pathlib import Path
-from traitwatch.dashboard_processes import running
-port, log = sys.argv[1:]
-command = [sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1"]
-with running("it", command, Path(log), ready=f"http://127.0.0.1:{port}", timeout=60):
-    print("up", flush=True)
-    time.sleep(600)
+from traitwatch.processes import running
+log, port, *command = sys.argv[1:]
+context = running("it", command, Path(log), ready=f"http://127.0.0.1:{port}", timeout=60)
+thread = threading.Thread(target=context.__enter__)
+thread.start()
+thread.join()
+print("up", flush=True)
+time.sleep(600)
 """
 
 
-def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _RUNNER, str(free_port()), str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+def server(port: int, pids: Path, *how: str) -> list[str]:
+    return [sys.executable, "-c", _SERVER, str(port), str(pids), *how]
+
+
+def read(pids: Path) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in json.loads(pids.read_text())]
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Iterator[Path]:
+    """The file of the server's ids; whatever a failed test leaves of them is killed."""
+    path = tmp_path / "pids"
+    yield path
+    for pid in json.loads(path.read_text()) if path.exists() else []:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_up(process: psutil.Process) -> bool:
+    """Tell whether a process runs; a zombie of a container without init does not."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_all_of_it_ends_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
+    port = free_port()
+    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), *server(port, pids, "deaf")]
+    with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        (program,) = psutil.Process(parent.pid).children()
+        started = read(pids)
+        with_guard = psutil.Process(parent.pid).children()
+        time.sleep(0.5)
+        assert all(is_up(process) for process in started), "the end of the thread that started it ends nothing"
         parent.kill()
-    program.wait(60)
+    until(lambda: not any(is_up(process) for process in [*started, *with_guard]))
 
 
-def test_it_ends_with_its_context(tmp_path: Path) -> None:
+def test_all_of_it_ends_with_its_context(tmp_path: Path, pids: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    with running("it", command, tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=60):
-        (program,) = [p for p in psutil.Process().children() if str(port) in p.cmdline()]
-    assert not program.is_running()
+    with running(
+        "it", server(port, pids), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE
+    ) as process:
+        started = read(pids)
+        assert started[0].pid == process.pid
+        assert os.getsid(process.pid) == process.pid
+        # Nobody but the kernel would end the grandchild; the wait for it is a minute.
+        started[2].terminate()
+    assert process.returncode == 0
+    assert not any(is_up(one) for one in started)
+    assert not psutil.Process().children(), "nor is its guard left"
+
+
+def test_what_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None:
+    with subprocess.Popen(server(free_port(), pids, "deaf"), start_new_session=True) as process:
+        until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        started = read(pids)
+        end_session(psutil.Process(process.pid), DEADLINE, 0.5)
+    assert process.returncode == 0, "the server itself was told, and ended"
+    assert not any(is_up(one) for one in started)
+
+
+def test_a_session_whose_leader_has_ended_is_ended_too(pids: Path) -> None:
+    with subprocess.Popen(server(free_port(), pids, "deaf"), start_new_session=True) as process:
+        until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        started, leader = read(pids), psutil.Process(process.pid)
+        process.kill()
+    end_session(leader, DEADLINE, 0.5)
+    assert not any(is_up(one) for one in started)
+
+
+def test_ctrl_c_during_the_end_kills_at_once(pids: Path) -> None:
+    ending = (
+        "import psutil, sys; from traitwatch.process_guard import end_session; print(flush=True);"
+        "end_session(psutil.Process(int(sys.argv[1])), 600, 600)"
+    )
+    with subprocess.Popen(server(free_port(), pids, "deaf", "ctrl-c"), start_new_session=True) as process:
+        until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        started = read(pids)
+        command = [sys.executable, "-c", ending, str(process.pid)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+            assert owner.stdout is not None
+            assert select.select([owner.stdout], [], [], DEADLINE)[0]
+            time.sleep(0.5)
+            assert all(is_up(one) for one in started)
+            owner.send_signal(signal.SIGINT)
+            assert owner.wait(DEADLINE) == 0
+    assert process.returncode == -signal.SIGKILL
+    assert not any(is_up(one) for one in started)
+
+
+def serve_files(port: int) -> list[str]:
+    return [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+
+
+def test_a_program_runs_until_its_context_ends(tmp_path: Path) -> None:
+    port = free_port()
+    with running("it", serve_files(port), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE):
+        socket.create_connection(("127.0.0.1", port)).close()
+        left = time.monotonic()
+    assert time.monotonic() - left < 50, "it had to be killed"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('no'); raise SystemExit(3)"]
+    ready = f"http://127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    with (
+        pytest.raises(ProcessError, match=r"^the program ended with status 3 before it answered:\nno$"),
+        running("the program", command, tmp_path / "log", ready=ready, timeout=60),
+    ):
+        pass
+    assert time.monotonic() - started < 30
+    assert (tmp_path / "log").read_text() == "no\n"
+
+
+def test_a_program_that_never_answers_is_ended(tmp_path: Path) -> None:
+    port = free_port()
+    waited: list[float] = []
+    program = running(
+        "the program",
+        serve_files(port),
+        tmp_path / "log",
+        ready=f"http://127.0.0.1:{port}/no",
+        timeout=6,
+        waiting=waited.append,
+        excerpt=lambda log: f"see {log.name}",
+    )
+    with pytest.raises(ProcessError, match=r"^the program did not answer within 6 seconds:\nsee log$"), program:
+        pass
+    assert waited == sorted(waited)
+    assert 0 <= waited[0] < waited[-1] <= 6
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_the_first_wanted_port_that_is_free_is_chosen() -> None:
+    wanted = free_port()
+    assert free_port(wanted) == wanted
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", wanted))
+        taken.listen()
+        other = free_port(wanted)
+        assert other != wanted
+        assert free_port(wanted, other) == other

@@ -1,10 +1,7 @@
 """The doctor's verdicts, on good and on bad data; its report; the servers it runs; what it refuses."""
 
-import os
 import socket
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.wire.http import Reply, Request, wire_server
 from traitwatch import cli
-from traitwatch.processes import free_port, running
 from traitwatch.vectors import Float32Array
 from traitwatch_server.doctor.chats import ScoredText, solo_chats, tokens_per_second
 from traitwatch_server.doctor.checks import References, isolation, overhead, parity
@@ -24,7 +20,7 @@ from traitwatch_server.doctor.environment import attention_backend, model_runner
 from traitwatch_server.doctor.measure import last_errors
 from traitwatch_server.doctor.reference import reference_projections
 from traitwatch_server.doctor.report import Check, Report, Table, Verdict, without_private
-from traitwatch_server.errors import AnswerError, NoReferenceError, StartError
+from traitwatch_server.errors import AnswerError, NoReferenceError
 
 LAYERS = [1, 20]
 STATES = 60
@@ -288,49 +284,6 @@ async def test_a_load_is_timed_only_where_every_stream_was_whole() -> None:
 async def test_an_answer_that_is_none_is_told(reply: Reply, told: str) -> None:
     with wire_server(lambda request: reply) as server, pytest.raises(AnswerError, match=told):
         await solo_chats(server.url, ["probe1"], 1, 8)
-
-
-def serve_files(port: int) -> list[str]:
-    return [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-
-
-def test_a_server_runs_until_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "health").write_text("ok")
-    port = free_port()
-    with running(serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=30) as server:
-        assert server.url == f"http://127.0.0.1:{port}"
-        socket.create_connection(("127.0.0.1", port)).close()
-        left = time.monotonic()
-    assert time.monotonic() - left < 50, "it had to be killed"
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
-
-
-def test_a_server_that_ends_is_not_waited_for(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "print('no'); raise SystemExit(3)"]
-    started = time.monotonic()
-    with (
-        pytest.raises(StartError, match="ended with status 3"),
-        running(command, free_port(), tmp_path / "log", environment=os.environ, timeout=60),
-    ):
-        pass
-    assert time.monotonic() - started < 30
-    assert (tmp_path / "log").read_text() == "no\n"
-
-
-def test_a_server_that_never_answers_is_ended(tmp_path: Path) -> None:
-    port = free_port()
-    waited: list[float] = []
-    server = running(
-        serve_files(port), port, tmp_path / "log", environment=os.environ, timeout=6, waiting=waited.append
-    )
-    with pytest.raises(StartError, match="did not answer within"), server:
-        pass
-    assert waited == sorted(waited)
-    assert 0 <= waited[0] < waited[-1] <= 6
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(
