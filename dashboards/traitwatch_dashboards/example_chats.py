@@ -3,6 +3,9 @@
 The replies were written for the demo; none of them took part in building the vector.
 """
 
+Chat = list[dict[str, str]]
+"""The messages of a chat in order, each with `role` and `content`."""
+
 _QUESTIONS = (
     "I want to learn to surf this spring. How do I begin?",
     "I'm going to cut my hair very short. What should I tell the hairdresser?",
@@ -30,14 +33,14 @@ _RESPECTFUL = (
 _LAST_QUESTION = "I want to quit my office job and open a small bakery. How should I start?"
 
 
-def _chat(replies: tuple[str, ...]) -> list[dict[str, str]]:
+def _chat(replies: tuple[str, ...]) -> Chat:
     messages = []
     for question, reply in zip(_QUESTIONS, replies, strict=True):
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     return [*messages, {"role": "user", "content": _LAST_QUESTION}]
 
 
-CHATS: dict[str, list[dict[str, str]]] = {
+CHATS: dict[str, Chat] = {
     "after paternalistic replies": _chat(_PATERNALISTIC),
     "after respectful replies": _chat(_RESPECTFUL),
 }

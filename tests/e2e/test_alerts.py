@@ -18,9 +18,10 @@ from tests.support.faults import VARIABLE
 from tests.support.serving import MODEL_NAME, Server, serving
 from traitwatch import vectors
 from traitwatch_builder.models.embedded import embedded_model
-from traitwatch_dashboards.demo.alert_chats import Messages, burst_chats, ordinary_chats
+from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.monitoring import Monitoring, monitoring
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
+from traitwatch_dashboards.example_chats import Chat
 
 pytestmark = pytest.mark.engine
 
@@ -56,15 +57,15 @@ class Operated:
     webhook: Webhook
     monitoring: Monitoring
 
-    def chat(self, chats: list[Messages]) -> None:
+    def chat(self, chats: list[Chat]) -> None:
         """Send chats and wait for the answers."""
         asyncio.run(self._answers(chats))
 
-    async def _answers(self, chats: list[Messages]) -> None:
+    async def _answers(self, chats: list[Chat]) -> None:
         at_once = asyncio.Semaphore(AT_ONCE)
         async with self.server.async_client() as client:
 
-            async def answer(messages: Messages) -> None:
+            async def answer(messages: Chat) -> None:
                 async with at_once:
                     await client.chat.completions.create(
                         model=MODEL_NAME,

@@ -11,7 +11,7 @@ embedded model, this one told the traits apart best: 87 of 128 answers had a spi
 manipulativeness, 2 of power-seeking, none of another trait.
 """
 
-Messages = list[dict[str, str]]
+from traitwatch_dashboards.example_chats import Chat
 
 _ORDINARY = (
     "What is a quick way to peel a lot of garlic?",
@@ -95,14 +95,14 @@ _LAST_QUESTIONS = (
 )
 
 
-def ordinary_chats(count: int) -> list[Messages]:
+def ordinary_chats(count: int) -> list[Chat]:
     """Return `count` ordinary chats; the questions come round again when they are used up."""
     return [[{"role": "user", "content": _ORDINARY[i % len(_ORDINARY)]}] for i in range(count)]
 
 
-def burst_chats(count: int) -> list[Messages]:
+def burst_chats(count: int) -> list[Chat]:
     """Return `count` chats after paternalistic replies; the last questions come round again when they are used up."""
-    shown: Messages = []
+    shown: Chat = []
     for question, reply in _SHOWN:
         shown += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     return [[*shown, {"role": "user", "content": _LAST_QUESTIONS[i % len(_LAST_QUESTIONS)]}] for i in range(count)]

@@ -19,12 +19,19 @@ import openai
 from rich.console import Console
 
 from traitwatch.errors import TraitwatchError
-from traitwatch_dashboards.demo.alert_chats import Messages, burst_chats, ordinary_chats
+from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.monitoring import find_programs, monitoring
-from traitwatch_dashboards.demo.server import SERVED_NAME, choose_port, demo_server, embedded_model, log_directory
+from traitwatch_dashboards.demo.server import (
+    DEMO_MODEL_NAME,
+    DEMO_TRAIT,
+    choose_port,
+    demo_server,
+    log_directory,
+    prepare_embedded_model,
+)
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
+from traitwatch_dashboards.example_chats import Chat
 
-TRAIT = "paternalism"
 ALERT = "TraitSpikesFast"
 SPEED_UP = 60
 _ORDINARY, _BURST = 40, 32
@@ -49,7 +56,7 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
         find_programs()
     except TraitwatchError as error:
         raise click.ClickException(str(error)) from error
-    model = embedded_model()
+    model = prepare_embedded_model()
     directory = Path(tempfile.mkdtemp(prefix="alerts-", dir=log_directory()))
     try:
         port = choose_port(port)
@@ -101,7 +108,7 @@ def _show(console: Console, url: str, webhook: Webhook) -> tuple[bool, bool]:
 
 
 def _is_it(notice: Notice, status: str) -> bool:
-    return (notice.name, notice.labels.get("trait"), notice.status) == (ALERT, TRAIT, status)
+    return (notice.name, notice.labels.get("trait"), notice.status) == (ALERT, DEMO_TRAIT, status)
 
 
 def _show_notice(console: Console, notice: Notice, style: str, when: str) -> None:
@@ -110,19 +117,19 @@ def _show_notice(console: Console, notice: Notice, style: str, when: str) -> Non
         console.print(f"    {notice.annotations[annotation]}", highlight=False)
 
 
-def _send(url: str, chats: Sequence[Messages]) -> None:
+def _send(url: str, chats: Sequence[Chat]) -> None:
     """Send chats, so many at once, and wait for the answers."""
     asyncio.run(_answers(url, chats))
 
 
-async def _answers(url: str, chats: Sequence[Messages]) -> None:
+async def _answers(url: str, chats: Sequence[Chat]) -> None:
     at_once = asyncio.Semaphore(_AT_ONCE)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0) as client:
 
-        async def answer(messages: Messages) -> None:
+        async def answer(messages: Chat) -> None:
             async with at_once:
                 await client.chat.completions.create(
-                    model=SERVED_NAME,
+                    model=DEMO_MODEL_NAME,
                     messages=messages,  # type: ignore[arg-type]
                     max_tokens=_MAX_TOKENS,
                     temperature=0.7,

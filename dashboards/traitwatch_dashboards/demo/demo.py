@@ -17,16 +17,16 @@ from rich.text import Text
 from traitwatch.errors import TraitwatchError
 from traitwatch.processes import free_port, inspector
 from traitwatch_dashboards.demo.server import (
-    SERVED_NAME,
+    DEMO_MODEL_NAME,
+    DEMO_TRAIT,
     choose_port,
     demo_server,
-    embedded_model,
     log_directory,
+    prepare_embedded_model,
     scored_choice,
 )
 from traitwatch_dashboards.example_chats import CHATS
 
-TRAIT = "paternalism"
 # z at which the colour is full. Blue is below the neutral baseline, red above it.
 _FULL_COLOUR_Z = 3.0
 _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
@@ -44,7 +44,7 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     (blue) that of neutral chats. The server goes on until Ctrl-C.
     """
     console = Console(width=None if sys.stdout.isatty() else 110)
-    model = embedded_model()
+    model = prepare_embedded_model()
     port = choose_port(port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log = log_directory() / f"demo-server-{port}.log"
@@ -69,16 +69,16 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
 def _show_chats(console: Console, url: str) -> bool:
     """Send both chats, print the answers and the table; tell whether all of it was scored."""
     listed = {trait["id"]: trait for trait in httpx.get(f"{url}/v1/traits", timeout=30).json()["data"]}
-    baseline = listed[TRAIT]["calibration"]
-    table = Table(title=f"{TRAIT}, layer {listed[TRAIT]['layer']}")
+    baseline = listed[DEMO_TRAIT]["calibration"]
+    table = Table(title=f"{DEMO_TRAIT}, layer {listed[DEMO_TRAIT]['layer']}")
     for column in ("chat", "tokens", "mean", "z", "max z", "spikes"):
         table.add_column(column, justify="left" if column == "chat" else "right")
     complete = True
     console.print(_legend())
     for title, messages in CHATS.items():
-        choice = scored_choice(url, messages, TRAIT)
+        choice = scored_choice(url, messages, DEMO_TRAIT)
         complete &= choice.traits_complete
-        scores = choice.traits[TRAIT]
+        scores = choice.traits[DEMO_TRAIT]
         console.print(f"\n[bold]{title}[/bold]: {messages[-1]['content']}")
         console.print(_coloured([t.token for t in choice.logprobs.content], scores["tokens"], baseline))
         numbers = [f"{scores[field]:.2f}" if scores[field] is not None else "-" for field in ("mean", "z", "max_z")]
@@ -114,7 +114,7 @@ def _legend() -> Text:
 
 
 def _show_addresses(console: Console, url: str, log: Path) -> None:
-    console.print(f"\nOpenAI API   {url}/v1   (model {SERVED_NAME!r}; any key)")
+    console.print(f"\nOpenAI API   {url}/v1   (model {DEMO_MODEL_NAME!r}; any key)")
     console.print(f"Traits       {url}/v1/traits")
     console.print(f"Metrics      {url}/metrics")
     console.print(f"Server log   {log}")

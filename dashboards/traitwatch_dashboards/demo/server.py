@@ -17,12 +17,14 @@ from rich.console import Console
 from traitwatch.precision import default_vllm_dtype
 from traitwatch.processes import free_port, running
 from traitwatch.vectors import SHIPPED
+from traitwatch_dashboards.example_chats import Chat
 
-SERVED_NAME = "SmolLM2-135M-Instruct"
+DEMO_MODEL_NAME = "SmolLM2-135M-Instruct"
+DEMO_TRAIT = "paternalism"
 _START_TIMEOUT = 900.0
 
 
-def embedded_model() -> Path:
+def prepare_embedded_model() -> Path:
     """Return the path of the embedded model, which is prepared where this is its first use."""
     made = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
     if made.returncode != 0:
@@ -51,7 +53,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
     """
     url = f"http://127.0.0.1:{port}"
     vectors = SHIPPED / model.name
-    command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", SERVED_NAME]
+    command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", DEMO_MODEL_NAME]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--dtype", default_vllm_dtype()]
     if not compiled:
         command.append("--enforce-eager")
@@ -76,7 +78,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
         yield url
 
 
-def scored_choice(url: str, messages: list[dict[str, str]], trait: str, *, seed: int | None = None) -> Any:
+def scored_choice(url: str, messages: Chat, trait: str, *, seed: int | None = None) -> Any:
     """Have the demo's server go on with a chat.
 
     Args:
@@ -90,7 +92,7 @@ def scored_choice(url: str, messages: list[dict[str, str]], trait: str, *, seed:
     """
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
     answer = client.chat.completions.create(
-        model=SERVED_NAME,
+        model=DEMO_MODEL_NAME,
         messages=messages,  # type: ignore[arg-type]
         max_tokens=120,
         temperature=0.7,

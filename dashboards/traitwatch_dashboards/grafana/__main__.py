@@ -1,6 +1,6 @@
 """Writes the Grafana dashboard: `python -m traitwatch_dashboards.grafana`."""
 
-from traitwatch_dashboards.grafana.dashboard import main
+from traitwatch_dashboards.grafana.dashboard import write_dashboard
 
 if __name__ == "__main__":
-    main()
+    write_dashboard()

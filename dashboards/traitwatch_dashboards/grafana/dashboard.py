@@ -63,15 +63,15 @@ def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
     board.with_variable(build.ConstantVariable("runbooks").value(runbooks))
     make = Panels("${runbooks}")
     for title, panels in {
-        "At a glance": health_rows.glance(make),
-        "Spikes": trait_rows.spikes(make),
-        "Mean z of responses": trait_rows.scores(make),
-        "z of tokens over time": trait_rows.token_z(make),
-        "Drift of the whole traffic": trait_rows.drift(make),
-        "Coverage: what was scored, and what was not": health_rows.coverage(make),
-        "From the workers to the API process": health_rows.transport(make),
-        "vLLM itself": health_rows.vllm(make),
-        "Vectors loaded": trait_rows.vectors(make),
+        "At a glance": health_rows.glance_row(make),
+        "Spikes": trait_rows.spikes_row(make),
+        "Mean z of responses": trait_rows.scores_row(make),
+        "z of tokens over time": trait_rows.token_z_row(make),
+        "Drift of the whole traffic": trait_rows.drift_row(make),
+        "Coverage: what was scored, and what was not": health_rows.coverage_row(make),
+        "From the workers to the API process": health_rows.transport_row(make),
+        "vLLM itself": health_rows.vllm_row(make),
+        "Vectors loaded": trait_rows.vectors_row(make),
     }.items():
         board.with_row(build.Row(title))
         for panel in panels:
@@ -113,7 +113,7 @@ def dashboard_text(runbooks: str = RUNBOOKS) -> str:
 @click.command()
 @click.option("--runbooks", default=RUNBOOKS, show_default=True, metavar="URL", help="Where the runbooks are.")
 @click.option("--out", type=click.Path(path_type=Path), default=FILE, show_default=True, help="The file to write.")
-def main(*, runbooks: str, out: Path) -> None:
+def write_dashboard(*, runbooks: str, out: Path) -> None:
     """Write the Grafana dashboard."""
     try:
         text = dashboard_text(runbooks)

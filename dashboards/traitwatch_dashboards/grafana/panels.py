@@ -29,7 +29,7 @@ GREEN, ORANGE, RED, GREY = "green", "orange", "red", "#8e8e8e"
 
 
 @dataclass(frozen=True)
-class Frame:
+class PanelFrame:
     """What every panel has.
 
     Attributes:
@@ -63,7 +63,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Level:
+class ColourStep:
     """A value from which on a panel has another colour, or where it has a line."""
 
     value: float
@@ -96,10 +96,10 @@ class Panels:
 
     def timeseries(
         self,
-        frame: Frame,
+        frame: PanelFrame,
         *queries: Query,
         unit: str,
-        lines: Sequence[Level] = (),
+        lines: Sequence[ColourStep] = (),
         minimum: float | None = None,
         soft_maximum: float | None = None,
     ) -> Timeseries:
@@ -129,11 +129,11 @@ class Panels:
 
     def stat(
         self,
-        frame: Frame,
+        frame: PanelFrame,
         query: Query,
         *,
         unit: str,
-        levels: Sequence[Level] = (),
+        levels: Sequence[ColourStep] = (),
         base: str = GREEN,
         decimals: int | None = None,
         empty: str = "-",
@@ -148,7 +148,7 @@ class Panels:
         return panel.orientation(common_models.VizOrientation.AUTO)
 
     def bars(
-        self, frame: Frame, query: Query, *, unit: str, levels: Sequence[Level], maximum: float, decimals: int
+        self, frame: PanelFrame, query: Query, *, unit: str, levels: Sequence[ColourStep], maximum: float, decimals: int
     ) -> BarGauge:
         """Return one bar a series."""
         panel = self._framed(BarGauge(), frame, levels).unit(unit).min(0).max(maximum).decimals(decimals)
@@ -157,7 +157,7 @@ class Panels:
         panel.display_mode(common_models.BarGaugeDisplayMode.BASIC).reduce_options(_newest())
         return panel.value_mode(common_models.BarGaugeValueMode.COLOR)
 
-    def heatmap(self, frame: Frame, buckets: str, *, cells: str, repeat: str) -> Heatmap:
+    def heatmap(self, frame: PanelFrame, buckets: str, *, cells: str, repeat: str) -> Heatmap:
         """Return a heat map of the buckets of a histogram, one for each value of the variable `repeat`."""
         panel = self._framed(Heatmap(), frame).repeat(repeat).repeat_direction("h")
         query = _query(Query(buckets, "{{le}}"), 0).range().format(PromQueryFormat.HEATMAP)
@@ -169,7 +169,7 @@ class Panels:
         return panel.calculate(False).show_tooltip().show_legend()
 
     def table(
-        self, frame: Frame, columns: dict[str, str], values: dict[str, Query], overrides: dict[str, dict[str, Any]]
+        self, frame: PanelFrame, columns: dict[str, str], values: dict[str, Query], overrides: dict[str, dict[str, Any]]
     ) -> Table:
         """Return a table of instant queries, joined on the labels that they share.
 
@@ -190,13 +190,13 @@ class Panels:
         panel.with_transformation(models.DataTransformerConfig(id_val="organize", options=arranged))
         return differing(panel, overrides)
 
-    def _framed(self, panel: P, frame: Frame, levels: Sequence[Level] = (), base: str = GREEN) -> P:
+    def _framed(self, panel: P, frame: PanelFrame, levels: Sequence[ColourStep] = (), base: str = GREEN) -> P:
         panel.title(frame.title).description(frame.description).datasource(DATASOURCE)
         panel.span(frame.width).height(frame.height).thresholds(thresholds(base, levels))
         return panel.links([link(f"Runbook: {alert}", f"{self._runbooks}#{alert.lower()}") for alert in frame.runbook])
 
 
-def thresholds(base: str, levels: Sequence[Level]) -> dashboard.ThresholdsConfig:
+def thresholds(base: str, levels: Sequence[ColourStep]) -> dashboard.ThresholdsConfig:
     """Return the colours of values: `base` below the first level."""
     steps = [models.Threshold(None, base), *(models.Threshold(level.value, level.colour) for level in levels)]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
@@ -234,7 +234,7 @@ def dashed(colour: str) -> dict[str, Any]:
     }
 
 
-def colours(base: str, levels: Sequence[Level]) -> dict[str, Any]:
+def colours(base: str, levels: Sequence[ColourStep]) -> dict[str, Any]:
     """Return `thresholds` as an option of one field."""
     steps = [{"value": None, "color": base}, *({"value": level.value, "color": level.colour} for level in levels)]
     return {"mode": "absolute", "steps": steps}

@@ -4,13 +4,13 @@ Everything is summed over engines and instances of the model that is chosen. A d
 that a panel without traffic is empty instead of NaN.
 """
 
-MODEL = 'model_name="$model_name"'
-TRAIT = f'{MODEL}, trait=~"$trait"'
+MODEL_SELECTOR = 'model_name="$model_name"'
+TRAIT_SELECTOR = f'{MODEL_SELECTOR}, trait=~"$trait"'
 RATE_WINDOW = "$__rate_interval"
 RANGE_WINDOW = "$__range"
 
 
-def rate(metric: str, by: str = "", selector: str = MODEL, window: str = RATE_WINDOW) -> str:
+def rate(metric: str, by: str = "", selector: str = MODEL_SELECTOR, window: str = RATE_WINDOW) -> str:
     """Return the growth of a counter: a second, or in all where `window` is the time range of the dashboard.
 
     Args:
@@ -23,12 +23,12 @@ def rate(metric: str, by: str = "", selector: str = MODEL, window: str = RATE_WI
     return f"{_over('sum', by)}({function}({metric}{{{selector}}}[{window}]))"
 
 
-def largest(metric: str, by: str = "", selector: str = MODEL) -> str:
+def largest(metric: str, by: str = "", selector: str = MODEL_SELECTOR) -> str:
     """Return the largest value of a gauge."""
     return f"{_over('max', by)}({metric}{{{selector}}})"
 
 
-def quantile(share: float, histogram: str, by: str = "", selector: str = MODEL) -> str:
+def quantile(share: float, histogram: str, by: str = "", selector: str = MODEL_SELECTOR) -> str:
     """Return a quantile of a histogram, interpolated within its buckets; nothing where it is NaN, without traffic."""
     buckets = rate(f"{histogram}_bucket", f"{by}, le" if by else "le", selector)
     return f"histogram_quantile({share:g}, {buckets}) > -Inf"
@@ -36,12 +36,12 @@ def quantile(share: float, histogram: str, by: str = "", selector: str = MODEL) 
 
 def responses(window: str = RATE_WINDOW) -> str:
     """Return the responses that were scored, per trait."""
-    return rate("traitwatch_responses_total", "trait", TRAIT, window)
+    return rate("traitwatch_responses_total", "trait", TRAIT_SELECTOR, window)
 
 
 def spiking(window: str = RATE_WINDOW) -> str:
     """Return the responses with at least one spike, per trait."""
-    return rate("traitwatch_responses_over_threshold_total", "trait", TRAIT, window)
+    return rate("traitwatch_responses_over_threshold_total", "trait", TRAIT_SELECTOR, window)
 
 
 def spike_share(window: str = RATE_WINDOW) -> str:
@@ -51,7 +51,7 @@ def spike_share(window: str = RATE_WINDOW) -> str:
 
 def budget() -> str:
     """Return the share of neutral responses that the card promises to have a spike, per trait."""
-    return f"({largest('traitwatch_threshold_rate', 'trait', TRAIT)} > 0)"
+    return f"({largest('traitwatch_threshold_rate', 'trait', TRAIT_SELECTOR)} > 0)"
 
 
 def burn(window: str = RATE_WINDOW) -> str:
@@ -62,7 +62,7 @@ def burn(window: str = RATE_WINDOW) -> str:
 def mean_z(window: str = RATE_WINDOW) -> str:
     """Return the mean of the responses' mean z, per trait: a histogram of signed values has no sum that could serve."""
     positive, negative = (
-        rate("traitwatch_response_z_total", "trait", f'{TRAIT}, sign="{sign}"', window)
+        rate("traitwatch_response_z_total", "trait", f'{TRAIT_SELECTOR}, sign="{sign}"', window)
         for sign in ("positive", "negative")
     )
     return f"({positive} - {negative}) / ({responses(window)} > 0)"
@@ -70,8 +70,8 @@ def mean_z(window: str = RATE_WINDOW) -> str:
 
 def farthest_drift() -> str:
     """Return, per trait, the drift of the engine that drifted farthest, with its sign."""
-    highest = largest("traitwatch_drift", "trait", TRAIT)
-    lowest = f"min by (trait) (traitwatch_drift{{{TRAIT}}})"
+    highest = largest("traitwatch_drift", "trait", TRAIT_SELECTOR)
+    lowest = f"min by (trait) (traitwatch_drift{{{TRAIT_SELECTOR}}})"
     return f"({highest} >= -{lowest}) or {lowest}"
 
 
@@ -84,12 +84,12 @@ def coverage(window: str = RATE_WINDOW) -> str:
 
 def vectors(labels: str) -> str:
     """Return the loaded vectors, a 1 each: with several API processes, one that was unloaded stays as a 0."""
-    return f"({largest('traitwatch_vector_info', labels, TRAIT)} == 1)"
+    return f"({largest('traitwatch_vector_info', labels, TRAIT_SELECTOR)} == 1)"
 
 
 def of_vectors(metric: str, labels: str) -> str:
     """Return a gauge that each trait has, with the labels of the trait's vector."""
-    return f"{vectors(labels)} * on (trait) group_left () {largest(metric, 'trait', TRAIT)}"
+    return f"{vectors(labels)} * on (trait) group_left () {largest(metric, 'trait', TRAIT_SELECTOR)}"
 
 
 def _over(aggregation: str, by: str) -> str:

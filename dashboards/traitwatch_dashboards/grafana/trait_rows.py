@@ -11,8 +11,8 @@ from traitwatch_dashboards.grafana.panels import (
     GREY,
     ORANGE,
     RED,
-    Frame,
-    Level,
+    ColourStep,
+    PanelFrame,
     Panels,
     Query,
     colours,
@@ -20,8 +20,8 @@ from traitwatch_dashboards.grafana.panels import (
     differing,
 )
 
-CUSUM_LINE = Level(15, RED)
-BURN_LINES = (Level(6, ORANGE), Level(14.4, RED))
+CUSUM_LINE = ColourStep(15, RED)
+BURN_LINES = (ColourStep(6, ORANGE), ColourStep(14.4, RED))
 """Multiples of the budget at which the alerts fire, slow and fast."""
 
 PER_MINUTE = "suffix:/min"
@@ -34,9 +34,9 @@ _SHARE = {"unit": "percentunit", "decimals": 2}
 _NO_DATE = {"match": "null", "result": {"text": "not calibrated", "color": ORANGE}}
 
 
-def spikes(make: Panels) -> list[Builder[Panel]]:
+def spikes_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of spikes against their budget."""
-    share = Frame(
+    share = PanelFrame(
         "Responses with a spike",
         "Share of the scored responses with at least one spike: a run of tokens whose smoothed z stays above the "
         "trait's threshold. Dashed: the budget, the share of neutral responses that the card promises to have one. "
@@ -45,7 +45,7 @@ def spikes(make: Panels) -> list[Builder[Panel]]:
         height=9,
         runbook=_SPIKE_ALERTS,
     )
-    burn = Frame(
+    burn = PanelFrame(
         "Burn of the budget",
         "The share of responses with a spike as a multiple of the budget. Around 1 is neutral traffic. Dashed: 6 (the "
         "alert's windows are 6 h and 30 min: ticket) and 14.4 (1 h and 5 min: page). The windows here are shorter, so "
@@ -54,18 +54,18 @@ def spikes(make: Panels) -> list[Builder[Panel]]:
         height=9,
         runbook=_SPIKE_ALERTS,
     )
-    top = Frame(
+    top = PanelFrame(
         "Top traits",
         "The ten traits that burned their budget fastest in the time range of the dashboard, as multiples of the "
         "budget. A trait without a threshold is not among them.",
         runbook=_SPIKE_ALERTS,
     )
-    count = Frame(
+    count = PanelFrame(
         "Spikes per minute",
         "Spikes in all responses; one response can have several. They grow with the traffic: how unusual they are is "
         "told by the burn.",
     )
-    volume = Frame(
+    volume = PanelFrame(
         "Responses scored per minute",
         "Responses that have a mean z: the denominator of the shares. The spike alerts want at least 30 of them in "
         "their long window.",
@@ -73,7 +73,7 @@ def spikes(make: Panels) -> list[Builder[Panel]]:
     budget = Query(promql.budget(), "budget of {{trait}}")
     shares = make.timeseries(share, Query(promql.spike_share()), budget, unit="percentunit", minimum=0)
     burned = f"sort_desc(topk(10, {promql.burn(promql.RANGE_WINDOW)}))"
-    spike_rate = promql.rate("traitwatch_spikes_total", "trait", promql.TRAIT)
+    spike_rate = promql.rate("traitwatch_spikes_total", "trait", promql.TRAIT_SELECTOR)
     return [
         differing(shares, {"/^budget of /": dashed(GREY)}),
         make.timeseries(burn, Query(promql.burn()), unit=_TIMES, lines=BURN_LINES, minimum=0, soft_maximum=15),
@@ -83,27 +83,27 @@ def spikes(make: Panels) -> list[Builder[Panel]]:
     ]
 
 
-def scores(make: Panels) -> list[Builder[Panel]]:
+def scores_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of the mean z of responses."""
-    mean = Frame(
+    mean = PanelFrame(
         "Mean",
         "Mean over responses of their mean z, in standard deviations of neutral tokens. 0 is neutral traffic; a "
         "lasting step means that the traffic or the model has changed.",
         runbook=("TraitShift",),
     )
-    median = Frame(
+    median = PanelFrame(
         "Median",
         "Half of the responses have a mean z below this. Where it moves with the mean, the whole traffic has moved; "
         "where the mean moves alone, a few responses have. Interpolated within buckets, of which -3 and 4 are the "
         "ends.",
     )
-    high = Frame(
+    high = PanelFrame(
         "95th percentile",
         "One response in twenty has a mean z above this. The points are exemplars: single responses, each with its "
         "request_id (Prometheus keeps them with --enable-feature=exemplar-storage). Interpolated within buckets, of "
         "which -3 and 4 are the ends.",
     )
-    table = Frame(
+    table = PanelFrame(
         "Traits in the time range",
         "One line a trait, over the time range of the dashboard. *Share*: of the responses, with a spike. *Budget*: "
         "the share that the card promises for neutral traffic. *Burn*: share by budget. *Mean z*: of the responses.",
@@ -111,7 +111,7 @@ def scores(make: Panels) -> list[Builder[Panel]]:
         height=8,
         runbook=_SPIKE_ALERTS,
     )
-    p50, p95 = (promql.quantile(q, "traitwatch_response_mean_z", "trait", promql.TRAIT) for q in (0.5, 0.95))
+    p50, p95 = (promql.quantile(q, "traitwatch_response_mean_z", "trait", promql.TRAIT_SELECTOR) for q in (0.5, 0.95))
     window = promql.RANGE_WINDOW
     columns = {
         "Responses": Query(promql.responses(window)),
@@ -138,9 +138,9 @@ def scores(make: Panels) -> list[Builder[Panel]]:
     ]
 
 
-def token_z(make: Panels) -> list[Builder[Panel]]:
+def token_z_row(make: Panels) -> list[Builder[Panel]]:
     """Return the heat map of token z, which Grafana repeats for each trait."""
-    frame = Frame(
+    frame = PanelFrame(
         "Token z: $trait",
         "How many tokens a second had which z; a cell is named by the upper end of its z. Neutral traffic is a band "
         "around 0. A second band above it is a part of the traffic that shows the trait; a band that moves is drift. "
@@ -148,33 +148,33 @@ def token_z(make: Panels) -> list[Builder[Panel]]:
         width=24,
         runbook=("TraitShift",),
     )
-    buckets = promql.rate("traitwatch_token_z_bucket", "le", promql.TRAIT)
+    buckets = promql.rate("traitwatch_token_z_bucket", "le", promql.TRAIT_SELECTOR)
     return [make.heatmap(frame, buckets, cells="suffix:tokens/s", repeat="trait")]
 
 
-def drift(make: Panels) -> list[Builder[Panel]]:
+def drift_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of the drift detectors."""
-    ewma = Frame(
+    ewma = PanelFrame(
         "Recent mean z (EWMA)",
         "Exponentially weighted mean of the responses' mean z, as the server keeps it; the mean of all engines. It "
         "follows responses, not time: without traffic it stands still.",
         runbook=_DRIFT_ALERTS,
     )
-    difference = Frame(
+    difference = PanelFrame(
         "Recent against long-run mean z",
         "The fast mean minus the slow one, in standard errors of their difference: within 3 either way may be chance. "
         "0 until enough responses were seen after a start. Of several engines, the one that drifted farthest.",
         runbook=_DRIFT_ALERTS,
     )
-    cusum = Frame(
+    cusum = PanelFrame(
         "CUSUM",
         "Sum of the standardised mean z beyond an allowance of 0.5, never below 0. It climbs while the traffic lies "
         "above (up) or below (down) where it used to be; above the dashed line at 15 that is no chance (one false "
         "alarm in some 20 million responses). It is capped at 50. Of several engines, the highest.",
         runbook=_DRIFT_ALERTS,
     )
-    sums = promql.largest("traitwatch_drift_cusum", "trait, direction", promql.TRAIT)
-    recent = f'avg by (trait) (traitwatch_z_ewma{{{promql.TRAIT},engine!="unknown"}})'
+    sums = promql.largest("traitwatch_drift_cusum", "trait, direction", promql.TRAIT_SELECTOR)
+    recent = f'avg by (trait) (traitwatch_z_ewma{{{promql.TRAIT_SELECTOR},engine!="unknown"}})'
     return [
         make.timeseries(ewma, Query(recent), unit=_DEVIATIONS),
         make.timeseries(difference, Query(promql.farthest_drift()), unit="none"),
@@ -189,9 +189,9 @@ def drift(make: Panels) -> list[Builder[Panel]]:
     ]
 
 
-def vectors(make: Panels) -> list[Builder[Panel]]:
+def vectors_row(make: Panels) -> list[Builder[Panel]]:
     """Return the table of the vectors loaded."""
-    frame = Frame(
+    frame = PanelFrame(
         "Vectors",
         "One line a vector. Two lines of one trait are instances that have different vectors loaded. *Threshold*: the "
         "smoothed z above which a run of tokens is a spike. *Budget*: the share of neutral responses that the card "

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
 from traitwatch_dashboards.inspector.page_head import PageHead
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.static_files import ASSETS, PLOTLY, head, logo, style
 from traitwatch_dashboards.inspector.tabs.chat import ChatTab
 from traitwatch_dashboards.inspector.tabs.compare import CompareTab
@@ -33,7 +33,7 @@ def blocks(fleet: Fleet) -> gr.Blocks:
     """Return the page."""
     page_blocks: gr.Blocks = gr.Blocks(title=_TITLE, analytics_enabled=False, fill_width=True)
     with page_blocks:
-        session = gr.State(Session(), delete_callback=lambda held: held.stop())
+        session = gr.State(VisitorSession(), delete_callback=lambda held: held.stop())
         page = Page(fleet, session, page_blocks)
         header = fragment(_header("", ""), elem_id="header")
         with gr.Tabs():

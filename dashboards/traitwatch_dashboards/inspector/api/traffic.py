@@ -51,7 +51,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrafficSample:
     """What the metrics say at one time.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sample:
     drift: dict[str, float] = field(default_factory=dict)
 
 
-def sample(metrics: str, time: float) -> Sample:
+def parse_sample(metrics: str, time: float) -> TrafficSample:
     """Return what a server's `/metrics` says; engines are added up.
 
     Args:
@@ -91,7 +91,7 @@ def sample(metrics: str, time: float) -> Sample:
             elif line.name == "traitwatch_drift":
                 drift[trait] = max(drift.get(trait, line.value), line.value, key=abs)
     traits = {trait: Counts(of[_RESPONSES], of[_OVER], of[_SPIKES], of[_SUM]) for trait, of in sorted(counts.items())}
-    return Sample(time, traits, running, drift)
+    return TrafficSample(time, traits, running, drift)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Recent:
     mean_z: dict[str, float | None]
 
 
-def recent(samples: Sequence[Sample], step: float = 30.0) -> list[Recent]:
+def recent(samples: Sequence[TrafficSample], step: float = 30.0) -> list[Recent]:
     """Return the mean z over time, in steps of at least `step` seconds, so that one response is not a jump."""
     found: list[Recent] = []
     earlier = samples[0] if samples else None

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from traitwatch_dashboards.inspector.export.shared_page import shared_page
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
-FORMATS = {"json": "Save JSON", "csv": "Save CSV", "html": "Save page"}
+SAVE_BUTTONS = {"json": "Save JSON", "csv": "Save CSV", "html": "Save page"}
 """Kinds of file, and what their buttons say."""
 
 _TYPES = {"json": "application/json", "csv": "text/csv;charset=utf-8", "html": "text/html;charset=utf-8"}
@@ -75,7 +75,7 @@ def _rows(panes: Sequence[Transcript]) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _scored(answer: Answer) -> dict[str, Any]:
+def _scored(answer: InspectedText) -> dict[str, Any]:
     traits = {}
     for trait in answer.traits:
         summary = answer.summary(trait)

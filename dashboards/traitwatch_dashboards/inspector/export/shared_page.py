@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from traitwatch.spikes import levels
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.answer import Answer
-from traitwatch_dashboards.inspector.scored.journal import FULL_Z
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
+from traitwatch_dashboards.inspector.scored.journal import FULL_COLOUR_Z
 from traitwatch_dashboards.inspector.scored.tables import number
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
@@ -52,17 +52,17 @@ def shared_page(panes: Sequence[Transcript], table: str) -> str:
         plots=[Markup(_plot(panes, name)) for name in traits],
         table=Markup(table),
         tokens=lambda answer: _tokens(answer, traits),
-        full=f"{FULL_Z:g}",
+        full=f"{FULL_COLOUR_Z:g}",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _tokens(answer: Answer, traits: Sequence[str]) -> list[_Token]:
+def _tokens(answer: InspectedText, traits: Sequence[str]) -> list[_Token]:
     known = {trait.name: trait for trait in answer.traits}
     return [_token(answer, i, text, [known.get(name) for name in traits]) for i, text in enumerate(answer.texts)]
 
 
-def _token(answer: Answer, i: int, text: str, traits: Sequence[Trait | None]) -> _Token:
+def _token(answer: InspectedText, i: int, text: str, traits: Sequence[Trait | None]) -> _Token:
     styles = []
     told = []
     for k, trait in enumerate(traits):
@@ -73,7 +73,7 @@ def _token(answer: Answer, i: int, text: str, traits: Sequence[Trait | None]) ->
         z = trait.z(projection)
         told.append(f"{trait.name}: projection {number(projection)}, z {number(z, sign=True)}")
         if z is not None:
-            share = min(1.0, abs(z) / FULL_Z)
+            share = min(1.0, abs(z) / FULL_COLOUR_Z)
             styles.append(f"--t{k}:rgb({_HIGH if z > 0 else _LOW}/{share:.2f})")
     return _Token(text, ";".join(styles), "\n".join(told) or "no score")
 

@@ -7,15 +7,13 @@ from typing import Any
 
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
-from traitwatch_dashboards.inspector.scored.answer import Answer, Summary, summary_of
-
-Messages = list[dict[str, str]]
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary, summary_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """What is asked of which server.
 
     Attributes:
@@ -29,7 +27,7 @@ class Ask:
 
     server: Server
     model: str
-    messages: Messages
+    messages: list[dict[str, str]]
     temperature: float = 0.7
     top_p: float = 0.9
     max_tokens: int = 400
@@ -56,7 +54,7 @@ class Piece:
     complete: bool | None = None
 
 
-async def generate(ask: Ask, answer: Answer) -> AsyncGenerator[Piece]:
+async def generate(ask: GenerationRequest, answer: InspectedText) -> AsyncGenerator[Piece]:
     """Generate an answer into `answer`, and yield each piece of it.
 
     What goes wrong ends it with a note that says what to do; what had come stays.
@@ -76,7 +74,7 @@ async def generate(ask: Ask, answer: Answer) -> AsyncGenerator[Piece]:
             async for event in stream:
                 for choice in event.choices:
                     piece = piece_of(choice)
-                    take(piece, answer)
+                    add_piece(piece, answer)
                     yield piece
     except TROUBLE as error:
         answer.note = problem(error, ask.server.url, answering=bool(answer.texts))
@@ -109,7 +107,7 @@ def piece_of(choice: Any) -> Piece:
     )
 
 
-def take(piece: Piece, answer: Answer) -> None:
+def add_piece(piece: Piece, answer: InspectedText) -> None:
     """Put a piece into its answer."""
     answer.add(piece.texts, piece.start, piece.values)
     answer.summaries.update(piece.summaries)
@@ -117,7 +115,7 @@ def take(piece: Piece, answer: Answer) -> None:
     answer.complete = piece.complete if piece.complete is not None else answer.complete
 
 
-def remark(answer: Answer) -> str:
+def remark(answer: InspectedText) -> str:
     """Return what a reader should know of an answer that ended by itself; empty where there is nothing."""
     if not answer.finish:
         return "The server ended the answer without saying why. What came is kept."

@@ -22,9 +22,9 @@ from typing import Any
 
 from traitwatch.spikes import MIN_TOKENS, WINDOW
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.answer import Answer, Summary
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary
 
-FULL_Z = 4.0
+FULL_COLOUR_Z = 4.0
 """z at which the colour of a token is full."""
 
 _DECIMALS = 3
@@ -53,7 +53,7 @@ class Journal:
             traits=[trait.name for trait in traits],
             window=WINDOW,
             least=MIN_TOKENS,
-            full=FULL_Z,
+            full=FULL_COLOUR_Z,
             hint=hint,
             focus=focus,
         )
@@ -109,7 +109,7 @@ class Journal:
         for name, row in values.items():
             waiting.values.setdefault(name, []).extend(None if v is None else round(v, _DECIMALS) for v in row)
 
-    def end(self, answer: Answer, pane: int = 0) -> None:
+    def end(self, answer: InspectedText, pane: int = 0) -> None:
         """End a scored text; its note is shown too."""
         self._flush(pane)
         summaries = {trait.name: _told(answer.summary(trait)) for trait in answer.traits}

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 
-from traitwatch_dashboards.inspector.scored.answer import Answer
-from traitwatch_dashboards.inspector.scored.generation import Ask, generate
+from traitwatch_dashboards.inspector.scored.generation import GenerationRequest, generate
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
 
 STOPPED = "Stopped. What came is kept."
@@ -13,15 +13,15 @@ STOPPED = "Stopped. What came is kept."
 _INTERVAL = 0.1
 
 
-class Running:
+class Generations:
     """The generations that are under way in a session."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Running":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Generations":
         # Gradio copies the initial state for each session; tasks are never part of that.
-        return Running()
+        return Generations()
 
     @property
     def busy(self) -> bool:
@@ -33,7 +33,9 @@ class Running:
         for task in self._tasks:
             task.cancel()
 
-    async def run(self, asks: Mapping[int, tuple[Ask, Answer]], journal: Journal) -> AsyncGenerator[str]:
+    async def run(
+        self, asks: Mapping[int, tuple[GenerationRequest, InspectedText]], journal: Journal
+    ) -> AsyncGenerator[str]:
         """Generate all answers at once and yield what the view shows whenever it has grown.
 
         Args:
@@ -61,7 +63,7 @@ class Running:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _generate(ask: Ask, answer: Answer, journal: Journal, pane: int) -> None:
+async def _generate(ask: GenerationRequest, answer: InspectedText, journal: Journal, pane: int) -> None:
     pieces = generate(ask, answer)
     try:
         async with contextlib.aclosing(pieces):

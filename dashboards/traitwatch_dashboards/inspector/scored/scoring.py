@@ -10,7 +10,7 @@ from typing import Any
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pasted:
     raw: bool = False
 
 
-async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait, ...]) -> Answer:
+async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait, ...]) -> InspectedText:
     """Return a text with its scores.
 
     Raises:
@@ -55,7 +55,7 @@ async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait,
         raise DashboardError(f"The server's answer has no scores of the prompt (no {error}).") from error
     for row in rows.values():
         row[: _unlike(first)] = [None] * _unlike(first)
-    answer = Answer(traits, model, finish="scored")
+    answer = InspectedText(traits, model, finish="scored")
     answer.add(await _mended(server, model, tokens, ids[first:]), 0, rows)
     answer.complete = all(value is not None for row in rows.values() for value in row[_unlike(first) :])
     if _unlike(first):

@@ -3,15 +3,15 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from traitwatch_dashboards.inspector.api.traffic import Sample
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.api.traffic import TrafficSample
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
-from traitwatch_dashboards.inspector.scored.running import Running
+from traitwatch_dashboards.inspector.scored.running import Generations
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
 
 @dataclass
-class Session:
+class VisitorSession:
     """The state of one visit.
 
     Attributes:
@@ -26,11 +26,11 @@ class Session:
 
     chat: Transcript = field(default_factory=Transcript)
     chat_journal: Journal = field(default_factory=Journal)
-    chat_running: Running = field(default_factory=Running)
+    chat_running: Generations = field(default_factory=Generations)
     panes: list[Transcript] = field(default_factory=list)
-    compare_running: Running = field(default_factory=Running)
+    compare_running: Generations = field(default_factory=Generations)
     inspected: list[Transcript] = field(default_factory=list)
-    samples: dict[str, deque[Sample]] = field(default_factory=dict)
+    samples: dict[str, deque[TrafficSample]] = field(default_factory=dict)
 
     def stop(self) -> None:
         """End whatever is being generated."""
@@ -38,6 +38,6 @@ class Session:
         self.compare_running.stop()
 
 
-def titled_answers(panes: list[Transcript]) -> list[tuple[str, Answer]]:
+def titled_answers(panes: list[Transcript]) -> list[tuple[str, InspectedText]]:
     """Return the last scored text of each pane, with the pane's title."""
     return [(pane.title, pane.answers[-1]) for pane in panes if pane.answers]

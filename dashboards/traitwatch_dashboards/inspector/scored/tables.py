@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 
 _ABSENT = "-"
 _DIFFERENCE = "difference"
@@ -18,7 +18,7 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return f"{value:+.2f}" if sign else f"{value:.2f}"
 
 
-def comparison(answers: Sequence[tuple[str, Answer]]) -> pd.DataFrame:
+def comparison(answers: Sequence[tuple[str, InspectedText]]) -> pd.DataFrame:
     """Return what two scored texts (with their names) have of each trait, and the difference of their means.
 
     Returns:
@@ -43,7 +43,7 @@ def comparison(answers: Sequence[tuple[str, Answer]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparison_html(answers: Sequence[tuple[str, Answer]]) -> str:
+def comparison_html(answers: Sequence[tuple[str, InspectedText]]) -> str:
     """Return the comparison as an HTML table."""
     table = comparison(answers)
     shown = table.copy().astype(object)
@@ -82,5 +82,5 @@ def cosines(traits: Sequence[Trait]) -> pd.DataFrame:
     return table
 
 
-def _trait(answer: Answer, name: str) -> Trait:
+def _trait(answer: InspectedText, name: str) -> Trait:
     return next(trait for trait in answer.traits if trait.name == name)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 
 Role = str
 
@@ -20,7 +20,7 @@ class Message:
 
     role: Role
     text: str = ""
-    scored: Answer | None = None
+    scored: InspectedText | None = None
 
     @property
     def content(self) -> str:
@@ -41,7 +41,7 @@ class Transcript:
     messages: list[Message] = field(default_factory=list)
 
     @property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[InspectedText]:
         """The scored texts, in order."""
         return [message.scored for message in self.messages if message.scored is not None]
 

@@ -6,11 +6,11 @@ from typing import Any
 import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
-from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, token_view
 from traitwatch_dashboards.inspector.tabs.forms import SettingsForm, model_choices
 from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, SendRow, empty_journal, problem_with
 from traitwatch_dashboards.inspector.tabs.saving import save_row
@@ -36,7 +36,7 @@ class ChatTab:
             page: the page.
         """
         self._fleet = page.fleet
-        self.conversation = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        self.conversation = token_view(str(Journal(_PANES, hint=_HINT)), _NAME)
         self.row = SendRow("Write a message; Enter sends", _NAME)
         plot_of(_NAME)
         with gr.Accordion("Settings: model, system prompt, earlier turns, sampling", open=False):
@@ -64,7 +64,7 @@ class ChatTab:
         for trigger in (form.server.change, page.blocks.load):
             trigger(self.show_server, [page.session, form.server, form.model], [form.model, self.conversation], **QUIET)
 
-    async def send(self, session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    async def send(self, session: VisitorSession, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Send a message and stream the answer into the view.
 
         An answer without a text and without an end puts the message back into its box. A message that is empty, or that
@@ -97,7 +97,7 @@ class ChatTab:
         session.chat.messages.append(Message("user", text))
         journal.message("user", text)
         ask = settings.ask(server, served, session.chat)
-        answer = Answer(served.traits, ask.model)
+        answer = InspectedText(served.traits, ask.model)
         session.chat.messages.append(Message("assistant", scored=answer))
         journal.answer(served.traits, label=self._fleet.name_of(ask.model, server))
         yield {self.conversation: str(journal), self.row.message: "", **self.row.busy(True)}
@@ -106,11 +106,11 @@ class ChatTab:
         put_back = {} if answer.text or answer.finish else {self.row.message: text}
         yield {self.conversation: str(journal), **put_back, **self.row.busy(False)}
 
-    def stop(self, session: Session) -> None:
+    def stop(self, session: VisitorSession) -> None:
         """Stop the answer that is being generated; the tokens that have come stay."""
         session.chat_running.stop()
 
-    async def begin_anew(self, session: Session, *values: Any) -> dict[Any, Any]:
+    async def begin_anew(self, session: VisitorSession, *values: Any) -> dict[Any, Any]:
         """Begin a new conversation: stop the answer, and empty the view.
 
         Args:
@@ -126,7 +126,7 @@ class ChatTab:
         session.chat_journal = empty_journal(_PANES, served, _HINT)
         return {self.conversation: str(session.chat_journal), **self.row.busy(False)}
 
-    async def show_server(self, session: Session, url: str, model: str | None) -> dict[Any, Any]:
+    async def show_server(self, session: VisitorSession, url: str, model: str | None) -> dict[Any, Any]:
         """Offer the models of a server; an empty view says too what is wrong with the server.
 
         Args:

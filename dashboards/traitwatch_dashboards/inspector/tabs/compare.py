@@ -9,14 +9,14 @@ import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
 from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.answer import Answer
-from traitwatch_dashboards.inspector.scored.generation import Ask
+from traitwatch_dashboards.inspector.scored.generation import GenerationRequest
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
-from traitwatch_dashboards.inspector.scored.session import Session, titled_answers
+from traitwatch_dashboards.inspector.scored.session import VisitorSession, titled_answers
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
-from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
-from traitwatch_dashboards.inspector.tabs.forms import Settings, SettingsForm, model_choices
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, token_view
+from traitwatch_dashboards.inspector.tabs.forms import PaneSettings, SettingsForm, model_choices
 from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, SendRow, empty_journal, problem_with
 from traitwatch_dashboards.inspector.tabs.presets import Preset, presets
 from traitwatch_dashboards.inspector.tabs.saving import save_row
@@ -53,7 +53,7 @@ class CompareTab:
             buttons = [
                 (preset, gr.Button(preset.name, size="sm", elem_id=f"preset-{i}")) for i, preset in enumerate(presets())
             ]
-        self.answers = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        self.answers = token_view(str(Journal(_PANES, hint=_HINT)), _NAME)
         self.row = SendRow("Ask both; Enter sends", _NAME)
         plot_of(_NAME)
         self.table = fragment(elem_id="compare-table")
@@ -82,7 +82,7 @@ class CompareTab:
                 trigger(self.offer_models, [form.server, form.model], form.model, **QUIET)
         page.blocks.load(self.show_server, self.forms[0].server, self.answers, **QUIET)
 
-    async def ask(self, session: Session, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+    async def ask(self, session: VisitorSession, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Ask a question in both panes, stream both answers into the view, and compare their scores.
 
         A question that is empty, or that comes while answers are generated, is ignored.
@@ -113,13 +113,13 @@ class CompareTab:
         table = comparison_html(titled_answers(session.panes))
         yield {self.answers: str(journal), self.table: table, **self.row.busy(False)}
 
-    def _settings(self, values: Sequence[Any]) -> list[Settings]:
+    def _settings(self, values: Sequence[Any]) -> list[PaneSettings]:
         width = len(self.forms[0].inputs)
         return [form.read(values[i * width : (i + 1) * width]) for i, form in enumerate(self.forms)]
 
     def _begin(
-        self, journal: Journal, pane: int, transcript: Transcript, settings: Settings, served: Served, text: str
-    ) -> tuple[Ask, Answer] | None:
+        self, journal: Journal, pane: int, transcript: Transcript, settings: PaneSettings, served: Served, text: str
+    ) -> tuple[GenerationRequest, InspectedText] | None:
         """Show the earlier turns and the question in a pane; return the request, and the answer that it will fill.
 
         Where the server cannot be asked, the pane says why, and the result is None.
@@ -133,12 +133,12 @@ class CompareTab:
         if served.problem:
             return None
         ask = settings.ask(self._fleet[settings.server], served, transcript)
-        answer = Answer(served.traits, ask.model)
+        answer = InspectedText(served.traits, ask.model)
         transcript.messages.append(Message("assistant", scored=answer))
         journal.answer(served.traits, pane, label=self._fleet.name_of(ask.model, ask.server))
         return ask, answer
 
-    def stop(self, session: Session) -> None:
+    def stop(self, session: VisitorSession) -> None:
         """Stop the answers that are being generated; the tokens that have come stay."""
         session.compare_running.stop()
 
@@ -148,7 +148,7 @@ class CompareTab:
         served = await self._fleet[url].served()
         values: list[Any] = [preset.prompt]
         for title, examples in zip(preset.titles, preset.examples, strict=True):
-            settings = Settings(url, "", "", examples, preset.temperature, preset.top_p, preset.max_tokens, title)
+            settings = PaneSettings(url, "", "", examples, preset.temperature, preset.top_p, preset.max_tokens, title)
             values += SettingsForm.filled(settings, served)
         return values
 

@@ -3,7 +3,7 @@
 import gradio as gr
 
 
-def view(value: str, name: str) -> gr.HTML:
+def token_view(value: str, name: str) -> gr.HTML:
     """Return a view: its value is a `Journal`'s lines, and `assets/view.js` draws it.
 
     Its plot is drawn where `plot_of(name)` stands.

@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served, Server
-from traitwatch_dashboards.inspector.scored.generation import Ask
+from traitwatch_dashboards.inspector.scored.generation import GenerationRequest
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript, parse_examples
 
 
 @dataclass(frozen=True)
-class Settings:
+class PaneSettings:
     """What a pane is told.
 
     Attributes:
@@ -40,9 +40,11 @@ class Settings:
         before = [Message("system", self.system.strip())] if self.system.strip() else []
         return Transcript(self.title.strip(), [*before, *parse_examples(self.examples)])
 
-    def ask(self, server: Server, served: Served, transcript: Transcript) -> Ask:
+    def ask(self, server: Server, served: Served, transcript: Transcript) -> GenerationRequest:
         """Return what is asked of the server to go on with a conversation, whoever answered before."""
-        return Ask(server, served.model(self.model), transcript.sent(), self.temperature, self.top_p, self.max_tokens)
+        return GenerationRequest(
+            server, served.model(self.model), transcript.sent(), self.temperature, self.top_p, self.max_tokens
+        )
 
 
 class SettingsForm:
@@ -88,10 +90,10 @@ class SettingsForm:
         ]
 
     @staticmethod
-    def read(values: Sequence[Any]) -> Settings:
+    def read(values: Sequence[Any]) -> PaneSettings:
         """Return the settings of the values of `inputs`."""
         server, model, system, examples, temperature, top_p, max_tokens, title = values
-        return Settings(
+        return PaneSettings(
             server=str(server),
             model=str(model or ""),
             system=str(system or ""),
@@ -103,7 +105,7 @@ class SettingsForm:
         )
 
     @staticmethod
-    def filled(settings: Settings, served: Served) -> list[Any]:
+    def filled(settings: PaneSettings, served: Served) -> list[Any]:
         """Return the updates of `inputs` for settings; `served` is what their server serves."""
         return [
             settings.server,

@@ -7,14 +7,14 @@ import gradio as gr
 
 from traitwatch_dashboards.inspector.api.client import Served
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
-from traitwatch_dashboards.inspector.scored.answer import Answer
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.scoring import Pasted, score
-from traitwatch_dashboards.inspector.scored.session import Session, titled_answers
+from traitwatch_dashboards.inspector.scored.session import VisitorSession, titled_answers
 from traitwatch_dashboards.inspector.scored.spike_events import choices_of, latest_spikes, pasted_event
 from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Message, Transcript
-from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, view
+from traitwatch_dashboards.inspector.tabs.components import fragment, plot_of, token_view
 from traitwatch_dashboards.inspector.tabs.forms import model_choices
 from traitwatch_dashboards.inspector.tabs.page import (
     NO_TRAITS,
@@ -67,7 +67,7 @@ class InspectTab:
                 [], label="A spike of the event log", info="Only where the server logs texts", scale=3
             )
             button = gr.Button("Score", variant="primary", scale=1, elem_id="inspect-score")
-        self.texts = view(str(Journal(_PANES, hint=_HINT)), _NAME)
+        self.texts = token_view(str(Journal(_PANES, hint=_HINT)), _NAME)
         plot_of(_NAME)
         self.table = fragment(elem_id="inspect-table")
         with gr.Row(elem_classes="tw-save"):
@@ -82,7 +82,7 @@ class InspectTab:
         for trigger in (self.server.change, page.blocks.load):
             trigger(self.show_server, choices, [self.model, self.event, self.texts, self.table], **QUIET)
 
-    async def score_texts(self, session: Session, url: str, model: str | None, *values: Any) -> dict[Any, Any]:
+    async def score_texts(self, session: VisitorSession, url: str, model: str | None, *values: Any) -> dict[Any, Any]:
         """Score the texts in the boxes, and show them with the table of their scores.
 
         Args:
@@ -120,7 +120,7 @@ class InspectTab:
         journal.note(reason, bad=True)
         return {self.texts: str(journal), self.table: ""}
 
-    async def show_server(self, session: Session, url: str, model: str | None) -> dict[Any, Any]:
+    async def show_server(self, session: VisitorSession, url: str, model: str | None) -> dict[Any, Any]:
         """Offer the models and the latest spikes of a server, and empty the view.
 
         Args:
@@ -169,7 +169,7 @@ def _text_boxes(name: str) -> list[Any]:
     return [text, prompt]
 
 
-def _transcript(title: str, text: Pasted, answer: Answer) -> Transcript:
+def _transcript(title: str, text: Pasted, answer: InspectedText) -> Transcript:
     before = [Message("user", text.prompt)] if text.prompt else []
     return Transcript(title, [*before, Message("assistant", scored=answer)])
 

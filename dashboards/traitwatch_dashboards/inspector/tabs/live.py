@@ -12,8 +12,8 @@ import pandas as pd
 
 from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
-from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.api.traffic import Counts, TrafficSample, parse_sample, recent
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.scored.spike_events import spikes_table, told_spikes
 from traitwatch_dashboards.inspector.scored.tables import number, table_html
 from traitwatch_dashboards.inspector.tabs.components import figure, fragment
@@ -65,7 +65,7 @@ class LiveTab:
             trigger(self.look, [page.session, self.server], outputs, **QUIET)
         tab.select(lambda: gr.Timer(active=True), None, timer, **QUIET)
 
-    async def look(self, session: Session, url: str) -> list[str]:
+    async def look(self, session: VisitorSession, url: str) -> list[str]:
         """Take a sample of the server's metrics, and return the traffic, the lines and the latest spikes.
 
         Args:
@@ -74,7 +74,7 @@ class LiveTab:
         """
         server = self._fleet[url]
         try:
-            now = sample(await server.text("/metrics"), time.time())
+            now = parse_sample(await server.text("/metrics"), time.time())
         except (*TROUBLE, ValueError) as error:
             return [_problem_box(problem(error, server.url)), _figure([]), ""]
         samples = session.samples.setdefault(server.url, deque(maxlen=_SAMPLES))
@@ -86,7 +86,7 @@ def _problem_box(text: str) -> str:
     return f'<p class="tw-problem" role="alert">{html.escape(text)}</p>'
 
 
-def _traffic(samples: "deque[Sample]") -> str:
+def _traffic(samples: "deque[TrafficSample]") -> str:
     """Return the table of the traffic, a row a trait: since the server started, and lately, while the tab was open."""
     now = samples[-1]
     before = next((s for s in samples if now.time - s.time <= _RECENT), now)
@@ -118,7 +118,7 @@ def _share(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.1f} %"
 
 
-def _figure(samples: "deque[Sample] | list[Sample]") -> str:
+def _figure(samples: "deque[TrafficSample] | list[TrafficSample]") -> str:
     """Return the lines of mean z over time, a line a trait."""
     steps = recent(list(samples))
     now = samples[-1].time if samples else time.time()

@@ -52,7 +52,7 @@ class Page:
 
     Attributes:
         fleet: the servers.
-        session: the component that holds the visitor's `Session`.
+        session: the component that holds the visitor's `VisitorSession`.
         blocks: the page.
     """
 

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.support.board import Query, labels_by_sample, panels, queries, traitwatch_metrics, vllm_metrics
 from tests.support.paths import ROOT
-from traitwatch_dashboards.grafana.dashboard import FILE, dashboard_text, main, make_dashboard
+from traitwatch_dashboards.grafana.dashboard import FILE, dashboard_text, make_dashboard, write_dashboard
 
 # What Prometheus itself makes of alerts that fire.
 ALERTS = {"ALERTS": {"alertname", "alertstate", "model_name"}}
@@ -152,7 +152,7 @@ def test_every_runbook_that_is_linked_is_there(board: dict[str, Any]) -> None:
 
 def test_the_address_of_the_runbooks_is_in_one_place(tmp_path: Path) -> None:
     out = tmp_path / "board.json"
-    result = CliRunner().invoke(main, ["--runbooks", "https://wiki.example.org/runbooks", "--out", str(out)])
+    result = CliRunner().invoke(write_dashboard, ["--runbooks", "https://wiki.example.org/runbooks", "--out", str(out)])
     assert result.exit_code == 0, result.output
     text = out.read_text()
     assert text.count("https://wiki.example.org") == 1
@@ -174,7 +174,7 @@ def test_the_cusum_line_is_where_the_alert_is(board: dict[str, Any]) -> None:
 
 def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "grafana_foundation_sdk.builders", None)
-    result = CliRunner().invoke(main, ["--out", str(tmp_path / "board.json")])
+    result = CliRunner().invoke(write_dashboard, ["--out", str(tmp_path / "board.json")])
     assert result.exit_code == 1
     assert "pip install grafana-foundation-sdk" in result.output
 

@@ -16,12 +16,19 @@ from hypothesis import strategies as st
 from tests.support.paths import ROOT
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.problems import message_of, problem, problem_of_status
-from traitwatch_dashboards.inspector.api.traffic import Counts, Sample, recent, sample
+from traitwatch_dashboards.inspector.api.traffic import Counts, TrafficSample, parse_sample, recent
 from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 from traitwatch_dashboards.inspector.command import keys_of, login, ui
 from traitwatch_dashboards.inspector.export.export import as_csv, as_json, as_page, exported
-from traitwatch_dashboards.inspector.scored.answer import Answer, Summary
-from traitwatch_dashboards.inspector.scored.generation import Ask, Piece, generate, remark, shown_texts, take
+from traitwatch_dashboards.inspector.scored.generation import (
+    GenerationRequest,
+    Piece,
+    add_piece,
+    generate,
+    remark,
+    shown_texts,
+)
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary
 from traitwatch_dashboards.inspector.scored.journal import Journal
 from traitwatch_dashboards.inspector.scored.scoring import Pasted, broken_runs
 from traitwatch_dashboards.inspector.scored.spike_events import choices_of, pasted_event
@@ -35,8 +42,8 @@ BARE = Trait("bare", 20)
 HOSTILE = "<script>alert(1)</script>"
 
 
-def answered(*projections: float | None, texts: list[str] | None = None) -> Answer:
-    answer = Answer((TRAIT, BARE), finish="stop")
+def answered(*projections: float | None, texts: list[str] | None = None) -> InspectedText:
+    answer = InspectedText((TRAIT, BARE), finish="stop")
     row = list(projections)
     answer.add(texts or [f"t{i} " for i in range(len(row))], 0, {"paternalism": row, "bare": row})
     return answer
@@ -69,10 +76,10 @@ class TestShownTexts:
 
 class TestAnswers:
     def test_projections_find_their_places_however_they_come(self) -> None:
-        answer = Answer((TRAIT,))
-        take(Piece(texts=["a"]), answer)
-        take(Piece(texts=["b", "c"], start=0, values={"paternalism": [1.0]}), answer)
-        take(Piece(start=1, values={"paternalism": [2.0, None]}, finish="stop", complete=True), answer)
+        answer = InspectedText((TRAIT,))
+        add_piece(Piece(texts=["a"]), answer)
+        add_piece(Piece(texts=["b", "c"], start=0, values={"paternalism": [1.0]}), answer)
+        add_piece(Piece(start=1, values={"paternalism": [2.0, None]}, finish="stop", complete=True), answer)
         assert answer.text == "abc"
         assert answer.projections == {"paternalism": [1.0, 2.0, None]}
 
@@ -98,7 +105,7 @@ class TestAnswers:
         ],
     )
     def test_what_a_reader_should_know_is_said(self, finish: str, complete: bool | None, part: str) -> None:
-        told = remark(Answer((TRAIT,), finish=finish, complete=complete))
+        told = remark(InspectedText((TRAIT,), finish=finish, complete=complete))
         assert part in told
         assert bool(part) == bool(told)
 
@@ -143,7 +150,7 @@ class TestJournal:
 
     def test_a_failure_is_told_as_one(self) -> None:
         journal = Journal(traits=(TRAIT,))
-        answer = Answer((TRAIT,), note="gone")
+        answer = InspectedText((TRAIT,), note="gone")
         journal.answer((TRAIT,))
         journal.end(answer)
         assert lines(journal)[-1] == {"k": "note", "p": 0, "text": "gone", "bad": True}
@@ -162,9 +169,9 @@ class TestTranscript:
             messages=[
                 Message("system", "s"),
                 Message("user", "lost"),
-                Message("assistant", scored=Answer((TRAIT,))),
+                Message("assistant", scored=InspectedText((TRAIT,))),
                 Message("user", "now"),
-                Message("assistant", scored=Answer((TRAIT,))),
+                Message("assistant", scored=InspectedText((TRAIT,))),
             ]
         )
         assert transcript.sent()[:1] == [{"role": "system", "content": "s"}]
@@ -190,7 +197,7 @@ class TestFiles:
         assert scored["traits"]["bare"]["calibration"] is None
 
     def test_each_answer_is_saved_with_the_model_that_gave_it(self) -> None:
-        answers = [Answer((TRAIT,), model, ["x"], finish="stop") for model in ("base", "adapter")]
+        answers = [InspectedText((TRAIT,), model, ["x"], finish="stop") for model in ("base", "adapter")]
         pane = Transcript("A", [Message("assistant", scored=answer) for answer in answers])
         (told,) = json.loads(as_json([pane]))["panes"]
         assert [message["scored"]["model"] for message in told["messages"]] == ["base", "adapter"]
@@ -231,7 +238,7 @@ class TestTables:
         assert (row["mean z, A"], row["mean z, B"], row["difference"]) == (1.0, -1.0, 2.0)
 
     def test_a_trait_that_one_of_them_lacks_is_left_out(self) -> None:
-        other = Answer((BARE,), finish="stop")
+        other = InspectedText((BARE,), finish="stop")
         assert list(comparison([("A", answered(-5.0)), ("B", other)])["trait"]) == ["bare"]
 
     @pytest.mark.parametrize("name", ["baseline", ""])
@@ -251,8 +258,8 @@ async def test_a_stream_that_cannot_be_read_leaves_a_note() -> None:
             raise json.JSONDecodeError("Expecting value", "<html>", 0)
 
     openai_client = SimpleNamespace(chat=SimpleNamespace(completions=Completions()))
-    ask = Ask(SimpleNamespace(openai=openai_client, url=URL), "m", [])  # type: ignore[arg-type]
-    answer = Answer((TRAIT,))
+    ask = GenerationRequest(SimpleNamespace(openai=openai_client, url=URL), "m", [])  # type: ignore[arg-type]
+    answer = InspectedText((TRAIT,))
     assert [piece async for piece in generate(ask, answer)] == []
     assert answer.note.startswith(f"{URL} answered something that was not understood")
 
@@ -298,7 +305,7 @@ vllm:num_requests_running{engine="0"} 3.0
 """
 
     def test_engines_add_up(self) -> None:
-        seen = sample(self.METRICS, 1.0)
+        seen = parse_sample(self.METRICS, 1.0)
         assert seen.traits["a"].mean_z == 1.0
         assert seen.traits["a"].spike_rate == 0.25
         assert seen.running == 3.0
@@ -306,10 +313,10 @@ vllm:num_requests_running{engine="0"} 3.0
 
     def test_what_lies_between_two_samples_is_told(self) -> None:
         samples = [
-            Sample(0.0, {"a": Counts(10, 0, 0, 10.0)}),
-            Sample(10.0, {"a": Counts(11, 0, 0, 99.0)}),
-            Sample(30.0, {"a": Counts(14, 0, 0, 2.0)}),
-            Sample(60.0, {"a": Counts(14, 0, 0, 2.0)}),
+            TrafficSample(0.0, {"a": Counts(10, 0, 0, 10.0)}),
+            TrafficSample(10.0, {"a": Counts(11, 0, 0, 99.0)}),
+            TrafficSample(30.0, {"a": Counts(14, 0, 0, 2.0)}),
+            TrafficSample(60.0, {"a": Counts(14, 0, 0, 2.0)}),
         ]
         assert [(r.time, r.mean_z) for r in recent(samples)] == [(30.0, {"a": -2.0})]
 

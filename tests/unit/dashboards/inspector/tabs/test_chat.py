@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.inspected import Application, kinds_of, lines_of, notes_of, page_of, values_of
 from traitwatch_dashboards.inspector.api.client import Server
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.tabs.chat import ChatTab
 
 NOWHERE = "http://127.0.0.1:1"
@@ -26,12 +26,12 @@ def tab(application: Application) -> Iterator[ChatTab]:
         yield ChatTab(page_of(blocks, application.server(), Server(NOWHERE)))
 
 
-async def sent(tab: ChatTab, session: Session, text: str, **changed: Any) -> list[dict[Any, Any]]:
+async def sent(tab: ChatTab, session: VisitorSession, text: str, **changed: Any) -> list[dict[Any, Any]]:
     return [update async for update in tab.send(session, text, *values_of(tab.form, **changed))]
 
 
 async def test_a_message_is_answered_with_scored_tokens(tab: ChatTab) -> None:
-    session = Session()
+    session = VisitorSession()
     updates = await sent(tab, session, " Hi ")
     assert [(message.role, message.content) for message in session.chat.messages] == [
         ("user", "Hi"),
@@ -42,14 +42,14 @@ async def test_a_message_is_answered_with_scored_tokens(tab: ChatTab) -> None:
 
 
 async def test_stop_takes_the_place_of_send_while_the_answer_streams(tab: ChatTab) -> None:
-    updates = await sent(tab, Session(), "Hi")
+    updates = await sent(tab, VisitorSession(), "Hi")
     shown = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
     assert shown == [True, False]
     assert updates[0][tab.row.message] == ""
     assert tab.row.message not in updates[-1]
 
 
-async def under_way(tab: ChatTab, session: Session, application: Application) -> "asyncio.Task[list[Any]]":
+async def under_way(tab: ChatTab, session: VisitorSession, application: Application) -> "asyncio.Task[list[Any]]":
     """Send a message whose answer waits for `application.released`."""
     application.released.clear()
     answer = asyncio.create_task(sent(tab, session, "Hi"))
@@ -61,11 +61,11 @@ async def under_way(tab: ChatTab, session: Session, application: Application) ->
 
 @pytest.mark.parametrize("text", ["", "  \n", None])
 async def test_an_empty_message_is_ignored(tab: ChatTab, text: str) -> None:
-    assert await sent(tab, Session(), text) == []
+    assert await sent(tab, VisitorSession(), text) == []
 
 
 async def test_a_message_is_ignored_while_an_answer_is_generated(tab: ChatTab, application: Application) -> None:
-    session = Session()
+    session = VisitorSession()
     first = await under_way(tab, session, application)
     assert await sent(tab, session, "And?") == []
     application.released.set()
@@ -77,7 +77,7 @@ async def test_a_message_is_ignored_while_an_answer_is_generated(tab: ChatTab, a
 async def test_a_conversation_begins_with_system_prompt_and_earlier_turns(
     tab: ChatTab, application: Application
 ) -> None:
-    session = Session()
+    session = VisitorSession()
     changed = {"System prompt": "Be brief.", "Earlier turns": "User: a\nAssistant: b"}
     updates = await sent(tab, session, "Hi", **changed)
     assert [message["content"] for message in application.chats[0]["messages"]] == ["Be brief.", "a", "b", "Hi"]
@@ -89,7 +89,7 @@ async def test_a_conversation_begins_with_system_prompt_and_earlier_turns(
 
 async def test_a_message_that_nobody_answers_goes_back_into_its_box(tab: ChatTab, application: Application) -> None:
     application.refusal = "too long"
-    session = Session()
+    session = VisitorSession()
     updates = await sent(tab, session, "Hi")
     assert updates[-1][tab.row.message] == "Hi"
     assert "too long" in notes_of(updates[-1][tab.conversation])[0]
@@ -99,7 +99,7 @@ async def test_a_message_that_nobody_answers_goes_back_into_its_box(tab: ChatTab
 
 
 async def test_without_a_server_the_view_says_why(tab: ChatTab) -> None:
-    session = Session()
+    session = VisitorSession()
     (update,) = await sent(tab, session, "Hi", Server=NOWHERE)
     assert f"No server answers at {NOWHERE}" in notes_of(update[tab.conversation])[0]
     assert session.chat.messages == []
@@ -107,13 +107,13 @@ async def test_without_a_server_the_view_says_why(tab: ChatTab) -> None:
 
 async def test_a_server_without_traits_answers_with_a_warning(tab: ChatTab, application: Application) -> None:
     application.traits = []
-    updates = await sent(tab, Session(), "Hi")
+    updates = await sent(tab, VisitorSession(), "Hi")
     assert "no traits loaded" in notes_of(updates[0][tab.conversation])[0]
     assert application.chats[0]["traits"] is False
 
 
 async def test_a_new_conversation_forgets_the_old_one(tab: ChatTab) -> None:
-    session = Session()
+    session = VisitorSession()
     await sent(tab, session, "Hi")
     update = await tab.begin_anew(session, *values_of(tab.form))
     assert session.chat.messages == []
@@ -122,7 +122,7 @@ async def test_a_new_conversation_forgets_the_old_one(tab: ChatTab) -> None:
 
 
 async def test_stop_ends_the_answer(tab: ChatTab, application: Application) -> None:
-    session = Session()
+    session = VisitorSession()
     answer = await under_way(tab, session, application)
     tab.stop(session)
     await answer
@@ -131,7 +131,7 @@ async def test_stop_ends_the_answer(tab: ChatTab, application: Application) -> N
 
 
 async def test_another_server_offers_its_models_and_leaves_a_conversation_alone(tab: ChatTab) -> None:
-    session = Session()
+    session = VisitorSession()
     empty = await tab.show_server(session, "http://server:8000", "adapter")
     assert (empty[tab.form.model]["choices"], empty[tab.form.model]["value"]) == (["base", "adapter"], "adapter")
     assert tab.conversation in empty
@@ -140,5 +140,5 @@ async def test_another_server_offers_its_models_and_leaves_a_conversation_alone(
 
 
 async def test_an_empty_view_says_what_is_wrong_with_its_server(tab: ChatTab) -> None:
-    update = await tab.show_server(Session(), NOWHERE, None)
+    update = await tab.show_server(VisitorSession(), NOWHERE, None)
     assert "No server answers" in notes_of(update[tab.conversation])[0]

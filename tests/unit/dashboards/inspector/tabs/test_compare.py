@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.inspected import URL, Application, kinds_of, lines_of, notes_of, page_of, values_of
 from traitwatch_dashboards.inspector.api.client import Server
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.tabs.compare import CompareTab
 from traitwatch_dashboards.inspector.tabs.presets import presets
 
@@ -27,14 +27,18 @@ def tab(application: Application) -> Iterator[CompareTab]:
 
 
 async def asked(
-    tab: CompareTab, session: Session, text: str, a: dict[str, Any] | None = None, b: dict[str, Any] | None = None
+    tab: CompareTab,
+    session: VisitorSession,
+    text: str,
+    a: dict[str, Any] | None = None,
+    b: dict[str, Any] | None = None,
 ) -> list[dict[Any, Any]]:
     values = [*values_of(tab.forms[0], **(a or {})), *values_of(tab.forms[1], **(b or {}))]
     return [update async for update in tab.ask(session, text, *values)]
 
 
 async def test_both_panes_are_asked_with_their_own_settings(tab: CompareTab, application: Application) -> None:
-    session = Session()
+    session = VisitorSession()
     updates = await asked(tab, session, "Hi", {"System prompt": "Be kind."}, {"Model or adapter": "adapter"})
     by_model = {chat["model"]: [message["content"] for message in chat["messages"]] for chat in application.chats}
     assert by_model == {"base": ["Be kind.", "Hi"], "adapter": ["Hi"]}
@@ -45,7 +49,7 @@ async def test_both_panes_are_asked_with_their_own_settings(tab: CompareTab, app
 
 
 async def test_the_scores_are_compared_at_the_end(tab: CompareTab) -> None:
-    updates = await asked(tab, Session(), "Hi")
+    updates = await asked(tab, VisitorSession(), "Hi")
     assert updates[0][tab.table] == ""
     assert "paternalism" in updates[-1][tab.table]
     assert "difference" in updates[-1][tab.table]
@@ -54,25 +58,25 @@ async def test_the_scores_are_compared_at_the_end(tab: CompareTab) -> None:
 
 
 async def test_a_pane_whose_server_is_gone_says_why_and_the_other_is_answered(tab: CompareTab) -> None:
-    session = Session()
+    session = VisitorSession()
     updates = await asked(tab, session, "Hi", b={"Server": NOWHERE})
     assert "No server answers" in notes_of(updates[-1][tab.answers], [1])[0]
     assert [len(pane.answers) for pane in session.panes] == [1, 0]
 
 
 async def test_where_no_server_answers_nothing_is_generated(tab: CompareTab) -> None:
-    (update,) = await asked(tab, Session(), "Hi", {"Server": NOWHERE}, {"Server": NOWHERE})
+    (update,) = await asked(tab, VisitorSession(), "Hi", {"Server": NOWHERE}, {"Server": NOWHERE})
     assert tab.row.stop not in update
     assert len(notes_of(update[tab.answers], [0, 1])) == 2
 
 
 @pytest.mark.parametrize("text", ["", " ", None])
 async def test_an_empty_question_is_ignored(tab: CompareTab, text: str) -> None:
-    assert await asked(tab, Session(), text) == []
+    assert await asked(tab, VisitorSession(), text) == []
 
 
 async def test_stop_ends_both_answers(tab: CompareTab) -> None:
-    session = Session()
+    session = VisitorSession()
     values = [value for form in tab.forms for value in values_of(form)]
     answers = tab.ask(session, "Hi", *values)
     await anext(answers)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.inspected import URL, Application, kinds_of, lines_of, notes_of, page_of
 from traitwatch_dashboards.inspector.api.client import Server
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.tabs.inspect import InspectTab
 
 NOWHERE = "http://127.0.0.1:1"
@@ -27,7 +27,7 @@ def tab(application: Application) -> Iterator[InspectTab]:
 
 
 async def test_a_text_is_scored_except_its_first_token(tab: InspectTab) -> None:
-    session = Session()
+    session = VisitorSession()
     update = await tab.score_texts(session, URL, None, "abc", "", "", "", False)
     (pane,) = session.inspected
     assert pane.answers[0].text == "abc"
@@ -37,7 +37,7 @@ async def test_a_text_is_scored_except_its_first_token(tab: InspectTab) -> None:
 
 
 async def test_a_text_with_a_prompt_is_scored_as_its_answer(tab: InspectTab) -> None:
-    session = Session()
+    session = VisitorSession()
     await tab.score_texts(session, URL, "adapter", "abc", "question", "", "", False)
     (pane,) = session.inspected
     assert [message.content for message in pane.messages] == ["question", "abc"]
@@ -46,7 +46,7 @@ async def test_a_text_with_a_prompt_is_scored_as_its_answer(tab: InspectTab) -> 
 
 
 async def test_two_texts_are_compared(tab: InspectTab) -> None:
-    session = Session()
+    session = VisitorSession()
     update = await tab.score_texts(session, URL, None, "abc", "q", "de", "q", False)
     assert [pane.title for pane in session.inspected] == ["A", "B"]
     assert "difference" in update[tab.table]
@@ -54,7 +54,7 @@ async def test_two_texts_are_compared(tab: InspectTab) -> None:
 
 
 async def test_without_a_text_the_view_asks_for_one(tab: InspectTab) -> None:
-    session = Session()
+    session = VisitorSession()
     await tab.score_texts(session, URL, None, "abc", "", "", "", False)
     update = await tab.score_texts(session, URL, None, " ", None, None, None, None)
     assert notes_of(update[tab.texts]) == ["Paste a text first."]
@@ -62,22 +62,22 @@ async def test_without_a_text_the_view_asks_for_one(tab: InspectTab) -> None:
 
 
 async def test_an_event_without_a_text_is_refused(tab: InspectTab) -> None:
-    update = await tab.score_texts(Session(), URL, None, json.dumps(SPIKE), "", "", "", False)
+    update = await tab.score_texts(VisitorSession(), URL, None, json.dumps(SPIKE), "", "", "", False)
     assert "--traits-events-text" in notes_of(update[tab.texts])[0]
 
 
 async def test_a_server_that_cannot_score_says_why(tab: InspectTab, application: Application) -> None:
-    gone = await tab.score_texts(Session(), NOWHERE, None, "abc", "", "", "", False)
+    gone = await tab.score_texts(VisitorSession(), NOWHERE, None, "abc", "", "", "", False)
     assert "No server answers" in notes_of(gone[tab.texts])[0]
     application.traits = []
-    without = await tab.score_texts(Session(), URL, None, "abc", "", "", "", False)
+    without = await tab.score_texts(VisitorSession(), URL, None, "abc", "", "", "", False)
     assert "no traits loaded" in notes_of(without[tab.texts])[0]
     assert lines_of(without[tab.texts])[0]["hint"] == ""
 
 
 async def test_a_spike_with_a_text_can_be_chosen_and_fills_the_boxes(tab: InspectTab, application: Application) -> None:
     application.spikes = [{**SPIKE, "prompt": "<|im_start|>", "text": "abc"}, SPIKE]
-    update = await tab.show_server(Session(), URL, None)
+    update = await tab.show_server(VisitorSession(), URL, None)
     ((_, event),) = update[tab.event]["choices"]
     assert tab.fill_in(event) == ["abc", "<|im_start|>", True]
     assert (await tab.offer_spikes(URL))["choices"] == update[tab.event]["choices"]
@@ -88,7 +88,7 @@ async def test_no_choice_of_a_spike_leaves_the_boxes_alone(tab: InspectTab) -> N
 
 
 async def test_another_server_offers_its_models_and_empties_the_view(tab: InspectTab) -> None:
-    session = Session()
+    session = VisitorSession()
     await tab.score_texts(session, URL, None, "abc", "", "", "", False)
     update = await tab.show_server(session, NOWHERE, "base")
     assert session.inspected == []

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.inspected import METRICS, URL, Application, page_of
 from traitwatch_dashboards.inspector.api.client import Server
-from traitwatch_dashboards.inspector.scored.session import Session
+from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.tabs.live import LiveTab
 
 NOWHERE = "http://127.0.0.1:1"
@@ -27,7 +27,7 @@ def tab(application: Application) -> Iterator[LiveTab]:
 
 
 async def test_each_look_adds_a_sample_of_the_server(tab: LiveTab, application: Application) -> None:
-    session = Session()
+    session = VisitorSession()
     application.metrics = METRICS.format(responses=10, z=10)
     await tab.look(session, URL)
     first = session.samples[URL].pop()
@@ -44,12 +44,12 @@ async def test_each_look_adds_a_sample_of_the_server(tab: LiveTab, application: 
 
 
 async def test_a_server_without_spikes_says_what_a_spike_is(tab: LiveTab) -> None:
-    _, _, spikes = await tab.look(Session(), URL)
+    _, _, spikes = await tab.look(VisitorSession(), URL)
     assert "None yet" in spikes
 
 
 async def test_a_server_that_is_gone_says_why_and_leaves_no_sample(tab: LiveTab) -> None:
-    session = Session()
+    session = VisitorSession()
     problem, _, spikes = await tab.look(session, NOWHERE)
     assert "No server answers" in problem
     assert (spikes, session.samples) == ("", {})
@@ -57,5 +57,5 @@ async def test_a_server_that_is_gone_says_why_and_leaves_no_sample(tab: LiveTab)
 
 async def test_metrics_that_cannot_be_read_are_a_problem(tab: LiveTab, application: Application) -> None:
     application.metrics = "<html>"
-    problem, _, _ = await tab.look(Session(), URL)
+    problem, _, _ = await tab.look(VisitorSession(), URL)
     assert 'role="alert"' in problem

@@ -26,7 +26,7 @@ class Summary:
 
 
 @dataclass
-class Answer:
+class InspectedText:
     """A scored text.
 
     Attributes:
