@@ -137,3 +137,11 @@ def test_traits_elsewhere_in_a_request_are_no_business_of_ours(path: str, scored
     ours, theirs = (post(server, path, body, metadata={"traits": "yes"}) for server in (scored, unscored))
     assert ours.status_code == theirs.status_code == 200
     assert ours.json()["usage"] == theirs.json()["usage"]
+
+
+def test_a_server_without_the_option_loads_and_unloads_nothing(scored: Server) -> None:
+    for method, body in (("POST", {"path": "probe1_response_avg_diff.pt"}), ("DELETE", None)):
+        response = httpx.request(method, f"{scored.url}/v1/traits/probe1", json=body, timeout=60)
+        assert response.status_code == 403
+        assert "--traits-admin" in response.json()["error"]["message"]
+    assert len(httpx.get(f"{scored.url}/v1/traits", timeout=60).json()["data"]) == 3

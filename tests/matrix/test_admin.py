@@ -134,8 +134,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def admin(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    command = [sys.executable, "-m", "tests.support.slow", "serve", str(float32_model), "--traits", str(directory)]
+def admin(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+    command = [sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(directory)]
     ours = ["--traits-layer", "2", "--traits-tap", "4", "--traits-admin"]
     options = ["--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
     with serving([*command, *ours, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:
@@ -154,19 +154,19 @@ def as_at_the_start(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def first(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+def first(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     """What the vector with which the server starts projects."""
     alone = tmp_path_factory.mktemp("first")
     shutil.copy(directory / VECTOR, alone)
-    return Oracle(float32_model, alone)
+    return Oracle(model, alone)
 
 
 @pytest.fixture(scope="module")
-def other(float32_model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+def other(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     """What the other vector of that name projects."""
     alone = tmp_path_factory.mktemp("other")
     shutil.copy(directory / "other" / VECTOR, alone)
-    return Oracle(float32_model, alone)
+    return Oracle(model, alone)
 
 
 def check(oracle: Oracle, answer: httpx.Response, name: str = "probe2") -> int:
@@ -187,14 +187,6 @@ def test_nothing_is_told_or_done_without_the_key(key: str | None, admin: Admin) 
     asked = admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key)
     assert asked.status_code == 401
     assert admin.names() == ["probe2"]
-
-
-def test_a_server_without_the_option_loads_and_unloads_nothing(scored: Server) -> None:
-    for method, body in (("POST", {"path": "probe1_response_avg_diff.pt"}), ("DELETE", None)):
-        response = httpx.request(method, f"{scored.url}/v1/traits/probe1", json=body, timeout=60)
-        assert response.status_code == 403
-        assert "--traits-admin" in response.json()["error"]["message"]
-    assert len(httpx.get(f"{scored.url}/v1/traits", timeout=60).json()["data"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -277,14 +269,14 @@ def test_a_trait_is_loaded_scored_and_unloaded(admin: Admin, first: Oracle, othe
 
 
 def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(
-    admin: Admin, float32_model: Path, tmp_path: Path, first: Oracle
+    admin: Admin, model: Path, tmp_path: Path, first: Oracle
 ) -> None:
     assert admin.load("probe4", "other/probe4_response_avg_diff.pt", layer=4).json()["layer"] == 4
     shutil.copy(admin.directory / "other" / "probe4_response_avg_diff.pt", tmp_path)
     answer = admin.ask()
     check(first, answer)
     (one,) = told(answer).values()
-    Oracle(float32_model, tmp_path).check(one.traits, one.prompt, one.tokens)
+    Oracle(model, tmp_path).check(one.traits, one.prompt, one.tokens)
 
 
 def test_a_stream_keeps_the_vector_with_which_it_began(admin: Admin, first: Oracle, other: Oracle) -> None:
