@@ -2,9 +2,7 @@
 
 import pickle
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.forks import fork
 from tests.support.serving import environment, traitwatch
 from traitwatch.vectors import save_tensor
 
 SHAPE = (31, 576)
 FILE = "courage_response_avg_diff.pt"
-# Each command is a Python that imports vLLM, for which two cores are enough for two.
-AT_ONCE = 2
 # In a command and in what it says, the directory of its files.
 HERE = "HERE"
 
@@ -118,37 +115,23 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def refusals(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[tuple[Path, str]]]]:
-    """The directory of each case, and what was said to its command."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            name: pool.submit(_refusal, case, model, tmp_path_factory.mktemp("refused")) for name, case in CASES.items()
-        }
-
-
-def _refusal(case: Case, model: Path, directory: Path) -> tuple[Path, str]:
-    """Run `traitwatch serve`; return what it says, after checking that it refused in one sentence."""
-    case.files(directory)
-    words = [case.model or str(model), *(case.options or with_traits())]
-    command = traitwatch("serve", *(word.replace(HERE, str(directory)) for word in words))
-    started = time.monotonic()
-    result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=180, check=False)
-    assert result.returncode == 1, result.stderr
-    error = result.stderr.strip().splitlines()[-1]
-    assert error.startswith("Error: "), result.stderr
-    assert "Traceback" not in result.stderr
-    # An engine takes longer than that; nothing was half started.
-    assert "EngineCore" not in result.stdout + result.stderr, f"an engine started ({time.monotonic() - started:.0f} s)"
-    return directory, error
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_what_does_not_go_together_is_refused(name: str, refusals: dict[str, Future[tuple[Path, str]]]) -> None:
-    directory, error = refusals[name].result()
-    for says in CASES[name].says:
-        assert says.replace(HERE, str(directory)) in error
-    assert not (directory / "written").exists(), "a pickle was run"
+def test_what_does_not_go_together_is_refused(name: str, model: Path, tmp_path: Path) -> None:
+    case = CASES[name]
+    case.files(tmp_path)
+    words = [case.model or str(model), *(case.options or with_traits())]
+    command = ["serve", *(word.replace(HERE, str(tmp_path)) for word in words)]
+    refused = fork(command, environment(), tmp_path)
+    assert refused.wait(180) == 1
+    said = refused.error.read_text()
+    error = said.strip().splitlines()[-1]
+    assert error.startswith("Error: "), said
+    assert "Traceback" not in said
+    # Nothing was half started.
+    assert "EngineCore" not in refused.output.read_text() + said
+    for says in case.says:
+        assert says.replace(HERE, str(tmp_path)) in error
+    assert not (tmp_path / "written").exists(), "a pickle was run"
 
 
 def test_vllms_own_options_can_be_looked_up() -> None:

@@ -9,8 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.forks import fork
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
 from tests.support.wire.openai import completion, first_token, is_probe, models, said, spelled
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
@@ -69,21 +68,22 @@ def command(model: Path, out: Path, endpoint: WireServer, judge: WireServer) -> 
         "--judge-model": "judge",
         "--judge-base-url": f"{judge.url}/v1",
         "--max-concurrent-judges": str(AT_ONCE),
-        "--n-per-question": "3",
+        "--n-per-question": "1",
         "--definition": str(SHIPPED_DEFINITIONS),
     }
     words = [word for pair in options.items() for word in pair]
-    return [sys.executable, "-m", "traitwatch", "build", "paternalism", *words]
+    return ["build", "paternalism", *words]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OPENAI_API_KEY": "local", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def seconds_of(build: list[str]) -> float:
+def seconds_of(build: list[str], directory: Path) -> float:
     """Run a build; return how long it took."""
     started = time.monotonic()
-    subprocess.run(build, env=environment(), check=True, capture_output=True, timeout=300)
+    done = fork(build, environment(), directory)
+    assert done.wait(300) == 0, done.error.read_text()
     return time.monotonic() - started
 
 
@@ -100,11 +100,10 @@ def artifacts(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
 
 
-@pytest.mark.timeout(900)
 def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoint: WireServer, tmp_path: Path) -> None:
     with wire_server(score) as judge:
         whole = command(tiny_model, tmp_path / "whole", endpoint, judge)
-        seconds, idle = seconds_of(whole), seconds_of(whole)  # the second one finds everything made
+        seconds, idle = seconds_of(whole, tmp_path), seconds_of(whole, tmp_path)  # the second one finds everything made
         scores = len(kept(tmp_path / "whole"))
 
     moments = random.Random(3)
@@ -114,18 +113,17 @@ def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoin
         while kills < KILLS:
             assert runs < RUNS, f"of {runs} builds only {kills} were killed, the others had ended by themselves"
             runs += 1
-            running = subprocess.Popen(killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                # Anywhere from the imports on, but no build gets further than this share of the work: it would be done
-                # before it was killed often enough.
-                running.wait(timeout=moments.uniform(0.2 * idle, idle + 2 / KILLS * (seconds - idle)))
-            except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGKILL)
-            status = running.wait()
+            running = fork(killed, environment(), tmp_path)
+            # Anywhere from its beginning on, but no build gets further than this share of the work: it would be done
+            # before it was killed often enough.
+            status = running.wait(moments.uniform(0.2 * idle, idle + 2 / KILLS * (seconds - idle)))
+            if status is None:
+                running.process.kill()
+                status = running.wait(60)
             assert status in (0, -signal.SIGKILL)
             kills += status == -signal.SIGKILL
-        ended = subprocess.run(killed, env=environment(), capture_output=True, text=True, timeout=300, check=False)
-        assert ended.returncode == 0, ended.stderr
+        ended = fork(killed, environment(), tmp_path)
+        assert ended.wait(300) == 0, ended.error.read_text()
         asked = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
 
     keys = kept(tmp_path / "killed")
