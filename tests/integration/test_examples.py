@@ -37,9 +37,9 @@ def test_python_without_calibration_shows_projections(name: str, scored: Server)
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_with_calibration_shows_z(name: str, eager: Server) -> None:
-    printed = _python(name, eager.url, "paternalism")
-    check(printed, eager.url, "paternalism", running=True)
+def test_python_with_calibration_shows_z(name: str, embedded: Server) -> None:
+    printed = _python(name, embedded.url, "paternalism")
+    check(printed, embedded.url, "paternalism", running=True)
     assert printed.streamed["paternalism"][1] == pytest.approx(printed.parts[-1][0][0], abs=0.02)
     assert printed.traits["paternalism"][1] is not None
     assert printed.warnings == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.answers import post
-from tests.support.reference import MAX_TIMES_BFLOAT16, Reference
+from tests.support.reference import MAX_RELATIVE_ERROR_BATCHED, MAX_TIMES_BFLOAT16, Reference
 from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import Float32Array
 
@@ -19,8 +19,6 @@ TOPICS = (
     "rain on a tin roof", "the price of bread", "a lost key", "trains", "beekeeping", "the moon", "old maps", "tides",
     "a violin", "snow", "sourdough", "lighthouses", "chess openings", "a garden wall", "ferries", "penguins",
 )  # fmt: skip
-# Batched and solo runs differ by the order of bfloat16 sums alone; a row of another chat differs by about 1.4 spreads.
-MAX_RELATIVE_ERROR = 0.06
 # Of a text that is hard on bfloat16 itself more is allowed, see `MAX_TIMES_BFLOAT16`: on processors with AMX chat 19
 # has one such token (errors at layer 30: 0.10 here, 0.09 by transformers in bfloat16).
 
@@ -39,9 +37,9 @@ def _request(number: int) -> dict[str, Any]:
 
 
 async def test_32_chats_at_once_score_as_alone(
-    eager: Server, reference: Reference, in_bfloat16: Reference, directions: dict[str, tuple[int, Float32Array]]
+    embedded: Server, reference: Reference, in_bfloat16: Reference, directions: dict[str, tuple[int, Float32Array]]
 ) -> None:
-    client = eager.async_client()
+    client = embedded.async_client()
     alone = [await client.chat.completions.create(**_request(number)) for number in range(NUM_CHATS)]
     together, _ = await asyncio.gather(
         asyncio.gather(*(_after(0.02 * n, client.chat.completions.create(**_request(n))) for n in range(NUM_CHATS))),
@@ -54,7 +52,7 @@ async def test_32_chats_at_once_score_as_alone(
         expected, rounded = (source.projections(*text, directions) for source in (reference, in_bfloat16))
         for name in directions:
             got = _rows(choice, name)
-            bound = max(MAX_RELATIVE_ERROR, MAX_TIMES_BFLOAT16 * _error(rounded[name], expected[name]))
+            bound = max(MAX_RELATIVE_ERROR_BATCHED, MAX_TIMES_BFLOAT16 * _error(rounded[name], expected[name]))
             error = _error(got, expected[name])
             assert error <= bound, f"chat {number}, {name}: not the projections of its own tokens ({error:.3f})"
             # A near tie may send greedy decoding another way in a batch; up to there the two runs are one text.
@@ -65,12 +63,12 @@ async def test_32_chats_at_once_score_as_alone(
             assert np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) <= bound * spread, f"chat {number}"
 
 
-async def test_nothing_stays_in_the_ledger(eager: Server) -> None:
-    client = eager.async_client()
+async def test_nothing_stays_in_the_ledger(embedded: Server) -> None:
+    client = embedded.async_client()
     await asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 2, 5)))
     await client.chat.completions.create(**_request(0))
     deadline = time.monotonic() + 20
-    while eager.metric("traitwatch_ledger_requests") != 0:
+    while embedded.metric("traitwatch_ledger_requests") != 0:
         assert time.monotonic() < deadline, "requests are still in the ledger after their responses are over"
         await asyncio.sleep(0.2)
 
@@ -113,19 +111,19 @@ def _common_prefix(one: list[int], other: list[int]) -> int:
     return differing[0] if differing else min(len(one), len(other))
 
 
-def test_a_client_that_uses_our_names_harms_nobody(eager: Server) -> None:
+def test_a_client_that_uses_our_names_harms_nobody(embedded: Server) -> None:
     """vLLM hands `vllm_xargs` on to the worker, where our own parameters go too."""
     body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
     forged = {"traitwatch_prompt": 1, "traitwatch": "forged"}
-    before = eager.metric("traitwatch_rows_dropped_total")
-    (choice,) = post(eager, "/v1/completions", body, vllm_xargs=forged).json()["choices"]
+    before = embedded.metric("traitwatch_rows_dropped_total")
+    (choice,) = post(embedded, "/v1/completions", body, vllm_xargs=forged).json()["choices"]
     assert choice["traits_complete"] is True
     assert all("prompt_tokens" not in scores for scores in choice["traits"].values())
-    assert eager.metric("traitwatch_rows_dropped_total") == before
+    assert embedded.metric("traitwatch_rows_dropped_total") == before
 
 
-def test_sagemakers_endpoint_is_scored_as_the_one_that_it_stands_for(eager: Server) -> None:
+def test_sagemakers_endpoint_is_scored_as_the_one_that_it_stands_for(embedded: Server) -> None:
     body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
-    scores = [post(eager, path, body).json()["choices"][0]["traits"] for path in ("/invocations", "/v1/completions")]
+    scores = [post(embedded, path, body).json()["choices"][0]["traits"] for path in ("/invocations", "/v1/completions")]
     assert scores[0].keys() == scores[1].keys()
     assert [len(of_trait["tokens"]) for of_trait in scores[0].values()] == [4] * len(scores[0])

@@ -84,23 +84,23 @@ def test_what_is_refused_is_no_request_of_the_schema(path: str, scored: Server, 
         assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in says)
 
 
-def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, eager: Server) -> None:
+def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, embedded: Server) -> None:
     """Without calibration, and with all that a card has."""
-    for server in (scored, eager):
+    for server in (scored, embedded):
         schema = _schema(server)
         listed = httpx.get(f"{server.url}/v1/traits", timeout=60).json()
         schema.answer("/v1/traits", "get").validate(listed)
     told = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
     assert None not in told.values()
     assert told["calibration"]["thresholds"]
-    report = httpx.get(f"{eager.url}{told['report']}", timeout=60)
+    report = httpx.get(f"{embedded.url}{told['report']}", timeout=60)
     assert report.headers["content-type"].partition(";")[0] == "text/html"
-    missing = httpx.get(f"{eager.url}/v1/traits/kindness/report", timeout=60)
+    missing = httpx.get(f"{embedded.url}/v1/traits/kindness/report", timeout=60)
     schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
 
 
-def test_spikes_are_as_the_schema_has_them(eager: Server) -> None:
-    schema = _schema(eager)
+def test_spikes_are_as_the_schema_has_them(embedded: Server) -> None:
+    schema = _schema(embedded)
     reply = "You do not need to know that, dear. Leave it to me; I know what is best for you, and you must do as I say."
     questions = ["May I lend my car to a friend?", "How do I start a bakery?", "Is it safe to travel alone?"]
     messages = [
@@ -108,13 +108,13 @@ def test_spikes_are_as_the_schema_has_them(eager: Server) -> None:
     ]
     asked = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
     body = {**bare(CHAT), **asked, "n": 8, "traits": True}
-    answer = post(eager, CHAT, body).json()
+    answer = post(embedded, CHAT, body).json()
     schema.answer(CHAT).validate(answer)
     assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())
-    spikes = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
+    spikes = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
     schema.answer("/v1/spikes", "get").validate(spikes)
     assert len(spikes["data"]) == 3
-    refused = httpx.get(f"{eager.url}/v1/spikes", params={"limit": 0}, timeout=60)
+    refused = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 0}, timeout=60)
     assert refused.status_code == 400
     schema.answer("/v1/spikes", "get", 400).validate(refused.json())
 

@@ -21,7 +21,7 @@ LAYER = 20
 MIN_AUC = 0.85
 
 
-async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipped: Path) -> None:
+async def test_held_out_answers_are_told_apart(embedded: Server, model: Path, shipped: Path) -> None:
     """Answers are elicited by examples, and read after the bare question, as production traffic is."""
     evaluate = load_definition(SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json")
     extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
@@ -32,7 +32,7 @@ async def test_held_out_answers_are_told_apart(eager: Server, model: Path, shipp
     reader = Reader.load(model)
     means = {}
     for polarity in POLARITIES:
-        answers = await _answers(eager, [elicitation.prompt(row, polarity) for row in rows])
+        answers = await _answers(embedded, [elicitation.prompt(row, polarity) for row in rows])
         spans = [
             answer_span(reader.tokenizer, bare_prompt(reader.tokenizer, row.question), answer)
             for row, answer in zip(rows, answers, strict=True)

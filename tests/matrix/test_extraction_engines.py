@@ -9,7 +9,6 @@ token: there the promise is that vLLM loses no more than transformers does in th
 """
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,59 +19,35 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.support.extraction import (
+    MIN_COSINE,
+    MIN_COSINE_VLLM,
+    Examples,
+    cosines,
+    difference,
+    lowest,
+    ours,
+    reference,
+)
 from traitwatch.vectors import SHIPPED, Float32Array
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
+from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_builder.reading.states import Span, StateReader
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.reading.vllm_reader import VllmReader
 
 pytestmark = pytest.mark.engine
-logger = logging.getLogger(__name__)
 
 MAX_MODEL_LEN = 1400
-MIN_COSINE, MIN_COSINE_VLLM = 0.9999, 0.999
-KINDS = ("response_avg", "prompt_avg", "prompt_last")
 SYSTEM = {
     "pos": "You are a paternalistic assistant. Decide for the user what is good for them, and say so.",
     "neg": "You are a helpful assistant. Respect what the user wants, and help them with it.",
 }
-Examples = list[tuple[str, str]]
-"""Rendered prompts and the answers after them."""
 
 
-@torch.inference_mode()
-def reference(model: Any, tokenizer: Any, examples: Examples) -> Float32Array:
-    """The authors' way: means over examples of response_avg, prompt_avg, prompt_last: `[3, layers, hidden_size]`."""
-    total = 0.0
-    for prompt, answer in examples:
-        inputs = tokenizer(prompt + answer, return_tensors="pt", add_special_tokens=False)
-        prompt_len = len(tokenizer.encode(prompt, add_special_tokens=False))
-        hidden = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)[:, 0]
-        response_avg, prompt_avg = hidden[:, prompt_len:].mean(dim=1), hidden[:, :prompt_len].mean(dim=1)
-        total += torch.stack([response_avg, prompt_avg, hidden[:, prompt_len - 1]]).double().numpy()
-    return np.asarray(total / len(examples), dtype=np.float32)
-
-
-def ours(reader: StateReader, tokenizer: Any, examples: Examples) -> Float32Array:
-    """The same by one of the engines."""
-    spans = []
-    for prompt, answer in examples:
-        ids, prompt_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + answer, prompt))
-        spans += [Span(ids, len(prompt_ids)), Span(prompt_ids, 0)]
-    counts: list[int] = []
-    readings = dict(reader.read(spans, counts.append))
-    assert len(readings) == sum(counts) == len(spans)
-    answers, prompts = ([readings[i] for i in range(first, len(spans), 2)] for first in (0, 1))
-    per_kind = ([r.mean for r in answers], [r.mean for r in prompts], [r.last for r in prompts])
-    return np.stack([np.mean(values, axis=0, dtype=np.float64) for values in per_kind]).astype(np.float32)
-
-
-def cosines(got: Float32Array, expected: Float32Array) -> Float32Array:
-    """Per kind and layer; 1 where both are nothing but zeros, as at the embedding of one and the same last token."""
-    both_zero = ~got.any(axis=-1) & ~expected.any(axis=-1)
-    dot = (got.astype(np.float64) * expected).sum(-1)
-    norms = np.linalg.norm(got.astype(np.float64), axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)
-    return np.where(both_zero, 1.0, dot / np.where(both_zero, 1.0, norms))
+@pytest.fixture(scope="module")
+def model() -> Path:
+    return embedded_model()
 
 
 @pytest.fixture(scope="module")
@@ -164,18 +139,6 @@ def expected(plain: tuple[Any, Any], cases: dict[str, dict[str, Examples]]) -> d
         name: reference(*plain, polarities["pos"]) - reference(*plain, polarities["neg"])
         for name, polarities in cases.items()
     }
-
-
-def difference(reader: StateReader, tokenizer: Any, polarities: dict[str, Examples]) -> Float32Array:
-    return ours(reader, tokenizer, polarities["pos"]) - ours(reader, tokenizer, polarities["neg"])
-
-
-def lowest(who: str, case: str, got: Float32Array, expected: Float32Array) -> dict[str, float]:
-    """Return, and log, the lowest cosine of any layer, per kind."""
-    rows = dict(zip(KINDS, cosines(got, expected), strict=True))
-    for kind, row in rows.items():
-        logger.info("%s, %s, %s: lowest cosine %.7f at layer %d", who, case, kind, row.min(), row.argmin())
-    return {kind: float(row.min()) for kind, row in rows.items()}
 
 
 @pytest.mark.parametrize("case", CASES)

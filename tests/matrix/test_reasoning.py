@@ -1,19 +1,25 @@
-"""Answers that a reasoning parser takes apart: thoughts and answer are one run of tokens, and scored as that."""
+"""A server that scores on request alone, with a reasoning parser: its default is `off`, and thoughts are scored too.
 
+A reasoning parser takes an answer apart; thoughts and answer are one run of tokens, and are scored as one.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.integration.test_parity import MIN_CORRELATION
-from tests.support.answers import alike, headers, own_part, post, told
-from tests.support.cases import CHAT, CONVERSATION, RESPONSES
-from tests.support.reference import Reference
-from tests.support.serving import MODEL_NAME, Server
-from traitwatch.vectors import Float32Array
+from tests.support.answers import OURS, alike, headers, own_part, post, raw, told
+from tests.support.cases import CASES, CHAT, CONVERSATION, GRAMMAR_OPTIONS, RESPONSES
+from tests.support.random_llama import LAYER_OPTIONS, Oracle
+from tests.support.serving import MODEL_NAME, Server, plain_vllm, serving_at_once, traitwatch
 
 pytestmark = pytest.mark.engine
 
+OPTIONS = [
+    *("--dtype", "float32", "--enforce-eager", "--max-num-batched-tokens", "128"),
+    *("--reasoning-parser", "granite", *GRAMMAR_OPTIONS),
+]
 # The words by which granite's parser knows thoughts; the model would not say them unasked.
 THOUGHT = {"regex": "Here is my thought process: [a-z ]{30,60}Here is my response: [a-z ]{30,60}[.]"}
 CHAT_BODY = {"model": MODEL_NAME, "messages": CONVERSATION, "temperature": 0.0, "structured_outputs": THOUGHT}
@@ -32,38 +38,67 @@ BODIES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def servers(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    directory = tmp_path_factory.mktemp("reasoning")
+    command = traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS, "--traits-default", "off", *OPTIONS)
+    theirs = plain_vllm(model, *OPTIONS)
+    with serving_at_once((command, directory / "ours.log"), (theirs, directory / "theirs.log")) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def quiet(servers: list[Server]) -> Server:
+    """Our server, which scores on request alone."""
+    return servers[0]
+
+
+@pytest.fixture(scope="module")
+def plain(servers: list[Server]) -> Server:
+    """vLLM's own server on the same model."""
+    return servers[1]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body", "says"), BODIES)
 def test_all_of_the_answer_but_its_scores_is_vllms_own(
-    path: str, body: dict[str, Any], says: str, stream: bool, eager: Server, plain: Server
+    path: str, body: dict[str, Any], says: str, stream: bool, quiet: Server, plain: Server
 ) -> None:
     ours, theirs = alike(
-        lambda: post(eager, path, body, stream=stream, traits=True), lambda: post(plain, path, body, stream=stream)
+        lambda: post(quiet, path, body, stream=stream, traits=True), lambda: post(plain, path, body, stream=stream)
     )
     assert says in theirs.text
     assert headers(ours) == headers(theirs)
     assert own_part(ours) == own_part(theirs)
 
 
-def test_thoughts_and_answer_are_scored_as_one(
-    eager: Server, reference: Reference, directions: dict[str, tuple[int, Float32Array]]
-) -> None:
+def test_thoughts_and_answer_are_scored_as_one(quiet: Server, oracle: Oracle) -> None:
     """The thoughts that vLLM leaves out too: its answer tells fewer words than tokens that it generated."""
-    wanted = {"include": sorted(directions)}
-    (whole,) = told(post(eager, *_body("chat"), return_token_ids=True, traits=wanted)).values()
-    expected = reference.projections(whole.prompt, whole.tokens, directions)
+    (whole,) = told(post(quiet, *_body("chat"), return_token_ids=True, traits=True)).values()
     answers = [whole]
     for name in ("chat", "chat, thoughts left out", "responses"):
         for stream in (False, True):
-            answers += told(post(eager, *_body(name), stream=stream, traits=wanted)).values()
+            answers += told(post(quiet, *_body(name), stream=stream, traits=True)).values()
     assert len(answers) == 1 + 2 * len(BODIES)
     for one in answers:
         assert one.complete is True
-        for name, states in expected.items():
-            scores = one.traits[name]
-            assert len(scores["tokens"]) == len(whole.tokens)
-            got = np.array([scores["prompt_last"], *scores["tokens"][:-1]])
-            assert np.corrcoef(got, states)[0, 1] >= MIN_CORRELATION, name
+        oracle.check(one.traits, whole.prompt, whole.tokens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["chat", "completions", "responses", "messages", "batch"])
+def test_without_traits_the_answer_is_vllms_byte_for_byte(
+    name: str, stream: bool, quiet: Server, plain: Server
+) -> None:
+    """Where the default is `off` and a request has no `traits` field."""
+    case = CASES[name]
+    fields = {"stream": True} if stream and case.stream is not None else {}
+    ours, theirs = alike(
+        lambda: post(quiet, case.path, case.body, **fields), lambda: post(plain, case.path, case.body, **fields), raw
+    )
+    assert raw(ours) == raw(theirs)
+    assert headers(ours) == headers(theirs)
+    assert not any(f'"{field}"' in ours.text for field in OURS)
 
 
 def _body(name: str) -> tuple[str, dict[str, Any]]:

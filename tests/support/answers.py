@@ -1,6 +1,7 @@
 """An answer as it came over the wire, taken apart: vLLM's own part, and what it tells of the traits of each choice."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from tests.support.serving import Server
 OURS = ("traits", "traits_complete")
 # What differs between any two answers of vLLM, whoever scores them.
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
+# The same fields, as they stand in the bytes of an answer.
+_RANDOM = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')":("[^"]*"|[0-9.]+)')
 _RUNS = 25
 # Of a stream, until one came as if no process had stood still meanwhile: vLLM joins the tokens of such a moment.
 RUNS = 10
@@ -43,6 +46,11 @@ def own_part(response: httpx.Response) -> list[str]:
         head + (_masked(data) if data.startswith("{") else data)
         for head, data in sorted(events(response), key=lambda event: _choice_of(event[1]))
     ]
+
+
+def raw(response: httpx.Response) -> bytes:
+    """Return what was answered, byte for byte, but for identities: each run and each configuration has others."""
+    return _RANDOM.sub(rb'"\1":"-"', response.content)
 
 
 def alike(

@@ -38,6 +38,12 @@ CONVERSATIONS = [CONVERSATION, CONVERSATION[1:]]
 SEEDED = {"model": MODEL_NAME, "temperature": 1.0, "seed": 5, "max_tokens": 24}
 # Long enough for whatever a grammar asks for.
 GRAMMAR = {**SEEDED, "max_tokens": 300}
+# What a server has for the above: grammars hold from the first token on, so that any model can be made to think and to
+# call tools.
+GRAMMAR_OPTIONS = (
+    "--structured-outputs-config",
+    '{"enable_in_reasoning": true, "disable_any_whitespace": true, "backend": "xgrammar"}',
+)
 # Beside other requests a prompt may be prefilled in chunks, and vLLM's CPU build then cannot use its seed.
 GREEDY = {"model": MODEL_NAME, "temperature": 0.0, "max_tokens": 24}
 WEATHER: Json = {

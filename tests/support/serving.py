@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ from pathlib import Path
 import httpx
 import openai
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running, tail
 
-START_TIMEOUT = 420.0
+# It ends a hang, and nothing else: where ten processes want each core, a start takes ten minutes.
+START_TIMEOUT = 1800.0
 MODEL_NAME = "embedded"
 
 
@@ -37,15 +39,17 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels among theirs."""
-        samples = [
-            sample.value
-            for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
+        values = [
+            sample.value for sample in self.samples() if sample.name == name and labels.items() <= sample.labels.items()
         ]
-        if not samples:
+        if not values:
             raise KeyError(name, labels)
-        return sum(samples)
+        return sum(values)
+
+    def samples(self) -> list[Sample]:
+        """Return all samples of `/metrics`."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def environment() -> dict[str, str]:
@@ -69,8 +73,16 @@ def _cores_of_lane() -> dict[str, str]:
 
 
 @contextmanager
-def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
-    """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it."""
+def serving(
+    command: Sequence[str], log: Path, waiting: Callable[[float], None] = lambda seconds: None
+) -> Iterator[Server]:
+    """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it.
+
+    Args:
+        command: the command of a server.
+        log: the file that takes what the server prints.
+        waiting: called with the seconds passed, again and again while the server starts; ends the start by raising.
+    """
     port = free_port()
     small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
@@ -81,6 +93,7 @@ def serving(command: Sequence[str], log: Path) -> Iterator[Server]:
         ready=f"{url}/health",
         timeout=START_TIMEOUT,
         environment=environment(),
+        waiting=waiting,
         excerpt=partial(tail, lines=40),
     )
     try:
