@@ -133,3 +133,12 @@ def plain_vllm(model: Path, *arguments: str) -> list[str]:
         str(model),
         *arguments,
     ]
+
+
+def unbound(threads: int, command: Sequence[str]) -> list[str]:
+    """Return a server's command with `threads` threads that the system moves between the cores.
+
+    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
+    """
+    variables = ("VLLM_CPU_OMP_THREADS_BIND=nobind", f"OMP_NUM_THREADS={threads}", "OMP_WAIT_POLICY=passive")
+    return ["env", *variables, *command]

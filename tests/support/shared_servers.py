@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.support.cases import GRAMMAR_OPTIONS
 from tests.support.random_llama import LAYER_OPTIONS, save_model, save_probes
-from tests.support.serving import Server, plain_vllm, serving, traitwatch
+from tests.support.serving import Server, plain_vllm, serving, traitwatch, unbound
 from traitwatch.vectors import SHIPPED, Float32Array, load_vectors, save_tensor
 from traitwatch_builder.models.embedded import embedded_model
 
@@ -115,9 +115,11 @@ class SharedServers:
     def _command(self, name: str) -> list[str]:
         if name == "embedded":
             traits = ("--traits", self.embedded_probes, "--traits", SHIPPED_VECTORS, "--traits-events", self.spike_log)
-            return [*traitwatch("serve", embedded_model(), *traits, *EMBEDDED_LAYER_OPTIONS), *_EMBEDDED_OPTIONS]
+            command = traitwatch("serve", embedded_model(), *traits, *EMBEDDED_LAYER_OPTIONS)
+            return unbound(2, [*command, *_EMBEDDED_OPTIONS])
         ours = traitwatch("serve", self.random_model, "--traits", self.random_probes, *LAYER_OPTIONS)
-        return [*_WITH_STORE, *(ours if name == "scored" else plain_vllm(self.random_model)), *_RANDOM_OPTIONS]
+        command = ours if name == "scored" else plain_vllm(self.random_model)
+        return unbound(1, [*_WITH_STORE, *command, *_RANDOM_OPTIONS])
 
     def _submit(self, name: str) -> "Future[Server]":
         self._starts[name] += 1
