@@ -66,14 +66,14 @@ def test_the_parts_of_a_stream_join_to_the_unstreamed_scores(scored: Server, pat
             assert got[field] == pytest.approx(expected[field], abs=NEAR), (name, field)
 
 
-def test_a_stream_scores_while_it_runs(scored: Server) -> None:
+def test_a_stream_scores_while_it_runs(embedded: Server) -> None:
     """Most tokens are scored before the last event: the point of a live monitor."""
     early = late = 0
     for _ in range(RUNS):
-        events = _events(_post(scored, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
+        events = _events(_post(embedded, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
         choices = [event["choices"][0] for event in events if event["choices"]]
-        early = sum(len(c["traits"]["probe2"]["tokens"]) for c in choices[:-1] if "traits" in c)
-        late = len(choices[-1]["traits"]["probe2"]["tokens"])
+        early = sum(len(c["traits"]["paternalism"]["tokens"]) for c in choices[:-1] if "traits" in c)
+        late = len(choices[-1]["traits"]["paternalism"]["tokens"])
         if early > late:
             break
     assert early > late
