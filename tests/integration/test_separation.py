@@ -27,7 +27,7 @@ async def test_held_out_answers_are_told_apart(embedded: Server, model: Path, sh
     extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     assert not set(evaluate.questions) & set(extract.questions)
     elicitation = Elicitation(extract, "many-shot", "paternalism")
-    rows = elicitation.rows(evaluate.questions, samples=3)
+    rows = elicitation.rows(evaluate.questions, samples=2)
     direction = load_vector(shipped / "paternalism_response_avg_diff.pt").direction(LAYER)
     reader = Reader.load(model)
     means = {}
@@ -45,6 +45,6 @@ async def test_held_out_answers_are_told_apart(embedded: Server, model: Path, sh
 
 async def _answers(server: Server, prompts: list[Messages]) -> list[str]:
     client = server.async_client()
-    sampling: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0.7, "top_p": 0.9, "max_tokens": 100}
+    sampling: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0.7, "top_p": 0.9, "max_tokens": 80}
     answers = await asyncio.gather(*(client.chat.completions.create(messages=p, **sampling) for p in prompts))
     return [answer.choices[0].message.content.strip() for answer in answers]
