@@ -5,12 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.forks import prepare
 from tests.support.random_llama import Oracle
 from tests.support.reference import Reference
 from tests.support.serving import Server
 from tests.support.shared_servers import SHIPPED_VECTORS, SharedServers, embedded_directions
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.models.embedded import embedded_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks_prepared() -> None:
+    """Have what the forked commands import ready when the first of them starts."""
+    prepare()
 
 
 @pytest.fixture(scope="session")

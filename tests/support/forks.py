@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -45,6 +46,12 @@ class Fork:
         return self.process.exitcode
 
 
+def prepare() -> None:
+    """Begin to import `MODULES`, so that the first command need not wait for it."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(MODULES))
+    forkserver.ensure_running()
+
+
 def fork(arguments: Sequence[str], environment: Mapping[str, str], directory: Path, name: str = "command") -> Fork:
     """Start `traitwatch` with these arguments.
 
@@ -54,10 +61,11 @@ def fork(arguments: Sequence[str], environment: Mapping[str, str], directory: Pa
         directory: takes the files of its output.
         name: begins the names of these files.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(MODULES))
+    prepare()
     output, error = directory / f"{name}.out", directory / f"{name}.err"
-    process = context.Process(target=_run, args=(list(arguments), dict(environment), output, error))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_run, args=(list(arguments), dict(environment), output, error)
+    )
     process.start()
     return Fork(process, output, error)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, load_definition
-from traitwatch_builder.definitions.elicitation import Elicitation, render
+from traitwatch_builder.definitions.elicitation import Elicitation
+from traitwatch_builder.models.chat import render
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
 
 NUM_CONTEXTS = 4
