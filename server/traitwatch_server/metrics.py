@@ -68,6 +68,7 @@ class Metrics:
     reason), or from the reason.
 
     Attributes:
+        model_name: the value of the label `model_name`.
         engines: the values of the label `engine`.
         of_trait: what belongs to a trait, by (engine, trait); made when the trait is first loaded, and kept.
     """
@@ -78,7 +79,7 @@ class Metrics:
         self.engines = (*engines, UNKNOWN_ENGINE) if len(engines) > 1 else tuple(engines)
         self.of_trait: dict[tuple[str, str], TraitMetrics] = {}
         self._registry = registry
-        self._model_name = model_name
+        self.model_name = model_name
         self._shown: tuple[ServedTrait, ...] = ()
         engines_and_reasons = list(product(self.engines, INCOMPLETE))
 
@@ -208,7 +209,7 @@ class Metrics:
         return kind(f"traitwatch_{name}", text, ["model_name", *labels], registry=self._registry, **options)
 
     def _of_model(self, family: _Kind, *labels: str) -> _Kind:
-        return family.labels(self._model_name, *labels)
+        return family.labels(self.model_name, *labels)
 
     def _by(self, family: _Kind, keys: Iterable[Any]) -> Mapping[Any, _Kind]:
         """Return the children of a family by their labels (a tuple, or one string)."""
@@ -217,7 +218,7 @@ class Metrics:
     def _forget(self, gauge: Gauge, *labels: str) -> None:
         # With several processes prometheus_client cannot remove a label set; it then says 0.
         self._of_model(gauge, *labels).set(0)
-        gauge.remove(self._model_name, *labels)
+        gauge.remove(self.model_name, *labels)
 
     @staticmethod
     def _described(trait: ServedTrait) -> tuple[str, str, str, str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from traitwatch_server.app.draining import Draining
 from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.recording.recorder import Recorder
@@ -18,7 +17,6 @@ class Monitor:
         default: what a response carries when its request says nothing.
         ledger: the open calls.
         recorder: records what has ended.
-        draining: what is at work, for the server's end.
     """
 
     def __init__(
@@ -29,12 +27,10 @@ class Monitor:
         metrics: Metrics,
         model_name: str = "model",
         sinks: Sequence[Sink] = (),
-        drain_seconds: float = 0.0,
     ):
         self.default = default
         self.ledger = Ledger(api_process, metrics)
         self.recorder = Recorder(self.ledger, metrics, model_name, sinks)
-        self.draining = Draining(drain_seconds)
         self.traits = traits
 
     @property

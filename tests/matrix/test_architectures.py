@@ -20,7 +20,8 @@ from tests.support.reference import Reference
 from tests.support.tiny_model import save_tiny
 from traitwatch.errors import LayoutError
 from traitwatch.vectors import Float32Array
-from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
+from traitwatch.vllm_private.offline import end_engine
+from traitwatch_builder.models.vllm_engine import in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.reading.vllm_reader import VllmReader
 from traitwatch_server.wire import CONFIG_KEY, TAP_VERSION

@@ -10,6 +10,7 @@ from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from tests.support.engine import TOKENS, Engine
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.responses.middleware import TraitsMiddleware
@@ -38,7 +39,7 @@ class App:
         cut: int = 10**6,
     ) -> None:
         self.engine = Engine(monitor.ledger)
-        watch(self.engine, monitor)  # type: ignore[arg-type]
+        watch(self.engine, monitor, Draining(0))  # type: ignore[arg-type]
         self.answer = answer
         self.media_type = media_type
         self.status = status

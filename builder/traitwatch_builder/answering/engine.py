@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from traitwatch.precision import default_vllm_dtype
+from traitwatch.vllm_private.offline import end_engine, finished_outputs
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import without_thinking
-from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
+from traitwatch_builder.models.vllm_engine import in_this_process_on_a_cpu, vllm_environment
 
 
 class Engine:
@@ -72,13 +73,10 @@ class Engine:
         self._llm.enqueue(raw, self._params, use_tqdm=False)
         # vLLM numbers an engine's requests in order, from 0.
         first, self._enqueued = self._enqueued, self._enqueued + len(prompts)
-        engine: Any = self._llm.llm_engine
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    best = output.outputs[0]
-                    advance(1)
-                    yield int(output.request_id) - first, self._answer(best.text, best.finish_reason == "stop")
+        for output in finished_outputs(self._llm):
+            best = output.outputs[0]
+            advance(1)
+            yield int(output.request_id) - first, self._answer(best.text, best.finish_reason == "stop")
 
     def _answer(self, text: str, finished: bool) -> Answer:
         return Answer(without_thinking(text, opened=self._thinking_opened).strip(), finished)

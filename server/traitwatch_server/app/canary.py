@@ -13,7 +13,8 @@ from vllm import SamplingParams
 from vllm.engine.protocol import EngineClient
 
 from traitwatch.vectors import Float32Array
-from traitwatch_server.app.engine import engine_indexes, marked_params, note_output
+from traitwatch.vllm_private.api_process import engine_indexes
+from traitwatch_server.app.engine import marked_params, note_output
 from traitwatch_server.errors import CanaryError
 from traitwatch_server.ledger.ledger import Call
 from traitwatch_server.monitor import Monitor

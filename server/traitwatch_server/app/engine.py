@@ -15,13 +15,12 @@ from contextlib import aclosing
 from typing import Any
 
 from vllm import SamplingParams
-from vllm.config import ParallelConfig, VllmConfig
 from vllm.engine.protocol import EngineClient
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from traitwatch_server.app.draining import ENGINE_TIMEOUT
+from traitwatch_server.app.draining import ENGINE_TIMEOUT, Draining
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.ledger.ledger import Call
 from traitwatch_server.monitor import Monitor
@@ -31,8 +30,8 @@ from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY
 logger = logging.getLogger(__name__)
 
 
-def watch(engine: EngineClient, monitor: Monitor) -> None:
-    """Wrap the `generate` of an engine client."""
+def watch(engine: EngineClient, monitor: Monitor, draining: Draining) -> None:
+    """Wrap the `generate` of an engine client: score and record each call, and have the server's end wait for it."""
     plain: Callable[..., AsyncGenerator[RequestOutput, None]] = engine.generate
 
     def generate(
@@ -45,10 +44,10 @@ def watch(engine: EngineClient, monitor: Monitor) -> None:
         if not isinstance(sampling_params, SamplingParams):
             return start(sampling_params)
         if isinstance(scored, Unscorable):
-            return _counted(start(sampling_params), sampling_params, request_id, monitor)
+            return _counted(start(sampling_params), sampling_params, request_id, monitor, draining)
         # The calls of a response are known by their order, so they are opened before the first output is asked for.
         call = None if scored is None else scored.open_call(request_id, sampling_params.n)
-        return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor)
+        return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor, draining)
 
     engine.generate = generate
 
@@ -116,6 +115,7 @@ async def _followed(
     call: Call | None,
     adapter: LoRARequest | None,
     monitor: Monitor,
+    draining: Draining,
 ) -> AsyncGenerator[RequestOutput, None]:
     """Generate, and note what is generated.
 
@@ -126,6 +126,7 @@ async def _followed(
         call: the call as its response has opened it; None where no response carries its scores.
         adapter: what the model is adapted by.
         monitor: is told when it has ended.
+        draining: the server's end waits for the call.
     """
     if call is None:
         call = monitor.ledger.open(monitor.traits, params.n, request_id=request_id)
@@ -133,7 +134,7 @@ async def _followed(
     call.adapter = None if adapter is None else adapter.lora_name
     reader = _Reader(call, deltas=params.output_kind == RequestOutputKind.DELTA)
     outputs = start(marked_params(params, call) if call.accepted else params)
-    with monitor.draining.generation(request_id):
+    with draining.generation(request_id):
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -167,12 +168,16 @@ class _Reader:
 
 
 async def _counted(
-    outputs: AsyncGenerator[RequestOutput, None], params: SamplingParams, request_id: str, monitor: Monitor
+    outputs: AsyncGenerator[RequestOutput, None],
+    params: SamplingParams,
+    request_id: str,
+    monitor: Monitor,
+    draining: Draining,
 ) -> AsyncGenerator[RequestOutput, None]:
     """Count tokens that cannot be scored."""
     deltas = params.output_kind == RequestOutputKind.DELTA
     count = 0
-    with monitor.draining.generation(request_id):
+    with draining.generation(request_id):
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -181,16 +186,3 @@ async def _counted(
                     yield output
         finally:
             monitor.recorder.not_scorable(count)
-
-
-def model_name(config: VllmConfig) -> str:
-    """Return the served model's name."""
-    return str(config.model_config.served_model_name)
-
-
-def engine_indexes(parallel: ParallelConfig) -> list[str]:
-    """Return the indexes of the engines that an API process talks to: all, or those of its node behind a balancer."""
-    first = parallel.data_parallel_index
-    local = parallel.local_engines_only
-    count = parallel.data_parallel_size_local if local else parallel.data_parallel_size
-    return [str(index) for index in range(first, first + count)]

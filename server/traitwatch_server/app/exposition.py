@@ -13,8 +13,8 @@ from prometheus_client.samples import Sample
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from vllm.v1.metrics.prometheus import get_prometheus_registry
 
+from traitwatch.vllm_private.api_process import metrics_registry
 from traitwatch_server.responses.refusals import request_path
 
 _MEDIA_TYPE = "application/openmetrics-text"
@@ -44,7 +44,7 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         if self._registry is None:
-            self._registry = get_prometheus_registry()
+            self._registry = metrics_registry()
         # Of its ways to write names, prometheus_client 0.26 has this one alone that leaves the colon in vLLM's.
         body = generate_latest(_Conformant(self._registry), ALLOWUTF8, _VERSION)  # type: ignore[no-untyped-call]
         response = Response(body, media_type=f"{_MEDIA_TYPE}; version={_VERSION}; charset=utf-8")

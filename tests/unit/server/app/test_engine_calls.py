@@ -13,6 +13,7 @@ from vllm.sampling_params import RequestOutputKind
 from tests.support.engine import PROMPT, TOKENS, Engine
 from tests.support.samples import sample
 from tests.support.traits import served_trait
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -38,7 +39,7 @@ def monitor(registry: CollectorRegistry) -> Monitor:
 @pytest.fixture
 def engine(monitor: Monitor) -> Any:
     engine = Engine(monitor.ledger)
-    watch(engine, monitor)  # type: ignore[arg-type]
+    watch(engine, monitor, Draining(0))  # type: ignore[arg-type]
     return engine
 
 
@@ -142,7 +143,7 @@ async def test_what_is_told_of_a_response_names_the_adapter_that_answered(
     sink = SimpleNamespace(record=told.append)
     monitor = Monitor(LOADED, "tokens", "api", Metrics(registry), "base", [sink])  # type: ignore[list-item]
     engine: Any = Engine(monitor.ledger)
-    watch(engine, monitor)
+    watch(engine, monitor, Draining(0))
     lora = None if adapter is None else LoRARequest(adapter, 1, "/adapters/sql")
     async for _ in engine.generate({}, SamplingParams(), "chatcmpl-1", lora_request=lora):
         pass

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from traitwatch.vectors import save_tensor
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
 from traitwatch_server.metrics import Metrics
@@ -57,7 +58,7 @@ class Server:
         registry = Registry(self.monitor, self.engine, settings, model) if admin else None  # type: ignore[arg-type]
         spikes = SpikeLog(None, dropped=lambda count: None)
         app = FastAPI()
-        add_routes(app, lambda: Serving(self.monitor, registry, spikes), admin=admin)
+        add_routes(app, lambda: Serving(self.monitor, registry, spikes, Draining(0)), admin=admin)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
     async def load(self, name: str, **body: object) -> httpx.Response:

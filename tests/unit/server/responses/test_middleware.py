@@ -11,6 +11,7 @@ from tests.support.asgi import CHAT, App, call
 from tests.support.engine import TOKENS, Engine
 from tests.support.samples import sample
 from tests.support.traits import served_trait
+from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -158,7 +159,7 @@ async def test_where_rows_lag_an_answer_waits_in_vain_once(monitor: Monitor, mon
     tokens = list(range(7, 47))
     app = App(monitor, lambda number: chunk(0), EVENTS)
     app.engine = Engine(monitor.ledger, [tokens], lost=range(1, 40))
-    watch(app.engine, monitor)  # type: ignore[arg-type]
+    watch(app.engine, monitor, Draining(0))  # type: ignore[arg-type]
     # Were each of the 39 to wait, that would take twice as long.
     async with asyncio.timeout(10):
         result = await call(app, monitor, b'{"stream": true}')

@@ -1,0 +1,88 @@
+"""The base of both worker classes of ours: the platform's own worker, with what ours read of it.
+
+vLLM promises that `--worker-cls` takes the name of a class, but not which class the platform's own worker is, nor
+what that worker has.
+"""
+
+from typing import Any
+
+from torch import nn
+from vllm.distributed import get_pp_group, get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
+
+from traitwatch.vllm_private.batch import BatchLayout, LayoutReader, allocate_stage_inputs, layout_reader
+from traitwatch.vllm_private.layers import StateModule, state_modules
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as _PlatformWorker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as _PlatformWorker
+
+
+class StateWorker(_PlatformWorker):  # type: ignore[misc]
+    """A vLLM worker that knows where the hidden states of its model are, and whose rows a pass has computed.
+
+    Attributes:
+        device: the device of the worker (vLLM's own attribute).
+    """
+
+    _layout_reader: LayoutReader
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        """Load the model.
+
+        Raises:
+            LayoutError: the model runner is not one that we know.
+        """
+        super().load_model(load_dummy_weights=load_dummy_weights)
+        self._layout_reader = layout_reader(self.model_runner)
+        if current_platform.is_cpu() and not get_pp_group().is_first_rank:
+            allocate_stage_inputs(self.model_runner)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, as vLLM loaded it."""
+        model: nn.Module = self.model_runner.get_model()
+        return model
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers of the text model."""
+        return int(self.vllm_config.model_config.get_total_num_hidden_layers())
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.vllm_config.model_config.get_hidden_size())
+
+    @property
+    def max_scheduled_tokens(self) -> int:
+        """The most tokens that the scheduler puts into one pass."""
+        return int(self.vllm_config.scheduler_config.max_num_batched_tokens)
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows that a pass can have: the scheduler's budget or the largest padded graph."""
+        return max(self.max_scheduled_tokens, int(self.vllm_config.compilation_config.max_cudagraph_capture_size or 0))
+
+    @property
+    def engine_index(self) -> int:
+        """Index of the worker's data-parallel engine, as vLLM's metrics have it."""
+        return int(self.vllm_config.parallel_config.data_parallel_index)
+
+    @property
+    def is_first_of_tensor_parallel(self) -> bool:
+        """Whether this is rank 0 of the workers that split each layer: all of them hold the same states."""
+        return bool(get_tensor_model_parallel_rank() == 0)
+
+    def additional_config(self, key: str) -> Any:
+        """Return an entry of the engine's `--additional-config`."""
+        return self.vllm_config.additional_config[key]
+
+    def state_modules(self) -> dict[int, StateModule]:
+        """Return where the hidden states of the layers are that this worker holds; see `layers.state_modules`."""
+        return state_modules(self.model, self.num_layers, last_stage=get_pp_group().is_last_rank)
+
+    def read_layout(self) -> BatchLayout:
+        """Return which rows of the last pass belong to which request."""
+        return self._layout_reader(self.model_runner)
