@@ -1,7 +1,7 @@
 """The `traitwatch` command: one subcommand a job, each imported only when it runs.
 
-torch and vLLM take seconds to import; `--help` must not wait for them. So the group knows its subcommands by name,
-by the place of their code and by one line of help, and imports a module when its command is called.
+torch and vLLM take seconds to import, and `--help` must not wait for them. So the group has of each subcommand its
+name, the place of its code and one line of help. It imports a module when its command is called.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import click
 
 from traitwatch.errors import TraitwatchError
 
-# name -> (module:attribute, what `traitwatch --help` says of it)
+# name -> (module:attribute, its line in `traitwatch --help`)
 COMMANDS = {
     "build": ("traitwatch_builder.commands.build:build", "Build the persona vector of a trait for a model, in one go."),
     "calibrate": ("traitwatch_builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand; an error that we raise on purpose is told in one sentence, without a traceback."""
+        """Run a subcommand. Of an error that we raise on purpose, the user sees the message without a traceback."""
         try:
             return super().invoke(ctx)
         except TraitwatchError as error:

@@ -1,4 +1,4 @@
-"""Reading and writing files: JSON that is checked, and writes that are whole or not at all."""
+"""Reads JSON files and checks them; writes files whole or not at all."""
 
 import glob
 import os
@@ -43,6 +43,6 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed writers of `path` left of it; only for the one process that may write it."""
+    """Remove temporary files that killed writers of `path` left. Only the one process that may write `path` calls this."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
         leftover.unlink(missing_ok=True)

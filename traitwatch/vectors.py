@@ -1,9 +1,9 @@
 """The files that builder and server share: persona vectors (`.pt`) and their cards (`.json`).
 
-A directory of vectors holds, per trait, `<trait>_response_avg_diff.pt` (what is served), its two siblings
-`<trait>_prompt_avg_diff.pt` and `<trait>_prompt_last_diff.pt`, and the card `<trait>.json`. The names and the
-plain tensors inside are those of the Persona Vectors authors' code, so files travel both ways. A vector without
-a card is usable, but uncalibrated: its projections have no z.
+A directory of vectors holds for each trait `<trait>_response_avg_diff.pt` (the vector that servers use), its two
+siblings `<trait>_prompt_avg_diff.pt` and `<trait>_prompt_last_diff.pt`, and the card `<trait>.json`. The names and the
+plain tensors inside are those of the Persona Vectors authors' code, so that either code reads the other's files. A
+vector without a card is usable, but uncalibrated: its projections have no z.
 
 `unit_rows` and `PersonaVector.direction` make the unit vectors of a projection, `h . v / ||v||` (Persona Vectors, arXiv
 2507.21509).
@@ -46,9 +46,9 @@ __all__ = [
     "vector_sha256",
 ]
 
-# Where the vectors that come with the project are: a directory a model.
+# The vectors that come with the package: one directory for each model.
 SHIPPED = Path(__file__).parent / "shipped"
-# The layer index at which servers read unless told otherwise.
+# The layer index at which servers read by default.
 DEFAULT_LAYER = 20
 RESPONSE_AVG = "response_avg_diff"
 PROMPT_AVG = "prompt_avg_diff"
@@ -76,8 +76,8 @@ class PersonaVector:
     Attributes:
         trait: the trait's name.
         vector: `[num_layers + 1, hidden_size]`, float32; row L belongs to layer index L.
-        card: its card, or None where the directory has none (then it is uncalibrated).
-        path: the `.pt` file it came from.
+        card: its card; None where the directory has none, and the vector is uncalibrated.
+        path: the `.pt` file that the vector came from.
     """
 
     trait: str
@@ -87,17 +87,17 @@ class PersonaVector:
 
     @property
     def num_layers(self) -> int:
-        """Decoder layers of the model it was built on."""
+        """Decoder layers of the model on which the vector was built."""
         return int(self.vector.shape[0]) - 1
 
     @property
     def hidden_size(self) -> int:
-        """Width of the model it was built on."""
+        """Hidden size of the model on which the vector was built."""
         return int(self.vector.shape[1])
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of its values, as the card has it."""
+        """SHA-256 of the vector's values, as in the card."""
         return vector_sha256(self.vector)
 
     def direction(self, layer: int) -> Float32Array:
@@ -157,7 +157,7 @@ def load_tensor(path: Path) -> Float32Array:
         `[num_layers + 1, hidden_size]`, float32.
 
     Raises:
-        ArtifactError: no such file, not a plain tensor, not two-dimensional, or NaN or infinity in it.
+        ArtifactError: the file is missing, is no plain two-dimensional tensor, or holds NaN or infinity.
     """
     import torch
 
@@ -203,7 +203,7 @@ def load_vectors(directories: Iterable[Path]) -> list[PersonaVector]:
     """Load every servable vector of the directories, in the order of their names.
 
     `<trait>_response_avg_diff.pt` and `<trait>.pt` are servable; `_prompt_avg_diff` and `_prompt_last_diff` are
-    siblings of the first and are passed over.
+    siblings of the first and are left out.
 
     Raises:
         ArtifactError: a directory is missing or holds no vector, two files claim one trait, or a file is unusable.

@@ -1,8 +1,8 @@
-"""What reads of a model runner what vLLM does not promise: which rows of a batch are whose.
+"""Reads from a model runner which rows of a batch belong to which request; vLLM promises none of what is read here.
 
-The builder's engine and the server's tap both stand on it, and on traitwatch/vllm_private/layers.py. A contract test holds each
-part to the installed vLLM. Whatever does not look as expected is refused at start-up: reading the wrong rows is worse
-than reading none.
+The builder's engine and the server's tap both stand on this module, and on `traitwatch.vllm_private.layers`. A contract
+test holds each part to the installed vLLM. A runner that does not look as expected is refused at start-up: to read the
+wrong rows is worse than to read none.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def layout_reader(runner: object) -> LayoutReader:
 
 
 def allocate_stage_inputs(runner: Any) -> None:
-    """Allocate what a later pipeline stage receives, where vLLM did not: on a CPU it does so only when it compiles."""
+    """Allocate the tensors that a later pipeline stage receives. On a CPU vLLM allocates them only when it compiles."""
     if getattr(runner, "intermediate_tensors", "kept elsewhere") is None:
         runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
             batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device

@@ -1,8 +1,9 @@
-"""Where in a model of vLLM the hidden states are: its decoder layers, its final norm, and what each returns.
+"""Finds the hidden states in a model of vLLM: its decoder layers, its final norm, and what each of them returns.
 
 The meaning is that of transformers' `output_hidden_states`. vLLM's layers differ in what they return, and the shape of
-it does not tell, so each is named here; a contract test holds the lists to the source of the installed vLLM, and engine
-tests hold the states to those of transformers. An architecture that is not known is refused at start-up, by name.
+an output does not show which kind it is. So the classes of layers are listed here by name. A contract test holds the
+lists to the source of the installed vLLM, and engine tests hold the states to those of transformers. An unknown
+architecture is refused at start-up, with its name.
 """
 
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ STATE_IS_SUM = frozenset(
         "qwen3_next.Qwen3NextDecoderLayer",
     }
 )
-# Those whose output, or the first of several, is the state already: a residual beside it is of before, not to be added.
+# Classes whose output, or the first of several outputs, is the state already. A residual beside it is older: it must not
+# be added.
 STATE_IS_OUTPUT = frozenset(
     {
         "bloom.BloomBlock",
@@ -94,7 +96,7 @@ class StateModule:
 
     Attributes:
         module: a decoder layer or the final norm.
-        summed: its output is (hidden, residual), and the state is their sum.
+        summed: whether its output is (hidden, residual), and the state is their sum.
     """
 
     module: nn.Module
@@ -118,7 +120,7 @@ def state_parts(output: Any, summed: bool) -> tuple[torch.Tensor, torch.Tensor |
     if summed:
         hidden, residual = output
         return hidden, residual
-    # Beside the state, a fused final norm returns the sum before the norm, some layers the stream as it was before.
+    # Beside the state, a fused final norm returns the sum before the norm, and some layers return the stream before them.
     hidden = output[0] if isinstance(output, tuple) else output
     if hidden.dim() == 3 and hidden.shape[0] == 1:
         hidden = hidden.squeeze(0)
@@ -136,10 +138,11 @@ def state_modules(model: nn.Module, num_layers: int, *, last_stage: bool) -> dic
     Args:
         model: the model as vLLM loaded it.
         num_layers: decoder layers of the text model.
-        last_stage: whether the worker is of the last pipeline stage; others may hold a final norm that never runs.
+        last_stage: whether the worker belongs to the last pipeline stage. Other stages may hold a final norm that never
+            runs.
 
     Returns:
-        Layer index, from 1 on, to the module; the last index, num_layers, is that of the final norm.
+        Layer index, from 1 on, to its module. The module of the last index, num_layers, is the final norm.
 
     Raises:
         LayoutError: as `layer_modules`.
@@ -161,7 +164,7 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
         The layers, `layers[L - 1]` giving layer index L, and the final norm, giving layer index num_layers.
 
     Raises:
-        LayoutError: no place in the model looks like that, or more than one does, or what its layers return is unknown.
+        LayoutError: no place in the model looks like that, or more than one does, or the layers are of an unknown class.
     """
     found: list[tuple[str, nn.ModuleList]] = [
         (name, module)
@@ -187,7 +190,7 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
 
 
 def is_placeholder(module: nn.Module) -> bool:
-    """Whether a module stands for one that another pipeline stage holds."""
+    """Return whether a module stands for a layer that another pipeline stage holds."""
     return isinstance(module, nn.Identity)
 
 
@@ -198,7 +201,7 @@ def _check_known(model: nn.Module, decoder: nn.Module, layers: nn.ModuleList) ->
             f"{architecture}: with kv_sharing_fast_prefill later layers compute only some of a prompt's tokens, which "
             "could not be told apart; leave that option out."
         )
-    # transformers' own layers, which vLLM runs for want of its own: their output is what transformers itself records.
+    # transformers' own layers, which vLLM runs where it has none: transformers itself records their output.
     recorded = (getattr(decoder, "_can_record_outputs", None) or {}).get("hidden_states", ())
     classes = tuple(c for c in (recorded if isinstance(recorded, list | tuple) else [recorded]) if isinstance(c, type))
     for layer in layers:
@@ -211,6 +214,6 @@ def _check_known(model: nn.Module, decoder: nn.Module, layers: nn.ModuleList) ->
 
 
 def _name(layer: nn.Module) -> str:
-    """Name the class whose `forward` a decoder layer runs, as in the lists above."""
+    """Return the name of the class whose `forward` a decoder layer runs, as in the lists above."""
     runs = next(base for base in type(layer).__mro__ if "forward" in vars(base))
     return f"{runs.__module__}.{runs.__qualname__}".removeprefix("vllm.model_executor.models.")

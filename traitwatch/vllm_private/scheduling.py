@@ -1,4 +1,4 @@
-"""Reads the scheduler's output, which vLLM hands to each worker before a pass: which requests begin, and which ended."""
+"""Reads which requests begin and which have ended: vLLM hands the scheduler's output to each worker before a pass."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,12 +1,12 @@
-"""How vLLM's processes start under our launcher: told to end, they end; and a terminal's Ctrl-C is the launcher's.
+"""Patches how vLLM's processes start under our launcher: SIGTERM ends them, and only the launcher gets Ctrl-C.
 
-*Before the server is up*, vLLM raises KeyboardInterrupt when it is told to end. But the context in which it waits for
-its engines takes that for an end of the wait, and the server would sit there for engines that nobody answers, for up
-to ten minutes. And of a Ctrl-C, asyncio would at first only make a note.
+*Before the server is up*, vLLM raises KeyboardInterrupt on SIGTERM. But the context in which vLLM waits for its engines
+takes a KeyboardInterrupt for the end of the wait. The server would then wait up to ten minutes for engines that nobody
+answers. And asyncio would at first only note a Ctrl-C.
 
-*While it serves*, a Ctrl-C in a terminal reaches every process of the launcher's group. vLLM's workers end at once
-then, and with them every answer that the API process would let finish. So engines, and the workers that they start,
-are a group of their own.
+*While the server serves*, a Ctrl-C in a terminal reaches every process of the launcher's group. vLLM's workers would
+end at once, and with them every answer that the API process would let finish. So each engine, with the workers that it
+starts, gets a process group of its own.
 """
 
 import logging
@@ -28,10 +28,10 @@ _plain_coordinator = DPCoordinatorProc.run_coordinator
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Meanwhile, vLLM's processes start as they should.
+    """Start vLLM's processes in the way of this module while the context lasts.
 
     Raises:
-        SystemExit: SIGTERM or Ctrl-C came before the server was up; status 0, as of a server that is told to end later.
+        SystemExit: SIGTERM or Ctrl-C came before the server was up. The status is 0, as at the end of a running server.
     """
     plain_socket = vllm.v1.engine.utils.zmq_socket_ctx
 
@@ -56,20 +56,20 @@ def launching() -> Iterator[None]:
 
 
 def _run_engine(*args: Any, **options: Any) -> None:
-    """Be the process of an engine, in a group of its own."""
+    """Run an engine in this process, in a process group of its own."""
     os.setpgid(0, 0)
     _plain_engine(*args, **options)
 
 
 def _run_coordinator(*args: Any, **options: Any) -> None:
-    """Be the process of the engines' coordinator, likewise."""
+    """Run the engines' coordinator in this process, in a process group of its own."""
     os.setpgid(0, 0)
     _plain_coordinator(*args, **options)
 
 
 @contextmanager
 def _in_order() -> Iterator[None]:
-    """Turn KeyboardInterrupt into an end of the program that nobody catches."""
+    """Turn KeyboardInterrupt into SystemExit, which nobody catches."""
     try:
         yield
     except KeyboardInterrupt:
