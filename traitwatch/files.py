@@ -43,6 +43,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove temporary files that killed writers of `path` left. Only the one process that may write `path` calls this."""
+    """Remove the temporary files that killed writers of `path` left.
+
+    Only the one process that may write `path` may call this.
+    """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
         leftover.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
-"""What can go wrong in the server.
+"""Errors of the server.
 
     ServerError
-    ├── ConfigError       an option, a vector or a model that do not go together; raised before anything starts
-    ├── CanaryError       the engine came up, but a known prompt was not scored; the server refuses to serve
-    ├── EngineDiedError   an engine process ended while the server was up, and the server with it
+    ├── ConfigError       options, vectors and model do not go together; raised before anything starts
+    ├── CanaryError       the engine is up, but the start-up check found no usable scores; the server refuses to serve
+    ├── EngineDiedError   an engine process ended while the server was up, and ended the server
     ├── AnswerError       a server that the doctor runs did not answer as it should
     ├── NoReferenceError  transformers cannot say what the projections must be
-    ├── RequestError      a client's `traits` cannot be honoured; becomes an HTTP 400 in OpenAI's error shape
+    ├── RequestError      the `traits` of a request are not usable; becomes an HTTP 400 in OpenAI's error shape
     └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
 The server raises two errors of `traitwatch.errors` too: `LayoutError` in the worker at start-up, where vLLM is not laid
@@ -27,15 +27,15 @@ class ConfigError(ServerError):
 
 
 class CanaryError(ServerError):
-    """The start-up check found that projections do not arrive, or are not what they must be."""
+    """The start-up check found that projections do not arrive, or cannot be right."""
 
 
 class EngineDiedError(ServerError):
-    """An engine process, or a worker of it, ended before the server was told to."""
+    """An engine process, or one of its workers, ended by itself."""
 
 
 class AnswerError(ServerError):
-    """A server's answer is not what was asked for."""
+    """A server did not answer what the request asked for."""
 
 
 class NoReferenceError(ServerError):
@@ -50,7 +50,7 @@ class AdminError(ServerError):
     """A trait cannot be loaded or unloaded.
 
     Attributes:
-        status: the HTTP status that says so.
+        status: the HTTP status of the answer.
     """
 
     def __init__(self, status: int, message: str):

@@ -1,8 +1,8 @@
-"""The server's own Prometheus metrics: what was scored, what could not be, and how high the traits stand.
+"""The server's own Prometheus metrics: scored tokens and responses, unscored ones, and the levels of the traits.
 
-A monitoring failure never fails a generation, so it has to show here. Labels are those of vLLM's own metrics,
-`model_name` and `engine`, and `trait`; every label set exists from start-up, so that `rate()` has a zero to begin from.
-The registry is a parameter: tests make their own.
+A monitoring failure never fails a generation, so such a failure must show here. Labels are `model_name` and `engine`,
+as in vLLM's own metrics, and `trait`. Every label set exists from start-up, so that `rate()` begins from a zero. The
+registry is a parameter: each test makes one.
 """
 
 import math
@@ -16,15 +16,15 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from traitwatch_server.traits import ServedTrait
 
-# Why a token state, or a response, was not scored.
+# Reasons for which a token state, or a response, is not scored.
 INCOMPLETE = ("rows_missing", "ledger_full", "no_traits", "not_scorable", "internal_error")
-# Why rows were lost on their way to a response.
+# Reasons for which rows are lost on their way to a response.
 DROPPED = ("reader_behind", "ledger_full", "misplaced")
-# Upper bounds of z; a bucket without a bound follows.
+# Upper bounds of z. A bucket without a bound follows.
 TOKEN_Z_BUCKETS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 MEAN_Z_BUCKETS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 LAG_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-# The engine of a response of which no row has come, where the process has several engines.
+# Label of the engine of a response without any row, where the process has several engines.
 UNKNOWN_ENGINE = "unknown"
 
 _Kind = TypeVar("_Kind", bound=MetricWrapperBase)
@@ -32,15 +32,15 @@ _Kind = TypeVar("_Kind", bound=MetricWrapperBase)
 
 @dataclass(frozen=True)
 class TraitMetrics:
-    """What is told of one trait on one engine. All of z: standard deviations of the baseline.
+    """The metrics of one trait on one engine. z is in standard deviations of the baseline.
 
     Attributes:
-        token_z: of the scored tokens.
-        mean_z: of the scored responses, the mean over their tokens.
-        z_positive: sum of those means, the positive ones.
-        z_negative: sum of the negative ones, without their sign.
+        token_z: z of the scored tokens.
+        mean_z: mean z of the scored responses.
+        z_positive: sum of the positive mean z.
+        z_negative: sum of the negative mean z, without their sign.
         responses: scored responses that have a mean z.
-        over_threshold: those with a spike.
+        over_threshold: responses with a spike.
         spikes: spikes.
         ewma: fast mean of the responses' mean z.
         drift: fast minus slow mean, in standard errors.
@@ -64,13 +64,13 @@ class TraitMetrics:
 class Metrics:
     """Counters, gauges and histograms of one API process.
 
-    What belongs to an engine is a mapping from its index, as vLLM's metrics have it; what has a reason, from (engine,
-    reason), or from the reason.
+    A metric of an engine is a mapping from the engine's index, as in vLLM's metrics. A metric with a reason is a
+    mapping from (engine, reason), or from the reason.
 
     Attributes:
         model_name: the value of the label `model_name`.
         engines: the values of the label `engine`.
-        of_trait: what belongs to a trait, by (engine, trait); made when the trait is first loaded, and kept.
+        of_trait: the metrics of each trait, by (engine, trait). They are made when the trait is first loaded, and stay.
     """
 
     def __init__(
@@ -133,12 +133,12 @@ class Metrics:
         self._make_trait_families()
 
     def engine_of(self, engine: int | None) -> str:
-        """Return the label of an engine; where its index is not known, that of the only one, or `UNKNOWN_ENGINE`."""
+        """Return the label of an engine. Without an index: the label of the only engine, or `UNKNOWN_ENGINE`."""
         name = str(engine)
         return name if name in self.engines else self.engines[-1]
 
     def show(self, traits: Iterable[ServedTrait]) -> None:
-        """Tell which traits are loaded; what others were loaded before is told no more, but keeps its counts."""
+        """Show which traits are loaded. A trait that is no longer loaded is not shown, but keeps its counts."""
         for trait in self._shown:
             self._forget(self._info, *self._described(trait))
             if trait.threshold is not None:
@@ -216,7 +216,7 @@ class Metrics:
         return {key: self._of_model(family, *((key,) if isinstance(key, str) else key)) for key in keys}
 
     def _forget(self, gauge: Gauge, *labels: str) -> None:
-        # With several processes prometheus_client cannot remove a label set; it then says 0.
+        # With several processes prometheus_client cannot remove a label set. The value is 0 then.
         self._of_model(gauge, *labels).set(0)
         gauge.remove(self.model_name, *labels)
 
@@ -229,9 +229,10 @@ class Metrics:
 
 
 def _without_sum(histogram: Histogram) -> Histogram:
-    """Have no number for the sum of signed values: as a counter it could not go down, and 0 would be taken for a mean.
+    """Make the sum of a histogram of signed values NaN, and return the histogram.
 
-    prometheus_client leaves it out by itself, but not where it puts several processes together.
+    A counter cannot go down, and readers would take a sum of 0 for a mean of 0. prometheus_client by itself leaves the
+    sum out, but not where it joins several processes.
     """
     histogram._sum.set(math.nan)
     return histogram

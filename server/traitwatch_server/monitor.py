@@ -1,4 +1,4 @@
-"""What one API process knows while it serves: the traits, the open calls, the recorder."""
+"""The state of one API process while it serves: the traits, the open calls, the recorder."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from traitwatch_server.traits import TraitSet
 
 
 class Monitor:
-    """The state that the middleware, the routes and the receiver of an API process share.
+    """The state that middleware, routes and receiver of an API process share.
 
     Attributes:
-        default: what a response carries when its request says nothing.
+        default: the part of the scores in a response whose request has no `traits` field.
         ledger: the open calls.
-        recorder: records what has ended.
+        recorder: records calls that have ended.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Monitor:
 
     @property
     def traits(self) -> TraitSet:
-        """The traits that it has now."""
+        """The traits that are loaded now."""
         return self._traits
 
     @traits.setter

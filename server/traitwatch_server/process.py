@@ -1,8 +1,9 @@
-"""Ends what vLLM leaves running when the launcher is killed: its engines wait for an API process for ever.
+"""Starts a process of ours: ends it when the launcher has ended, and gives our loggers vLLM's handlers.
 
-An engine's process is vLLM's alone, so each of its workers watches for it, as each API process does for itself: a
-thread sleeps until the launcher is gone, and then ends that child of the launcher which its process is, or is a child
-of. Workers on other machines, and systems without file descriptors of processes, are left as vLLM has them.
+When the launcher is killed, vLLM leaves processes running: its engines wait for an API process for ever. No code of
+ours runs in the process of an engine. So each worker watches for its engine, and each API process for itself: a thread
+sleeps until the launcher is gone. Then it ends the child of the launcher that this process is, or whose child this
+process is. This does nothing for workers on other machines, nor on systems without file descriptors of processes.
 """
 
 import contextlib
@@ -15,15 +16,15 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a process has to end by itself; vLLM's own.
+# Seconds that a process has to end by itself, as in vLLM.
 _GRACE = 5.0
 
 
 def end_with(launcher: int) -> None:
-    """See to it that what this process belongs to ends when the launcher has ended.
+    """End this process, or the engine that it works for, when the launcher has ended.
 
     Args:
-        launcher: process id of the launcher; where this is it, nothing is to be done.
+        launcher: process id of the launcher. In the launcher itself, this function does nothing.
     """
     child = _child_of(launcher)
     if child is None or not hasattr(os, "pidfd_open"):
@@ -41,16 +42,16 @@ def _child_of(launcher: int) -> int | None:
 
 
 def _parent_of(pid: int) -> int | None:
-    """Return the id of a process's parent; None where the system does not tell."""
+    """Return the id of a process's parent; None where the system has no such process, or no /proc."""
     try:
-        # After the name, which is in brackets and may have any others in it: the state, then the parent.
+        # The name is in brackets, and may have brackets in it. After it come the state and the parent.
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return None
 
 
 def _watch(launcher: int, child: int) -> None:
-    """Wait for the end of one process, then end another; both are file descriptors."""
+    """Wait for the end of the launcher, then end its child. Both are file descriptors of processes."""
     _ended(launcher, None)
     logger.error("The process that started this server is gone; what it started ends too.")
     with contextlib.suppress(ProcessLookupError):
@@ -61,7 +62,7 @@ def _watch(launcher: int, child: int) -> None:
 
 
 def _ended(process: int, timeout: float | None) -> bool:
-    """Wait for the end of a process, a file descriptor; False when `timeout` seconds were not enough."""
+    """Wait for the end of a process, given by a file descriptor; return False after `timeout` seconds."""
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(None if timeout is None else timeout * 1000))
@@ -73,7 +74,7 @@ _OURS = ("traitwatch", "traitwatch_server")
 def log_with_vllm() -> None:
     """Give our loggers the handlers and the level of vLLM's, in this process.
 
-    By themselves they would say nothing below a warning, and no time.
+    By themselves our loggers would drop records below a warning, and print no time.
     """
     theirs = logging.getLogger("vllm")
     for name in _OURS:

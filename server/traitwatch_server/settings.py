@@ -1,4 +1,4 @@
-"""The options of `traitwatch serve` that are ours, as plain values that travel to other processes."""
+"""Our options of `traitwatch serve`, as plain values that travel to other processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ TraitsDefault = Literal["tokens", "summary", "off"]
 Layer = int | Literal["best"]
 
 
-# Share of neutral responses that may have a spike, unless told otherwise; cards know the threshold for it.
+# Share of neutral responses that may have a spike, by default. Cards have the threshold for this share.
 DEFAULT_SPIKE_RATE = 0.01
 
 
 @dataclass(frozen=True)
 class SpikeLogSettings:
-    """Where spikes are logged.
+    """The log of spikes.
 
     Attributes:
         file: the file; `-` is standard output.
-        text: whether the prompt and the answer are logged too.
+        text: whether the log has the prompt and the answer too.
         max_bytes: a file that would become longer is rotated.
-        keep: rotated files that are kept.
+        keep: number of rotated files that stay.
     """
 
     file: str
@@ -37,19 +37,19 @@ class SpikeLogSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `traitwatch serve` that are ours. Plain values, so that they travel to other processes.
+    """Our options of `traitwatch serve`.
 
     Attributes:
-        directories: where the vectors are.
-        layer: the layer of every trait that `layer_of` does not name; "best" is the best layer of its card.
+        directories: directories of vectors.
+        layer: the layer of each trait that is not in `layer_of`; "best" is the best layer of the trait's card.
         layer_of: trait to its own layer.
-        default: what a response carries when its request says nothing.
-        admin: whether traits may be loaded and unloaded while serving.
-        spare_layers: layers that are tapped beside those of the traits, for traits that are loaded later.
+        default: the part of the scores in a response whose request has no `traits` field.
+        admin: whether clients may load and unload traits.
+        spare_layers: layers to tap beside those of the traits, for traits that are loaded later.
         spike_rate: the share of neutral responses that may have a spike.
-        threshold_of: trait to a threshold (smoothed z) that takes the place of its card's.
-        spike_log: where spikes are logged; None for nowhere.
-        drain_seconds: how long answers may take to finish when the server is told to end.
+        threshold_of: trait to a threshold (smoothed z), in place of its card's.
+        spike_log: the log of spikes; None for no log.
+        drain_seconds: how long running answers may take to finish when the server gets SIGTERM or Ctrl-C.
     """
 
     directories: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""What a server is told to score: directories of vectors, the layer of each, and what a response carries by default."""
+"""The traits that a server scores: their vectors, layers, columns in the tap, and thresholds."""
 
 import logging
 import math
@@ -17,8 +17,8 @@ from traitwatch_server.errors import ConfigError
 from traitwatch_server.settings import Layer, Settings
 from traitwatch_server.wire import TAP_VERSION
 
-# Columns of a tapped layer come in steps: the number is part of vLLM's compile cache key, and one more trait should not
-# compile anew. A column costs hidden_size floats and next to no time.
+# Columns of a tapped layer come in steps: their number is part of vLLM's compile cache key, and one more trait should
+# not make vLLM compile again. A column costs hidden_size floats and next to no time.
 _COLUMN_STEP = 16
 # Columns of a layer where traits may be loaded while serving.
 ADMIN_COLUMNS = 64
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Threshold:
-    """What makes a run of tokens a spike.
+    """The threshold above which a run of tokens is a spike.
 
     Attributes:
         z: the smoothed z must be above this.
-        rate: the share of neutral responses that may have a spike: what the card promises for `z`, or what the operator
-            who chose `z` says.
+        rate: the share of neutral responses that may have a spike. The card promises this share for `z`; where the
+            operator has chosen `z`, the share is the operator's `--traits-spike-rate`.
     """
 
     z: float
@@ -46,9 +46,9 @@ class ServedTrait:
 
     Attributes:
         vector: its persona vector.
-        layer: the layer index at which it is read.
-        column: its place among the columns of that layer.
-        threshold: what makes a spike; None where nobody knows, and then there are none.
+        layer: the layer index at which the trait is read.
+        column: the trait's place among the columns of that layer.
+        threshold: the threshold of a spike; None where none is known, and then the trait has no spikes.
     """
 
     vector: PersonaVector
@@ -63,13 +63,13 @@ class ServedTrait:
 
     @cached_property
     def baseline(self) -> tuple[float, float]:
-        """Mean and standard deviation of neutral tokens, units of the hidden state; NaN where it is uncalibrated."""
+        """Mean and standard deviation of neutral tokens, units of the hidden state; NaN where uncalibrated."""
         found = self.vector.calibration(self.layer)
         return (math.nan, math.nan) if found is None else (found.mean, found.std)
 
 
 class Columns:
-    """The columns of a response's rows. Equal for equal widths, and hashable.
+    """The columns of a response's rows. Two are equal where their widths are equal.
 
     Attributes:
         widths: tapped layer to its number of columns, in ascending order of layer.
@@ -92,15 +92,15 @@ class Columns:
         return hash(tuple(self.widths.items()))
 
     def place(self, layer: int, column: int) -> int:
-        """Return where a layer's column stands in a row."""
+        """Return the index in a row of a layer's column."""
         return self._first[layer] + column
 
     def copies(self, layers: Sequence[int], widths: Sequence[int]) -> tuple[tuple[slice, slice], ...]:
-        """Return which columns of a worker's row go where: pairs of (in the worker's, in ours).
+        """Return how to copy a worker's row: pairs of (columns of the worker's row, columns of ours).
 
         Args:
             layers: the worker's tapped layers, ascending.
-            widths: the columns that it sends of each.
+            widths: the number of columns that the worker sends of each layer.
 
         Raises:
             ValueError: a layer is not tapped.
@@ -132,7 +132,7 @@ def _copies(columns: Columns, layers: tuple[int, ...], widths: tuple[int, ...]) 
 
 @dataclass(frozen=True, eq=False)
 class TraitSet:
-    """The traits that a server has at one time. Never changed: loading a trait makes another.
+    """The traits that a server has at one time. A set never changes: loading a trait makes another set.
 
     Attributes:
         traits: by name, in the order in which responses name them.
@@ -144,22 +144,22 @@ class TraitSet:
 
     @cached_property
     def all(self) -> tuple[ServedTrait, ...]:
-        """The traits, in that order."""
+        """The traits, in the order of `traits`."""
         return tuple(self.traits.values())
 
     @cached_property
     def places(self) -> npt.NDArray[np.intp]:
-        """Where the columns of each trait stand in a row: `[num_traits]`."""
+        """The index in a row of each trait's column: `[num_traits]`."""
         return np.array([self.columns.place(trait.layer, trait.column) for trait in self.all], dtype=np.intp)
 
 
 def load_served_traits(settings: Settings) -> list[ServedTrait]:
-    """Load the vectors and give each its layer and column.
+    """Load the vectors and give each of them its layer and column.
 
     Raises:
         ArtifactError: a directory or file is missing or unusable.
-        ConfigError: a layer or threshold is given for a trait that is not there, "best" for one whose card knows none,
-            or a card does not know the threshold for the rate.
+        ConfigError: an option gives a layer or a threshold for a trait that is not there, or "best" for a trait whose
+            card has no best layer; or a card has no threshold for the rate.
     """
     vectors = load_vectors(settings.directories)
     names = [vector.trait for vector in vectors]
@@ -176,7 +176,7 @@ def load_served_traits(settings: Settings) -> list[ServedTrait]:
 
 
 def chosen_layer(vector: PersonaVector, layer: Layer) -> int:
-    """Return the layer index at which a vector is read; raise `ConfigError` where its card does not know the best."""
+    """Return the layer index at which a vector is read; raise `ConfigError` where "best" is wanted of no card."""
     if layer != "best":
         return layer
     if vector.card is None or vector.card.best_layer is None:
@@ -188,13 +188,13 @@ def chosen_layer(vector: PersonaVector, layer: Layer) -> int:
 
 
 def chosen_threshold(vector: PersonaVector, layer: int, settings: Settings) -> Threshold | None:
-    """Return what makes a spike of a trait: the operator's threshold, or its card's for the wanted rate.
+    """Return the threshold of a trait: the operator's, or its card's for the wanted rate.
 
     Returns:
         None, with a warning, where the vector is uncalibrated or its calibration had too few answers for thresholds.
 
     Raises:
-        ConfigError: the card has thresholds, but not for this rate; or there is one for a vector that is uncalibrated.
+        ConfigError: the card has thresholds, but none for this rate; or the operator's is for an uncalibrated vector.
     """
     baseline = vector.calibration(layer)
     if baseline is None or vector.card is None or vector.card.calibration is None:
@@ -231,7 +231,7 @@ def chosen_threshold(vector: PersonaVector, layer: int, settings: Settings) -> T
 
 
 def trait_set(traits: Iterable[ServedTrait], layers: Iterable[int] = ()) -> TraitSet:
-    """Return the set of some traits, which also has the columns of `layers` that none of them uses."""
+    """Return the set of some traits. It has columns for each of `layers` too, also where no trait uses the layer."""
     by_name = {trait.name: trait for trait in sorted(traits, key=lambda trait: trait.name)}
     widths = dict.fromkeys(layers, 0)
     for trait in by_name.values():
@@ -240,7 +240,7 @@ def trait_set(traits: Iterable[ServedTrait], layers: Iterable[int] = ()) -> Trai
 
 
 def check_fits(traits: Iterable[ServedTrait], model: str, num_layers: int, hidden_size: int) -> None:
-    """Refuse vectors that do not fit a model, and layers that it does not have.
+    """Refuse vectors that do not fit a model, and layers that the model does not have.
 
     Raises:
         ConfigError: with the shape of the vector and the shape that the model needs.
@@ -264,8 +264,8 @@ def check_fits(traits: Iterable[ServedTrait], model: str, num_layers: int, hidde
 def tap_config(traits: Iterable[ServedTrait], settings: Settings) -> dict[str, Any]:
     """Return our entry in vLLM's `additional_config`.
 
-    It is part of the hash under which vLLM keeps compiled graphs, so it holds what changes the graph (layers, width,
-    version of the tap) and nothing that changes from one start to the next.
+    The entry is part of the hash under which vLLM keeps compiled graphs. So it holds what changes the graph (layers,
+    width, version of the tap), and nothing that changes from one start to the next.
     """
     per_layer = Counter(trait.layer for trait in traits)
     most = max([*per_layer.values(), ADMIN_COLUMNS if settings.admin else 1])

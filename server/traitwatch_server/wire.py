@@ -1,4 +1,4 @@
-"""What launcher, worker and API process agree on: keys, the frame of rows, and versions. This module imports no torch.
+"""What launcher, worker and API process share: keys, the frame of rows, and versions. This module imports no torch.
 
 A frame names the rows of the requests that asked to be scored and carries their projections as raw float32. A request
 is named by a key that its API process made up (`<api process>:<random>`). So a frame finds its response even when two
@@ -11,13 +11,13 @@ import uuid
 
 import msgspec
 
-# Where a request carries its key: in sampling_params.extra_args, which reach the worker.
+# Name of a request's key in sampling_params.extra_args, which reach the worker.
 REQUEST_KEY = "traitwatch"
-# Beside it, true where the rows of the prompt are wanted too.
+# Name beside it: true where the rows of the prompt are wanted too.
 PROMPT_KEY = "traitwatch_prompt"
 # Values before the projections in a row: its position and its token id, which are exact in float32 up to 2**24.
 ROW_HEAD = 2
-# Frames that may wait on each side of a socket; those of some ten seconds.
+# Frames that may wait on each side of a socket: the frames of some ten seconds.
 HIGH_WATER_MARK = 1_000
 
 
@@ -73,5 +73,5 @@ def api_process_of(key: str) -> str:
 # The name of our entry in vLLM's additional_config.
 CONFIG_KEY = "traitwatch"
 
-# Part of vLLM's compile cache key, through additional_config: raise it whenever the traced code changes.
+# Part of vLLM's compile cache key, through additional_config. Raise this number whenever the traced code changes.
 TAP_VERSION = 2

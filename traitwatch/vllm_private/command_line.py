@@ -39,7 +39,7 @@ def prepare_process(args: Namespace) -> None:
 
 
 def create_model_config(args: Namespace) -> ModelConfig:
-    """Read the model's configuration as the engine will, which downloads it where it is not here yet.
+    """Read the model's configuration as the engine will; download it where it is not here yet.
 
     Raises:
         ValueError: vLLM cannot use the model.

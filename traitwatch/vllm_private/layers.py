@@ -59,8 +59,8 @@ STATE_IS_SUM = frozenset(
         "qwen3_next.Qwen3NextDecoderLayer",
     }
 )
-# Classes whose output, or the first of several outputs, is the state already. A residual beside it is older: it must not
-# be added.
+# Classes whose output, or the first of several outputs, is the state already. A residual beside it is older, and must
+# not be added.
 STATE_IS_OUTPUT = frozenset(
     {
         "bloom.BloomBlock",
@@ -120,7 +120,7 @@ def state_parts(output: Any, summed: bool) -> tuple[torch.Tensor, torch.Tensor |
     if summed:
         hidden, residual = output
         return hidden, residual
-    # Beside the state, a fused final norm returns the sum before the norm, and some layers return the stream before them.
+    # Beside the state, a fused final norm returns the sum before the norm, some layers the stream before the layer.
     hidden = output[0] if isinstance(output, tuple) else output
     if hidden.dim() == 3 and hidden.shape[0] == 1:
         hidden = hidden.squeeze(0)
@@ -164,7 +164,7 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
         The layers, `layers[L - 1]` giving layer index L, and the final norm, giving layer index num_layers.
 
     Raises:
-        LayoutError: no place in the model looks like that, or more than one does, or the layers are of an unknown class.
+        LayoutError: no place in the model looks like that, or more than one does, or a layer is of an unknown class.
     """
     found: list[tuple[str, nn.ModuleList]] = [
         (name, module)

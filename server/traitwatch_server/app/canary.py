@@ -1,7 +1,8 @@
-"""The start-up check: a known prompt is run through every engine, and its projections must come back as they should.
+"""The start-up check: runs a known prompt through every engine, and checks the projections that come back.
 
-It goes the whole way that a request goes (engine, tap, transport, ledger), so it finds a tap that torch.compile has
-optimised away, a stale compiled graph without one, rows credited to nobody, and a transport that does not connect.
+The prompt goes the whole way of a request (engine, tap, transport, ledger). So the check finds a tap that torch.compile
+has optimised away, a stale compiled graph without a tap, rows credited to no request, and a transport that does not
+connect.
 """
 
 import uuid
@@ -45,13 +46,13 @@ async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
 
 
 def check(states: Float32Array, traits: Sequence[ServedTrait], monitor: Monitor, *, complete: bool) -> None:
-    """Refuse what the canary must not show.
+    """Refuse projections that are missing, not finite, or all the same.
 
     Args:
         states: `[num_states, columns]`, float32; the first is the prompt-last state.
         traits: the served traits.
-        monitor: knows the columns.
-        complete: whether every row came and was of the tokens that were generated.
+        monitor: has the columns of the rows.
+        complete: whether every row came and belongs to the tokens that were generated.
     """
     if not traits:
         return
@@ -70,7 +71,7 @@ def check(states: Float32Array, traits: Sequence[ServedTrait], monitor: Monitor,
             f"generated, or not finite for {', '.join(broken or names)}; check the model's weights and dtype. The "
             "server will not serve wrong scores."
         )
-    # A buffer that only the prompt's pass has written would say the same of every generated token.
+    # A buffer that only the prompt's pass has written would give the same value for every generated token.
     dead = [name for name, column in zip(names, values[1:].T, strict=True) if np.ptp(column) == 0.0]
     if dead:
         raise CanaryError(

@@ -1,9 +1,9 @@
-"""Lets a server that is told to end finish its answers.
+"""Lets a server that gets SIGTERM or Ctrl-C finish its answers.
 
-vLLM's own way, `--shutdown-timeout`, waits in the engine alone, and then closes what the last tokens and their
-projections travel through, whoever still reads. So the waiting is done here, while everything is up: no request is
-taken any more, and once the last answer is with its client, scores and all, the rest is vLLM's to end. What has not
-finished in time is aborted, which ends its response in order too.
+vLLM's own `--shutdown-timeout` waits in the engine alone. Then it closes the way of the last tokens and projections,
+whoever still reads. So this module waits while everything is up. The server refuses new requests; when the last client
+has its answer with all scores, vLLM ends the rest. A generation that has not finished in time is aborted, which ends
+its response in order too.
 """
 
 import asyncio
@@ -20,27 +20,29 @@ from traitwatch_server.responses.refusals import refusal, request_path
 
 # Seconds in which the responses of aborted generations end.
 _ABORT_TIMEOUT = 3.0
-# Seconds in which an engine that has no work ends; some three on two idle cores.
+# Seconds in which an engine without work ends; it takes some three on two idle cores.
 ENGINE_TIMEOUT = 10.0
-# Seconds that all of it may take beyond those that were asked for.
+# Seconds that the whole end may take beyond `--drain-seconds`.
 MARGIN = math.ceil(_ABORT_TIMEOUT + ENGINE_TIMEOUT)
-# What an ending server tells whoever it refuses.
+# Headers of a refusal by an ending server.
 _ENDING = {"Connection": "close", "Retry-After": "5"}
 
 logger = logging.getLogger(__name__)
 
 
 class Draining:
-    """What an API process is at work on, and whether it takes more.
+    """The running requests and generations of an API process, and whether the process takes more.
 
     Attributes:
-        begun: whether the server has been told to end.
-
-    Args of the constructor:
-        seconds: that answers have to finish.
+        begun: whether the end of the server has begun.
     """
 
     def __init__(self, seconds: float):
+        """Begin with no requests.
+
+        Args:
+            seconds: the time that running answers have to finish.
+        """
         self.begun = False
         self._seconds = seconds
         self._requests = 0
@@ -50,7 +52,7 @@ class Draining:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """While one HTTP request is handled."""
+        """Count one HTTP request as running while the context lasts."""
         self._requests += 1
         self._note()
         try:
@@ -61,7 +63,7 @@ class Draining:
 
     @contextmanager
     def generation(self, request_id: str) -> Iterator[None]:
-        """While the engine generates for one of its requests; a background response has no HTTP request then."""
+        """Count one generation as running while the context lasts. A background response has no HTTP request then."""
         self._generations[request_id] += 1
         self._note()
         try:
@@ -73,9 +75,9 @@ class Draining:
             self._note()
 
     async def drain(self, abort: Callable[[list[str]], Awaitable[None]]) -> None:
-        """Take no more requests; wait for the end of those that are there, or abort them when their time is up.
+        """Refuse new requests; wait for the end of the running ones, and abort those whose time is up.
 
-        A Ctrl-C meanwhile aborts them at once.
+        A Ctrl-C meanwhile aborts the running ones at once.
 
         Args:
             abort: ends generations, by their ids in the engine.
@@ -85,7 +87,7 @@ class Draining:
             logger.info("Ending: %d requests have %g s to finish; Ctrl-C ends them now.", self._requests, self._seconds)
         hurried = asyncio.Event()
         loop = asyncio.get_running_loop()
-        # Only that: vLLM's launcher sends SIGTERM to its API processes after a Ctrl-C that has reached them too.
+        # SIGINT alone: vLLM's launcher sends SIGTERM to its API processes after a Ctrl-C that has reached them too.
         loop.add_signal_handler(signal.SIGINT, hurried.set)
         waits = [asyncio.create_task(event.wait()) for event in (self._idle, hurried)]
         await asyncio.wait(waits, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -106,14 +108,19 @@ class Draining:
 
 
 class DrainingMiddleware:
-    """Knows which requests are handled; answers 503 to new ones, and to `/health`, when the server is ending.
+    """Counts the running requests. While the server ends, it answers 503 to new requests and to `/health`.
 
-    Args of the constructor:
-        app: the application.
-        draining: returns what is drained; called a request, since it is not there yet when the app is built.
+    The middleware stands outermost.
     """
 
     def __init__(self, app: ASGIApp, draining: Callable[[], Draining]):
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            draining: returns the state of this API process. Called for each request, since the state does not exist yet
+                when the app is built.
+        """
         self._app = app
         self._draining = draining
 

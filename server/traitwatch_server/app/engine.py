@@ -1,9 +1,9 @@
-"""Between vLLM's endpoints and its engine: marks the calls, and sees what they generate.
+"""Wraps the engine client between vLLM's endpoints and its engine: marks each call, and reads what it generates.
 
-`EngineClient.generate` is the one public method through which every endpoint of vLLM generates. It is wrapped on the
-one instance that the server has: every call gets a key in its sampling parameters, which vLLM carries to the worker,
-and its outputs are read on their way back. A call that belongs to a scored HTTP request is held for its response; any
-other is recorded all the same.
+`EngineClient.generate` is the one public method through which every endpoint of vLLM generates. `watch` wraps this
+method on the one engine client of the server. Each call gets a key in its sampling parameters, which vLLM carries to
+the worker. The wrapper reads the outputs of the call on their way back. The ledger keeps a call of a scored HTTP
+request for the response; the recorder records every call.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ def watch(engine: EngineClient, monitor: Monitor, draining: Draining) -> None:
             return start(sampling_params)
         if isinstance(scored, Unscorable):
             return _counted(start(sampling_params), sampling_params, request_id, monitor, draining)
-        # The calls of a response are known by their order, so they are opened before the first output is asked for.
+        # A response knows its calls by their order, so each call is opened before its first output is asked for.
         call = None if scored is None else scored.open_call(request_id, sampling_params.n)
         return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor, draining)
 
@@ -55,10 +55,11 @@ def watch(engine: EngineClient, monitor: Monitor, draining: Draining) -> None:
 def watch_end(
     engine: EngineClient, launch: Launch, drain: Callable[[], Coroutine[Any, Any, None]], at_end: Callable[[], None]
 ) -> None:
-    """When the server ends, `drain` it unless its engine has died, and call `at_end`; note in `launch` which it was.
+    """Wrap the `shutdown` of an engine client.
 
-    vLLM itself ends with exit status 0 when its engine has died, as if it had been told to. It shuts the client down in
-    both cases, the first time before or after it has noticed that the engine is dead.
+    When the server ends, call `drain`, unless the engine has died, and then `at_end`. Note in `launch` whether the
+    engine has died: vLLM itself ends with exit status 0 then, as after SIGTERM. vLLM calls `shutdown` in both cases,
+    the first time before or after it has noticed that the engine is dead.
     """
     plain: Callable[..., None] = engine.shutdown
     loop = asyncio.get_running_loop()
@@ -68,7 +69,7 @@ def watch_end(
         nonlocal ended
         if not ended:
             launch.engine_died = engine.errored
-            # vLLM calls from another thread while requests may be under way, and in the loop where it has served none.
+            # vLLM calls this from another thread while requests may be running, and in the loop where it has had none.
             ended = True
             try:
                 if not engine.errored and threading.current_thread() is not threading.main_thread():
@@ -76,7 +77,7 @@ def watch_end(
                     asyncio.run_coroutine_threadsafe(drain(), loop).result()
                 at_end()
             except Exception:
-                # A server that is told to end must end.
+                # The server must end, whatever fails here.
                 logger.exception("The server could not end in order.")
         plain(timeout=timeout)
 
@@ -86,18 +87,18 @@ def watch_end(
 def marked_params(params: SamplingParams, call: Call) -> SamplingParams:
     """Return a copy of sampling parameters that carries the key of a call."""
     marked = copy.copy(params)
-    # A client may put anything there (`vllm_xargs`), our own names too.
+    # A client may put anything into extra_args (`vllm_xargs`), our own names too.
     own = {name: value for name, value in (params.extra_args or {}).items() if name not in (REQUEST_KEY, PROMPT_KEY)}
     marked.extra_args = {**own, REQUEST_KEY: call.key}
     if call.with_prompt:
         marked.extra_args[PROMPT_KEY] = True
-        # What the prefix cache holds is not computed again, and would have no rows.
+        # vLLM does not compute again what the prefix cache holds, so those tokens would have no rows.
         marked.skip_reading_prefix_cache = True
     return marked
 
 
 def note_output(output: RequestOutput, call: Call, *, deltas: bool) -> None:
-    """Note what an output says: the prompt's tokens, and those that were generated (so far, or since the last)."""
+    """Add the tokens of an output to its call: those of the prompt, and the generated ones (all, or the new ones)."""
     for part in output.outputs:
         rows = call.choice(part.index)
         if output.prompt_token_ids is not None and not rows.prompt:
@@ -117,15 +118,15 @@ async def _followed(
     monitor: Monitor,
     draining: Draining,
 ) -> AsyncGenerator[RequestOutput, None]:
-    """Generate, and note what is generated.
+    """Generate, and add to the call what is generated.
 
     Args:
         start: starts the engine's own generator.
         params: the caller's sampling parameters.
         request_id: the engine's id of the request.
-        call: the call as its response has opened it; None where no response carries its scores.
-        adapter: what the model is adapted by.
-        monitor: is told when it has ended.
+        call: the call that its response has opened; None where no response carries its scores.
+        adapter: the LoRA adapter of the request.
+        monitor: records the call when it has ended.
         draining: the server's end waits for the call.
     """
     if call is None:
@@ -145,10 +146,10 @@ async def _followed(
 
 
 class _Reader:
-    """Reads the outputs of a call; a failure of it fails no generation, and the response will say that rows are amiss.
+    """Reads the outputs of a call. Where reading fails, the generation goes on, and its response is incomplete.
 
     Attributes:
-        finished: whether the last output said that the call is.
+        finished: whether the engine has finished the call.
     """
 
     def __init__(self, call: Call, *, deltas: bool):

@@ -1,7 +1,7 @@
-"""`GET /metrics`: the same as vLLM's own, up to date with what this process has scored, and with exemplars.
+"""Answers `GET /metrics`: vLLM's own metrics and ours, up to date with the scores of this process, with exemplars.
 
-vLLM answers in Prometheus's text format alone, which has no exemplars. A scraper that asks for OpenMetrics, as
-Prometheus does, gets it from prometheus_client here, from the registry that vLLM itself uses.
+vLLM answers in Prometheus's text format alone, which has no exemplars. Prometheus asks for OpenMetrics. Such a scraper
+gets OpenMetrics from prometheus_client here, from the registry that vLLM itself uses.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,14 +22,15 @@ _VERSION = "1.0.0"
 
 
 class MetricsMiddleware:
-    """Answers `GET /metrics`.
-
-    Args of the constructor:
-        app: the application.
-        flush: tells Prometheus's metrics what was scored since the last time; called a request.
-    """
+    """Answers `GET /metrics`."""
 
     def __init__(self, app: ASGIApp, flush: Callable[[], None]):
+        """Wrap an application.
+
+        Args:
+            app: the application.
+            flush: adds to the metrics what was scored since its last call. Called for each request.
+        """
         self._app = app
         self._flush = flush
         self._registry: CollectorRegistry | None = None
@@ -45,14 +46,14 @@ class MetricsMiddleware:
             return
         if self._registry is None:
             self._registry = metrics_registry()
-        # Of its ways to write names, prometheus_client 0.26 has this one alone that leaves the colon in vLLM's.
+        # Of prometheus_client 0.26's ways to write names, this one alone leaves the colon in vLLM's names.
         body = generate_latest(_Conformant(self._registry), ALLOWUTF8, _VERSION)  # type: ignore[no-untyped-call]
         response = Response(body, media_type=f"{_MEDIA_TYPE}; version={_VERSION}; charset=utf-8")
         await response(scope, receive, send)
 
 
 class _Conformant(Collector):
-    """What another collector has, as OpenMetrics wants it: a histogram of signed values has neither sum nor count."""
+    """The metrics of another collector in the form of OpenMetrics: histograms of signed values lose sum and count."""
 
     def __init__(self, collector: Collector):
         self._collector = collector

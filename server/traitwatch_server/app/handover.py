@@ -1,4 +1,4 @@
-"""What the launcher and the plugin tell each other through vLLM's parsed arguments."""
+"""The data that launcher and plugin exchange through vLLM's parsed arguments."""
 
 import os
 from argparse import Namespace
@@ -12,13 +12,13 @@ _ATTRIBUTE = "traitwatch_launch"
 
 @dataclass
 class Launch:
-    """One run of a server. API processes that are not the launcher itself have a copy.
+    """One run of a server. An API process that is not the launcher itself has a copy.
 
     Attributes:
-        settings: the options that are ours.
-        sockets: a directory that only this user may enter; the launcher removes it when the server has ended.
+        settings: our options.
+        sockets: a directory that only this user may enter. The launcher removes it when the server has ended.
         pid: process id of the launcher.
-        engine_died: set by the plugin when the engine ended before it was told to.
+        engine_died: the plugin sets this when the engine has ended by itself.
     """
 
     settings: Settings
@@ -27,11 +27,11 @@ class Launch:
     engine_died: bool = False
 
     def leave_in(self, args: Namespace) -> None:
-        """Leave it for the plugin."""
+        """Put this run into the arguments, for the plugin."""
         setattr(args, _ATTRIBUTE, self)
 
 
 def launch_of(args: Namespace) -> Launch:
-    """Return what the launcher left."""
+    """Return the run that the launcher has put into the arguments."""
     launch: Launch = getattr(args, _ATTRIBUTE)
     return launch

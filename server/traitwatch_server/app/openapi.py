@@ -1,7 +1,8 @@
-"""What `/openapi.json` says of the scores: added to the schema that FastAPI makes of vLLM's routes and of ours.
+"""Describes the scores in `/openapi.json`, beside what FastAPI itself finds in vLLM's routes and in ours.
 
-The middleware adds fields to vLLM's bodies, of which FastAPI knows nothing. Of vLLM's own part nothing is changed: a
-request's body is vLLM's *and* ours, and an answer, which vLLM leaves undescribed, is described as far as it is ours.
+The middleware adds fields to vLLM's bodies, and FastAPI does not see these fields. vLLM's own part of the schema stays
+unchanged: the body of a request is vLLM's *and* ours. vLLM does not describe its answers; of an answer, this module
+describes our fields.
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ from traitwatch_server.responses.schema import (
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{}"
-# Of each scored endpoint, what its answer has of ours, and the data of an event. OpenAPI 3.1 has no word for a stream:
-# as in OpenAI's own description, the schema of a `text/event-stream` is that of an event's data.
+# For each scored endpoint: our fields of its answer, and our fields of an event's data. OpenAPI 3.1 cannot describe a
+# stream. As in OpenAI's own description, the schema of a `text/event-stream` is the schema of an event's data.
 _ANSWERS: dict[str, tuple[Any, Any]] = {
     "/v1/chat/completions": (ScoredChoices, ScoredChoicesEvent),
     "/v1/completions": (ScoredChoices, ScoredChoicesEvent),
@@ -37,7 +38,7 @@ _OURS = ("/v1/traits", "/v1/spikes")
 
 
 def describe_scores(app: FastAPI) -> None:
-    """Have the schema of `app` say what its requests and answers have of scores; it is made when first asked for."""
+    """Describe the scores of requests and answers in the schema of `app`, which is made when it is first asked for."""
     made_by_fastapi = app.openapi
 
     def openapi() -> Json:
@@ -49,7 +50,7 @@ def describe_scores(app: FastAPI) -> None:
 
 
 def with_scores(schema: Json) -> Json:
-    """Return an OpenAPI schema with ours added; it is changed in place."""
+    """Add our fields to an OpenAPI schema, in place, and return it."""
     components: Json = schema["components"]["schemas"]
     wanted = [kind for kinds in _ANSWERS.values() for kind in kinds if kind is not None]
     schemas, definitions = TypeAdapter.json_schemas(
@@ -76,7 +77,7 @@ def with_scores(schema: Json) -> Json:
 
 
 def _add(content: Json, ours: Json) -> None:
-    """Have a body be what vLLM says of it, if it says anything, and ours too."""
+    """Make the schema of a body vLLM's, where vLLM has one, and ours."""
     theirs = content.get("schema")
     content["schema"] = {"allOf": [theirs, ours]} if theirs else ours
 
@@ -100,11 +101,11 @@ def _describe_spikes(paths: Json, components: Json) -> None:
 
 
 def _correct_errors(responses: Json) -> None:
-    """Have the errors of a route of ours be those that are answered."""
-    # vLLM answers with its own 400 what FastAPI would answer with a 422.
+    """Correct the errors of a route of ours: describe those that the server really answers."""
+    # Where FastAPI would answer 422, vLLM answers its own 400.
     responses.pop("422", None)
     for status, response in responses.items():
         if status != "200":
-            # FastAPI takes an error to have the media type of the answer, which a page has not.
+            # FastAPI gives an error the media type of the answer. The error of a page is JSON.
             (content,) = response["content"].values()
             response["content"] = {"application/json": content}

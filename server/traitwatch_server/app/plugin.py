@@ -1,7 +1,7 @@
 """Our endpoint plugin for vLLM: installs the middleware and the routes, connects the workers, runs the canary.
 
-vLLM attaches plugins before its own middleware, so ours stands behind vLLM's authentication: nobody learns a trait's
-name without the key.
+vLLM attaches plugins before its own middleware. So our routes and middleware stand behind vLLM's authentication: nobody
+learns the name of a trait without the API key.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class TraitwatchPlugin:
         self._tasks: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the middleware, our routes, and what the schema says of both."""
+        """Add the middleware and our routes, and describe both in the schema."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
         app.add_middleware(DrainingMiddleware, draining=lambda: self._serving().draining)
@@ -166,7 +166,7 @@ def _metrics(engine: EngineClient) -> Metrics:
 
 
 def _spike_log(settings: Settings, engine: EngineClient, metrics: Metrics) -> SpikeLog:
-    """Return what keeps the latest spikes, and writes them where the settings say so."""
+    """Return the log that keeps the latest spikes; it also writes a file where the settings name one."""
     log = settings.spike_log
     dropped = metrics.events_dropped["log"].inc
     if log is None:

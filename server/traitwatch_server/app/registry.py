@@ -1,8 +1,8 @@
-"""Loading and unloading traits while the server serves.
+"""Loads and unloads traits while the server serves.
 
-A set of traits is never changed, only replaced: a request keeps the set that it began with for as long as it lives. A
-column of the tap is given to another trait only when no set that has it is alive any more, so no response can be
-credited with the projections of a trait that came after it.
+A set of traits is never changed, only replaced: a request keeps the set with which it began. The registry gives a
+column of the tap to another trait only when no set with that column is alive. So no response is credited with the
+projections of a trait that was loaded later.
 """
 
 import asyncio
@@ -38,14 +38,14 @@ class LoadRequest(BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class ServedModel:
-    """What a vector has to fit.
+    """The model and the tap that a vector has to fit.
 
     Attributes:
-        name: the model, as messages call it.
-        num_layers: its decoder layers.
-        hidden_size: the width of its residual stream.
-        tapped: the layers that are tapped.
-        columns: the columns of each of them.
+        name: the name of the model in messages.
+        num_layers: decoder layers of the model.
+        hidden_size: the width of the residual stream.
+        tapped: the tapped layers.
+        columns: the columns of each tapped layer.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ServedModel:
 
 
 class Registry:
-    """Loads and unloads the traits of one API process, which has to be the only one."""
+    """Loads and unloads the traits of an API process. The server must have one API process only."""
 
     def __init__(self, monitor: Monitor, engine: EngineClient, settings: Settings, model: ServedModel):
         self._monitor = monitor
@@ -64,14 +64,14 @@ class Registry:
         self._settings = settings
         self._model = model
         self._one_at_a_time = asyncio.Lock()
-        # The sets that a request may still hold.
+        # The sets of traits that a request may still hold.
         self._sets: weakref.WeakSet[TraitSet] = weakref.WeakSet([monitor.traits])
 
     async def load(self, name: str, request: LoadRequest) -> ServedTrait:
-        """Load a vector as trait `name`; one that has the name already is replaced.
+        """Load a vector as trait `name`, in place of a loaded trait of that name.
 
         Raises:
-            AdminError: the vector is not to be had, does not fit, or there is no room for it.
+            AdminError: the vector cannot be read, does not fit, or there is no column for it.
         """
         async with self._one_at_a_time:
             try:
@@ -89,7 +89,7 @@ class Registry:
             return trait
 
     async def unload(self, name: str) -> None:
-        """Forget trait `name`; requests that hold it finish with it.
+        """Unload trait `name`. Running requests that hold the trait finish with it.
 
         Raises:
             AdminError: there is no such trait.
@@ -115,14 +115,14 @@ class Registry:
         return dataclasses.replace(load_vector(file), trait=name)
 
     def _find(self, path: str) -> Path:
-        """Return a file below one of the configured directories, wherever links in the path lead."""
+        """Return the file at `path` below one of the configured directories; links out of them are refused."""
         for directory in self._settings.directories:
             try:
                 file = (directory / path).resolve()
                 if file.is_relative_to(directory) and file.is_file():
                     return file
             except (OSError, RuntimeError, ValueError):
-                # What the system takes for no path at all: too long, a loop of links, a null byte.
+                # The system does not take this for a path: it is too long, has a null byte, or is a loop of links.
                 continue
         raise AdminError(400, f"{path!r} is no file below the directories that the server was started with (--traits).")
 

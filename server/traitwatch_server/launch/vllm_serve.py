@@ -1,4 +1,4 @@
-"""Hands a parsed command line to vLLM's own `serve`, after making sure that vectors and model go together."""
+"""Hands a parsed command line to vLLM's own `serve`, after checks of the options, the vectors and the model."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 WORKER_CLASS = "traitwatch_server.worker.worker.TraitWorker"
 _SOCKETS = "traitwatch-"
-# Characters that Linux allows in the path of a socket.
+# The most characters that Linux allows in the path of a socket.
 _LONGEST_SOCKET_PATH = 107
 
 
@@ -42,10 +42,10 @@ def parse_vllm_arguments(arguments: list[str]) -> Namespace:
 
 
 def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> None:
-    """Serve until told to stop.
+    """Serve until SIGTERM or Ctrl-C.
 
     Raises:
-        ConfigError: the vectors do not fit the model, or options of vLLM's stand in the way.
+        ConfigError: the vectors do not fit the model, or an option of vLLM does not work with Traitwatch.
         EngineDiedError: an engine process died.
     """
     _check_plugin()
@@ -64,13 +64,13 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     if beyond:
         raise ConfigError(f"--traits-tap {beyond[0]}: {args.model} has layers 1 to {num_layers}.")
     args.worker_cls = WORKER_CLASS
-    # How long vLLM lets a process end; with 0 it would kill its engine at once.
+    # The time that vLLM gives a process to end. With 0 vLLM would kill its engine at once.
     args.shutdown_timeout = math.ceil(settings.drain_seconds) + MARGIN
     args.additional_config = {**(args.additional_config or {}), CONFIG_KEY: tap_config(traits, settings)}
     with tempfile.TemporaryDirectory(prefix=_SOCKETS, dir=_directory_of_sockets()) as sockets:
         launch = Launch(settings, Path(sockets))
         launch.leave_in(args)
-        # vLLM leaves each socket that it makes; this directory goes away with the server.
+        # vLLM does not remove the sockets that it makes. This directory is removed at the end of the server.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
         serve(args)
     if launch.engine_died:
@@ -78,13 +78,13 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
 
 
 def _directory_of_sockets() -> str:
-    """Return where the directory of the sockets is to be: that of temporary files, unless their paths are too long."""
+    """Return the parent of the directory of sockets: that of temporary files, unless the paths would be too long."""
     longest = f"{tempfile.gettempdir()}/{_SOCKETS}12345678/{uuid4()}"
     return tempfile.gettempdir() if len(longest) <= _LONGEST_SOCKET_PATH else "/tmp"
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
-    """Refuse what would serve unscored, or with rows that the tap cannot place."""
+    """Refuse options with which tokens would not be scored, or the tap could not place their rows."""
     if args.worker_cls != "auto":
         raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
     if args.headless or args.grpc or serves_without_python():
@@ -112,7 +112,7 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
             "--speculative-config: enable_adaptive_verification lets the device decide whose rows are whose, which the "
             "tap cannot follow; set it to false."
         )
-    # vLLM starts an API process for every data-parallel engine where their number is left to it.
+    # Without --api-server-count vLLM starts an API process for each data-parallel engine.
     api_processes = args.api_server_count or args.data_parallel_size or 1
     if settings.admin and api_processes > 1:
         raise ConfigError(
@@ -122,7 +122,7 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
 
 
 def model_config(args: Namespace) -> ModelConfig:
-    """Read the model's configuration as the engine will, which downloads it where it is not here yet.
+    """Read the model's configuration as the engine will; download it where it is not here yet.
 
     Raises:
         ConfigError: vLLM cannot use the model.
@@ -135,7 +135,7 @@ def model_config(args: Namespace) -> ModelConfig:
 
 
 def _check_plugin() -> None:
-    """Make sure that vLLM will find our plugin: it passes over one that does not load, and would serve unscored."""
+    """Check that vLLM will find our plugin. vLLM ignores a plugin that does not load, and would serve unscored."""
     found = [entry for entry in entry_points(group="vllm.endpoint_plugins") if entry.name == TraitwatchPlugin.name]
     if not found or found[0].load() is not TraitwatchPlugin:
         raise ConfigError("vLLM cannot find Traitwatch's plugin; install the package again (pip install -e .).")
