@@ -53,7 +53,7 @@ def serves_without_python() -> bool:
     return bool(envs.VLLM_USE_RUST_FRONTEND)
 
 
-def serve(args: Namespace) -> None:
+def run_serve_command(args: Namespace) -> None:
     """Serve as `vllm serve` does, until the server ends.
 
     Raises:

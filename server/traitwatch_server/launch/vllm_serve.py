@@ -16,7 +16,7 @@ from traitwatch.vllm_private.command_line import (
     create_model_config,
     parse_serve_arguments,
     prepare_process,
-    serve,
+    run_serve_command,
     serves_without_python,
 )
 from traitwatch_server.app.draining import MARGIN
@@ -72,7 +72,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         launch.leave_in(args)
         # vLLM does not remove the sockets that it makes. This directory is removed at the end of the server.
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
-        serve(args)
+        run_serve_command(args)
     if launch.engine_died:
         raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
 
