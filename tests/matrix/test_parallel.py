@@ -31,7 +31,7 @@ NUM_CONCURRENT = 12
 # Requests, one after the other, until every API process has had one.
 MOST_MORE = 200
 CANARY_TOKENS = 4
-# Two workers need a core each.
+# Two workers of one engine need a core each.
 _TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
 
@@ -76,7 +76,7 @@ SETUPS = {
     "pipeline": Setup(["--pipeline-parallel-size", "2"], ends_by_a_signal, _TWO_CORES, stages=2),
     "api": Setup(["--api-server-count", "2"], launcher_is_killed, api_processes=2),
     # vLLM starts as many API processes as engines.
-    "data and api": Setup(["--data-parallel-size", "2"], ends_by_a_signal, _TWO_CORES, engines=2, api_processes=2),
+    "data and api": Setup(["--data-parallel-size", "2"], ends_by_a_signal, engines=2, api_processes=2),
 }
 
 

@@ -55,21 +55,19 @@ class Server:
 def environment() -> dict[str, str]:
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # An engine in the tests' own process leaves the level at which it was to log in the environment.
-    return {**_cores_of_lane(), **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
+    return {**_unbound(max(1, (os.cpu_count() or 1) // 2)), **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
-def _cores_of_lane() -> dict[str, str]:
-    """Return the cores of this lane, where tests run in several lanes at once (pytest-xdist).
+def _unbound(threads: int) -> dict[str, str]:
+    """Return variables with which a server has `threads` threads that the system moves between the cores.
 
-    vLLM binds the worker of every server to the first cores of the machine: two servers would share those, and leave
-    the others idle.
+    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
     """
-    lanes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if lanes == 1:
-        return {}
-    lane = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    cores = sorted(os.sched_getaffinity(0))
-    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[lane % len(cores) :: lanes]))}
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",
+    }
 
 
 @contextmanager
@@ -136,9 +134,5 @@ def plain_vllm(model: Path, *arguments: str) -> list[str]:
 
 
 def unbound(threads: int, command: Sequence[str]) -> list[str]:
-    """Return a server's command with `threads` threads that the system moves between the cores.
-
-    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
-    """
-    variables = ("VLLM_CPU_OMP_THREADS_BIND=nobind", f"OMP_NUM_THREADS={threads}", "OMP_WAIT_POLICY=passive")
-    return ["env", *variables, *command]
+    """Return a server's command with so many threads, whatever the number of cores; see `_unbound`."""
+    return ["env", *(f"{name}={value}" for name, value in _unbound(threads).items()), *command]
