@@ -2,6 +2,7 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -34,12 +35,19 @@ def _with_scores(answer: Any) -> list[dict[str, Any]]:
     return [carrier for carrier in found if carrier is not None and carrier.get("traits")]
 
 
+def _asked(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
+    """Ask for each of `ASKED`, all at once; return what was asked for, and the response."""
+    bodies = [{**case.body, **fields, "traits": traits} for traits in ASKED]
+    for body in bodies:
+        schema.request(case.path).validate(body)
+    with ThreadPoolExecutor(len(bodies)) as clients:
+        return list(zip(ASKED, clients.map(lambda body: post(server, case.path, body), bodies), strict=True))
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_requests_and_answers_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
-    for traits in ASKED:
-        body = {**case.body, "traits": traits}
-        schema.request(case.path).validate(body)
-        answer = post(scored, case.path, body).json()
+    for traits, response in _asked(case, {}, scored, schema):
+        answer = response.json()
         schema.answer(case.path).validate(answer)
         assert bool(_with_scores(answer)) == (traits is not False)
 
@@ -47,13 +55,11 @@ def test_requests_and_answers_are_as_the_schema_has_them(case: Case, scored: Ser
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.stream is not None])
 def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
     event = schema.answer(case.path, media_type=EVENTS)
-    for traits in ASKED:
-        body = {**case.body, **(case.stream or {}), "stream": True, "traits": traits}
-        schema.request(case.path).validate(body)
-        told = [json.loads(data) for _, data in events(post(scored, case.path, body)) if data.startswith("{")]
-        for data in told:
+    for traits, response in _asked(case, {**(case.stream or {}), "stream": True}, scored, schema):
+        parts = [json.loads(data) for _, data in events(response) if data.startswith("{")]
+        for data in parts:
             event.validate(data)
-        assert any(map(_with_scores, told)) == (traits is not False)
+        assert any(map(_with_scores, parts)) == (traits is not False)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
