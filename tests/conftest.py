@@ -1,5 +1,6 @@
 """What tests of all kinds share: a tiny model, the shared servers, and the second run of a test that drives others."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ settings.load_profile("traitwatch")
 MARKERS = {"e2e": "browser", "ops": "prometheus"}
 # A test that drives one of these and fails is run once more. A unit test is not.
 RUN_TWICE = ("engine", "browser", "prometheus")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where a shell runs pytest in the background and has it ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
