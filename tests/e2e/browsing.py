@@ -1,4 +1,4 @@
-"""A real browser in front of the inspector: Debian's Chromium, driven by Playwright."""
+"""Drives the inspector in a real browser: Debian's Chromium, by Playwright."""
 
 import re
 import time
@@ -26,9 +26,9 @@ FLAGS = [
 SCREENSHOTS = ROOT / "build" / "screenshots"
 WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 390, "height": 844}
-# An answer of the embedded model beside other work on two cores.
+# Milliseconds for an answer of the embedded model, beside other work on two cores.
 ANSWER_TIMEOUT = 240_000
-# What is expected without a time of its own may take a round trip through page, server and model.
+# An expectation without a time of its own may need a round trip through page, server and model.
 expect.set_options(timeout=60_000)
 
 
@@ -47,7 +47,7 @@ class Visit:
 
     Attributes:
         page: the page.
-        context: what it shares with no other visitor.
+        context: the browser's state of this visitor alone: cookies, storage, downloads.
         errors: console errors, uncaught exceptions, and requests to other hosts.
         bodies: the text of every response that came, except scripts and style sheets.
     """
@@ -78,9 +78,9 @@ class Visit:
         self.page.locator(f"#{view}-stop").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
 
     def finish(self, view: str) -> None:
-        """Wait until an answer that has begun, or the first one, has ended in all panes of a view.
+        """Wait until the answers of all panes of a view have ended. They may have begun already.
 
-        The buttons alone do not tell: the page shows the first tokens before it puts Stop in the place of Send.
+        The buttons are not enough: the page shows the first tokens before it replaces Send by Stop.
         """
         logs = self.view(view).locator(".tw-log")
         for i in range(logs.count()):
@@ -92,7 +92,7 @@ class Visit:
         return float(re.sub(r"^mean z ", "", text).replace("\N{MINUS SIGN}", "-"))
 
     def points(self, view: str) -> int:
-        """How many points the longest line of a view's plot has."""
+        """Return how many points the longest line of a view's plot has."""
         found = self.page.evaluate(
             """(view) => {
                 const plot = document.querySelector(`.tw-place[data-view="${view}"] .tw-plot`);
@@ -123,10 +123,10 @@ def visit(
 
     Args:
         browser: the browser.
-        address: of the inspector.
-        size: of the window.
+        address: the inspector's address.
+        size: the size of the window.
         theme: `light` or `dark`.
-        expected: parts of console errors that are part of the test, such as of a request that has to fail.
+        expected: parts of the console errors that the test provokes, for example by a request that must fail.
     """
     context = browser.new_context(
         viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce", locale="en-GB"

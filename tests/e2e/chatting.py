@@ -1,10 +1,10 @@
-"""Messages that are sent in the inspector's chat, and answers that are waited for."""
+"""Sends messages in the inspector's chat, and waits for the answers."""
 
 from playwright.sync_api import Locator, expect
 
 from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, until
 
-# A sampled answer may end before the page was looked at: then it is asked for again.
+# A sampled answer may end before the test looks at the page. Then the test asks again.
 TRIES = 4
 LONG = "Write a long story about a lighthouse keeper, a storm and a lost ship. Take your time."
 
@@ -20,7 +20,7 @@ def answer(seen: Visit, view: str, text: str) -> None:
 
 
 def begin(seen: Visit, text: str) -> None:
-    """Send a message, and see that the answer streams, with some tokens shown and Stop to press."""
+    """Send a message; return while the answer streams: some tokens are on the page, and Stop can be pressed."""
     seen.tab("Chat")
     answers, stop = seen.view("chat").locator(".tw-tokens"), seen.page.locator("#chat-stop")
     log = seen.view("chat").locator(".tw-log")

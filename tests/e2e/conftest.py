@@ -1,4 +1,4 @@
-"""One server, one inspector and one browser for all that is tried on them."""
+"""What the modules share: one server, one inspector and one browser."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Runs an ASGI application in a thread, for what stands beside the server in a test."""
+"""Runs an ASGI application in a thread: a stand-in, or a proxy before the server of a test."""
 
 import threading
 from collections.abc import Iterator

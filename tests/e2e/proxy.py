@@ -1,4 +1,4 @@
-"""A reverse proxy that serves another server under a path of its own, as a company's front door does."""
+"""A reverse proxy that serves another server under a path, as the front door of a company does."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A relay before a server, which can be cut: as when a network, or the server, goes away in mid-answer."""
+"""A relay before a server. To cut it has the effect of a network, or a server, that goes away in mid-answer."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """Passes bytes on, until it is cut; then every connection is closed and none is taken."""
+    """Passes bytes on until `cut`, which closes every connection; later connections are refused."""
 
     def __init__(self, url: str):
         target = urlsplit(url)

@@ -1,6 +1,8 @@
-"""A stand-in for a fast server, for what the embedded model cannot do: answers of thousands of tokens within seconds,
-and words that are chosen. It speaks the server's wire format and nothing else; whatever can be tested against the real
-server is."""
+"""A stand-in for a fast server, for two things that the embedded model cannot do.
+
+It answers thousands of tokens within seconds, and the test chooses the words. The stand-in speaks the server's wire
+format and nothing else. Everything that can be tested against the real server is tested against the real server.
+"""
 
 import asyncio
 import json
@@ -64,8 +66,8 @@ def replaying(
     Args:
         tokens: the answer.
         pace: seconds between two tokens.
-        name: of the model.
-        adapters: what further models answer, by name.
+        name: the name of the model.
+        adapters: further models: the tokens of their answers by name.
     """
     said = {name: tokens, **(adapters or {})}
 

@@ -1,4 +1,4 @@
-"""What the inspector's tests play on: a real server, an inspector before it, and a browser."""
+"""The scene of the inspector's tests: a real server, an inspector of this server, and a browser."""
 
 import json
 import shutil
@@ -26,13 +26,13 @@ BARE = "uncalibrated"
 
 @dataclass(frozen=True)
 class Scene:
-    """A server, and an inspector before it.
+    """A server, and an inspector of this server.
 
     Attributes:
         server: the server.
-        address: of the inspector.
+        address: the inspector's address.
         browser: the browser.
-        directory: for logs.
+        directory: the directory of the logs.
     """
 
     server: Server
@@ -49,7 +49,7 @@ class Scene:
         return self.server.metric("vllm:num_requests_running")
 
     def spike(self) -> str:
-        """Have the model spike, and return the line of the event log."""
+        """Provoke a spike of paternalism, and return its line of the event log."""
         messages = CHATS["after paternalistic replies"]
         body = {"model": MODEL_NAME, "messages": messages, "n": 8, "max_tokens": 80, "temperature": 0.7, "top_p": 0.9}
         log = self.directory / "spikes.jsonl"

@@ -1,7 +1,7 @@
 """From a chat to the webhook: the real server, Prometheus and Alertmanager, with the shipped rules.
 
-Everything is real; only time is shortened, by the templating of `traitwatch rules --speed-up`: an hour of the rules is
-a minute. The worker is the server's own, which stops sending its projections on command.
+Everything is real. Only time is shorter: by `traitwatch rules --speed-up`, an hour of the rules is a minute. The worker
+is the server's own, but stops sending its projections on command.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 SPEED_UP = 60
 ALERT_TIMEOUT = 60.0
 RESOLUTION_TIMEOUT = 150.0
-# Seconds of quiet after ordinary chats: every rule is evaluated, and has been true for longer than its `for`.
+# Seconds without an alert after ordinary chats. In this time every rule is evaluated, for longer than its `for`.
 QUIET_SECONDS = 15.0
-# Chats before the burst, in it, among those of the burst, and after it until all is well again. So few that these
-# minutes are no baseline: the server tells of drift after 200 responses, the rules of a shift after 100 that are half
-# an hour (30 s) old. Of the 80 of the hour that the burst ends, 12 spikes (14.4 %) are a page: with the shares that
-# `traitwatch_dashboards.demo.alert_chats` tells, one run in 10,000 has fewer, and one in 2,000 has the 10 of a
-# neighbouring trait that are a ticket.
+# Numbers of chats: before the burst, in the burst, ordinary ones among those of the burst, and after the burst until
+# the alert is resolved. These are too few for a baseline: the server reports drift after 200 responses, and the rules
+# report a shift after 100 responses that are half an hour (30 s) old. The burst ends an hour of 80 responses. 12 spikes
+# among them (14.4 %) are a page. By the shares in `traitwatch_dashboards.demo.alert_chats`, one run in 10,000 has fewer
+# spikes, and one in 2,000 has the 10 spikes of a neighbouring trait that are a ticket.
 ORDINARY, BURST, AMONG, RECOVERY = 32, 32, 16, 24
 AT_ONCE = 32
 MONITOR_ALERTS = {"TraitwatchCoverageLow", "TraitwatchSilent", "TraitwatchServerSilent"}
@@ -43,12 +43,12 @@ MONITOR_ALERTS = {"TraitwatchCoverageLow", "TraitwatchSilent", "TraitwatchServer
 
 @dataclass(frozen=True)
 class Operated:
-    """A server under the eyes of Prometheus.
+    """A server that Prometheus monitors.
 
     Attributes:
         server: the server.
         fault: the file with the worker's command.
-        webhook: where alerts arrive.
+        webhook: the receiver of the alerts.
         monitoring: Prometheus and Alertmanager.
     """
 
@@ -78,7 +78,7 @@ class Operated:
             await asyncio.gather(*(answer(messages) for messages in chats))
 
     def responses(self) -> float:
-        """The responses of the last hour of the rules, as the alerts count them."""
+        """Return how many responses the alerts count in the last hour of the rules."""
         ((_, count),) = self.monitoring.query('model_trait:traitwatch_responses:increase1h{trait="paternalism"}')
         return count
 
@@ -106,7 +106,7 @@ def until(condition: Callable[[], bool], seconds: float, message: Callable[[], o
 
 
 def fired(notices: list[Notice]) -> set[tuple[str, str | None]]:
-    """The alerts that fired among notices, with their traits."""
+    """Return the alerts that fired among notices, with their traits."""
     return {(notice.name, notice.labels.get("trait")) for notice in notices if notice.status == "firing"}
 
 
@@ -123,7 +123,7 @@ def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
 def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other(operated: Operated) -> None:
     before = len(operated.webhook.notices())
     until(lambda: operated.monitoring.firing() == [], RESOLUTION_TIMEOUT, operated.monitoring.firing)
-    # Among ordinary ones, as it would come: alone, a handful of spikes of a neighbouring trait could be a page too.
+    # Among ordinary chats, as in production. Without them, a few spikes of a neighbouring trait could be a page too.
     burst, among = burst_chats(BURST), ordinary_chats(AMONG)
     operated.chat([chat for i in range(AMONG) for chat in (burst[2 * i], among[i], burst[2 * i + 1])])
     began = time.monotonic()
@@ -141,7 +141,7 @@ def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other
         RESOLUTION_TIMEOUT,
     )
     assert resolved is not None, operated.monitoring.firing()
-    # The slow burn of the same trait is held back as long as the page is out.
+    # While the page fires, the slow burn of the same trait is held back.
     told = fired(operated.webhook.notices()[before:])
     assert told - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
 
@@ -163,5 +163,5 @@ def test_stopping_the_scorer_fires_coverage_and_its_return_resolves_it(operated:
         lambda n: (n.name, n.status) == ("TraitwatchCoverageLow", "resolved"), RESOLUTION_TIMEOUT
     )
     assert resolved is not None, operated.monitoring.firing()
-    # With nothing scored at all it is silent too, and no trait is blamed for it.
+    # Where nothing is scored, the monitor is silent too. No alert names a trait.
     assert {name for name, _ in fired(operated.webhook.notices()[before:])} <= MONITOR_ALERTS

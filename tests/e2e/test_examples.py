@@ -1,4 +1,4 @@
-"""The documentation's examples that need more than Python, against the real server and its API key."""
+"""The examples of the documentation in JavaScript and curl, against the real server with an API key."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ def test_curl_says_what_was_not_scored(calibrated: Server) -> None:
 
 
 def test_no_lock_file_names_a_registry() -> None:
-    """Packages come from where npm is set up to find them, and are held to the hashes of the lock file."""
+    """npm fetches the packages from where it is configured to, and compares them with the hashes of the lock file."""
     lock = (EXAMPLES / "package-lock.json").read_text()
     assert "://" not in lock
     assert '"integrity": "sha512-' in lock

@@ -105,7 +105,7 @@ def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
 
 
 def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -> None:
-    # What Gradio's client says in the page that is being left, when its stream breaks off.
+    # Gradio's client logs these errors in the old page when its stream breaks off.
     left = ("AbortError", "Connection errored out")
     with visit(scene.browser, scene.address, expected=left) as seen:
         begin(seen, LONG)

@@ -1,4 +1,4 @@
-"""How the inspector looks, wide and narrow, light and dark, and to those who do not see it."""
+"""The inspector's looks: wide and narrow, light and dark, and for people who use a screen reader."""
 
 import pytest
 from playwright.sync_api import expect

@@ -36,7 +36,7 @@ def test_two_thousand_tokens_all_find_their_place(
         assert seen.tokens("chat").count() == 2000
         gaps = sorted(seen.page.evaluate("window.gaps"))
         median, late, worst = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1]
-        # Recorded, not judged: a busy machine draws late whatever the page does.
+        # Recorded, not judged: on a busy machine, any page is drawn late.
         record_property("frame_gaps_ms", f"median {median:.0f}, 99 % {late:.0f}, worst {worst:.0f}")
         # Every projection is in its place.
         seen.page.locator("#chat .t").nth(1500).hover()

@@ -1,4 +1,4 @@
-"""What is chosen in the inspector's settings is what is asked, before stand-ins for servers."""
+"""The inspector's requests follow its settings. The servers are stand-ins."""
 
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def test_a_preset_sets_all_settings(browser: Browser, tmp_path: Path) -> None:
 
 
 def chat(seen: Visit, text: str) -> None:
-    """Send a message and wait for the whole answer, or for what is said in its place."""
+    """Send a message and wait for the whole answer, or for the error message in its place."""
     seen.tab("Chat")
     told = seen.view("chat").locator(".tw-tokens")
     before = told.count()
@@ -177,7 +177,7 @@ def answers(seen: Visit) -> list[tuple[str, str]]:
 
 
 def box(seen: Visit, label: str, place: int = 0) -> Locator:
-    """Return the choice of that label that is to be seen: the first of them, or that of a pane."""
+    """Return the visible drop-down list with this label: the first one, or that of a pane."""
     return seen.page.get_by_role("combobox", name=label).nth(place)
 
 
@@ -192,7 +192,7 @@ def write(seen: Visit, label: str, text: str, place: int = 0) -> None:
 
 
 def number(seen: Visit, label: str, place: int) -> Locator:
-    """Return the box of the number of a slider."""
+    """Return the number box of a slider."""
     return seen.page.get_by_role("spinbutton", name=f"number input for {label}").nth(place)
 
 

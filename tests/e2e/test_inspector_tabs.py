@@ -1,4 +1,4 @@
-"""The inspector's other tabs, and what it saves: pasted texts, logged spikes, traits, traffic, files."""
+"""The inspector's other tabs: pasted texts, logged spikes, traits and traffic. And the files that it saves."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     expected = answered["choices"][0]["traits"]["paternalism"]["prompt_tokens"]
     baseline = next(t["calibration"] for t in scene.get("/v1/traits")["data"] if t["id"] == "paternalism")
     assert isinstance(baseline, dict)
-    # The first token of the model's input has no score that could be compared.
+    # The first token of the model's input has no score to compare.
     mean = (sum(expected[1:]) / len(expected[1:]) - baseline["mean"]) / baseline["std"]
     assert seen.mean_z("inspect") == pytest.approx(mean, abs=0.03)
 

@@ -120,7 +120,7 @@ def mistype(seen: Visit) -> None:
 
 @contextmanager
 def something_else() -> Iterator[str]:
-    """A web server that is none of ours."""
+    """Serve a page that is not Traitwatch's; yield its address."""
 
     class Hello(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""The model, its probes and the oracle, shared by the modules of the matrix."""
+"""What the modules share: the small random model, its probes and the oracle."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Every layer's projections are those of transformers' `output_hidden_states`, or the architecture is refused by name.
 
-Architectures differ in what a decoder layer returns. Each model here is tiny and random and served in this process, in
-float32, every layer tapped; what is compared is every token of a prompt.
+Architectures differ in what a decoder layer returns. Each model here is tiny and random. This process serves it in
+float32 with every layer tapped. The tests compare every token of a prompt.
 """
 
 import logging
@@ -109,7 +109,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
-    """Read before any engine starts: vLLM changes the classes of transformers that it runs, for the whole process."""
+    """The models by architecture. Their states are read before any engine starts.
+
+    vLLM changes the classes of transformers that it runs, for the whole process.
+    """
     directory = tmp_path_factory.mktemp("architectures")
     paths = {name: save_tiny(config(), directory / name.replace(" ", "-")) for name, config in CONFIGS.items()}
     return {name: Served(path, Reference(path).states(PROMPT)) for name, path in paths.items()}
@@ -152,7 +155,7 @@ def projections(llm: Any, directions: Mapping[int, Float32Array]) -> dict[int, F
 
     llm.collective_rpc(load)
     prompt: Any = {"prompt_token_ids": PROMPT}
-    # The one token that is generated is sampled of the prompt's own pass.
+    # The pass of the prompt also samples the one generated token. There is no other pass.
     llm.generate([prompt], SamplingParams(max_tokens=1, temperature=0.0), use_tqdm=False)
     return llm.collective_rpc(read)[0]  # type: ignore[no-any-return]
 
@@ -170,7 +173,7 @@ def error(got: Float32Array, expected: Float32Array) -> float:
 
 
 def correlation(got: Float32Array, expected: Float32Array) -> float:
-    """Return the lowest of any trait."""
+    """Return the lowest correlation of any trait."""
     return min(float(np.corrcoef(a, b)[0, 1]) for a, b in zip(got.T, expected.T, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""torch.compile does not lose the tap: not when it compiles, not from its cache, and not from a cache without a tap."""
+"""torch.compile keeps the tap: when it compiles, from its cache, and beside a cached graph without a tap."""
 
 import asyncio
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class Cache:
 
 
 def configurations(kernels: dict[Path, int]) -> set[str]:
-    """Return the hashes of the configurations that the kernels are of: each has its folder."""
+    """Return the hashes of the kernels' configurations: each configuration has a folder."""
     return {kernel.parts[0] for kernel in kernels}
 
 

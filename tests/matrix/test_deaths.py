@@ -1,4 +1,4 @@
-"""A process of the server that dies takes the whole server down, as a failure; and a signal ends it as vLLM's own."""
+"""An engine that dies ends all API processes with a failure. A signal ends our server with vLLM's exit status."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ def ours(model: Path, probes: Path, *options: str) -> list[str]:
 
 
 def test_an_engine_that_dies_takes_all_api_processes_down(model: Path, probes: Path, tmp_path: Path) -> None:
-    """`test_scheduling` has one API process, and `test_parallel` a rank that dies, and a launcher that is killed."""
+    """`test_scheduling` tries this with one API process, `test_parallel` the deaths of a rank and of the launcher."""
     command = in_directory(tmp_path / "tmp", ours(model, probes, "--api-server-count", "2"))
     with serving_alone(command, tmp_path / "server.log") as server:
         dies_with(server, ENGINE)
@@ -32,7 +32,7 @@ def test_an_engine_that_dies_takes_all_api_processes_down(model: Path, probes: P
 def test_a_signal_ends_the_server_as_it_ends_vllm(number: int, model: Path, probes: Path, tmp_path: Path) -> None:
     def status(name: str, command: list[str]) -> int:
         with serving_alone(in_directory(tmp_path / name, command), tmp_path / f"{name}.log") as server:
-            # The client hangs up then: vLLM kills its engine, and may wait in vain for the end of a stream.
+            # The client hangs up then: vLLM kills its engine, and could wait in vain for the end of a stream.
             with streaming(server):
                 server.process.send_signal(number)
             return ended(server)

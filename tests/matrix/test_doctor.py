@@ -1,4 +1,4 @@
-"""`traitwatch doctor`, run as a user runs it: on the embedded model and this machine's CPU."""
+"""`traitwatch doctor`, as a user runs it: with the embedded model, on this machine's CPU."""
 
 import os
 import re
@@ -24,7 +24,7 @@ OPTIONS = ("--cpu", "--rounds", "1", "--loads", "2", "--enforce-eager", "--max-m
 
 @pytest.fixture(scope="module")
 def model() -> Path:
-    """A real one; the matrix's own has fewer layers than the doctor looks at."""
+    """The embedded model. The random model of the matrix has fewer layers than the doctor measures."""
     return embedded_model()
 
 
@@ -55,7 +55,7 @@ def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Pat
     report = out.read_text()
     assert done.stdout == report
     verdicts = dict(re.findall(r"^\| (\w+) \| \*\*(.+)\*\* \|$", report, re.MULTILINE))
-    # What the overhead comes out at is the machine's affair, which others may be using; that it is measured is ours.
+    # The overhead depends on the machine, which others may be using. The test asserts only that it is measured.
     overhead = verdicts.pop("overhead")
     assert verdicts == dict.fromkeys(("servers", "parity", "isolation"), "pass")
     assert re.search(r"32 streams of 96 tokens at once, 2 pairs of loads: ratio \d\.\d+ ", report)
@@ -64,7 +64,7 @@ def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Pat
         row = re.search(rf"^\| {layer} \| (\S+) \| (\S+) \| (\S+) \|", report, re.MULTILINE)
         assert row is not None
         correlation, error, of_bfloat16 = map(float, row.groups())
-        # The chats are sampled, and a text may be hard on bfloat16 itself.
+        # The chats are sampled. For some texts, bfloat16 itself is far from float32.
         hard = MAX_TIMES_BFLOAT16 * of_bfloat16
         assert 1 - correlation < max(0.001, hard**2 / 2)
         assert error < max(0.05, hard)

@@ -1,6 +1,7 @@
-"""A server that is told to end finishes its answers, scores and all, over several processes, and before it is up.
+"""A signal ends a server in order: with several processes, and before the server is up.
 
-`test_scheduling` ends servers of a single worker in these ways, and in a hurry.
+A server with several processes finishes its answers, with all scores. `test_scheduling` has the servers with a single
+API process and a single worker: some finish their answers, and some must end in a hurry.
 """
 
 import signal
@@ -26,7 +27,7 @@ OPTIONS = ["--dtype", "float32", "--enforce-eager"]
 
 @pytest.fixture
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a short name, as a socket's path must be; `tmp_path` has the test's."""
+    """A directory with a short name, since the path of a socket is limited. `tmp_path` has the name of the test."""
     return tmp_path_factory.mktemp("d")
 
 
@@ -38,10 +39,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_running_answers_are_finished_and_no_others_taken(
     end: Callable[[Server], None], options: list[str], model: Path, probes: Path, directory: Path
 ) -> None:
-    """`test_scheduling` has servers of one API process and one worker, told to end in either way."""
+    """`test_scheduling` tries both signals with a single API process and a single worker."""
     slow = [sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(probes)]
     command = [*slow, *LAYER_OPTIONS, *OPTIONS, "--drain-seconds", str(ANSWER_TIMEOUT), *options]
-    # Two workers bind to a core each; one has both.
+    # Each of two workers is bound to a core.
     cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if "--tensor-parallel-size" in options else {}
     with serving_alone(in_directory(directory / "t", command, **cores), directory / "server.log") as server:
         finishes_answers(server, end)

@@ -1,4 +1,4 @@
-"""Nothing of ours fails or delays a generation; what is lost is told, and after the fault all is as before."""
+"""No fault of ours fails or delays a generation. Lost scores are reported, and later scores are complete again."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ from tests.support.serving import MODEL_NAME, Server, serving
 pytestmark = pytest.mark.engine
 
 TOKENS = 48
-# An answer may wait about a second for rows that were lost; this is what is allowed beyond an answer without a fault.
+# Seconds that an answer may take beyond an answer without a fault. It may wait about a second for lost rows.
 SLACK_SECONDS = 5.0
 
 
 class Fault:
-    """The file through which the worker is told what to do wrong."""
+    """The file with the command for the worker; see `tests.support.faults`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -79,7 +79,7 @@ async def answer(server: Server, number: int = 0) -> Any:
 
 
 async def assert_scored_again(server: Server, oracle: Oracle) -> None:
-    """The next request is scored, whole and right."""
+    """Assert that the scores of the next request are complete and right."""
     response = await answer(server, 99)
     choice = response.choices[0]
     assert choice.traits_complete is True
@@ -87,7 +87,7 @@ async def assert_scored_again(server: Server, oracle: Oracle) -> None:
 
 
 def assert_whole(response: Any) -> None:
-    """The answer itself is as long as it was asked for, whatever became of its scores."""
+    """Assert that the answer has the requested length, with or without scores."""
     assert len(response.choices[0].token_ids) == TOKENS
     assert response.choices[0].finish_reason == "length"
     assert len(response.choices[0].traits["probe1"]["tokens"]) == TOKENS
@@ -104,7 +104,7 @@ async def test_a_stalled_transport_costs_the_scores_and_not_the_answers(
     fault.set("stall")
     took: list[float] = []
     for _ in range(3):
-        # A machine that stands still does so now and then; what the fault costs, it costs every time.
+        # The machine may stand still now and then. The cost of a fault would come every time.
         for _ in range(4):
             started = time.monotonic()
             responses = await asyncio.gather(*(answer(server, 10 * len(took) + n) for n in range(4)))
@@ -175,7 +175,7 @@ async def test_a_worker_that_starts_anew_is_heard(server: Server, fault: Fault, 
 
 
 async def test_an_api_process_that_is_busy_loses_nothing(server: Server, oracle: Oracle) -> None:
-    """It stands still for three seconds in mid-stream; the worker goes on, and its rows wait."""
+    """The API process stands still for three seconds in mid-stream. The worker goes on, and its rows wait."""
     pending = [asyncio.create_task(answer(server, n)) for n in range(4)]
     await asyncio.sleep(0.3)
     process = psutil.Process(server.process.pid)
@@ -203,7 +203,7 @@ async def test_clients_that_leave_in_mid_stream_leave_nothing_behind(server: Ser
 
 
 async def settled(server: Server, *, late: bool = False) -> None:
-    """Wait until nothing is in the ledger, and, where rows come `late`, until they have been counted."""
+    """Wait until the ledger is empty and, with `late`, until late rows have been counted."""
     deadline = time.monotonic() + 30
     while server.metric("traitwatch_ledger_requests") != 0 or (
         late and server.metric("traitwatch_rows_unclaimed_total") == 0

@@ -1,4 +1,4 @@
-"""With LoRA adapters, projections are those of the adapted model, and beside it those of the base model."""
+"""With LoRA adapters, each answer has the projections of its own model: an adapted one or the base model."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.engine
 RANK = 8
 ALPHA = 16
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
-# One more than there ever are adapters: to answers of the base model, whose slot it numbers -1, vLLM on a CPU adds what
-# is in the last slot (vllm/lora/ops/torch_ops/lora_ops.py). An unloaded one keeps its slot until another needs it.
+# One slot more than adapters. vLLM on a CPU numbers the slot of the base model -1, and so adds the content of the last
+# slot to its answers (vllm/lora/ops/torch_ops/lora_ops.py). An unloaded adapter keeps its slot until another needs it.
 SLOTS = 4
-# Spreads by which an adapter moves the projections of the same tokens, at least: many times what a check lets pass.
+# An adapter moves the projections of the same tokens by at least so many spreads: many times the error of a check.
 MIN_SHIFT = 0.2
 
 
@@ -129,7 +129,7 @@ async def test_adapters_are_loaded_and_unloaded_while_the_tap_runs(
     for name, answer in await ask(server, [MODEL_NAME, "first", "second"], seed=100):
         answer.check(oracles[name])
     await unload(server, "second")
-    # The same weights as the first, and the same questions that the second was asked.
+    # It has the weights of the first, and is asked the questions of the second.
     await load(server, "third", shutil.copytree(adapters["first"], tmp_path / "third"))
     for name, answer in await ask(server, [MODEL_NAME, "first", "third"], seed=100):
         answer.check(oracles["first" if name == "third" else name])

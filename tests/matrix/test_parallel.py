@@ -1,4 +1,4 @@
-"""Over several ranks, stages, engines and API processes, each row is sent once and comes to its own response.
+"""With several ranks, stages, engines or API processes, each row is sent once and reaches its own response.
 
 The last check ends the server, by a signal or by the death of a process.
 """
@@ -28,7 +28,7 @@ from tests.support.traffic import Answer, answers, random_prompt, request
 pytestmark = pytest.mark.engine
 
 NUM_CONCURRENT = 12
-# Requests, one after the other, until every API process has had one.
+# At most so many further requests, one after the other, until every API process has had one.
 MOST_MORE = 200
 CANARY_TOKENS = 4
 # Two workers of one engine need a core each.
@@ -64,7 +64,7 @@ def ends_by_a_signal(server: Server) -> None:
 
 def launcher_is_killed(server: Server) -> None:
     """Kill the first process of a server that answers. vLLM's own would leave engine, worker and API processes."""
-    # The API processes are told to end, and may finish their answers.
+    # The API processes get a signal to end, and may finish their answers.
     with streaming(server) as events, contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
         psutil.Process(server.process.pid).kill()
         list(events)
@@ -135,7 +135,7 @@ def run(
 
 
 async def traffic(server: Server, temporary: Path) -> list[Answer]:
-    # The last request comes after all others, and so do its rows: none that was sent twice is still on its way.
+    # The rows of the last request come after all others. When they are there, no row that was sent twice is on its way.
     bodies = [
         request(random_prompt(i, 5 + 7 * i), max_tokens=12 + 3 * i, stream=i % 2 == 0, extra_body={"ignore_eos": True})
         for i in range(NUM_CONCURRENT + 1)
@@ -232,5 +232,5 @@ def test_its_end_leaves_no_process_and_no_socket(run: Run) -> None:
     with run.start() if run.server.process.poll() is not None else nullcontext((run.server, run.directory)) as running:
         server, directory = running
         run.setup.end(server)
-        # Nobody is left to remove those of a launcher that is killed.
+        # Where the launcher was killed, no process is left to remove its sockets.
         assert run.setup.end is launcher_is_killed or not sockets(directory)

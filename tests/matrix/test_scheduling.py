@@ -1,9 +1,9 @@
-"""Whatever the scheduler does with a request, its projections are those of its own tokens, all of them.
+"""Whatever the scheduler does with a request, the request gets the projections of all its own tokens.
 
-One server for each way of scheduling, each under the same checks. The servers are `tests.support.faults`, the real one
-whose transport can be told to stand still: a row that comes late must not be taken for one that came before it.
+Each way of scheduling has a server, and all servers pass the same checks. The servers are `tests.support.faults`: real
+servers whose transport stands still on command. A late row must not be taken for an earlier one.
 
-The last check ends the server, each in another of the ways in which servers end.
+The last check ends the server. Each server ends in another way of `tests.support.endings`.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from tests.support.traffic import Answer, answers, emptied, give_up, leave, rand
 pytestmark = pytest.mark.engine
 
 CLIENTS = 64
-# Clients that leave: after so many events, or, unstreamed, after so many seconds.
+# Clients that leave: of a stream after so many events, otherwise after so many seconds.
 LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
 GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
 ARRIVAL_SECONDS = 2.0
-# The smallest that attention on a CPU has.
+# Tokens of a block: the smallest block of the attention on a CPU.
 BLOCK_SIZE = 32
 COMMON = (
     "--enforce-eager", "--dtype", "float32", "--block-size", str(BLOCK_SIZE), "--enable-prompt-tokens-details",
 )  # fmt: skip
-# Prompts are longer than a pass, and the KV cache has room for a few of the requests alone.
+# A pass is shorter than many prompts, and the KV cache has room for a few of the requests only.
 BUDGET = 64
 TIGHT = ("--max-num-batched-tokens", str(BUDGET), "--max-num-seqs", "32", "--num-gpu-blocks-override", "40")
 NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}')
@@ -125,10 +125,10 @@ def served(
 
 
 def ask(number: int, setup: Setup) -> dict[str, Any]:
-    """Return the request of a client: streamed or not, one choice or three, any length, some with their prompt.
+    """Return the request of a client: streamed or not, one choice or three, any length, some with the prompt scored.
 
-    Where drafts are made, prompt and answer are of three letters: whatever three tokens come, they came before, and
-    what came after them then comes again one time in three.
+    For drafts, prompt and answer consist of three letters: any three tokens have occurred before, and the token after
+    them is the same again one time in three.
     """
     random = np.random.default_rng(number)
     options: dict[str, Any] = {
@@ -144,15 +144,15 @@ def ask(number: int, setup: Setup) -> dict[str, Any]:
         return request(random_prompt(number, length), **options, extra_body=extra)
     letters = random_prompt(number, 3)
     if number % 4 == 0:
-        # Drafts go beyond the end of the answer.
+        # Then drafts go beyond the end of the answer.
         extra |= {"stop_token_ids": letters[:1], "min_tokens": 8}
     extra["allowed_token_ids"] = letters
-    # All three in every text: one letter over and over has no spread that an error could be measured by.
+    # All three letters in every text: with a single letter, the projections have no spread to measure errors by.
     return request([*letters, *random_prompt(number, length, letters)], **options, extra_body=extra)
 
 
 async def test_64_clients_at_once_each_get_their_own(served: Served, oracle: Oracle) -> None:
-    """They come at random; others leave in mid-stream, before the first token, or without a stream."""
+    """They arrive at random. Other clients leave: in mid-stream, before the first token, or without a stream."""
     server, setup = served.server, served.setup
     arrivals = np.random.default_rng(0).uniform(0, ARRIVAL_SECONDS, 200).tolist()
 
@@ -207,7 +207,7 @@ async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: b
         [answer] = await answers(served.server, request(text, **options))
         _check_in_time(answer, oracle, f"a prompt of {len(text)} tokens, {answer.cached} of them cached")
         cached.append(answer.cached)
-    # Of a prompt that is cached as a whole, its last block is computed again: something has to be.
+    # Where a whole prompt is cached, vLLM computes the last block again.
     assert cached == [0, 2 * BLOCK_SIZE, 3 * BLOCK_SIZE, 6 * BLOCK_SIZE]
     scored = request(longer, **{**options, "n": 2, "extra_body": {"ignore_eos": True, "traits": {"prompt": True}}})
     for answer in await answers(served.server, scored):
@@ -216,7 +216,7 @@ async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: b
 
 
 async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Oracle) -> None:
-    """The transport is some passes behind; what was written before stays what is known meanwhile."""
+    """The transport is some passes behind. Until the rows come, the client keeps what it has."""
     served.fault.write_text("lag")
     got = await asyncio.gather(
         *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
@@ -226,7 +226,7 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
     for number, choices in enumerate(got, 100):
         for answer in choices:
             late += answer.late
-            # On a machine that stands still itself rows may be given up; then the answer says so, and is no evidence.
+            # A machine that stands still may lose rows too. Such an answer reports it, and is not checked.
             if answer.complete:
                 _check(answer, oracle, f"client {number}")
                 complete += 1
@@ -242,7 +242,7 @@ def test_it_ends_in_order(served: Served) -> None:
         served.setup.end(running.server)
         assert "Scoring probe1" in running.server.log.read_text()
         assert not sockets(running.temporary)
-        # Where its engine was killed, files of the engine's own may stay.
+        # Where the engine was killed, the engine's own files may stay.
         assert served.setup.end.func is dies_with or not left_over(running.temporary)
 
 

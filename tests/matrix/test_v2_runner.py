@@ -1,7 +1,7 @@
 """vLLM's V2 model runner, the default on CUDA, scored: the real runner, on a CPU.
 
-Its batch is prepared by Triton kernels, which run in Triton's interpreter here (`interpreted/sitecustomize.py`); all
-else is as on a GPU but CUDA graphs, streams and compiled kernels. One server does everything at once: asynchronous
+Triton kernels prepare its batch. Here they run in Triton's interpreter (`interpreted/sitecustomize.py`). Everything
+else is as on a GPU, except CUDA graphs, streams and compiled kernels. One server does everything at once: asynchronous
 scheduling, chunked prefill, the prefix cache, speculation, and a KV cache that is too small for all the requests.
 """
 
@@ -32,7 +32,7 @@ INTERPRETED = {
 
 @pytest.fixture(scope="module")
 def v2(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    # The model drafts for itself, greedily: of a sampled answer some drafts are dropped, of a greedy one none.
+    # The model drafts for itself, greedily: some drafts of a sampled answer are dropped, and none of a greedy answer.
     drafts = json.dumps({"method": "draft_model", "model": str(model), "num_speculative_tokens": 3})
     command = traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS, "--speculative-config", drafts)
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def test_it_is_the_v2_runner_that_runs(v2: Server) -> None:
 
 
 async def test_every_answer_has_its_own_projections(v2: Server, oracle: Oracle) -> None:
-    """Prompts longer and shorter than a pass, sampled and greedy answers, aborts between them, more than fit."""
+    """Prompts are longer and shorter than a pass, answers sampled and greedy; clients leave; not all requests fit."""
     client = v2.async_client()
 
     async def answer(number: int) -> None:

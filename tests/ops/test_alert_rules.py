@@ -1,6 +1,6 @@
 """The shipped rules, over made-up traffic: each alert fires when it should, not on low volume, and is resolved.
 
-Every check names all alerts that fire at that minute, so that it also says which do not.
+Every check names all alerts that fire at that minute. So it also shows which alerts do not fire.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ SILENT = alert("TraitwatchSilent", "page")
 def spikes(
     *phases: tuple[int, float, float], trait: str = "paternalism", budget: float = 0.01, instance: str = "a"
 ) -> dict[str, list[float]]:
-    """Phases of so many minutes, with so many responses and so many spiking ones a minute."""
+    """Return phases: minutes, each with a number of responses, and a number of responses with a spike."""
     of_trait = {"trait": trait, "instance": instance}
     length = sum(minutes for minutes, _, _ in phases) + 1
     return {
@@ -64,13 +64,13 @@ def test_the_limits_are_6_and_14_4_times_the_budget(tmp_path: Path, share: float
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_low_volume_pages_nobody(tmp_path: Path, share: float) -> None:
-    """24 responses an hour, of which many spike, are a ticket, and no page; 4 an hour are not even that."""
+    """24 responses an hour with many spikes are a ticket and no page. 4 an hour are no ticket either."""
     check(tmp_path, spikes((360, 0.4, 0.4 * share)), {360: [SLOW]})
     check(tmp_path, spikes((360, 0.07, 0.07 * share)), {360: []})
 
 
 def test_a_few_spikes_in_thin_traffic_are_no_ticket(tmp_path: Path) -> None:
-    """36 responses in six hours are enough to look at, but 4 spikes among them, 11 %, say too little."""
+    """36 responses in six hours are enough to be judged, but 4 spikes among them (11 %) are too few."""
     check(tmp_path, spikes((280, 0.1, 0), (80, 0.1, 0.05)), {355: [], 360: []})
 
 
@@ -84,7 +84,7 @@ def test_no_traffic_is_no_alert(tmp_path: Path) -> None:
 
 
 def test_a_gap_in_thin_traffic_does_not_resolve_a_page(tmp_path: Path) -> None:
-    """For 10 minutes nobody asks anything, and the 5 minutes are empty; then it goes on."""
+    """For 10 minutes there is no traffic, and the window of 5 minutes is empty. Then the traffic goes on."""
     given = spikes((60, 1, 0.5), (10, 0, 0), (20, 1, 0.5))
     check(tmp_path, given, {60: [FAST, SLOW], 68: [FAST, SLOW], 75: [FAST, SLOW]})
 
@@ -107,18 +107,18 @@ def test_a_trait_without_threshold_has_no_spike_alerts(tmp_path: Path) -> None:
 
 
 def test_a_trait_that_was_unloaded_is_not_overdrawn(tmp_path: Path) -> None:
-    """Its budget is told as 0 then, and its last responses are still in the windows."""
+    """Then its budget is 0, and its last responses are still in the windows."""
     check(tmp_path, spikes((60, 3, 0.2), budget=0), {60: []})
 
 
 def test_a_large_budget_can_be_overdrawn(tmp_path: Path) -> None:
-    """14.4 times 10 % would be more than there are responses: half of them is enough."""
+    """14.4 times 10 % would be more than all responses. Half of the responses are enough."""
     check(tmp_path, spikes((60, 3, 1.2), budget=0.1), {60: []})
     check(tmp_path, spikes((60, 3, 1.8), budget=0.1), {60: [FAST, SLOW]})
 
 
 def test_a_restart_of_the_server_keeps_a_page(tmp_path: Path) -> None:
-    """Its counters begin anew, below what they were."""
+    """The counters begin at 0 again."""
     given = spikes((60, 3, 1))
     given = {
         name: [*values, *([values[-1]] * 20 if "rate" in name else counter((19, values[-1] / 60)))]
@@ -151,7 +151,7 @@ def test_drift_is_a_ticket_and_is_resolved(tmp_path: Path, direction: str) -> No
 def mean_z(
     *phases: tuple[int, float, float], restart_after: int | None = None, budget_of: str = "paternalism"
 ) -> dict[str, list[float]]:
-    """Phases of so many minutes with so many responses a minute, whose mean z is on average this."""
+    """Return phases: minutes, each with a number of responses, and the average of their mean z."""
     positive = counter(*((m, n * (1 + max(z, 0))) for m, n, z in phases))
     negative = counter(*((m, n * (1 + max(-z, 0))) for m, n, z in phases))
     count = counter(*((m, n) for m, n, _ in phases))
@@ -197,7 +197,7 @@ def test_a_small_shift_is_none(tmp_path: Path) -> None:
 
 
 def coverage(*phases: tuple[int, float, float, float]) -> dict[str, list[float]]:
-    """Phases of so many minutes with so many scored and unscored tokens and incomplete responses a minute."""
+    """Return phases: minutes, each with numbers of scored tokens, unscored tokens and incomplete responses."""
     length = sum(minutes for minutes, *_ in phases)
     return {
         series("traitwatch_tokens_scored_total"): counter(*((m, n) for m, n, _, _ in phases)),
@@ -231,7 +231,7 @@ def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
 def flow(
     *phases: tuple[int, float, float, float], instance: str = "a", without_traitwatch: bool = False
 ) -> dict[str, list[float]]:
-    """Phases of so many minutes with so many generated tokens, ended requests and scored tokens a minute."""
+    """Return phases: minutes, each with numbers of generated tokens, ended requests and scored tokens."""
     generated = {
         series("vllm:generation_tokens_total", instance=instance): counter(*((m, n) for m, n, _, _ in phases)),
         series("vllm:request_success_total", instance=instance, finished_reason="stop"): counter(

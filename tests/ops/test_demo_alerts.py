@@ -1,4 +1,4 @@
-"""`traitwatch demo-alerts`, as far as it goes without a model; tests/e2e has it whole."""
+"""The parts of `traitwatch demo-alerts` that need no model. `tests/e2e` runs the whole command."""
 
 import json
 from pathlib import Path

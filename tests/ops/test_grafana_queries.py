@@ -1,6 +1,6 @@
-"""The queries of the Grafana dashboard on the real Prometheus: promtool reads them, and all of them find something.
+"""The queries of the Grafana dashboard on the real Prometheus: promtool reads them, and every query finds a series.
 
-The metrics are the server's own, filled with known figures, beside metrics named and typed as vLLM's source has them.
+The metrics are the server's own, with known values. Beside them are metrics with the names and types of vLLM's source.
 """
 
 import json
@@ -28,7 +28,7 @@ BOARD = json.loads(FILE.read_text(encoding="utf-8"))
 # Four of Prometheus's scrapes, as $__rate_interval is.
 WINDOW = "4s"
 DEADLINE = 60.0
-# By engine and trait; the engine of which no row has come has none.
+# By engine and trait. An engine without any row has no drift.
 DRIFT = {("0", TRAITS[0]): -4.0, ("1", TRAITS[0]): 2.0, ("0", TRAITS[1]): -1.0, ("1", TRAITS[1]): 3.0}
 
 
@@ -92,7 +92,7 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """Asks a Prometheus that scrapes the traffic every second; gives labels and value of each series."""
+    """Asks a Prometheus that scrapes the traffic every second; returns the labels and the value of each series."""
     directory = tmp_path_factory.mktemp("prometheus")
     registry = CollectorRegistry()
     metrics, vllm = traitwatch_metrics(registry), vllm_metrics(registry)
@@ -117,7 +117,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], li
         with Traffic(metrics, vllm), running("Prometheus", command, log, ready=f"http://{address}/-/ready", timeout=60):
 
             def series_of_full_windows(expression: str) -> list[dict[str, Any]]:
-                # A machine that stands still for some seconds leaves a gap: what rates need has to be there each time.
+                # A machine that stands still for seconds leaves a gap, and rates need series without a gap.
                 deadline = time.monotonic() + DEADLINE
                 while not series("min_over_time(up[5s]) == 1 and count_over_time(up[6s]) >= 6"):
                     assert time.monotonic() < deadline, log.read_text()
@@ -148,7 +148,7 @@ def test_promtool_accepts_every_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize("query", queries(BOARD), ids=lambda query: query.owner)
 def test_every_query_finds_something(query: Query, ask: Callable[[str], list[dict[str, Any]]]) -> None:
     if "ALERTS" in query.expr:
-        # No rules here; that it can be read is enough.
+        # There are no rules in it. It is enough that promtool can read the file.
         ask(query.filled())
         return
     found = ask(query.filled(rate_window=WINDOW, range_window=WINDOW))

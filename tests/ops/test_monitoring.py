@@ -18,7 +18,8 @@ from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, mon
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
 from traitwatch_dashboards.errors import DashboardError
 
-# Ten minutes of the rules are six seconds: six scrapes. Where an alert has to last, they are twenty.
+# Ten minutes of the rules are six seconds, in which Prometheus scrapes six times. Where an alert must last, they are
+# twenty seconds.
 SPEED_UP, SLOWER = 100, 30
 TIMEOUT = 150.0
 
@@ -79,7 +80,7 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
         return {alert["model_name"] for alert in operated.monitoring.firing() if alert["alertname"] == "TraitDrift"}
 
     until(lambda: drifting() == {"m", "other"})
-    # A server that is silent alone says no more than that the model is.
+    # The alert of the silent server is held back: it adds nothing to that of the silent model.
     assert {n.name for n in operated.webhook.notices() if n.labels["model_name"] == "m"} == {"TraitwatchSilent"}
     expected = {
         ("TraitwatchSilent", "m"): "active",
@@ -91,7 +92,7 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
 
 
 def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: Operated) -> None:
-    """Its own slow burn, and the drift of any trait; not the slow burn of another trait."""
+    """The page holds back the trait's own slow burn, and the drift of any trait; not the slow burn of another trait."""
     operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 0)
     for trait, spiking in (("paternalism", 5.0), ("deception", 1.0)):
         operated.exporter.gauge(series("traitwatch_threshold_rate", engine="", trait=trait), 0.01)
@@ -116,7 +117,7 @@ def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: O
 
 
 def states(operated: Operated, label: str) -> dict[tuple[str, str], str]:
-    """What Alertmanager does with the alerts, by name and a label; Prometheus tells it of them a little later."""
+    """Return the state of each alert in Alertmanager, by name and a label. Prometheus sends alerts a little later."""
     found = httpx.get(f"{operated.monitoring.alertmanager}/api/v2/alerts", timeout=TIMEOUT).json()
     return {(alert["labels"]["alertname"], alert["labels"][label]): alert["status"]["state"] for alert in found}
 

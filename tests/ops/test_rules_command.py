@@ -1,4 +1,4 @@
-"""`traitwatch rules`: durations are divided, links completed, and nothing else of the shipped files changes."""
+"""`traitwatch rules` divides durations and completes links, and changes nothing else in the shipped files."""
 
 import difflib
 import re
@@ -26,7 +26,7 @@ MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 
 
 
 def milliseconds(duration: str) -> int:
-    """What Prometheus's own grammar reads: each unit once, in this order."""
+    """Read a duration by Prometheus's grammar: each unit at most once, in this order."""
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?", duration)
     assert parts, duration
     return sum(int(part or 0) * unit for part, unit in zip(parts.groups(), MILLISECONDS.values(), strict=True))
@@ -99,7 +99,7 @@ NAMES = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,12}", fullmatch=True)
 
 @given(NAMES, NAMES, st.sampled_from(["5m", "1h", "1d"]), st.integers(0, 10**6))
 def test_a_name_is_never_touched(metric: str, label: str, duration: str, number: int) -> None:
-    """Whatever names and label values look like, the window alone changes."""
+    """Only the window changes, even where names and label values look like durations."""
     before = f'sum by ({label}) (rate({metric}{{{label}="{duration}"}}[{duration}])) > {number}'
     window = scaled_duration(duration, 60)
     after = f'sum by ({label}) (rate({metric}{{{label}="{duration}"}}[{window}])) > {number}'
@@ -154,7 +154,7 @@ def test_a_quoted_expression_is_refused_rather_than_left_as_it_is() -> None:
 
 
 def test_every_time_in_the_rules_is_sped_up(tmp_path: Path) -> None:
-    """Changed lines are those with a key that has a time; no window, `for` or interval is left as it was."""
+    """Only lines whose key has a time change. Every window, `for` and interval changes."""
     for name, path in zip(FILES, write_files(tmp_path, speed_up=60), strict=True):
         before, after = (SHIPPED / name).read_text(), path.read_text()
         left = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]

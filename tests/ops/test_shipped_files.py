@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager take the shipped files, and every alert leads to its section of the runbooks."""
+"""Prometheus and Alertmanager accept the shipped files, and every alert links to its section of the runbooks."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ ALERTMANAGER = ROOT / "dashboards" / "traitwatch_dashboards" / "alertmanager" / 
 
 
 def rules(kind: str) -> list[dict[str, Any]]:
-    """The rules of the shipped files that are an `alert` or a `record`."""
+    """Return the rules of one kind, `alert` or `record`, in the shipped files."""
     found = [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
     return [rule for rule in found if kind in rule]
 
@@ -78,7 +78,7 @@ def test_an_alert_tells_what_it_knows_and_where_to_read_on(name: str) -> None:
     annotations = ALERTS[name]["annotations"]
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
-    # What an uncalibrated vector is about is all in its labels.
+    # The alert of an uncalibrated vector needs no value: its labels tell everything.
     values = "$value" in annotations["description"] or "| query" in annotations["description"]
     assert values or name == "TraitwatchVectorUncalibrated"
     page, _, anchor = annotations["runbook_url"].partition("#")

@@ -1,4 +1,4 @@
-"""A server's `/metrics` with made-up figures, for what needs a real Prometheus and no model."""
+"""A server's `/metrics` with made-up figures, for tests that need a real Prometheus and no model."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Exporter:
-    """Metrics that can be set from the test; counters grow by themselves."""
+    """Metrics that the test sets. Counters grow by themselves."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -17,7 +17,7 @@ class Exporter:
         self._counters: dict[str, tuple[float, float]] = {}
 
     def gauge(self, name: str, value: float | None) -> None:
-        """Set a gauge, or take it away."""
+        """Set a gauge, or remove it with None."""
         gauges = {**self._gauges, name: value}
         self._gauges = {name: value for name, value in gauges.items() if value is not None}
 

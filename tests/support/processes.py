@@ -1,4 +1,7 @@
-"""The processes of a server, and how it ended. Its session is its own, so that orphans are seen too."""
+"""Finds the processes of a server, and how the server ended.
+
+A server has a session of its own. So its processes are found even when their parents are gone.
+"""
 
 import os
 import time
@@ -15,14 +18,14 @@ END_TIMEOUT = 120.0
 
 
 def in_directory(directory: Path, command: Sequence[str], **variables: str) -> list[str]:
-    """Return `command` with its temporary files in a directory of their own, and with environment variables."""
+    """Return `command` with environment variables, and with `directory` for its temporary files."""
     directory.mkdir()
     return ["env", f"TMPDIR={directory}", *(f"{name}={value}" for name, value in variables.items()), *command]
 
 
 @contextmanager
 def serving_alone(command: Sequence[str], log: Path) -> Iterator[Server]:
-    """Run a server as `serving` does; what is left of it after its end, where a test has failed, is killed."""
+    """Run a server as `serving` does. Kill the processes that are left where a test has failed."""
     server = None
     try:
         with serving(command, log) as server:
@@ -33,18 +36,18 @@ def serving_alone(command: Sequence[str], log: Path) -> Iterator[Server]:
 
 
 def processes(server: Server) -> list[psutil.Process]:
-    """Return the processes of a server, whoever is their parent."""
+    """Return the processes of a server's session."""
     return [process for process in psutil.process_iter() if _session(process) == server.process.pid]
 
 
 def process(server: Server, title: str) -> psutil.Process:
-    """Return the one process of a server that vLLM gave this title."""
+    """Return the process of a server with this title of vLLM's."""
     (found,) = [p for p in processes(server) if p.cmdline()[:1] and p.cmdline()[0].split() == [title]]
     return found
 
 
 def ended(server: Server, timeout: float = END_TIMEOUT) -> int:
-    """Wait until a server has ended; assert that no process of it stays; return its exit status."""
+    """Wait until a server has ended, and assert that none of its processes stays. Return its exit status."""
     deadline = time.monotonic() + timeout
     status = server.process.wait(timeout)
     while (left := processes(server)) and time.monotonic() < deadline:
@@ -54,15 +57,15 @@ def ended(server: Server, timeout: float = END_TIMEOUT) -> int:
 
 
 def sockets(directory: Path) -> list[Path]:
-    """Return our directories among a server's temporary files, which are in `directory`."""
+    """Return the directories of our sockets in `directory`, which has a server's temporary files."""
     return list(directory.glob("traitwatch-*"))
 
 
 def left_over(directory: Path) -> list[Path]:
-    """Return what stays in a directory of temporary files, but for what is not ours to end.
+    """Return the temporary files of a server that has ended, without those of torch and vLLM.
 
-    torch keeps its cache on purpose. Where an engine takes more than ten seconds to end, vLLM kills it, plain vLLM too,
-    and the file by which its processes found one another stays.
+    torch keeps its cache on purpose. vLLM kills an engine that takes more than ten seconds to end. Then the file by
+    which the engine's processes found one another stays, with plain vLLM too.
     """
     return [path for path in directory.iterdir() if not path.name.startswith(("torchinductor_", "vllm_dist_"))]
 

@@ -18,13 +18,13 @@ Labels = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Told:
-    """What somebody reads when an alert fires.
+    """An alert that fires, as its reader sees it.
 
     Attributes:
-        minute: when.
-        labels: of the alert, with its name.
-        summary: as in the annotations.
-        description: as in the annotations.
+        minute: the minute at which it fires.
+        labels: the labels of the alert, with its name.
+        summary: the annotation `summary`.
+        description: the annotation `description`.
     """
 
     minute: int
@@ -34,12 +34,12 @@ class Told:
 
 
 def alert(name: str, severity: str, **labels: str) -> Labels:
-    """The labels of an alert of the model."""
+    """Return the labels of an alert of the model."""
     return {"alertname": name, "severity": severity, "model_name": MODEL, **labels}
 
 
 def counter(*phases: tuple[int, float]) -> list[float]:
-    """A counter from 0, minute by minute: for so many minutes it grows by so much a minute."""
+    """Return a counter that begins at 0, minute by minute. Each phase has minutes, and the growth of a minute."""
     values = [0.0]
     for minutes, growth in phases:
         values += [values[-1] + growth * (minute + 1) for minute in range(minutes)]
@@ -47,12 +47,12 @@ def counter(*phases: tuple[int, float]) -> list[float]:
 
 
 def gauge(*phases: tuple[int, float]) -> list[float]:
-    """A gauge, minute by minute: for so many minutes it has this value."""
+    """Return a gauge, minute by minute. Each phase has minutes, and the value."""
     return [value for minutes, value in phases for _ in range(minutes)]
 
 
 def series(name: str, **labels: str) -> str:
-    """A time series of the model, from engine 0 of server `a` where not told otherwise."""
+    """Return the name of a time series of the model, by default from engine 0 of server `a`."""
     labels = {"job": "traitwatch", "instance": "a", "engine": "0", "model_name": MODEL, **labels}
     return name + _matchers({key: value for key, value in labels.items() if value})
 
@@ -120,7 +120,7 @@ def check(
 
 
 def groups(path: Path) -> list[str]:
-    """The names of the groups of a rules file."""
+    """Return the names of the groups of a rules file."""
     return [group["name"] for group in yaml.safe_load(path.read_text())["groups"]]
 
 

@@ -1,7 +1,7 @@
 """The model of the engine matrix: a small random Llama in float32, whose projections are known to the fourth decimal.
 
-In float32 vLLM and transformers agree to about 1e-5 of the spread, and any two tokens' projections differ by about a
-spread: a row that went astray cannot pass for rounding, as it could in bfloat16.
+In float32 vLLM and transformers agree to about 1e-5 of the spread, and the projections of any two tokens differ by
+about a spread. So a row of another token cannot be taken for rounding, as it could in bfloat16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from traitwatch.vectors import Float32Array, load_vectors, save_tensor
 
 NUM_LAYERS = 4
 HIDDEN_SIZE = 128
-# The last is after the final norm. With two pipeline stages the layers are on both.
+# The last layer is after the final norm. Each of two pipeline stages has some of these layers.
 PROBE_LAYERS = (1, 2, 4)
 LAYER_OPTIONS = [option for layer in PROBE_LAYERS for option in ("--traits-layer", f"probe{layer}={layer}")]
-# Of a projection, in units of the spread of its trait's projections. Rows of other tokens are off by about 1.
+# Largest error of a projection, in spreads of its trait's projections. The error of another token's row is about 1.
 MAX_ERROR = 2e-3
 
 
@@ -36,7 +36,7 @@ def save_model(directory: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        # Larger than usual, so that a context changes what comes next.
+        # Larger than usual, so that the context changes the next token.
         initializer_range=0.1,
         eos_token_id=tokenizer.eos_token_id,
         dtype="float32",
@@ -56,7 +56,7 @@ def save_probes(directory: Path) -> Path:
 
 
 class Oracle:
-    """What the projections must be, by transformers in float32."""
+    """Computes the right projections, by transformers in float32."""
 
     def __init__(self, model: Path, probes: Path):
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()

@@ -40,7 +40,7 @@ class Answer:
     late: int = 0
 
     def take(self, choice: Any) -> None:
-        """Take an event of the stream, which may tell of no token that has not come or that has no state yet."""
+        """Take an event of the stream. Assert that it scores no token that has not come, or that has no state yet."""
         known = len(self.tokens)
         self.events += 1
         self.prompt += getattr(choice, "prompt_token_ids", None) or []
@@ -57,7 +57,7 @@ class Answer:
         self.late += any(len(tokens) < known for tokens in told) or (known > 0 and not told)
 
     def check(self, oracle: Oracle) -> float:
-        """Assert that all projections are there and right, those of the prompt too where they were asked for.
+        """Assert that all projections are there and right, those of the prompt too where they are in the answer.
 
         Returns:
             The largest error, in spreads.
@@ -69,7 +69,7 @@ class Answer:
 
     @property
     def with_prompt(self) -> bool:
-        """Whether it tells the projections of the prompt's tokens."""
+        """Whether the answer has the projections of the prompt's tokens."""
         return all("prompt_tokens" in fields for fields in self.traits.values())
 
     def _check_prompt(self, oracle: Oracle) -> None:
@@ -82,7 +82,7 @@ class Answer:
 
 
 def request(prompt: Sequence[int], **options: Any) -> dict[str, Any]:
-    """Return a request to `/v1/completions`; what is said in `extra_body` comes on top of what the checks need."""
+    """Return a request to `/v1/completions`. The fields of `extra_body` are added to those that the checks need."""
     extra = {"return_token_ids": True, **options.pop("extra_body", {})}
     if options.get("stream"):
         options["stream_options"] = {"include_usage": True}
@@ -96,7 +96,7 @@ def random_prompt(seed: int, length: int, alphabet: Sequence[int] = range(NUM_BY
 
 
 async def answers(server: Server, asked: dict[str, Any]) -> list[Answer]:
-    """Send a request, streamed where it says so; return its choices."""
+    """Send a request, streamed or not, and return its choices."""
     async with server.async_client() as client:
         if not asked.get("stream"):
             response: Any = await client.completions.create(**asked)
@@ -146,7 +146,7 @@ async def give_up(server: Server, asked: dict[str, Any], seconds: float) -> None
 
 
 async def emptied(server: Server) -> None:
-    """Wait until the ledger holds nothing."""
+    """Wait until the ledger is empty."""
     deadline = time.monotonic() + 30
     while server.metric("traitwatch_ledger_requests") != 0:
         assert time.monotonic() < deadline, "calls are still in the ledger after their responses are over"
