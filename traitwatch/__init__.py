@@ -3,7 +3,7 @@
 - `cli.py` has the command. It names each subcommand as a string, and imports a subcommand when it runs.
 - `vectors.py` reads and writes persona vectors. `card.py` has the card that lies beside each vector: its model, its
   best layer, its calibration. `files.py` writes files whole or not at all.
-- `spikes.py` says what a spike is, for builder, server and dashboards alike.
+- `spikes.py` finds spikes, in the same way for builder, server and dashboards.
 - `precision.py` chooses the precision of a model on this machine.
 - `processes.py` runs servers and programs as child processes. `process_guard.py` ends them when their owner is killed.
 - `vllm_private/` has everything that reads or patches vLLM where vLLM promises nothing.

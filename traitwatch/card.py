@@ -1,7 +1,7 @@
-"""The card of a persona vector, `<trait>.json`: what it is, how it was made, how far it can be trusted.
+"""The card of a persona vector, `<trait>.json`: the model, how the vector was made, how far it can be trusted.
 
-All of it is read and written as JSON and checked by pydantic. Lists named `layers` have one entry a layer index, 0 to
-num_layers, in order. Servers and people read cards through `traitwatch.vectors`, which exports these types.
+A card is read and written as JSON, and pydantic checks it. Lists named `layers` have one entry for each layer index, 0
+to num_layers, in order. Servers and people read cards through `traitwatch.vectors`, which exports these types.
 """
 
 import datetime
@@ -19,17 +19,17 @@ class SpikeThreshold(BaseModel):
     rate: float = Field(gt=0, lt=1, description="share of neutral responses with a spike")
     z: float = Field(description="standard deviations of the baseline")
     low: float = Field(description="lower end of the 95 % confidence interval of z")
-    high: float = Field(description="upper end of it")
+    high: float = Field(description="upper end of that interval")
 
 
 class LayerCalibration(BaseModel):
     """Projections of neutral response tokens on one layer's vector: float, units of the hidden state."""
 
     model_config = _STRICT
-    mean: float = Field(description="of the tokens' projections, units of the hidden state")
-    std: float = Field(gt=0, description="their standard deviation (ddof 1), the same units")
+    mean: float = Field(description="mean of the tokens' projections, units of the hidden state")
+    std: float = Field(gt=0, description="standard deviation of those projections (ddof 1), the same units")
     thresholds: list[SpikeThreshold] = Field(
-        default_factory=list, description="one for each rate; none where there were too few answers"
+        default_factory=list, description="one for each rate; none where the answers were too few"
     )
 
 
@@ -49,7 +49,7 @@ class Calibration(BaseModel):
 
 
 class LayerVerification(BaseModel):
-    """What one layer's vector is worth, on data that took no part in making it unless said otherwise."""
+    """How good the vector of one layer is, on data that took no part in making the vector unless noted otherwise."""
 
     model_config = _STRICT
     layer: int = Field(ge=0, description="layer index")
@@ -92,42 +92,45 @@ class Verification(BaseModel):
     num_pos: int = Field(ge=0, description="held-out positive answers")
     num_neg: int = Field(ge=0, description="held-out negative answers")
     better_than_null: bool = Field(description="whether it is better than vectors from shuffled labels")
-    verdict: str = Field(description="what the evidence says, in plain words")
+    verdict: str = Field(description="the result of the evidence, in plain words")
     date: datetime.date = Field(description="day of the measurement")
 
 
 class SteeringResult(BaseModel):
-    """What adding `coefficient` times the vector at a layer does to the answers to the eval questions."""
+    """The effect on the answers to the eval questions of adding `coefficient` times the vector at a layer."""
 
     model_config = _STRICT
     layer: int = Field(ge=0, description="layer index")
     coefficient: float = Field(description="of the vector as it is, not of its unit vector; 0 is no steering")
-    trait_score: float = Field(description="mean of the judge, 0 to 100")
-    coherence: float = Field(description="mean of the judge, 0 to 100")
+    trait_score: float = Field(description="mean trait score of the judge, 0 to 100")
+    coherence: float = Field(description="mean coherence, 0 to 100")
     num_answers: int = Field(ge=1, description="answers behind both means")
 
 
 class LayerRank(BaseModel):
-    """One layer's place among those that were measured: 1 is the best."""
+    """The place of one layer among the measured layers: 1 is the best."""
 
     model_config = _STRICT
     layer: int = Field(ge=0, description="layer index")
     rank: int = Field(
-        ge=1, description="its place; those with both AUC and effect come first, by the mean of their two ranks"
+        ge=1,
+        description="place of the layer; layers with both AUC and effect come first, by the mean of their two ranks",
     )
     auc: float | None = Field(default=None, description="held-out AUC of the response's mean projection")
     steering_effect: float | None = Field(
         default=None, description="highest gain of the mean trait score over no steering, coherence above the floor"
     )
-    coefficient: float | None = Field(default=None, description="where that gain was measured")
+    coefficient: float | None = Field(default=None, description="coefficient at which that gain was measured")
 
 
 class LayerChoice(BaseModel):
     """The table behind `best_layer`: `traitwatch layers` writes it."""
 
     model_config = _STRICT
-    ranks: list[LayerRank] = Field(description="the layers that were measured, the best first")
-    steering: list[SteeringResult] = Field(default_factory=list, description="what steering did, where it was tried")
+    ranks: list[LayerRank] = Field(description="the measured layers, the best first")
+    steering: list[SteeringResult] = Field(
+        default_factory=list, description="the effects of steering, where it was tried"
+    )
     coherence_floor: float | None = Field(
         default=None, description="mean coherence below which a steering result does not count"
     )
@@ -140,26 +143,30 @@ class JudgeCard(BaseModel):
 
     model_config = _STRICT
     name: str = Field(description="`openai` or `likelihood`")
-    model: str = Field(default="", description="its model; empty for `likelihood`, which asks the model itself")
+    model: str = Field(
+        default="", description="model of the judge; empty for `likelihood`, which asks the model itself"
+    )
     method: str = Field(
         default="", description="`logprobs`, `samples` or `integer`; of the likelihood judge `posterior`"
     )
-    note: str = Field(default="", description="what a reader of its scores should know")
+    note: str = Field(default="", description="note for readers of the scores")
 
 
 class Card(BaseModel):
-    """What a vector is, how it was made, and how far it can be trusted: `<trait>.json` beside the `.pt`."""
+    """The card of a vector: how the vector was made, and how far it can be trusted. `<trait>.json` beside the `.pt`."""
 
     model_config = ConfigDict(extra="forbid")
-    format: Literal[1] = Field(default=1, description="of the card")
+    format: Literal[1] = Field(default=1, description="version of the card's format")
     trait: str = Field(description="the trait's name")
-    description: str = Field(default="", description="what is meant by it")
+    description: str = Field(default="", description="meaning of the trait")
     model: str = Field(description="the model on which the vector was built")
-    hidden_size: int = Field(ge=1, description="width of its residual stream")
-    num_layers: int = Field(ge=1, description="its decoder layers; the vector has one row more")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the values of `<trait>_response_avg_diff.pt`")
-    best_layer: int | None = Field(default=None, description="the layer index at which the trait is told best")
-    best_layer_reason: str = Field(default="", description="why that one")
+    hidden_size: int = Field(ge=1, description="width of the model's residual stream")
+    num_layers: int = Field(ge=1, description="decoder layers of the model; the vector has one row more")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the values of `<trait>_response_avg_diff.pt`"
+    )
+    best_layer: int | None = Field(default=None, description="the layer index at which the vector tells the trait best")
+    best_layer_reason: str = Field(default="", description="the reason for that layer")
     calibration: Calibration | None = Field(default=None, description="what `traitwatch calibrate` measured")
     verification: Verification | None = Field(default=None, description="what `traitwatch verify` measured")
     layer_choice: LayerChoice | None = Field(default=None, description="what `traitwatch layers` measured")
@@ -175,7 +182,7 @@ class Card(BaseModel):
     coherence: float | None = Field(default=None, description="least coherence of both answers of an effective pair")
     elicit: str = Field(default="", description="how the trait was elicited: `system` or `many-shot`")
     read_under: str = Field(
-        default="", description="what stood before the answers when they were read: the `prompt` or the bare `question`"
+        default="", description="text before the answers when they were read: the `prompt` or the bare `question`"
     )
     sampling: dict[str, Any] = Field(
         default_factory=dict, description="how answers were sampled: `temperature`, `top_p`, `max_tokens`, `seed`"

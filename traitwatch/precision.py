@@ -4,8 +4,8 @@ On an accelerator that is bfloat16. On a CPU it follows the processor: oneDNN mu
 with AVX-512 or AMX (or Arm's bf16 instructions). Elsewhere they are 2 to 40 times slower than float32. Measured on two
 cores of an EPYC with AVX2, a 576 x 1536 linear, ms, float32 / bfloat16: one row 0.18 / 7.45, 256 rows 23 / 72.
 
-The demonstration's server, the builder, the judge and the tests ask here. An explicit choice of the user wins: whoever
-passes one does not ask.
+The demonstration's server, the builder, the judge and the tests use these functions, unless the user has chosen a
+precision.
 """
 
 from typing import Literal

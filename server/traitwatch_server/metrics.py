@@ -138,7 +138,7 @@ class Metrics:
         return name if name in self.engines else self.engines[-1]
 
     def show(self, traits: Iterable[ServedTrait]) -> None:
-        """Show which traits are loaded. A trait that is no longer loaded is not shown, but keeps its counts."""
+        """Show which traits are loaded. A trait that is no longer loaded disappears, but its counters stay."""
         for trait in self._shown:
             self._forget(self._info, *self._described(trait))
             if trait.threshold is not None:

@@ -53,7 +53,7 @@ def _parent_of(pid: int) -> int | None:
 def _watch(launcher: int, child: int) -> None:
     """Wait for the end of the launcher, then end its child. Both are file descriptors of processes."""
     _ended(launcher, None)
-    logger.error("The process that started this server is gone; what it started ends too.")
+    logger.error("The process that started this server has ended; the processes that it started end too.")
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(child, signal.SIGTERM)
         # An API process may wait for ever for an answer that its engine has not finished.

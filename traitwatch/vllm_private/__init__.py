@@ -3,7 +3,7 @@
 No other package imports such a name. `tests/unit/traitwatch/vllm_private/` has a contract test for each name, which
 fails where another version of vLLM has changed it.
 
-- `layers.py` finds the decoder layers of a model, and says what each returns. `batch.py` says which rows of a forward
+- `layers.py` finds the decoder layers of a model, and knows what each returns. `batch.py` reads which rows of a forward
   pass belong to which request. The scores of the server and the vectors of the builder stand on these two.
 - `worker.py` has the base of both worker classes. `scheduling.py` reads what the scheduler hands to a worker.
 - `command_line.py` has the parser and the run of `vllm serve`. `startup.py` patches how vLLM's processes start.

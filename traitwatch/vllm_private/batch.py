@@ -1,4 +1,4 @@
-"""Reads from a model runner which rows of a batch belong to which request; vLLM promises none of what is read here.
+"""Reads from a model runner which rows of a batch belong to which request. vLLM promises none of these attributes.
 
 The builder's engine and the server's tap both stand on this module, and on `traitwatch.vllm_private.layers`. A contract
 test holds each part to the installed vLLM. A runner that does not look as expected is refused at start-up: to read the

@@ -1,7 +1,7 @@
-"""The base of both worker classes of ours: the platform's own worker, with what ours read of it.
+"""The base of both worker classes of ours: the platform's own worker, and the attributes that ours read.
 
-vLLM promises that `--worker-cls` takes the name of a class, but not which class the platform's own worker is, nor
-what that worker has.
+vLLM promises that `--worker-cls` takes the name of a class. It does not promise which class the platform's own worker
+is, nor the attributes of that worker.
 """
 
 from typing import Any

@@ -118,7 +118,7 @@ async def _followed(
     monitor: Monitor,
     draining: Draining,
 ) -> AsyncGenerator[RequestOutput, None]:
-    """Generate, and add to the call what is generated.
+    """Generate, and add each output to the call.
 
     Args:
         start: starts the engine's own generator.

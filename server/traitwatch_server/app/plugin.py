@@ -140,7 +140,7 @@ def build_monitor(
         traits: the traits to score.
         api_process: the name of this API process in the keys of its requests.
         metrics: the counters of this API process.
-        spikes: one of the sinks of what is recorded. The other is telemetry, where the environment asks for it.
+        spikes: the first sink of the recorder. Telemetry is the second, where the environment asks for it.
     """
     telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
     sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]

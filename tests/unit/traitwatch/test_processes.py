@@ -47,7 +47,7 @@ with open(pids, "w") as file:
 server.serve_forever()
 """
 
-# Runs that server in a thread that ends, says so when it answers, and waits.
+# Runs that server from a thread that ends, writes a line when the server answers, and waits.
 _OWNER = """
 import sys, threading, time
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_what_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None
         until(lambda: pids.exists() and pids.read_text().endswith("\n"))
         started = read(pids)
         end_session(psutil.Process(process.pid), DEADLINE, 0.5)
-    assert process.returncode == 0, "the server itself was told, and ended"
+    assert process.returncode == 0, "the server itself ended on SIGTERM"
     assert not any(is_up(one) for one in started)
 
 

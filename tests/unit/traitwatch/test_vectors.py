@@ -93,15 +93,15 @@ def test_siblings_are_not_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"sha256": "0" * 64}, "another vector"),
         ({"hidden_size": 5}, r"\[3, 4\].*\[3, 5\]"),
         ({"calibration": None, "num_layers": 7}, r"\[3, 4\].*\[8, 4\]"),
     ],
 )
-def test_a_card_of_another_vector_is_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ArtifactError, match=says):
+def test_a_card_of_another_vector_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
         load_vector(write(tmp_path, card_changes=changes))
 
 
@@ -113,7 +113,7 @@ def test_a_malformed_card_is_refused_with_the_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (pickle.dumps([1, 2]), "not a plain tensor"),
         (b"garbage", "not a plain tensor"),
@@ -121,14 +121,14 @@ def test_a_malformed_card_is_refused_with_the_field(tmp_path: Path) -> None:
     ],
     ids=["pickle", "garbage", "empty"],
 )
-def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, says: str) -> None:
+def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(ArtifactError, match=says):
+    with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
 
 
 @pytest.mark.parametrize(
-    ("tensor", "says"),
+    ("tensor", "message"),
     [
         (torch.zeros(4), r"shape \[4\]"),
         (torch.zeros(2, 3, 4), r"shape \[2, 3, 4\]"),
@@ -137,9 +137,9 @@ def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, says: str) ->
         (torch.tensor([[1.0, 1.0], [float("inf"), 1.0]]), r"NaN or infinity at layers \[1\]"),
     ],
 )
-def test_what_is_not_a_persona_vector(tmp_path: Path, tensor: torch.Tensor, says: str) -> None:
+def test_what_is_not_a_persona_vector(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
     torch.save(tensor, tmp_path / "x.pt")
-    with pytest.raises(ArtifactError, match=says):
+    with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
 
 
@@ -208,7 +208,7 @@ def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_th
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"questions": []}, "questions"),
         ({"questions": ["same", "same"]}, "the same"),
@@ -218,7 +218,7 @@ def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_th
     ],
 )
 def test_a_malformed_definition_is_refused_with_its_reason(
-    tmp_path: Path, changes: dict[str, object], says: str
+    tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     good = {
         "instruction": [{"pos": "be brave", "neg": "be timid"}],
@@ -229,5 +229,5 @@ def test_a_malformed_definition_is_refused_with_its_reason(
     path.write_text(json.dumps(good))
     load_definition(path)
     path.write_text(json.dumps(good | changes))
-    with pytest.raises(ArtifactError, match=says):
+    with pytest.raises(ArtifactError, match=message):
         load_definition(path)

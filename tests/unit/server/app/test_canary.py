@@ -1,4 +1,4 @@
-"""The start-up check refuses a tap that is dead, silent or broken. The engine here says only what the worker sends."""
+"""The start-up check refuses a tap that is dead, silent or broken. The engine here decides what a worker sends."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ async def test_a_living_tap_passes_on_every_engine(monitor: Monitor, engines: in
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([], "no projection of it came"),
         ([[1, 0], [2, 0], [3, 0], [4, 0]], r"projections of other \(layer 2\) do not move"),
@@ -75,8 +75,8 @@ async def test_a_living_tap_passes_on_every_engine(monitor: Monitor, engines: in
     ],
     ids=["silent", "dead", "dead after the prompt", "nan", "inf", "too few"],
 )
-async def test_anything_else_refuses_to_start(monitor: Monitor, rows: list[list[float]], says: str) -> None:
-    with pytest.raises(CanaryError, match=says):
+async def test_anything_else_refuses_to_start(monitor: Monitor, rows: list[list[float]], message: str) -> None:
+    with pytest.raises(CanaryError, match=message):
         await canary.run_canary(Engine(monitor, rows), monitor)  # type: ignore[arg-type]
     assert len(monitor.ledger) == 0
 

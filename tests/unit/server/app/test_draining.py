@@ -1,4 +1,4 @@
-"""What a server that is told to end waits for, and what it answers meanwhile."""
+"""A server that is ending waits for its running requests, and refuses new ones."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""An engine that died is told from one that was ended."""
+"""The server tells an engine that died from an engine that was ended."""
 
 import asyncio
 from argparse import Namespace

@@ -40,7 +40,7 @@ def _app(plugins: str, *, admin: bool = True) -> FastAPI:
         monkeypatch.setenv("VLLM_PLUGINS", plugins)
         level = logging.root.level
         app = build_app(args, ("generate",))
-        # It has told the root logger to keep warnings to itself, those that other tests look for too.
+        # Building the app has raised the root logger's level, which would hide warnings that other tests look for.
         logging.root.setLevel(level)
         return app
 

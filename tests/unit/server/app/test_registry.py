@@ -25,7 +25,7 @@ TAPPED, COLUMNS = [1, 2], 3
 
 
 class Engine:
-    """Keeps what the workers are told to load."""
+    """Keeps the directions that the workers load."""
 
     def __init__(self) -> None:
         self.loaded: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
@@ -73,8 +73,8 @@ class Server:
 
 
 def message(response: httpx.Response) -> str:
-    told: str = response.json()["error"]["message"]
-    return told
+    text: str = response.json()["error"]["message"]
+    return text
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_nothing_outside_the_directories_is_read(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "expected"),
     [
         ({"path": "short_response_avg_diff.pt"}, r"shape \[3, 8\], but tiny needs \[4, 8\]"),
         ({"path": "second_response_avg_diff.pt", "layer": 3}, "layer 3 is not tapped; tapped are 1, 2"),
@@ -131,13 +131,15 @@ async def test_nothing_outside_the_directories_is_read(server: Server, tmp_path:
         ({"path": "text.pt"}, "is not a plain tensor"),
     ],
 )
-async def test_what_does_not_fit_is_a_400(server: Server, tmp_path: Path, body: dict[str, object], says: str) -> None:
+async def test_what_does_not_fit_is_a_400(
+    server: Server, tmp_path: Path, body: dict[str, object], expected: str
+) -> None:
     save(tmp_path, "short", layers=2)
     (tmp_path / "text.pt").write_text("hello")
     response = await server.load("new", **body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == 400
-    with pytest.raises(AssertionError, match=says):
+    with pytest.raises(AssertionError, match=expected):
         raise AssertionError(message(response))
     assert await server.names() == ["first"]
 

@@ -21,7 +21,7 @@ from traitwatch.vllm_private.layers import (
 
 
 class Llama(nn.Linear):
-    """Stands for vLLM's class, which is what `forward` says it is."""
+    """Stands for vLLM's class, by the module of its `forward`."""
 
     __module__, __qualname__ = "vllm.model_executor.models.llama", "LlamaDecoderLayer"
 
