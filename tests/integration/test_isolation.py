@@ -49,18 +49,23 @@ async def test_32_chats_at_once_score_as_alone(
         choice: Any = batched.choices[0]
         assert choice.traits_complete is True, f"chat {number}"
         text = (batched.prompt_token_ids, choice.token_ids)  # type: ignore[attr-defined]
-        expected, rounded = (source.projections(*text, directions) for source in (reference, in_bfloat16))
+        expected = reference.projections(*text, directions)
+        rounded = None
         for name in directions:
             got = _rows(choice, name)
-            bound = max(MAX_RELATIVE_ERROR_BATCHED, MAX_TIMES_BFLOAT16 * _error(rounded[name], expected[name]))
             error = _error(got, expected[name])
-            assert error <= bound, f"chat {number}, {name}: not the projections of its own tokens ({error:.3f})"
             # A near tie may send greedy decoding another way in a batch; up to there the two runs are one text.
             same = 1 + _common_prefix(choice.token_ids, single.choices[0].token_ids)  # type: ignore[attr-defined]
             solo = _rows(single.choices[0], name)
             both = min(same, len(got), len(solo))
-            spread = expected[name].std()
-            assert np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) <= bound * spread, f"chat {number}"
+            apart = float(np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) / expected[name].std())
+            bound = MAX_RELATIVE_ERROR_BATCHED
+            if max(error, apart) > bound:
+                # transformers in bfloat16 takes longer than all the rest: it computes only the texts that are hard.
+                rounded = rounded or in_bfloat16.projections(*text, directions)
+                bound = max(bound, MAX_TIMES_BFLOAT16 * _error(rounded[name], expected[name]))
+            assert error <= bound, f"chat {number}, {name}: not the projections of its own tokens ({error:.3f})"
+            assert apart <= bound, f"chat {number}"
 
 
 async def test_nothing_stays_in_the_ledger(embedded: Server) -> None:

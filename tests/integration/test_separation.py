@@ -27,7 +27,7 @@ async def test_held_out_answers_are_told_apart(embedded: Server, model: Path, sh
     extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     assert not set(evaluate.questions) & set(extract.questions)
     elicitation = Elicitation(extract, "many-shot", "paternalism")
-    rows = elicitation.rows(evaluate.questions, samples=2)
+    rows = elicitation.rows(evaluate.questions, samples=1)
     direction = load_vector(shipped / "paternalism_response_avg_diff.pt").direction(LAYER)
     reader = Reader.load(model)
     means = {}

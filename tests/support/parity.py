@@ -53,13 +53,18 @@ def check_parity(
     """
     for number, chat in enumerate(CHATS):
         prompt, response, scored = _answer(server, chat, sorted(directions))
-        expected, rounded = (r.projections(prompt, response, directions) for r in (reference, in_bfloat16))
+        expected = reference.projections(prompt, response, directions)
+        rounded = None
         for name in directions:
-            least, most = _agreement(rounded[name], expected[name])
             traits = scored[name]
             got = np.array([traits["prompt_last"], *traits["tokens"][:-1]])
             correlation, error = _agreement(got, expected[name])
             logger.info("chat %d %s: correlation %.5f, relative error %.4f", number, name, correlation, error)
+            if correlation >= MIN_CORRELATION and error <= MAX_RELATIVE_ERROR:
+                continue
+            # transformers in bfloat16 takes longer than all the rest: it computes only the texts that are hard.
+            rounded = rounded or in_bfloat16.projections(prompt, response, directions)
+            least, most = _agreement(rounded[name], expected[name])
             assert 1 - correlation <= max(1 - MIN_CORRELATION, MAX_TIMES_BFLOAT16**2 * (1 - least)), (
                 f"chat {number}, {name}: correlation {correlation}"
             )

@@ -133,6 +133,10 @@ def plain_vllm(model: Path, *arguments: str) -> list[str]:
     ]
 
 
-def unbound(threads: int, command: Sequence[str]) -> list[str]:
-    """Return a server's command with so many threads, whatever the number of cores; see `_unbound`."""
-    return ["env", *(f"{name}={value}" for name, value in _unbound(threads).items()), *command]
+def unbound(command: Sequence[str]) -> list[str]:
+    """Return a server's command with one thread that computes, which the system moves between the cores.
+
+    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
+    Two threads wait for each other at every layer, which on a busy machine takes longer than the work.
+    """
+    return ["env", "VLLM_CPU_OMP_THREADS_BIND=nobind", "OMP_NUM_THREADS=1", *command]

@@ -116,10 +116,10 @@ class SharedServers:
         if name == "embedded":
             traits = ("--traits", self.embedded_probes, "--traits", SHIPPED_VECTORS, "--traits-events", self.spike_log)
             command = traitwatch("serve", embedded_model(), *traits, *EMBEDDED_LAYER_OPTIONS)
-            return unbound(2, [*command, *_EMBEDDED_OPTIONS])
+            return unbound([*command, *_EMBEDDED_OPTIONS])
         ours = traitwatch("serve", self.random_model, "--traits", self.random_probes, *LAYER_OPTIONS)
         command = ours if name == "scored" else plain_vllm(self.random_model)
-        return unbound(1, [*_WITH_STORE, *command, *_RANDOM_OPTIONS])
+        return unbound([*_WITH_STORE, *command, *_RANDOM_OPTIONS])
 
     def _submit(self, name: str) -> "Future[Server]":
         self._starts[name] += 1
