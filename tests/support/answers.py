@@ -14,7 +14,7 @@ OURS = ("traits", "traits_complete")
 # What differs between any two answers of vLLM, whoever scores them.
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
 # The same fields, as they stand in the bytes of an answer.
-_RANDOM = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')":("[^"]*"|[0-9.]+)')
+_IDENTITY_BYTES = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')"(: ?)("[^"]*"|[0-9.]+)')
 _RUNS = 25
 # Of a stream, until one came as if no process had stood still meanwhile: vLLM joins the tokens of such a moment.
 RUNS = 10
@@ -50,7 +50,7 @@ def own_part(response: httpx.Response) -> list[str]:
 
 def raw(response: httpx.Response) -> bytes:
     """Return what was answered, byte for byte, but for identities: each run and each configuration has others."""
-    return _RANDOM.sub(rb'"\1":"-"', response.content)
+    return _IDENTITY_BYTES.sub(rb'"\1"\2"-"', response.content)
 
 
 def alike(

@@ -22,7 +22,8 @@ TRAITS = ("alignment-theatre", "corrigibility", "deception", "manipulativeness",
 TOKENS = 24
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0"}
 # What is counted of all traits, and of each; each with the labels that are read, besides the trait.
-_OF_ALL = ("traitwatch_tokens_scored_total", "traitwatch_tokens_unscored_total")
+_WAITING = "traitwatch_ledger_requests"
+_OF_ALL = ("traitwatch_tokens_scored_total", "traitwatch_tokens_unscored_total", _WAITING)
 _OF_A_TRAIT = {
     "traitwatch_token_z_count": ({},),
     "traitwatch_responses_total": ({},),
@@ -94,7 +95,7 @@ async def _settled(server: Server) -> dict[_Sample, float]:
     """Return the figures when those of earlier answers are all counted: when they stand still for some seconds."""
     async with asyncio.timeout(60):
         before, now = {}, _figures(server)
-        while before != now or server.metric("traitwatch_ledger_requests") != 0:
+        while before != now or now[_sample(_WAITING, {})] != 0:
             await asyncio.sleep(2)
             before, now = now, _figures(server)
     return now
