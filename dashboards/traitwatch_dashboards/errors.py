@@ -1,10 +1,11 @@
-"""What can go wrong in front of people.
+"""The error of the dashboards.
 
-DashboardError    something that was asked for cannot be shown
+TraitwatchError            see `traitwatch.errors`
+└── DashboardError         a dashboard cannot show the data that was asked for, or an option of its command is wrong
 """
 
 from traitwatch.errors import TraitwatchError
 
 
 class DashboardError(TraitwatchError):
-    """Says what was wrong and what to do, in one sentence."""
+    """Says in one sentence what was wrong and what to do."""

@@ -1,6 +1,6 @@
-"""The two chats of the demo: one question, after paternalistic replies and after respectful ones.
+"""The two chats of the demonstration: one question, after paternalistic replies and after respectful replies.
 
-The replies were written for the demo; none of them took part in building the vector.
+The replies were written for the demonstration. The vector was not built with them.
 """
 
 Chat = list[dict[str, str]]

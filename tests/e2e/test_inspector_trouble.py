@@ -24,7 +24,7 @@ pytestmark = pytest.mark.engine
     ("url", "key", "message"),
     [
         ("gone", KEY, "No server answers at"),
-        ("other", KEY, "it is no Traitwatch server"),
+        ("other", KEY, "it is not a Traitwatch server"),
         ("right", "wrong", "refuses the API key"),
     ],
 )

@@ -35,8 +35,8 @@ def test_a_burst_of_spikes_pages_and_is_resolved(tmp_path: Path) -> None:
         320,
         FAST,
         "m turns to paternalism: 16.67% of its responses spike",
-        "16.67% of the responses of the last hour had a paternalism spike (20 of 120), and 50% of those of the last 5 "
-        "minutes. Of neutral responses 1% do.",
+        "16.67% of the responses of the last hour had a paternalism spike (20 of 120), and 50% of the responses of the "
+        "last 5 minutes. For neutral responses the share is 1%.",
     )
     # From minute 325 on nothing spikes: the 5 minutes are clean at 330, and the alert outlives them by 15.
     check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [told])
@@ -49,8 +49,8 @@ def test_a_slow_burn_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
         690,
         SLOW,
         "m leans to paternalism: 8.25% of its responses spike",
-        "8.25% of the responses of the last 6 hours had a paternalism spike (30 of 360), and 10% of those of the last "
-        "30 minutes. Of neutral responses 1% do.",
+        "8.25% of the responses of the last 6 hours had a paternalism spike (30 of 360), and 10% of the responses of "
+        "the last 30 minutes. For neutral responses the share is 1%.",
     )
     check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [told])
 
@@ -141,9 +141,8 @@ def test_drift_is_a_ticket_and_is_resolved(tmp_path: Path, direction: str) -> No
         18,
         drift,
         f"m drifts {direction} in paternalism",
-        f"The responses of a server of m have gone {direction} in paternalism, all of them a little or some of them a "
-        "lot: the CUSUM of their mean z is at 20.0, and neutral traffic that stays as it was does not bring it above "
-        "15.",
+        f"The mean paternalism z of the responses of a server of m has moved {direction}: in all responses a little, "
+        "or in some responses a lot. The CUSUM of the mean z is at 20.0; unchanged traffic does not bring it above 15.",
     )
     check(tmp_path, given, {9: [], 13: [], 16: [drift], 30: [drift], 40: []}, [told])
 
@@ -216,7 +215,7 @@ def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
         COVERAGE,
         "Only 95% of the tokens of m are scored",
         "Of 15k tokens of the last 15 minutes 95% were scored; 99% is expected. 15 responses are incomplete. Spike "
-        "rates and drift are those of the rest.",
+        "rates and drift describe only the other responses.",
     )
     given = coverage((30, 1000, 5, 0.1), (30, 950, 50, 1), (60, 1000, 0, 0))
     check(tmp_path, given, {30: [], 34: [], 50: [COVERAGE], 60: [COVERAGE], 100: []}, [told])

@@ -1,8 +1,8 @@
-"""`traitwatch demo-alerts`: shows a paternalism alert arriving at a webhook, and its resolution.
+"""`traitwatch demo-alerts`: shows that an alert about paternalism arrives at a webhook, and that it is resolved.
 
-Nothing is staged: a real server scores a real (small) model, the real Prometheus evaluates the shipped rules, and the
-real Alertmanager posts to a webhook that this process listens on. Only time is shortened: every duration of the rules
-is divided by 60, so that an hour is a minute.
+All parts are real. A server scores a (small) model, Prometheus evaluates the shipped rules, and Alertmanager posts to a
+webhook of this process. Only the time is shorter: every duration of the rules is divided by 60, so that an hour is a
+minute.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ SPEED_UP = 60
 _ORDINARY, _BURST = 40, 32
 _AT_ONCE = 32
 _MAX_TOKENS = 60
-# Seconds after the beginning of the burst, and after the alert.
+# Seconds from the beginning of the burst to the alert, and from the alert to its resolution.
 _ALERT_TIMEOUT, _RESOLUTION_TIMEOUT = 60.0, 180.0
 
 
@@ -76,13 +76,13 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
     except (TraitwatchError, openai.OpenAIError, httpx.HTTPError) as error:
         raise click.ClickException(f"{error} (logs: {directory})") from error
     if not came or not resolved:
-        what = "resolved" if came else f"at the webhook within {_ALERT_TIMEOUT:.0f} s of the burst"
-        raise click.ClickException(f"the alert was not {what}; logs: {directory}")
+        missing = "resolved" if came else f"at the webhook within {_ALERT_TIMEOUT:.0f} s of the burst"
+        raise click.ClickException(f"the alert was not {missing}; logs: {directory}")
     console.print(f"\nThe alert came and went. Logs: {directory}")
 
 
 def _show(console: Console, url: str, webhook: Webhook) -> tuple[bool, bool]:
-    """Send the chats and show what arrives; tell whether the alert came and whether it was resolved."""
+    """Send the chats and print the notices that arrive; return whether the alert came, and whether it was resolved."""
     console.print(f"{_ORDINARY} ordinary chats ...")
     _send(url, ordinary_chats(_ORDINARY))
     early = len(webhook.notices())
@@ -118,7 +118,7 @@ def _show_notice(console: Console, notice: Notice, style: str, when: str) -> Non
 
 
 def _send(url: str, chats: Sequence[Chat]) -> None:
-    """Send chats, so many at once, and wait for the answers."""
+    """Send chats, up to `_AT_ONCE` at a time, and wait for the answers."""
     asyncio.run(_answers(url, chats))
 
 

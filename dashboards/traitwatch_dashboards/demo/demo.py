@@ -1,6 +1,6 @@
 """`traitwatch demo`: serves the embedded model and shows two real chats, token by token.
 
-It starts the server as a user would, with our own command, and then speaks HTTP to it like any client.
+The command starts the server with `traitwatch serve`, as a user does, and talks to it over HTTP like any client.
 """
 
 import signal
@@ -27,7 +27,7 @@ from traitwatch_dashboards.demo.server import (
 )
 from traitwatch_dashboards.example_chats import CHATS
 
-# z at which the colour is full. Blue is below the neutral baseline, red above it.
+# z at which the colour is full. Blue is below the neutral baseline, red is above it.
 _FULL_COLOUR_Z = 3.0
 _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
 
@@ -67,7 +67,7 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
 
 
 def _show_chats(console: Console, url: str) -> bool:
-    """Send both chats, print the answers and the table; tell whether all of it was scored."""
+    """Send both chats, print the answers and the table; return whether both answers were fully scored."""
     listed = {trait["id"]: trait for trait in httpx.get(f"{url}/v1/traits", timeout=30).json()["data"]}
     baseline = listed[DEMO_TRAIT]["calibration"]
     table = Table(title=f"{DEMO_TRAIT}, layer {listed[DEMO_TRAIT]['layer']}")

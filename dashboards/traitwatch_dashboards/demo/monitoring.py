@@ -1,7 +1,8 @@
-"""Runs the real Prometheus and Alertmanager with the shipped files, as long as a test or a demo lasts.
+"""Runs the real Prometheus and Alertmanager with the shipped files, while a test or a demonstration lasts.
 
-The files are those of `traitwatch rules`, sped up; only what a machine has of its own (addresses, receivers, how often
-to scrape) is put in afterwards. Both programs listen on free ports of 127.0.0.1 and keep everything in one directory.
+`traitwatch rules` writes the files with shorter durations. This module then sets the values that differ by machine:
+addresses, receivers and scrape interval. Both programs listen on free ports of 127.0.0.1 and store all files in one
+directory.
 """
 
 import shutil
@@ -20,13 +21,13 @@ from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import write_files
 
 _START_TIMEOUT = 60.0
-# Scrapes and evaluations are not sped up with the rest: a second is what a server's /metrics comfortably bears.
+# Scrapes and evaluations do not follow the speed-up: a server can answer /metrics once a second without load.
 _INTERVAL = "1s"
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where Prometheus and Alertmanager are installed."""
+    """The paths of the programs Prometheus and Alertmanager."""
 
     prometheus: str
     alertmanager: str
@@ -39,7 +40,7 @@ class Monitoring:
     Attributes:
         prometheus: URL of Prometheus.
         alertmanager: URL of Alertmanager.
-        directory: where their configuration, data and logs (`*.log`) are.
+        directory: directory of their configuration, data and logs (`*.log`).
     """
 
     prometheus: str
@@ -52,7 +53,7 @@ class Monitoring:
         return [(sample["metric"], float(sample["value"][1])) for sample in _data(answer)["result"]]
 
     def firing(self) -> list[dict[str, str]]:
-        """Return the labels of the alerts that fire now, whether Alertmanager passes them on or not."""
+        """Return the labels of the alerts that fire now, whether Alertmanager sends or inhibits them."""
         answer = httpx.get(f"{self.prometheus}/api/v1/alerts", timeout=10)
         return [alert["labels"] for alert in _data(answer)["alerts"] if alert["state"] == "firing"]
 
@@ -60,7 +61,7 @@ class Monitoring:
 def find_programs() -> Programs:
     """Return where the programs are; raise `DashboardError`, saying how to install them, where one is missing."""
     prometheus = shutil.which("prometheus")
-    # Debian's name, and that of the project's own releases.
+    # The first name is Debian's; the second is that of the project's own releases.
     alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
     if prometheus is None or alertmanager is None:
         missing = "prometheus" if prometheus is None else "prometheus-alertmanager"
@@ -75,10 +76,10 @@ def monitoring(servers: Sequence[str], webhook: str, directory: Path, *, speed_u
     """Scrape servers every second, evaluate the shipped rules, and post their alerts to a webhook.
 
     Args:
-        servers: URLs of servers whose `/metrics` are scraped.
-        webhook: URL to which Alertmanager posts, whatever the severity.
-        directory: an empty directory; logs stay in it.
-        speed_up: what the durations of the shipped files are divided by.
+        servers: URLs of the servers whose `/metrics` are scraped.
+        webhook: URL to which Alertmanager posts alerts of every severity.
+        directory: an empty directory; the logs stay in it.
+        speed_up: divisor of the durations in the shipped files.
 
     Raises:
         DashboardError: a program is not installed.
@@ -87,12 +88,12 @@ def monitoring(servers: Sequence[str], webhook: str, directory: Path, *, speed_u
     programs = find_programs()
     scrape, _, _, routing = write_files(directory, speed_up=speed_up)
     _adapt_routing(routing, webhook)
-    # Without a cluster, which would listen on a port of its own.
+    # Without a cluster, because a cluster would listen on another port.
     alone = (f"--storage.path={directory / 'alertmanager-data'}", "--cluster.listen-address=")
-    kept = (f"--storage.tsdb.path={directory / 'prometheus-data'}", "--enable-feature=exemplar-storage")
+    storage = (f"--storage.tsdb.path={directory / 'prometheus-data'}", "--enable-feature=exemplar-storage")
     with _program("Alertmanager", programs.alertmanager, routing, directory, *alone) as alertmanager:
         _adapt_scraping(scrape, servers, alertmanager)
-        with _program("Prometheus", programs.prometheus, scrape, directory, *kept) as prometheus:
+        with _program("Prometheus", programs.prometheus, scrape, directory, *storage) as prometheus:
             yield Monitoring(prometheus, alertmanager, directory)
 
 

@@ -1,4 +1,4 @@
-"""The server of the demos: the embedded model with the vectors that are shipped, started as a user would start it."""
+"""The server of the demonstrations: the embedded model with the shipped vectors, started with `traitwatch serve`."""
 
 import os
 import subprocess
@@ -25,20 +25,20 @@ _START_TIMEOUT = 900.0
 
 
 def prepare_embedded_model() -> Path:
-    """Return the path of the embedded model, which is prepared where this is its first use."""
-    made = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
-    if made.returncode != 0:
+    """Return the path of the embedded model; the first call prepares the model."""
+    prepared = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
+    if prepared.returncode != 0:
         raise click.ClickException("the embedded model could not be prepared (see above).")
-    return Path(made.stdout.strip())
+    return Path(prepared.stdout.strip())
 
 
 def choose_port(port: int | None) -> int:
-    """Return the port that was asked for, or 8000, or a free one where that is taken."""
+    """Return the given port; without one, 8000, or a free port where 8000 is taken."""
     return port or free_port(8000)
 
 
 def log_directory() -> Path:
-    """Return where demos keep their logs; it is there."""
+    """Return the directory for the logs of demonstrations; create it where it is missing."""
     directory = Path(platformdirs.user_cache_dir("traitwatch"))
     directory.mkdir(parents=True, exist_ok=True)
     return directory
@@ -46,7 +46,7 @@ def log_directory() -> Path:
 
 @contextmanager
 def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled: bool) -> Iterator[str]:
-    """Serve a model with its shipped vectors; yield the server's address when it answers; then end it.
+    """Serve a model with its shipped vectors, and yield the address when the server answers. Then end the server.
 
     Raises:
         ProcessError: it did not start.
@@ -79,16 +79,16 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
 
 
 def scored_choice(url: str, messages: Chat, trait: str, *, seed: int | None = None) -> Any:
-    """Have the demo's server go on with a chat.
+    """Continue a chat on the server of a demonstration.
 
     Args:
-        url: of the server.
+        url: address of the server.
         messages: the chat so far.
-        trait: to score the answer for.
-        seed: of the sampling.
+        trait: the trait whose scores the answer gets.
+        seed: seed of the sampling; None for a random one.
 
     Returns:
-        The answer's choice, as the `openai` package has it, with the text of each token and with the `traits`.
+        The choice, in the type of the `openai` package, with the text of each token and with `traits`.
     """
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
     answer = client.chat.completions.create(
@@ -109,5 +109,5 @@ def _traitwatch() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the server: offline, and a KV cache that fits a laptop, unless told otherwise."""
+    """Return the environment of the server: offline, and a KV cache for a laptop; the user's environment wins."""
     return {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}

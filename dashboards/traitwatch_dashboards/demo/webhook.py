@@ -1,4 +1,4 @@
-"""Receives what Alertmanager posts to a webhook, and keeps it: the place where an alert of a demo or a test arrives."""
+"""Receives and stores the notifications that Alertmanager posts to a webhook, for a demonstration or a test."""
 
 import json
 import threading
@@ -13,13 +13,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Notice:
-    """One alert of one notification.
+    """One alert in a notification.
 
     Attributes:
         status: `firing` or `resolved`.
-        labels: of the alert; `alertname` is among them.
-        annotations: of the alert.
-        received: when it came, in seconds of `time.monotonic`.
+        labels: labels of the alert, with `alertname`.
+        annotations: annotations of the alert.
+        received: time of arrival, in seconds of `time.monotonic`.
     """
 
     status: str
@@ -34,20 +34,29 @@ class Notice:
 
 
 class Webhook:
-    """What has come to the webhook so far. Safe to read from any thread."""
+    """The notices that the webhook has received so far. Any thread may read them.
+
+    Attributes:
+        url: address of the webhook.
+    """
 
     def __init__(self, url: str):
+        """Begin without notices.
+
+        Args:
+            url: address of the webhook.
+        """
         self.url = url
         self._notices: list[Notice] = []
         self._changed = threading.Condition()
 
     def notices(self) -> list[Notice]:
-        """Return everything that has come, in order."""
+        """Return all notices, in order of arrival."""
         with self._changed:
             return list(self._notices)
 
     def wait_for(self, wanted: Callable[[Notice], bool], timeout: float) -> Notice | None:
-        """Return the first notice that is wanted, once it is there; None where it is not there in `timeout` seconds."""
+        """Wait for the first notice that `wanted` accepts, and return it; return None after `timeout` seconds."""
 
         def first() -> Notice | None:
             return next((notice for notice in self._notices if wanted(notice)), None)
@@ -56,8 +65,8 @@ class Webhook:
             self._changed.wait_for(lambda: first() is not None, timeout)
             return first()
 
-    def take(self, body: Mapping[str, Any]) -> None:
-        """Keep the alerts of a notification."""
+    def receive(self, body: Mapping[str, Any]) -> None:
+        """Store the alerts of a notification."""
         now = time.monotonic()
         notices = [Notice(a["status"], a["labels"], a["annotations"], now) for a in body["alerts"]]
         with self._changed:
@@ -73,7 +82,7 @@ def webhook_receiver() -> Iterator[Webhook]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                webhook.take(json.loads(body))
+                webhook.receive(json.loads(body))
             except (ValueError, KeyError, TypeError):
                 self.send_error(HTTPStatus.BAD_REQUEST, "not a notification of Alertmanager")
                 return

@@ -1,9 +1,11 @@
 """The Grafana dashboard, `traitwatch.json`; `python -m traitwatch_dashboards.grafana` writes it.
 
-The dashboard is code, so that its queries can be tested and its panels look alike; the file is what people import. It
-is made with Grafana's own library, `grafana-foundation-sdk`, which serving does not need: it is imported here, late.
+The dashboard is code: its queries can be tested, and its panels look alike. People import the file. `make_dashboard`
+builds it with Grafana's own library, `grafana-foundation-sdk`, and imports the library late, because a server does not
+need it.
 
-All links lead to `${runbooks}`, a constant of the dashboard: `--runbooks URL` sets it, or Grafana's settings do.
+All links lead to `${runbooks}`, a constant of the dashboard. `--runbooks URL` or the settings in Grafana set the
+constant.
 """
 
 import json
@@ -20,7 +22,7 @@ _HEATMAPS_BESIDE_EACH_OTHER = 3
 
 
 def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
-    """Return the dashboard as Grafana reads it.
+    """Return the dashboard in the JSON model of Grafana.
 
     Args:
         runbooks: address of the page with the runbooks, without an anchor.
@@ -68,7 +70,7 @@ def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
         "Mean z of responses": trait_rows.scores_row(make),
         "z of tokens over time": trait_rows.token_z_row(make),
         "Drift of the whole traffic": trait_rows.drift_row(make),
-        "Coverage: what was scored, and what was not": health_rows.coverage_row(make),
+        "Coverage: scored and unscored tokens": health_rows.coverage_row(make),
         "From the workers to the API process": health_rows.transport_row(make),
         "vLLM itself": health_rows.vllm_row(make),
         "Vectors loaded": trait_rows.vectors_row(make),
@@ -76,16 +78,16 @@ def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
         board.with_row(build.Row(title))
         for panel in panels:
             board.with_panel(panel)
-    made: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
-    for number, panel in enumerate(made["panels"], start=1):
+    model: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    for number, panel in enumerate(model["panels"], start=1):
         panel["id"] = number
         if "repeat" in panel:
-            # The library's schema does not have this field of Grafana's.
+            # The schema of the library lacks this field of Grafana.
             panel["maxPerRow"] = _HEATMAPS_BESIDE_EACH_OTHER
-    for variable in made["templating"]["list"]:
-        # Nobody's link to the dashboard may say where its runbooks are.
+    for variable in model["templating"]["list"]:
+        # A link to the dashboard must not be able to set the address of the runbooks.
         variable["skipUrlSync"] = variable["type"] == "constant"
-    return made
+    return model
 
 
 def _query_variables() -> list[Any]:
@@ -106,7 +108,7 @@ def _query_variables() -> list[Any]:
 
 
 def dashboard_text(runbooks: str = RUNBOOKS) -> str:
-    """Return the content of the dashboard's file."""
+    """Return the content of the file of the dashboard."""
     return json.dumps(make_dashboard(runbooks), indent=2, ensure_ascii=False) + "\n"
 
 

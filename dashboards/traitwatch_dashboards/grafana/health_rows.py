@@ -1,4 +1,4 @@
-"""The rows of the Grafana dashboard that tell whether the scores can be relied on, and what vLLM does meanwhile."""
+"""The other rows of the Grafana dashboard: whether the scores are reliable, and the load and latency of vLLM."""
 
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models.dashboard import Panel
@@ -16,24 +16,24 @@ def glance_row(make: Panels) -> list[Builder[Panel]]:
     """Return the numbers at the top."""
     burn = PanelFrame(
         "Fastest burn of a budget",
-        "Of all traits, the highest share of responses with a spike in the time range, as a multiple of the share that "
-        "the card promises for neutral traffic. About 1 is neutral traffic; the alerts fire at 6 (ticket) and 14.4 "
-        "(page), over windows of their own.",
+        "The highest share, over all traits, of responses with a spike in the time range, as a multiple of the share "
+        "that the card promises for neutral traffic. Neutral traffic is about 1. The alerts fire at 6 (ticket) and "
+        "14.4 (page), over their own windows.",
         width=4,
         height=4,
         runbook=("TraitSpikesFast", "TraitSpikesSlow"),
     )
     coverage_row = PanelFrame(
         "Coverage",
-        "Share of the generated token states that were scored in the time range. Below 99 % the other panels speak of "
-        "a part of the traffic only.",
+        "Share of the generated token states that were scored in the time range. Below 99 % the other panels show only "
+        "a part of the traffic.",
         width=4,
         height=4,
         runbook=_COVERAGE_ALERT,
     )
     last = PanelFrame(
         "Last score",
-        "How long ago a response was scored, on any engine. It grows without traffic, too: compare with the tokens "
+        "Time since the last scored response, on any engine. It grows without traffic too: compare it with the tokens "
         "that vLLM generates, further down.",
         width=4,
         height=4,
@@ -41,15 +41,15 @@ def glance_row(make: Panels) -> list[Builder[Panel]]:
     )
     cusum = PanelFrame(
         "Highest CUSUM",
-        "The highest drift sum of any trait now, up or down. Above 15 the mean z of the traffic has moved.",
+        "The highest drift sum of any trait now, up or down. Above 15, the mean z of the traffic has moved.",
         width=4,
         height=4,
         runbook=("TraitDrift",),
     )
-    loaded = PanelFrame("Traits loaded", "Traits of which a vector is loaded, on any instance.", width=4, height=4)
+    loaded = PanelFrame("Traits loaded", "Traits with a loaded vector, on any instance.", width=4, height=4)
     uncalibrated = PanelFrame(
         "Uncalibrated vectors",
-        "Traits whose vector has no calibration: they have projections, but no z, no spikes and no drift.",
+        "Traits whose vector has no calibration. They have projections, but no z, no spikes and no drift.",
         width=4,
         height=4,
         runbook=("TraitwatchVectorUncalibrated",),
@@ -77,7 +77,7 @@ def glance_row(make: Panels) -> list[Builder[Panel]]:
 
 
 def coverage_row(make: Panels) -> list[Builder[Panel]]:
-    """Return the panels of what was scored, and what was not."""
+    """Return the panels about scored and unscored tokens."""
     share = PanelFrame(
         "Tokens scored",
         "Share of the generated token states that were scored. An alert fires below the dashed line at 99 %.",
@@ -85,14 +85,14 @@ def coverage_row(make: Panels) -> list[Builder[Panel]]:
     )
     unscored = PanelFrame(
         "Tokens not scored, by reason",
-        "`rows_missing`: rows were lost or late. `ledger_full`: too much was waiting in the API process. "
-        "`no_traits`: none was loaded. `not_scorable`: beam search. `internal_error`: a fault of Traitwatch, of which "
-        "the log tells.",
+        "`rows_missing`: rows were lost or late. `ledger_full`: too many rows were waiting in the API process. "
+        "`no_traits`: no trait was loaded. `not_scorable`: beam search. `internal_error`: a fault of Traitwatch; see "
+        "the server's log.",
         runbook=_COVERAGE_ALERT,
     )
     incomplete = PanelFrame(
         "Responses not fully scored, by reason",
-        "Choices a minute that went out with `traits_complete: false`. The reasons are those of the tokens.",
+        "Choices per minute that the server sent with `traits_complete: false`. The reasons are those of the tokens.",
         runbook=_COVERAGE_ALERT,
     )
     line = [ColourStep(_COVERAGE_LINE, RED)]
@@ -107,25 +107,26 @@ def coverage_row(make: Panels) -> list[Builder[Panel]]:
 
 
 def transport_row(make: Panels) -> list[Builder[Panel]]:
-    """Return the panels of the way from the workers to the API process."""
+    """Return the panels about the transport from the workers to the API process."""
     lag = PanelFrame(
         "Transport lag",
-        "Time from a worker's forward pass to the arrival of its rows in the API process. Milliseconds are normal; an "
-        "answer waits for its last rows a second at most, then it goes out incomplete.",
+        "Time from a worker's forward pass to the arrival of its rows in the API process. Milliseconds are normal. An "
+        "answer waits for its last rows for one second at most; then the server sends it incomplete.",
         runbook=_COVERAGE_ALERT,
     )
     ledger = PanelFrame(
         "Ledger",
-        "Requests whose projections wait for their response (left axis), and the memory they take (right axis). Both "
-        "follow the running requests; what only grows is a leak. Full at 16,384 requests or 1 GiB.",
+        "Requests whose projections wait for their response (left axis), and their memory (right axis). Both follow "
+        "the running requests; a line that only grows is a leak. The ledger is full at 16,384 requests or 1 GiB.",
         runbook=_COVERAGE_ALERT,
     )
     lost = PanelFrame(
         "Rows and events lost",
-        "`reader_behind`: the API process was too busy to read them. `ledger_full`: there was no room. `misplaced`: "
-        "they cannot be their request's. *Unclaimed*: they came after their response was over, as when a client "
-        "leaves. *Unreadable*: messages that were none of ours. *Events*: spikes for the log, or scores for "
-        "OpenTelemetry, that could not be written or sent. All but a few unclaimed rows mean that something is wrong.",
+        "`reader_behind`: the API process was too busy to read the rows. `ledger_full`: there was no room. "
+        "`misplaced`: the rows cannot belong to their request. *Unclaimed*: the rows came after the end of their "
+        "response, for example because a client left. *Unreadable*: messages that Traitwatch did not send. *Events*: "
+        "spikes for the log, or scores for OpenTelemetry, that could not be written or sent. A few unclaimed rows are "
+        "normal; all other losses mean a fault.",
         runbook=_COVERAGE_ALERT,
     )
     quantiles = [
@@ -150,29 +151,29 @@ def transport_row(make: Panels) -> list[Builder[Panel]]:
 
 
 def vllm_row(make: Panels) -> list[Builder[Panel]]:
-    """Return vLLM's own latency and load, in which the overhead of scoring would show."""
+    """Return the panels of vLLM's own latency and load. An overhead of scoring would show in them."""
     first = PanelFrame(
         "Time to first token",
-        "vLLM's own, from the arrival of a request to its first token. Scoring adds next to nothing to it: where it "
+        "vLLM's own time from the arrival of a request to its first token. Scoring adds almost nothing. If this time "
         "climbs together with the transport lag, the API process is busy.",
         width=6,
     )
     between = PanelFrame(
         "Time between tokens",
-        "vLLM's own, between two tokens of one response. Compare before and after switching the scores on "
+        "vLLM's own time between two tokens of one response. Compare it with and without scores in the responses "
         "(--traits-default), at the same number of running requests.",
         width=6,
     )
     load = PanelFrame(
         "Requests running and waiting",
-        "Requests in the engine's batch, and those that wait for a place in it. Latencies can be compared at equal "
-        "load only.",
+        "Requests in the engine's batch, and requests that wait for a place in it. Compare latencies only at equal "
+        "load.",
         width=6,
     )
     tokens = PanelFrame(
         "Tokens per second",
-        "What vLLM generated, and what was scored. They differ by the last token of each response, which has no state; "
-        "a scored line at 0 beside a generated one above it means that the monitor is silent.",
+        "Tokens that vLLM generated, and tokens that were scored. They differ by the last token of each response: it "
+        "has no state. If tokens are generated and the scored line is at 0, the monitor is silent.",
         width=6,
         runbook=("TraitwatchSilent", "TraitwatchServerSilent"),
     )

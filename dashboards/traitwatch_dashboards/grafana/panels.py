@@ -1,6 +1,7 @@
-"""The kinds of panel that the Grafana dashboard has, with what all panels of a kind share.
+"""The kinds of panel of the Grafana dashboard, with the options that all panels of a kind share.
 
-This module imports `grafana_foundation_sdk`, which serving does not need: `traitwatch_dashboards.grafana.dashboard` imports it late.
+This module imports `grafana_foundation_sdk`. A server does not need the library, so
+`traitwatch_dashboards.grafana.dashboard` imports this module late.
 """
 
 from collections.abc import Sequence
@@ -30,14 +31,14 @@ GREEN, ORANGE, RED, GREY = "green", "orange", "red", "#8e8e8e"
 
 @dataclass(frozen=True)
 class PanelFrame:
-    """What every panel has.
+    """The options that every panel has.
 
     Attributes:
-        title: its title.
-        description: how to read it; Markdown.
-        width: columns of 24.
+        title: title of the panel.
+        description: how to read the panel; Markdown.
+        width: columns, of 24.
         height: rows of some 38 pixels.
-        runbook: the alerts whose runbooks it links to.
+        runbook: the alerts whose runbooks the panel links to.
     """
 
     title: str
@@ -53,8 +54,8 @@ class Query:
 
     Attributes:
         expr: PromQL.
-        legend: name of its series.
-        exemplars: whether to ask for exemplars too.
+        legend: name of the series.
+        exemplars: whether to query exemplars too.
     """
 
     expr: str
@@ -64,14 +65,14 @@ class Query:
 
 @dataclass(frozen=True)
 class ColourStep:
-    """A value from which on a panel has another colour, or where it has a line."""
+    """A value above which a panel has another colour, or at which it has a line."""
 
     value: float
     colour: str
 
 
 class _Panel(Protocol):
-    """What the builders of all panels have in common."""
+    """The methods that the builders of all panels share."""
 
     def title(self, title: str) -> Self: ...
     def description(self, description: str) -> Self: ...
@@ -89,9 +90,14 @@ P = TypeVar("P", bound=_Panel)
 
 
 class Panels:
-    """Makes panels whose links lead to the page at one address, an anchor for each alert."""
+    """Builds panels. Their links lead to one page of runbooks, with an anchor for each alert."""
 
     def __init__(self, runbooks: str):
+        """Set the page of runbooks.
+
+        Args:
+            runbooks: address of the page, or a variable of the dashboard.
+        """
         self._runbooks = runbooks
 
     def timeseries(
@@ -103,7 +109,7 @@ class Panels:
         minimum: float | None = None,
         soft_maximum: float | None = None,
     ) -> Timeseries:
-        """Return a panel of lines over time; `lines` are drawn across it, dashed."""
+        """Return a panel of lines over time; `lines` are dashed lines across it."""
         panel = self._framed(Timeseries(), frame, lines, base="transparent").unit(unit)
         for number, query in enumerate(queries):
             panel.with_target(_query(query, number).range().exemplar(query.exemplars))
@@ -138,7 +144,7 @@ class Panels:
         decimals: int | None = None,
         empty: str = "-",
     ) -> Stat:
-        """Return one number, the newest; `levels` colour it, `base` below the first of them."""
+        """Return a panel with the newest value; `levels` colour it, and `base` does below the first level."""
         panel = self._framed(Stat(), frame, levels, base).unit(unit).no_value(empty)
         if decimals is not None:
             panel.decimals(decimals)
@@ -150,7 +156,7 @@ class Panels:
     def bars(
         self, frame: PanelFrame, query: Query, *, unit: str, levels: Sequence[ColourStep], maximum: float, decimals: int
     ) -> BarGauge:
-        """Return one bar a series."""
+        """Return a panel with one bar for each series."""
         panel = self._framed(BarGauge(), frame, levels).unit(unit).min(0).max(maximum).decimals(decimals)
         panel.with_target(_query(query, 0).instant()).no_value("no traffic")
         panel.orientation(common_models.VizOrientation.HORIZONTAL).show_unfilled(True)
@@ -158,10 +164,10 @@ class Panels:
         return panel.value_mode(common_models.BarGaugeValueMode.COLOR)
 
     def heatmap(self, frame: PanelFrame, buckets: str, *, cells: str, repeat: str) -> Heatmap:
-        """Return a heat map of the buckets of a histogram, one for each value of the variable `repeat`."""
+        """Return a heat map of a histogram's buckets; Grafana repeats it for each value of the variable `repeat`."""
         panel = self._framed(Heatmap(), frame).repeat(repeat).repeat_direction("h")
         query = _query(Query(buckets, "{{le}}"), 0).range().format(PromQueryFormat.HEATMAP)
-        # Cells of some four pixels, at three maps beside each other.
+        # With three maps beside each other, a cell is some four pixels wide.
         panel.with_target(query).max_data_points(100)
         colour = HeatmapColorOptions().mode(HeatmapColorMode.OPACITY).fill(ORANGE).scheme("Oranges").steps(64)
         panel.color(colour.scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5))
@@ -174,10 +180,10 @@ class Panels:
         """Return a table of instant queries, joined on the labels that they share.
 
         Args:
-            frame: of the panel.
+            frame: options of the panel.
             columns: label to the title of its column, in order.
-            values: title of a column to the query that fills it, in order; after the labels.
-            overrides: title of a column to the field options in which it differs.
+            values: title of a column to the query that fills it, in order; these columns follow the labels.
+            overrides: title of a column to its own field options.
         """
         panel = self._framed(Table(), frame, base="transparent").show_header(True)
         titles = dict(columns)
@@ -197,15 +203,15 @@ class Panels:
 
 
 def thresholds(base: str, levels: Sequence[ColourStep]) -> dashboard.ThresholdsConfig:
-    """Return the colours of values: `base` below the first level."""
+    """Return the colours of values; `base` is the colour below the first level."""
     steps = [models.Threshold(None, base), *(models.Threshold(level.value, level.colour) for level in levels)]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
 def link(title: str, url: str) -> dashboard.DashboardLink:
     """Return a link that opens beside the dashboard."""
-    made = dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
-    return made.icon("doc").tooltip(title)
+    runbook = dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
+    return runbook.icon("doc").tooltip(title)
 
 
 def differing(panel: P, options: dict[str, dict[str, Any]]) -> P:
@@ -213,7 +219,7 @@ def differing(panel: P, options: dict[str, dict[str, Any]]) -> P:
 
     Args:
         panel: the panel.
-        options: name of a field, or a regular expression between slashes, to the options in which it differs.
+        options: name of a field, or a regular expression between slashes, to the field's own options.
     """
     for name, changed in options.items():
         values = [models.DynamicConfigValue(key, value) for key, value in changed.items()]
@@ -225,7 +231,7 @@ def differing(panel: P, options: dict[str, dict[str, Any]]) -> P:
 
 
 def dashed(colour: str) -> dict[str, Any]:
-    """Return the options of a reference line: dashed, in one colour, and not in the legend."""
+    """Return the options of a reference line: dashed, in one colour, and absent from the legend."""
     return {
         "color": {"mode": "fixed", "fixedColor": colour},
         "custom.lineStyle": {"fill": "dash", "dash": [8, 8]},
@@ -235,7 +241,7 @@ def dashed(colour: str) -> dict[str, Any]:
 
 
 def colours(base: str, levels: Sequence[ColourStep]) -> dict[str, Any]:
-    """Return `thresholds` as an option of one field."""
+    """Return the same colours as `thresholds`, as an option of one field."""
     steps = [{"value": None, "color": base}, *({"value": level.value, "color": level.colour} for level in levels)]
     return {"mode": "absolute", "steps": steps}
 

@@ -1,7 +1,7 @@
 """The PromQL of the Grafana dashboard, over the raw metrics of the server and of vLLM.
 
-Everything is summed over engines and instances of the model that is chosen. A denominator of zero is filtered out, so
-that a panel without traffic is empty instead of NaN.
+Every query sums over the engines and instances of the chosen model. A denominator of zero is filtered out, so that a
+panel without traffic is empty instead of NaN.
 """
 
 MODEL_SELECTOR = 'model_name="$model_name"'
@@ -11,13 +11,13 @@ RANGE_WINDOW = "$__range"
 
 
 def rate(metric: str, by: str = "", selector: str = MODEL_SELECTOR, window: str = RATE_WINDOW) -> str:
-    """Return the growth of a counter: a second, or in all where `window` is the time range of the dashboard.
+    """Return the growth of a counter: per second, or in total where `window` is the time range of the dashboard.
 
     Args:
-        metric: name of the counter as it is scraped.
+        metric: scraped name of the counter.
         by: labels to keep, separated by commas.
         selector: label matchers.
-        window: of the growth.
+        window: window of the growth.
     """
     function = "increase" if window == RANGE_WINDOW else "rate"
     return f"{_over('sum', by)}({function}({metric}{{{selector}}}[{window}]))"
@@ -29,13 +29,13 @@ def largest(metric: str, by: str = "", selector: str = MODEL_SELECTOR) -> str:
 
 
 def quantile(share: float, histogram: str, by: str = "", selector: str = MODEL_SELECTOR) -> str:
-    """Return a quantile of a histogram, interpolated within its buckets; nothing where it is NaN, without traffic."""
+    """Return a quantile of a histogram, interpolated within buckets; no series without traffic (instead of NaN)."""
     buckets = rate(f"{histogram}_bucket", f"{by}, le" if by else "le", selector)
     return f"histogram_quantile({share:g}, {buckets}) > -Inf"
 
 
 def responses(window: str = RATE_WINDOW) -> str:
-    """Return the responses that were scored, per trait."""
+    """Return the scored responses, per trait."""
     return rate("traitwatch_responses_total", "trait", TRAIT_SELECTOR, window)
 
 
@@ -50,7 +50,7 @@ def spike_share(window: str = RATE_WINDOW) -> str:
 
 
 def budget() -> str:
-    """Return the share of neutral responses that the card promises to have a spike, per trait."""
+    """Return the share of neutral responses with a spike that the card promises, per trait."""
     return f"({largest('traitwatch_threshold_rate', 'trait', TRAIT_SELECTOR)} > 0)"
 
 
@@ -60,7 +60,7 @@ def burn(window: str = RATE_WINDOW) -> str:
 
 
 def mean_z(window: str = RATE_WINDOW) -> str:
-    """Return the mean of the responses' mean z, per trait: a histogram of signed values has no sum that could serve."""
+    """Return the mean of the responses' mean z, per trait. A histogram of signed values has no usable sum."""
     positive, negative = (
         rate("traitwatch_response_z_total", "trait", f'{TRAIT_SELECTOR}, sign="{sign}"', window)
         for sign in ("positive", "negative")
@@ -69,26 +69,26 @@ def mean_z(window: str = RATE_WINDOW) -> str:
 
 
 def farthest_drift() -> str:
-    """Return, per trait, the drift of the engine that drifted farthest, with its sign."""
+    """Return, per trait, the signed drift of the engine with the largest drift."""
     highest = largest("traitwatch_drift", "trait", TRAIT_SELECTOR)
     lowest = f"min by (trait) (traitwatch_drift{{{TRAIT_SELECTOR}}})"
     return f"({highest} >= -{lowest}) or {lowest}"
 
 
 def coverage(window: str = RATE_WINDOW) -> str:
-    """Return the share of generated token states that were scored."""
+    """Return the scored share of the generated token states."""
     scored = rate("traitwatch_tokens_scored_total", window=window)
     unscored = rate("traitwatch_tokens_unscored_total", window=window)
     return f"{scored} / (({scored} + {unscored}) > 0)"
 
 
 def vectors(labels: str) -> str:
-    """Return the loaded vectors, a 1 each: with several API processes, one that was unloaded stays as a 0."""
+    """Return 1 for each loaded vector. With several API processes, an unloaded vector stays as a series of 0."""
     return f"({largest('traitwatch_vector_info', labels, TRAIT_SELECTOR)} == 1)"
 
 
 def of_vectors(metric: str, labels: str) -> str:
-    """Return a gauge that each trait has, with the labels of the trait's vector."""
+    """Return a gauge of each trait with the labels of the trait's vector."""
     return f"{vectors(labels)} * on (trait) group_left () {largest(metric, 'trait', TRAIT_SELECTOR)}"
 
 

@@ -1,4 +1,4 @@
-"""The rows of the Grafana dashboard that tell what the traits do: spikes, scores, drift, the vectors loaded."""
+"""The rows of the Grafana dashboard about traits: spikes, mean z, token z, drift, and loaded vectors."""
 
 from typing import Any
 
@@ -30,44 +30,44 @@ _TIMES = "suffix:x"
 _SPIKE_ALERTS = ("TraitSpikesFast", "TraitSpikesSlow")
 _DRIFT_ALERTS = ("TraitDrift", "TraitShift")
 _SHARE = {"unit": "percentunit", "decimals": 2}
-# To Prometheus, a label that is empty is none: the cell is null.
+# Prometheus treats an empty label as a missing label, so the cell is null.
 _NO_DATE = {"match": "null", "result": {"text": "not calibrated", "color": ORANGE}}
 
 
 def spikes_row(make: Panels) -> list[Builder[Panel]]:
-    """Return the panels of spikes against their budget."""
+    """Return the panels of spikes and their budget."""
     share = PanelFrame(
         "Responses with a spike",
         "Share of the scored responses with at least one spike: a run of tokens whose smoothed z stays above the "
-        "trait's threshold. Dashed: the budget, the share of neutral responses that the card promises to have one. "
-        "With few responses a minute the lines jump; the alerts look at longer windows.",
+        "trait's threshold. Dashed: the budget, the share of neutral responses with a spike that the card promises. "
+        "With few responses per minute the lines jump; the alerts use longer windows.",
         width=12,
         height=9,
         runbook=_SPIKE_ALERTS,
     )
     burn = PanelFrame(
         "Burn of the budget",
-        "The share of responses with a spike as a multiple of the budget. Around 1 is neutral traffic. Dashed: 6 (the "
-        "alert's windows are 6 h and 30 min: ticket) and 14.4 (1 h and 5 min: page). The windows here are shorter, so "
-        "the lines jump higher than what the alerts see.",
+        "The share of responses with a spike as a multiple of the budget. Neutral traffic is around 1. Dashed: 6 (the "
+        "windows of the alert are 6 h and 30 min: ticket) and 14.4 (1 h and 5 min: page). The windows of this panel "
+        "are shorter, so its lines jump higher than the values of the alerts.",
         width=12,
         height=9,
         runbook=_SPIKE_ALERTS,
     )
     top = PanelFrame(
         "Top traits",
-        "The ten traits that burned their budget fastest in the time range of the dashboard, as multiples of the "
-        "budget. A trait without a threshold is not among them.",
+        "The ten traits with the fastest burn in the time range of the dashboard, as multiples of the budget. A trait "
+        "without a threshold has no burn.",
         runbook=_SPIKE_ALERTS,
     )
     count = PanelFrame(
         "Spikes per minute",
-        "Spikes in all responses; one response can have several. They grow with the traffic: how unusual they are is "
-        "told by the burn.",
+        "Spikes in all responses; one response can have several. The number grows with the traffic. The burn shows "
+        "how unusual the number is.",
     )
     volume = PanelFrame(
         "Responses scored per minute",
-        "Responses that have a mean z: the denominator of the shares. The spike alerts want at least 30 of them in "
+        "Responses with a mean z: the denominator of the shares. The spike alerts need at least 30 such responses in "
         "their long window.",
     )
     budget = Query(promql.budget(), "budget of {{trait}}")
@@ -87,26 +87,27 @@ def scores_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of the mean z of responses."""
     mean = PanelFrame(
         "Mean",
-        "Mean over responses of their mean z, in standard deviations of neutral tokens. 0 is neutral traffic; a "
+        "Mean over responses of their mean z, in standard deviations of neutral tokens. Neutral traffic is at 0. A "
         "lasting step means that the traffic or the model has changed.",
         runbook=("TraitShift",),
     )
     median = PanelFrame(
         "Median",
-        "Half of the responses have a mean z below this. Where it moves with the mean, the whole traffic has moved; "
-        "where the mean moves alone, a few responses have. Interpolated within buckets, of which -3 and 4 are the "
-        "ends.",
+        "Half of the responses have a mean z below the median. If the median and the mean move together, the whole "
+        "traffic has moved. If only the mean moves, a few responses have moved. Interpolated within buckets; the outer "
+        "bounds are -3 and 4.",
     )
     high = PanelFrame(
         "95th percentile",
-        "One response in twenty has a mean z above this. The points are exemplars: single responses, each with its "
-        "request_id (Prometheus keeps them with --enable-feature=exemplar-storage). Interpolated within buckets, of "
-        "which -3 and 4 are the ends.",
+        "One response in twenty has a mean z above this line. The points are exemplars: single responses with their "
+        "request_id (Prometheus stores exemplars with --enable-feature=exemplar-storage). Interpolated within buckets; "
+        "the outer bounds are -3 and 4.",
     )
     table = PanelFrame(
         "Traits in the time range",
-        "One line a trait, over the time range of the dashboard. *Share*: of the responses, with a spike. *Budget*: "
-        "the share that the card promises for neutral traffic. *Burn*: share by budget. *Mean z*: of the responses.",
+        "One line for each trait, over the time range of the dashboard. *Share*: share of the responses with a spike. "
+        "*Budget*: the share that the card promises for neutral traffic. *Burn*: share divided by budget. *Mean z*: "
+        "mean over the responses.",
         width=24,
         height=8,
         runbook=_SPIKE_ALERTS,
@@ -139,12 +140,12 @@ def scores_row(make: Panels) -> list[Builder[Panel]]:
 
 
 def token_z_row(make: Panels) -> list[Builder[Panel]]:
-    """Return the heat map of token z, which Grafana repeats for each trait."""
+    """Return the heat map of token z; Grafana repeats it for each trait."""
     frame = PanelFrame(
         "Token z: $trait",
-        "How many tokens a second had which z; a cell is named by the upper end of its z. Neutral traffic is a band "
-        "around 0. A second band above it is a part of the traffic that shows the trait; a band that moves is drift. "
-        "The colour follows the square root of the rate, so that few high tokens can be seen.",
+        "Tokens per second by their z. The label of a cell is the upper end of its z. Neutral traffic is a band around "
+        "0. A second band above it means that a part of the traffic shows the trait. A band that moves is drift. The "
+        "colour follows the square root of the rate, so that a few high tokens are visible.",
         width=24,
         runbook=("TraitShift",),
     )
@@ -156,21 +157,22 @@ def drift_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of the drift detectors."""
     ewma = PanelFrame(
         "Recent mean z (EWMA)",
-        "Exponentially weighted mean of the responses' mean z, as the server keeps it; the mean of all engines. It "
-        "follows responses, not time: without traffic it stands still.",
+        "Exponentially weighted mean of the responses' mean z, from the server; the mean of all engines. It follows "
+        "responses, not time: without traffic it does not change.",
         runbook=_DRIFT_ALERTS,
     )
     difference = PanelFrame(
         "Recent against long-run mean z",
-        "The fast mean minus the slow one, in standard errors of their difference: within 3 either way may be chance. "
-        "0 until enough responses were seen after a start. Of several engines, the one that drifted farthest.",
+        "The fast mean minus the slow mean, in standard errors of their difference. A value between -3 and 3 may be "
+        "chance. The value is 0 until the server has seen enough responses after its start. With several engines, the "
+        "panel shows the engine with the largest drift.",
         runbook=_DRIFT_ALERTS,
     )
     cusum = PanelFrame(
         "CUSUM",
-        "Sum of the standardised mean z beyond an allowance of 0.5, never below 0. It climbs while the traffic lies "
-        "above (up) or below (down) where it used to be; above the dashed line at 15 that is no chance (one false "
-        "alarm in some 20 million responses). It is capped at 50. Of several engines, the highest.",
+        "Sum of the standardised mean z beyond an allowance of 0.5, never below 0. It climbs while the traffic is "
+        "above (up) or below (down) its former level. Above the dashed line at 15 this is not chance (one false alarm "
+        "in some 20 million responses). It is capped at 50. With several engines, the panel shows the highest sum.",
         runbook=_DRIFT_ALERTS,
     )
     sums = promql.largest("traitwatch_drift_cusum", "trait, direction", promql.TRAIT_SELECTOR)
@@ -190,12 +192,12 @@ def drift_row(make: Panels) -> list[Builder[Panel]]:
 
 
 def vectors_row(make: Panels) -> list[Builder[Panel]]:
-    """Return the table of the vectors loaded."""
+    """Return the table of the loaded vectors."""
     frame = PanelFrame(
         "Vectors",
-        "One line a vector. Two lines of one trait are instances that have different vectors loaded. *Threshold*: the "
-        "smoothed z above which a run of tokens is a spike. *Budget*: the share of neutral responses that the card "
-        "promises to have one. Both are empty for a trait without a threshold.",
+        "One line for each vector. Two lines of one trait mean that instances have loaded different vectors. "
+        "*Threshold*: the smoothed z above which a run of tokens is a spike. *Budget*: the share of neutral responses "
+        "with a spike that the card promises. Both are empty for a trait without a threshold.",
         width=24,
         height=9,
         runbook=("TraitwatchVectorUncalibrated",),

@@ -25,8 +25,8 @@ from traitwatch_dashboards.inspector.theme import theme
 _TITLE = "Traitwatch inspector"
 # Visitors whose answers may stream at the same time.
 _AT_ONCE = 64
-# Seconds between two looks at whether the servers are there.
-_LOOK = 15.0
+# Seconds between two checks of the servers.
+_CHECK_INTERVAL = 15.0
 
 
 def blocks(fleet: Fleet) -> gr.Blocks:
@@ -47,15 +47,15 @@ def blocks(fleet: Fleet) -> gr.Blocks:
                 TraitsTab(page, traits)
             with gr.Tab("Live") as live:
                 LiveTab(page, live)
-        clock = gr.Timer(_LOOK)
+        clock = gr.Timer(_CHECK_INTERVAL)
 
-        async def look() -> str:
+        async def status() -> str:
             return await _status(fleet)
 
-        # Only a state that was once an output is forgotten when its visitor has gone.
+        # Gradio deletes the state of a visitor who has left only if the state was once the output of an event.
         page_blocks.load(lambda held: held, session, session, **QUIET)
-        page_blocks.load(look, None, header, **QUIET)
-        clock.tick(look, None, header, **QUIET)
+        page_blocks.load(status, None, header, **QUIET)
+        clock.tick(status, None, header, **QUIET)
     page_blocks.queue(default_concurrency_limit=_AT_ONCE)
     return page_blocks
 
@@ -66,9 +66,9 @@ def application(
     """Return the web application.
 
     Args:
-        servers: the servers that it shows; it speaks to no others.
-        auth: user and password that it asks for; None for nothing.
-        root_path: the path under which a proxy serves it.
+        servers: the servers that the page shows; it speaks to no others.
+        auth: user and password of the login; None for no login.
+        root_path: the path under which a proxy serves the page.
     """
     fleet = Fleet(servers)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -113,7 +113,7 @@ def application(
 
 
 async def _report(fleet: Fleet, server: int, name: str) -> Response:
-    """Return a trait's report, which the server has; the key goes to the server, not to the browser."""
+    """Return the report of a trait, read from its server. The API key goes to the server, not to the browser."""
     if not 0 <= server < len(fleet.urls):
         return HTMLResponse("No such server.", status_code=404)
     chosen = fleet[fleet.urls[server]]
@@ -130,7 +130,7 @@ async def _report(fleet: Fleet, server: int, name: str) -> Response:
 
 
 async def _logged_in(app: FastAPI, request: Request) -> bool:
-    """Tell whether a request comes from someone who has logged in, as Gradio knows it."""
+    """Return whether a request comes from a visitor who has logged in; Gradio checks the cookie."""
     transport = httpx.ASGITransport(app=app)
     headers = {"cookie": request.headers.get("cookie", "")}
     async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
@@ -138,8 +138,8 @@ async def _logged_in(app: FastAPI, request: Request) -> bool:
 
 
 async def _status(fleet: Fleet) -> str:
-    """Return the header with what the servers serve, or what is wrong with them."""
-    told = []
+    """Return the header with the models and traits of the servers, and with their problems."""
+    states = []
     problems = []
     for url in fleet.urls:
         served = await fleet[url].served()
@@ -149,14 +149,18 @@ async def _status(fleet: Fleet) -> str:
             layers = sorted({trait.layer for trait in served.traits})
             traits = "1 trait" if len(served.traits) == 1 else f"{len(served.traits)} traits"
             at = f"layer {layers[0]}" if len(layers) == 1 else f"layers {', '.join(map(str, layers))}"
-            told.append(f"{served.models[0]} · {traits} at {at}")
-    return _header("; ".join(told), "\n".join(dict.fromkeys(problems)))
+            states.append(f"{served.models[0]} · {traits} at {at}")
+    return _header("; ".join(states), "\n".join(dict.fromkeys(problems)))
 
 
-def _header(told: str, trouble: str) -> str:
-    dot = f'<span class="tw-dot{" tw-down" if trouble else ""}" aria-hidden="true"></span>' if told or trouble else ""
-    state = html.escape(told or ("not connected" if trouble else ""))
-    problem_box = f'<p class="tw-problem" role="alert">{html.escape(trouble)}</p>' if trouble else ""
+def _header(state: str, problem_text: str) -> str:
+    dot = (
+        f'<span class="tw-dot{" tw-down" if problem_text else ""}" aria-hidden="true"></span>'
+        if state or problem_text
+        else ""
+    )
+    state = html.escape(state or ("not connected" if problem_text else ""))
+    problem_box = f'<p class="tw-problem" role="alert">{html.escape(problem_text)}</p>' if problem_text else ""
     return (
         '<header class="tw-header">'
         f'<img class="tw-logo" alt="" src="{logo()}"><h1>Traitwatch</h1>'

@@ -1,4 +1,4 @@
-"""`traitwatch ui`: starts the inspector beside a Traitwatch server."""
+"""`traitwatch ui`: starts the inspector of one or more Traitwatch servers."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def ui(
 
 
 def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the addresses; raise `DashboardError` where one is none."""
+    """Return the addresses; raise `DashboardError` where one is not an address."""
     import httpx
 
     for url in urls:
@@ -80,7 +80,7 @@ def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def keys_of(urls: tuple[str, ...], keys: tuple[str, ...]) -> list[str | None]:
-    """Return the key of each address: one for all, or one each; raise `DashboardError` for other numbers."""
+    """Return the key of each address: one key for all, or one key each; raise `DashboardError` for other numbers."""
     if len(keys) <= 1:
         return [keys[0] if keys else None] * len(urls)
     if len(keys) != len(urls):
@@ -89,7 +89,7 @@ def keys_of(urls: tuple[str, ...], keys: tuple[str, ...]) -> list[str | None]:
 
 
 def login(auth: str | None) -> tuple[str, str] | None:
-    """Return user and password; raise `DashboardError` where they are not given as such."""
+    """Return user and password; raise `DashboardError` where `auth` is not USER:PASSWORD."""
     if auth is None:
         return None
     user, colon, password = auth.partition(":")

@@ -1,4 +1,4 @@
-"""Gives the page our icon, and takes away what Gradio tells social networks of itself, before the browser reads it."""
+"""Edits the head of the page: adds our icon, and removes Gradio's `meta` tags for social networks."""
 
 import re
 
@@ -10,9 +10,15 @@ _HEAD = b"<head>"
 
 
 class PageHead:
-    """Pure ASGI middleware; everything but the page itself passes untouched."""
+    """Pure ASGI middleware. All responses except the page itself pass unchanged."""
 
     def __init__(self, app: ASGIApp, icon: str):
+        """Wrap an application.
+
+        Args:
+            app: the application that serves the page.
+            icon: address of the icon.
+        """
         self._app = app
         self._icon = f'<link rel="icon" type="image/svg+xml" href="{icon}">'.encode()
 
@@ -42,6 +48,6 @@ class PageHead:
             await send(started)
             await send({"type": "http.response.body", "body": page})
 
-        # Compressed it could not be read.
+        # A compressed page could not be edited.
         plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         await self._app({**scope, "headers": plain}, receive, hold)

@@ -1,4 +1,4 @@
-"""The look of the page: system fonts (nothing is fetched), calm greys, one accent."""
+"""The look of the page: system fonts (none is fetched), calm greys, and one accent colour."""
 
 import gradio as gr
 
@@ -7,7 +7,7 @@ _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mon
 
 
 def theme() -> gr.themes.Base:
-    """Return the theme, light and dark."""
+    """Return the theme for light and dark mode."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.blue,
         secondary_hue=gr.themes.colors.blue,

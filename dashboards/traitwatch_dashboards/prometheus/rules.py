@@ -1,9 +1,9 @@
-"""`traitwatch rules`: writes the shipped Prometheus and Alertmanager files, ready to be loaded.
+"""`traitwatch rules`: writes the shipped files of Prometheus and Alertmanager, ready to load.
 
-There is one set of files, with literal durations. On their way out two things may be put in: the address of the runbook
-page, and a speed-up, by which every duration is divided, so that a test or a demo sees within a minute what takes an
-hour. Both are edits of the text at the places that the YAML parser tells, so all comments stay. Durations inside of an
-expression are found by PromQL's own lexical rules: not in strings, comments or metric names such as `...:rate5m`.
+There is one set of files, with literal durations. `write_files` can change two things: the address of the runbook page,
+and the durations, which a speed-up divides, so that a test or a demonstration takes a minute instead of an hour. Both
+changes edit the text at the positions that the YAML parser gives, so all comments stay. The durations in an expression
+are found by the lexical rules of PromQL, so strings, comments and metric names such as `...:rate5m` stay unchanged.
 """
 
 import re
@@ -15,9 +15,9 @@ import yaml
 
 from traitwatch_dashboards.errors import DashboardError
 
-# What every runbook_url of the shipped files begins with: the page's place in this repository.
+# Every runbook_url of the shipped files begins with this path of the page in this repository.
 RUNBOOKS = "docs/runbooks.md"
-# Relative to this directory, and to the one that is written to.
+# Relative to the package, and to the directory that is written to.
 FILES = (
     "prometheus/prometheus.yml",
     "prometheus/recording_rules.yml",
@@ -37,12 +37,12 @@ _MILLISECONDS = {
     "s": _SECOND,
     "ms": 1,
 }
-# Years and weeks are read and not written: nobody thinks of a scaled window in them.
+# Years and weeks are read but not written: nobody expresses a scaled window in them.
 _WRITTEN = ("d", "h", "m", "s", "ms")
 _PART = re.compile(r"(\d+)(ms|[ywdhms])")
 _DURATION = re.compile(r"(?:\d+(?:ms|[ywdhms]))+")
-# In the order in which PromQL's lexer would tell them apart. In brackets there are durations alone, and the colon of a
-# subquery, which elsewhere would begin a name.
+# The alternatives have the order of PromQL's lexer. Brackets contain only durations and the colon of a subquery;
+# elsewhere a colon would begin a name.
 _TOKEN = re.compile(
     rf"""
       "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | `[^`]*`
@@ -92,18 +92,18 @@ def write_files(out: Path, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS, f
     """Write the shipped files below `out` and return their paths, in the order of `FILES`.
 
     Args:
-        out: the directory; made where it is not there.
-        speed_up: what durations are divided by.
-        runbooks: what takes the place of `RUNBOOKS` in the alerts' links.
-        force: whether files that are there may be replaced.
+        out: the directory; created where it is missing.
+        speed_up: divisor of the durations.
+        runbooks: replacement for `RUNBOOKS` in the links of the alerts.
+        force: whether existing files may be replaced.
 
     Raises:
-        DashboardError: a file is there already, or a duration would become less than a millisecond.
+        DashboardError: a file exists already, or a duration would become shorter than a millisecond.
     """
     paths = [out / name for name in FILES]
-    there = [str(path) for path in paths if path.exists()]
-    if there and not force:
-        raise DashboardError(f"{', '.join(there)} would be written over; give another --out, or --force.")
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not force:
+        raise DashboardError(f"{', '.join(existing)} would be written over; give another --out, or --force.")
     shipped = Path(__file__).parents[1]
     for name, path in zip(FILES, paths, strict=True):
         text = rendered((shipped / name).read_text("utf-8"), speed_up=speed_up, runbooks=runbooks)
@@ -113,11 +113,10 @@ def write_files(out: Path, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS, f
 
 
 def rendered(text: str, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS) -> str:
-    """Return the text of a shipped file with its durations divided and its links completed; the rest as it was.
+    """Return the text of a shipped file with divided durations and complete links; all other text stays unchanged.
 
     Raises:
-        DashboardError: a duration would become less than a millisecond, or a value is written in a way in which its
-            durations cannot be told (in quotes).
+        DashboardError: a duration would become shorter than a millisecond, or a value with durations is in quotes.
     """
     pieces: list[str] = []
     done = 0
@@ -151,7 +150,7 @@ def scaled_duration(duration: str, speed_up: float) -> str:
     """Return a duration such as `1h30m` divided by `speed_up`, to the millisecond, in the same notation.
 
     Raises:
-        DashboardError: nothing would be left of it.
+        DashboardError: the result would be shorter than a millisecond.
     """
     before = sum(int(number) * _MILLISECONDS[unit] for number, unit in _PART.findall(duration))
     left = round(before / speed_up)

@@ -1,4 +1,4 @@
-"""Speaks to one Traitwatch server: what it serves and what it has seen. The API key never leaves this side."""
+"""Talks to one Traitwatch server over HTTP. The API key stays in this process; the browser never gets it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,18 +12,18 @@ from traitwatch_dashboards.inspector.api.problems import TROUBLE, message_of, no
 from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-# A server with a long queue answers late; a person who waits can press Esc.
+# A server with a long queue answers late. A visitor who does not want to wait presses Esc.
 _ANSWER_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a server serves.
+    """The models and traits of a server, or its problem.
 
     Attributes:
-        models: names of its models and adapters, the base model first.
-        traits: its traits.
-        problem: why it serves nothing that can be shown; empty where all is well.
+        models: names of the models and adapters, the base model first.
+        traits: the loaded traits.
+        problem: why the server cannot be used; empty where it can.
     """
 
     models: tuple[str, ...] = ()
@@ -31,24 +31,30 @@ class Served:
     problem: str = ""
 
     def model(self, chosen: str | None) -> str:
-        """Return the model that is asked: what was chosen or typed, served or not; the first where that is empty."""
+        """Return the model to ask: the chosen or typed name, served or not; the first model where it is empty."""
         return (chosen or "").strip() or next(iter(self.models), "")
 
 
 class Server:
-    """A server, by its address.
+    """The client of one server.
 
     Attributes:
-        url: its address, without a slash at the end.
+        url: address of the server, without a slash at the end.
     """
 
     def __init__(self, url: str, api_key: str | None = None):
+        """Name the server; no request is sent yet.
+
+        Args:
+            url: address of the server, with or without `/v1`.
+            api_key: API key of the server; None where it has none.
+        """
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key = api_key
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
-        """A client of its OpenAI API."""
+        """The client of the server's OpenAI API."""
         return openai.AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key=self._key or "none", max_retries=0, timeout=_ANSWER_TIMEOUT
         )
@@ -59,7 +65,7 @@ class Server:
         return httpx.AsyncClient(headers=headers, timeout=_TIMEOUT)
 
     async def served(self) -> Served:
-        """Return what it serves, or why that cannot be told."""
+        """Return the models and traits of the server, or its problem."""
         try:
             traits = await self._traits()
             models = tuple(str(model["id"]) for model in (await self.json("/v1/models"))["data"])
@@ -79,20 +85,20 @@ class Server:
         return tuple(map(trait_of, listed))
 
     async def json(self, path: str, body: dict[str, Any] | None = None, **query: str | int) -> Any:
-        """GET a path, or POST a body to it, and return the JSON that comes back.
+        """GET a path, or POST a body to it, and return the JSON of the response.
 
         Raises:
-            DashboardError: the response is an error, or no JSON.
-            httpx.HTTPError: there is no response.
+            DashboardError: the response is an error, or is not JSON.
+            httpx.HTTPError: the server sends no response.
         """
         response = await self._send(path, body, query)
         try:
             return response.json()
         except ValueError as error:
-            raise DashboardError(f"{self.url}{path} answers with something that is not JSON.") from error
+            raise DashboardError(f"{self.url}{path} answers with text that is not JSON.") from error
 
     async def text(self, path: str) -> str:
-        """GET a path and return the text; raises as `json` does."""
+        """GET a path and return the text of the response; raise the same errors as `json`."""
         return (await self._send(path, None, {})).text
 
     async def _send(self, path: str, body: dict[str, Any] | None, query: dict[str, str | int]) -> httpx.Response:
@@ -104,7 +110,7 @@ class Server:
         return response
 
     def _check(self, response: httpx.Response) -> None:
-        """Raise `DashboardError` for a response that is an error."""
+        """Raise `DashboardError` where the response is an error."""
         if response.is_success:
             return
         raise DashboardError(problem_of_status(response.status_code, message_of(response.text), self.url))

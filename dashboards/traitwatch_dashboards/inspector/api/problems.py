@@ -1,4 +1,4 @@
-"""What went wrong with a server, in words that say what to do."""
+"""Messages about the problems of a server. Each message says what to do."""
 
 import json
 
@@ -8,7 +8,7 @@ import openai
 
 from traitwatch_dashboards.errors import DashboardError
 
-# What a call of a server can raise: our own requests go through httpx, those of the openai client through httpx2.
+# The errors of a request to a server. Our own requests go through httpx, those of the openai client through httpx2.
 TROUBLE = (DashboardError, httpx.HTTPError, httpx.InvalidURL, httpx2.HTTPError, httpx2.InvalidURL, openai.OpenAIError)
 
 _LONGEST = 400
@@ -18,18 +18,18 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
     """Return a plain message for an error.
 
     Args:
-        error: what was raised.
-        url: the server's address.
-        answering: whether a part of an answer had come.
+        error: the error that a request raised.
+        url: address of the server.
+        answering: whether a part of the answer had arrived.
     """
     if isinstance(error, DashboardError):
         return str(error)
     if isinstance(error, openai.APIStatusError):
         return problem_of_status(error.status_code, message_of(error.response.text), url)
     if answering:
-        told = str(error).strip() if isinstance(error, openai.APIError) else ""
-        lost = isinstance(error, openai.APIConnectionError) or not told
-        why = "The connection was lost" if lost else f"The server gave up ({told[:_LONGEST]})"
+        reason = str(error).strip() if isinstance(error, openai.APIError) else ""
+        lost = isinstance(error, openai.APIConnectionError) or not reason
+        why = "The connection was lost" if lost else f"The server gave up ({reason[:_LONGEST]})"
         return f"{why} while {url} was answering. What came is kept. Is the server still running?"
     if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | openai.APITimeoutError):
         return f"{url} does not answer in time. It may be busy or still starting: try again in a moment."
@@ -40,11 +40,11 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
             f"No server answers at {url}. Start one there with `traitwatch serve MODEL --traits DIR`, or start this "
             "page with the right --url."
         )
-    return f"{url} answered something that was not understood: {str(error)[:_LONGEST]}"
+    return f"{url} sent an answer that was not understood: {str(error)[:_LONGEST]}"
 
 
 def problem_of_status(status: int, message: str, url: str) -> str:
-    """Return a plain message for a response that is an error."""
+    """Return a plain message for a response with an error status."""
     if status in (401, 403):
         return f"{url} refuses the API key. Start this page with --api-key KEY, or set TRAITWATCH_API_KEY."
     if status == 404:
@@ -55,18 +55,18 @@ def problem_of_status(status: int, message: str, url: str) -> str:
 
 
 def not_traitwatch(url: str) -> str:
-    """Return what to say of a server that has no traits to list."""
+    """Return the message about a server without the path `/v1/traits`."""
     return (
-        f"Something answers at {url}, but it is no Traitwatch server: it has no /v1/traits. Check the address (host "
-        "and port, nothing behind), or start the server with `traitwatch serve`."
+        f"A server answers at {url}, but it is not a Traitwatch server: it has no /v1/traits. Check the address (host "
+        "and port, and no path), or start the server with `traitwatch serve`."
     )
 
 
 def message_of(body: str) -> str:
-    """Return the message in the body of an error, in OpenAI's shape or FastAPI's; the body itself where it has none."""
+    """Return the message in the body of an error, in OpenAI's shape or FastAPI's; else the whole body."""
     try:
-        told = json.loads(body)
-        error = told.get("error", told)
+        parsed = json.loads(body)
+        error = parsed.get("error", parsed)
         message = error if isinstance(error, str) else error.get("message") or error.get("detail")
     except (json.JSONDecodeError, AttributeError):
         message = None

@@ -1,4 +1,4 @@
-"""What a server's traffic looks like, from its metrics: a sample of them now and then, and what lies between two."""
+"""The traffic of a server, from its metrics: samples of the counters, and the differences between two samples."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _SPIKES = "traitwatch_spikes_total"
 
 @dataclass(frozen=True)
 class Counts:
-    """What a server has counted for one trait since it started.
+    """Counters of one trait since the server started.
 
     Attributes:
-        responses: responses that were scored.
-        over: of them, those with a spike.
+        responses: scored responses.
+        over: scored responses with a spike.
         spikes: spikes.
-        sum_z: sum of the responses' mean z.
+        sum_z: sum of the mean z of the responses.
     """
 
     responses: float = 0.0
@@ -29,7 +29,7 @@ class Counts:
     sum_z: float = 0.0
 
     def since(self, earlier: "Counts") -> "Counts":
-        """Return what was counted since then; all of it where the server has started anew."""
+        """Return the counts since an earlier sample. After a restart of the server, return all counts."""
         if self.responses < earlier.responses:
             return self
         return Counts(
@@ -52,12 +52,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrafficSample:
-    """What the metrics say at one time.
+    """The metrics of a server at one time.
 
     Attributes:
         time: seconds since the epoch.
         traits: counts by trait.
-        running: requests that are being answered.
+        running: requests that the engine is answering.
         drift: `traitwatch_drift` by trait, standard errors.
     """
 
@@ -68,11 +68,11 @@ class TrafficSample:
 
 
 def parse_sample(metrics: str, time: float) -> TrafficSample:
-    """Return what a server's `/metrics` says; engines are added up.
+    """Return the sample in the text of `/metrics`. Counts are summed over engines.
 
     Args:
-        metrics: in Prometheus' text format.
-        time: seconds since the epoch.
+        metrics: text of `/metrics`, in Prometheus' text format.
+        time: when the text was read, seconds since the epoch.
     """
     counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     drift: dict[str, float] = {}
@@ -99,7 +99,7 @@ class Recent:
     """The mean z of the responses that ended between two samples.
 
     Attributes:
-        time: of the later one, seconds since the epoch.
+        time: of the later sample, seconds since the epoch.
         mean_z: by trait; None where no response ended.
     """
 
@@ -108,7 +108,7 @@ class Recent:
 
 
 def recent(samples: Sequence[TrafficSample], step: float = 30.0) -> list[Recent]:
-    """Return the mean z over time, in steps of at least `step` seconds, so that one response is not a jump."""
+    """Return the mean z over time, in steps of at least `step` seconds. Shorter steps would jump at each response."""
     found: list[Recent] = []
     earlier = samples[0] if samples else None
     for now in samples[1:]:

@@ -1,4 +1,4 @@
-"""A trait as the server describes it, with the baseline that makes a z of a projection."""
+"""A trait of the server's list, with the baseline that turns a projection into a z."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ class Trait:
     """One loaded trait.
 
     Attributes:
-        name: its name.
-        layer: the layer index at which it is read.
-        mean: of neutral tokens, units of the hidden state; None where the trait is uncalibrated.
-        std: their standard deviation; None with `mean`.
-        threshold: the smoothed z above which a run of tokens is a spike; None where there is none.
-        description: what it means.
-        calibration_date: when its baseline was measured, ISO 8601; None with `mean`.
-        verification: what is known of its worth on held-out answers; empty where nothing is.
-        cosines: to the other traits that are read at the same layer, by name.
-        report: path of its report on the server; None where there is none.
+        name: name of the trait.
+        layer: the layer index at which the trait is read.
+        mean: mean projection of neutral tokens, units of the hidden state; None where the trait is uncalibrated.
+        std: standard deviation of the same projections; None where `mean` is None.
+        threshold: the smoothed z above which a run of tokens is a spike; None where the trait has no threshold.
+        description: meaning of the trait.
+        calibration_date: when the baseline was measured, ISO 8601; None where `mean` is None.
+        verification: results on held-out answers; empty where the vector was not verified.
+        cosines: cosines to the other traits that are read at the same layer, by name.
+        report: path of the report on the server; None where there is no report.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Trait:
 
     @property
     def calibrated(self) -> bool:
-        """Whether its projections have a z."""
+        """Whether projections of the trait have a z."""
         return self.mean is not None and self.std is not None
 
     def z(self, projection: float | None) -> float | None:
-        """Return a projection in standard deviations of the baseline; None where there is no state or no baseline."""
+        """Return a projection in standard deviations of the baseline; None without a projection or a baseline."""
         if projection is None or self.mean is None or self.std is None:
             return None
         return (projection - self.mean) / self.std
 
 
 def trait_of(listed: Mapping[str, Any]) -> Trait:
-    """Return a trait of the list of `GET /v1/traits`; raise `DashboardError` where it is no trait."""
+    """Return one entry of the list of `GET /v1/traits`; raise `DashboardError` where the entry is not a trait."""
     try:
         calibration = listed.get("calibration") or {}
         threshold = listed.get("threshold") or {}
@@ -65,4 +65,4 @@ def trait_of(listed: Mapping[str, Any]) -> Trait:
             report=listed.get("report"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DashboardError(f"the server lists something that is no trait: {listed!r}") from error
+        raise DashboardError(f"the server lists an entry that is no trait: {listed!r}") from error

@@ -1,4 +1,4 @@
-// What belongs to the page as a whole: keys, files to save, the theme.
+// Functions of the whole page: keys, files to save, and the theme.
 (() => {
   "use strict";
   const T = (window.Traitwatch = window.Traitwatch || {});
@@ -12,7 +12,7 @@
     link.remove();
   };
 
-  // `file`: JSON with name, type and text, as dashboards/traitwatch_dashboards/inspector/export/export.py makes it.
+  // `file`: JSON with name, type and text, from export/export.py of the inspector.
   T.save = (file) => {
     if (!file) return;
     const { name, type, text } = JSON.parse(file);
@@ -21,7 +21,7 @@
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   };
 
-  // Esc first closes what a token says, then stops what is being generated.
+  // Esc closes the tooltip of a token and stops the generation.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     if (T.tip && T.tip.of) T.tip.hide();

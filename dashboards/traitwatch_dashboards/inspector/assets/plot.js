@@ -1,4 +1,4 @@
-// Draws lines with Plotly, in the colours of the page's theme. Plotly is loaded once, from this page's own server.
+// Draws lines with Plotly, in the colours of the page's theme. The page loads Plotly once, from its own server.
 (() => {
   "use strict";
   const T = (window.Traitwatch = window.Traitwatch || {});
@@ -7,7 +7,7 @@
   const CONFIG = { displayModeBar: false, responsive: true };
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-  // Plotly reads a few HTML tags in hover texts; a model's words are none.
+  // Plotly interprets a few HTML tags in hover texts, so the text of a model is escaped.
   const escaped = (text) =>
     T.visible(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
@@ -17,7 +17,7 @@
     return colours[i % colours.length];
   };
 
-  // A colour a trait; where one trait is drawn for two panes, a colour a pane.
+  // One colour for each trait; where one trait is drawn for two panes, one colour for each pane.
   T.lineColour = (view, trait, pane) => {
     const drawn = view.rule.traits.filter((name) => T.choice.lines.has(name));
     if (view.panes.length > 1 && drawn.length < 2) return T.palette(pane);
@@ -69,7 +69,7 @@
     };
   };
 
-  // Calls of `draw` are gathered: one drawing at a time, and longer pauses the longer a drawing takes.
+  // Combines calls of `draw`: one drawing at a time. The pause between drawings grows with the time of a drawing.
   class Throttled {
     constructor(node) {
       this.node = node;
@@ -97,7 +97,7 @@
     }
   }
 
-  // The lines of z over the tokens of a view.
+  // The plot of a view: lines of z over tokens.
   T.Plot = class extends Throttled {
     constructor(node, view) {
       super(node);
@@ -165,7 +165,7 @@
           const several = view.panes.length > 1;
           const label = [several ? pane.title : "", drawn.length > 1 || !several ? name : ""].filter(Boolean).join(" · ");
           if (name === T.choice.trait) {
-            // Thousands of dots take the browser long to draw; one faint line says the same.
+            // A browser draws thousands of dots slowly. One faint line shows the same.
             data.push({
               x, y: raw, mode: x.length > 500 ? "lines" : "markers", type: "scatter", hoverinfo: "skip", showlegend: false,
               opacity: 0.38, marker: { color: colour, size: 3.5 }, line: { color: colour, width: 0.7 },
@@ -202,7 +202,7 @@
     }
   };
 
-  // A figure that the server made: its value is JSON with `data` and `layout`; `line` of a trace is a number of the palette.
+  // A figure from the server. Its value is JSON with `data` and `layout`; `palette` of a trace is an index of the palette.
   class Figure extends Throttled {
     constructor(node, read) {
       super(node);
@@ -226,7 +226,7 @@
     watch("value", () => figure.draw());
   };
 
-  // Save the plot of a view as PNG, on the page's ground, with a title and a legend.
+  // Save the plot of a view as PNG, on the background of the page, with a title and a legend.
   T.savePlot = async (id) => {
     const view = [...T.views].find((candidate) => candidate.id === id);
     const Plotly = await T.plotly();

@@ -1,23 +1,23 @@
-// Draws the views of the page: panes of messages with coloured tokens, the controls, and what a token has to say.
+// Draws the views of the page: panes of messages with coloured tokens, the controls, and the tooltip of a token.
 //
-// The value of a view is text that only grows, a line of JSON for each thing that happened (dashboards/traitwatch_dashboards/inspector/
-// journal.py lists the kinds). Only new lines are read and drawn. All text of models and users is put in as text nodes.
+// The value of a view is a text that only grows: a line of JSON for each event (scored/journal.py of the inspector lists
+// the kinds). Only new lines are read and drawn. All text of models and users is inserted as text nodes.
 (() => {
   "use strict";
   const T = (window.Traitwatch = window.Traitwatch || {});
 
-  // What the reader chose, for all views of the page: the trait that colours, and the traits whose lines are drawn.
-  const choice = { trait: null, lines: new Set(), made: false };
+  // The choices of the reader, for all views of the page: the trait that colours tokens, and the traits with a line.
+  const choice = { trait: null, lines: new Set(), byReader: false };
   const views = new Set();
   T.choice = choice;
 
   T.el = (name, attributes = {}, ...children) => {
-    const made = document.createElement(name);
+    const element = document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) {
-      if (value !== null && value !== undefined) made.setAttribute(key, value);
+      if (value !== null && value !== undefined) element.setAttribute(key, value);
     }
-    made.append(...children);
-    return made;
+    element.append(...children);
+    return element;
   };
   const el = T.el;
   T.visible = (text) => text.replace(/\n/g, "\\n").replace(/\t/g, "\\t").replace(/\r/g, "\\r");
@@ -25,8 +25,8 @@
   const plain = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(2);
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-  function choose(trait, made) {
-    if (made) choice.made = true;
+  function choose(trait) {
+    choice.byReader = true;
     choice.lines.delete(choice.trait);
     choice.trait = trait;
     choice.lines.add(trait);
@@ -34,7 +34,7 @@
   }
 
   // One scored text: tokens, projections, z, smoothed z and spikes by trait.
-  class Answer {
+  class ScoredText {
     constructor(line, rule) {
       this.traits = line.traits;
       this.rule = rule;
@@ -47,7 +47,7 @@
       }
     }
 
-    // Take projections of a trait from place `start` on; return nothing.
+    // Add projections of a trait from token `start` on.
     score(name, start, row) {
       const s = this.of[name];
       if (!s) return;
@@ -78,10 +78,10 @@
       });
     }
 
-    // What is said of the whole, from the server where it has told it.
+    // The summary of the whole text: from the server where it has sent one, else from the tokens so far.
     summary(name) {
-      const told = this.summaries && this.summaries[name];
-      if (told) return { z: told.z, max: told.max, spikes: told.spikes.length };
+      const sent = this.summaries && this.summaries[name];
+      if (sent) return { z: sent.z, max: sent.max, spikes: sent.spikes.length };
       const s = this.of[name];
       return s && s.n ? { z: s.sum / s.n, max: s.max, spikes: s.spikes.length } : null;
     }
@@ -103,12 +103,12 @@
       if (!text.startsWith(this.seen)) this.seen = "";
       const fresh = text.slice(this.seen.length);
       this.seen = text;
-      for (const line of fresh.split("\n")) if (line) this.take(JSON.parse(line));
+      for (const line of fresh.split("\n")) if (line) this.draw(JSON.parse(line));
       this.stats();
       this.plot.draw();
     }
 
-    take(line) {
+    draw(line) {
       const pane = this.panes[line.p];
       if (line.k === "view") this.build(line);
       else if (line.k === "text") this.message(pane, line);
@@ -120,7 +120,7 @@
 
     build(line) {
       this.rule = line;
-      if (line.traits.length && (!choice.made || !line.traits.includes(choice.trait))) {
+      if (line.traits.length && (!choice.byReader || !line.traits.includes(choice.trait))) {
         const focus = line.traits.includes(line.focus) ? line.focus : line.traits[0];
         if (!line.traits.includes(choice.trait) || line.focus) {
           choice.lines.clear();
@@ -140,19 +140,19 @@
       this.settle();
     }
 
-    // Put the plot where the page wants it, which may be there only after the view.
+    // Put the plot into its place on the page. The page may create the place after the view.
     settle() {
       const place = document.querySelector(`.tw-place[data-view="${this.id}"]`);
       if (place) place.replaceChildren(this.drawing);
       this.plot.draw();
     }
 
-    // The trait that colours, and what the colours mean.
+    // The control for the trait that colours tokens, and the legend.
     bar(line) {
       this.select = el("select", { class: "tw-select", "aria-label": "Trait that colours the tokens" });
       this.select.append(...line.traits.map((name) => el("option", { value: name }, name)));
       this.select.value = choice.trait;
-      this.select.addEventListener("change", () => choose(this.select.value, true));
+      this.select.addEventListener("change", () => choose(this.select.value));
       const full = line.full;
       const ticks = [-full, -full / 2, 0, full / 2, full];
       const legend = el(
@@ -190,7 +190,7 @@
       return p;
     }
 
-    // Put something at the end of a pane, and keep its end in view unless the reader scrolled away.
+    // Append a node to a pane, and keep the end of the pane in view unless the reader scrolled away.
     put(pane, node) {
       const hint = pane.log.querySelector(":scope > .tw-hint");
       if (hint) hint.remove();
@@ -229,7 +229,7 @@
     }
 
     begin(pane, line) {
-      const answer = new Answer(line, this.rule);
+      const answer = new ScoredText(line, this.rule);
       answer.node = el("div", { class: "tw-text tw-tokens" });
       answer.node.answer = answer;
       pane.answer = answer;
@@ -261,8 +261,8 @@
 
     end(pane, line) {
       pane.answer.summaries = line.summaries;
-      for (const [name, told] of Object.entries(line.summaries)) {
-        if (pane.answer.of[name]) pane.answer.of[name].spikes = told.spikes;
+      for (const [name, summary] of Object.entries(line.summaries)) {
+        if (pane.answer.of[name]) pane.answer.of[name].spikes = summary.spikes;
       }
       pane.log.setAttribute("aria-busy", "false");
       const summary = pane.answer.summary(choice.trait);
@@ -296,7 +296,7 @@
       this.plot.draw();
     }
 
-    // Mean, highest token and spikes of each pane's last text; a warning where there is no z.
+    // Mean, highest token and spikes of the last text of each pane; a warning where the trait has no z.
     stats() {
       let bare = null;
       for (const pane of this.panes) {
@@ -379,7 +379,7 @@
       );
     }
 
-    // Arrow keys go from token to token.
+    // Arrow keys move from token to token.
     walk(pane, event) {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       const spans = pane.answers.flatMap((answer) => answer.spans.filter((_, i) => answer.texts[i]));
@@ -392,7 +392,7 @@
     }
   }
 
-  // What a token has to say, beside it.
+  // The tooltip of a token, beside the token.
   T.tip = {
     of: null,
     node: null,
@@ -408,7 +408,7 @@
       this.node.style.display = "block";
       this.move();
     },
-    // Stay beside the token while its pane scrolls, as long as it is to be seen.
+    // Stay beside the token while its pane scrolls, as long as the token is visible.
     follow(log) {
       if (!this.of || !log.contains(this.of)) return;
       const [at, frame] = [this.of.getBoundingClientRect(), log.getBoundingClientRect()];
@@ -430,7 +430,7 @@
     },
   };
 
-  // Make a view of a component's element; its value is read again whenever it has changed.
+  // Build a view in the element of a component, and read its value again whenever the value changes.
   T.view = (element, props, watch) => {
     const host = element.querySelector(".tw-host");
     const view = new View(host, host.dataset.view);

@@ -1,4 +1,4 @@
-"""What is shown, as files: JSON with everything, CSV with a row a token, and a page of HTML to share."""
+"""The files of a view: JSON with all data, CSV with a row for each token, and an HTML page to share."""
 
 import io
 import json
@@ -14,20 +14,20 @@ from traitwatch_dashboards.inspector.scored.tables import comparison_html
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
 SAVE_BUTTONS = {"json": "Save JSON", "csv": "Save CSV", "html": "Save page"}
-"""Kinds of file, and what their buttons say."""
+"""Kinds of file, and the labels of their buttons."""
 
 _TYPES = {"json": "application/json", "csv": "text/csv;charset=utf-8", "html": "text/html;charset=utf-8"}
 
 
 def exported(kind: str, panes: Sequence[Transcript]) -> str:
-    """Return a file as JSON for the page's script: its name, type and text."""
+    """Return a file as JSON for the page's script, with `name`, `type` and `text`."""
     text = {"json": as_json, "csv": as_csv, "html": as_page}[kind](panes)
     return json.dumps({"name": f"traitwatch.{kind}", "type": _TYPES[kind], "text": text})
 
 
 def as_json(panes: Sequence[Transcript]) -> str:
-    """Return everything that is known of the panes."""
-    told = {
+    """Return all messages, tokens and scores of the panes as JSON."""
+    content = {
         "made_by": "traitwatch ui",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "panes": [
@@ -43,11 +43,11 @@ def as_json(panes: Sequence[Transcript]) -> str:
             for pane in panes
         ],
     }
-    return json.dumps(told, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def as_csv(panes: Sequence[Transcript]) -> str:
-    """Return a row a token of every scored text, with its projection and z for each trait."""
+    """Return CSV with a row for each token of every scored text, with its projection and z for each trait."""
     table = pd.DataFrame(list(_rows(panes)))
     text = io.StringIO()
     table.to_csv(text, index=False)
@@ -55,7 +55,7 @@ def as_csv(panes: Sequence[Transcript]) -> str:
 
 
 def as_page(panes: Sequence[Transcript]) -> str:
-    """Return one page of HTML that loads nothing and runs nothing."""
+    """Return one HTML page that loads nothing and runs no script."""
     compared = [(pane.title or "answer", pane.answers[-1]) for pane in panes if pane.answers]
     return shared_page(panes, comparison_html(compared) if compared else "")
 
@@ -69,8 +69,8 @@ def _rows(panes: Sequence[Transcript]) -> Iterator[dict[str, Any]]:
             for i, text in enumerate(scored.texts):
                 row: dict[str, Any] = {"pane": pane.title, "message": number, "token": i, "text": text}
                 for trait in scored.traits:
-                    held = scored.projections.get(trait.name, [])
-                    projection = held[i] if i < len(held) else None
+                    projections = scored.projections.get(trait.name, [])
+                    projection = projections[i] if i < len(projections) else None
                     row |= {f"{trait.name}_projection": projection, f"{trait.name}_z": trait.z(projection)}
                 yield row
 

@@ -1,7 +1,7 @@
-"""The page that is saved to be shared: coloured texts, their lines, a table. It loads nothing and runs nothing.
+"""The HTML page to share: coloured texts, their lines, and a table. The page loads nothing and runs no script.
 
-The trait that colours is chosen without a script: each token carries the colour of every trait, and the style sheet
-takes that of the radio button that is checked.
+The reader chooses the trait that colours the tokens without a script: each token carries the colour of every trait, and
+the style sheet uses the colour of the checked radio button.
 """
 
 import io
@@ -27,7 +27,7 @@ _LINES = ("#b4430a", "#0b62a8")
 
 @dataclass(frozen=True)
 class _Token:
-    """A token as the page shows it: its text, the colours of all traits as CSS, and what pointing at it says."""
+    """A token on the page: its text, its colours for all traits as CSS, and its tooltip."""
 
     text: str
     style: str
@@ -38,8 +38,8 @@ def shared_page(panes: Sequence[Transcript], table: str) -> str:
     """Return the page.
 
     Args:
-        panes: what it shows.
-        table: HTML of the table of scores, escaped.
+        panes: the panes of the page.
+        table: the table of scores as HTML, with escaped cells.
     """
     traits = list({trait.name: trait for pane in panes for answer in pane.answers for trait in answer.traits})
     environment = jinja2.Environment(
@@ -53,7 +53,7 @@ def shared_page(panes: Sequence[Transcript], table: str) -> str:
         table=Markup(table),
         tokens=lambda answer: _tokens(answer, traits),
         full=f"{FULL_COLOUR_Z:g}",
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        time=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -64,22 +64,22 @@ def _tokens(answer: InspectedText, traits: Sequence[str]) -> list[_Token]:
 
 def _token(answer: InspectedText, i: int, text: str, traits: Sequence[Trait | None]) -> _Token:
     styles = []
-    told = []
+    scores = []
     for k, trait in enumerate(traits):
         row = answer.projections.get(trait.name, []) if trait is not None else []
         projection = row[i] if i < len(row) else None
         if trait is None or projection is None:
             continue
         z = trait.z(projection)
-        told.append(f"{trait.name}: projection {number(projection)}, z {number(z, sign=True)}")
+        scores.append(f"{trait.name}: projection {number(projection)}, z {number(z, sign=True)}")
         if z is not None:
             share = min(1.0, abs(z) / FULL_COLOUR_Z)
             styles.append(f"--t{k}:rgb({_HIGH if z > 0 else _LOW}/{share:.2f})")
-    return _Token(text, ";".join(styles), "\n".join(told) or "no score")
+    return _Token(text, ";".join(styles), "\n".join(scores) or "no score")
 
 
 def _plot(panes: Sequence[Transcript], name: str) -> str:
-    """Return the lines of a trait's smoothed z as SVG."""
+    """Return the lines of the smoothed z of a trait, a line for each pane, as SVG."""
     import matplotlib
     from matplotlib.figure import Figure
 

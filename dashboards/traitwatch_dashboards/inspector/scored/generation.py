@@ -1,4 +1,4 @@
-"""Generates one answer and tells it piece by piece, with the projections that the server sends along."""
+"""Requests one answer and yields its pieces: tokens, and the projections that the server sends with them."""
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -14,15 +14,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is asked of which server.
+    """One request for an answer.
 
     Attributes:
-        server: the server.
+        server: the server that is asked.
         model: the model or adapter.
         messages: the conversation so far, the question last.
-        temperature: of sampling.
-        top_p: of sampling.
-        max_tokens: the longest answer.
+        temperature: temperature of the sampling.
+        top_p: top p of the sampling.
+        max_tokens: longest answer, tokens.
     """
 
     server: Server
@@ -35,11 +35,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one event of the stream adds.
+    """The additions of one event of the stream.
 
     Attributes:
-        texts: what its tokens show.
-        start: place of the first of its projections in the answer.
+        texts: displayed texts of the new tokens.
+        start: index of the token that the first projections belong to.
         values: projections by trait, units of the hidden state.
         summaries: by trait, in the last event.
         finish: why the answer ended, in the last event.
@@ -54,18 +54,18 @@ class Piece:
     complete: bool | None = None
 
 
-async def generate(ask: GenerationRequest, answer: InspectedText) -> AsyncGenerator[Piece]:
-    """Generate an answer into `answer`, and yield each piece of it.
+async def generate(request: GenerationRequest, answer: InspectedText) -> AsyncGenerator[Piece]:
+    """Generate an answer into `answer`, and yield each piece.
 
-    What goes wrong ends it with a note that says what to do; what had come stays.
+    An error ends the answer with a note that says what to do. The tokens that have come stay.
     """
     try:
-        stream: Any = await ask.server.openai.chat.completions.create(
-            model=ask.model,
-            messages=ask.messages,  # type: ignore[arg-type]
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            max_tokens=ask.max_tokens,
+        stream: Any = await request.server.openai.chat.completions.create(
+            model=request.model,
+            messages=request.messages,  # type: ignore[arg-type]
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
             logprobs=True,
             stream=True,
             extra_body={"traits": bool(answer.traits)},
@@ -77,38 +77,38 @@ async def generate(ask: GenerationRequest, answer: InspectedText) -> AsyncGenera
                     add_piece(piece, answer)
                     yield piece
     except TROUBLE as error:
-        answer.note = problem(error, ask.server.url, answering=bool(answer.texts))
+        answer.note = problem(error, request.server.url, answering=bool(answer.texts))
         return
     except Exception as error:
-        # A stream that is none, or fields that are others: the reader must see that the answer has broken off.
-        logger.exception("The answer of %s could not be read.", ask.server.url)
-        answer.note = problem(error, ask.server.url)
+        # The response is not a stream, or its fields have other types. The reader must see that the answer broke off.
+        logger.exception("The answer of %s could not be read.", request.server.url)
+        answer.note = problem(error, request.server.url)
         return
     answer.note = remark(answer)
 
 
 def piece_of(choice: Any) -> Piece:
-    """Return what a choice of a stream's event adds."""
+    """Return the piece in a choice of a stream's event."""
     delta = choice.delta
     text = (getattr(delta, "reasoning", None) or "") + (delta.content or "")
     logprobs = choice.logprobs.content if choice.logprobs is not None else None
     tokens = [entry.token for entry in logprobs or ()]
     extra = choice.model_extra or {}
     fields: dict[str, dict[str, Any]] = extra.get("traits") or {}
-    values = {name: told["tokens"] for name, told in fields.items() if told.get("tokens")}
-    starts = [told.get("start", 0) for told in fields.values() if told.get("tokens")]
+    values = {name: scores["tokens"] for name, scores in fields.items() if scores.get("tokens")}
+    starts = [scores.get("start", 0) for scores in fields.values() if scores.get("tokens")]
     return Piece(
         texts=shown_texts(tokens, text) if tokens else [text] if text else [],
         start=starts[0] if starts else 0,
         values=values,
-        summaries={name: summary_of(told) for name, told in fields.items() if "layer" in told},
+        summaries={name: summary_of(scores) for name, scores in fields.items() if "layer" in scores},
         finish=choice.finish_reason or "",
         complete=extra.get("traits_complete"),
     )
 
 
 def add_piece(piece: Piece, answer: InspectedText) -> None:
-    """Put a piece into its answer."""
+    """Add a piece to its answer."""
     answer.add(piece.texts, piece.start, piece.values)
     answer.summaries.update(piece.summaries)
     answer.finish = piece.finish or answer.finish
@@ -116,25 +116,25 @@ def add_piece(piece: Piece, answer: InspectedText) -> None:
 
 
 def remark(answer: InspectedText) -> str:
-    """Return what a reader should know of an answer that ended by itself; empty where there is nothing."""
+    """Return the remark about an answer that was not stopped; empty where the answer needs none."""
     if not answer.finish:
         return "The server ended the answer without saying why. What came is kept."
     if answer.complete is False:
-        return "The server could not score every token of this answer; those without colour have no score."
+        return "The server could not score every token of this answer; tokens without colour have no score."
     if answer.finish == "length":
         return "Cut at the longest answer that was allowed (see the settings)."
     return ""
 
 
 def shown_texts(tokens: Sequence[str], text: str) -> list[str]:
-    """Share a text out among its tokens.
+    """Divide a text among its tokens.
 
     Args:
-        tokens: the tokens, as each reads alone; at least one.
-        text: what they add to the answer.
+        tokens: the text of each token alone; at least one token.
+        text: the text that the tokens add to the answer.
 
     Returns:
-        What each token shows. Joined, it is `text`: what fits no token is shown with the last one.
+        The displayed text of each token. Joined, the texts are `text`; the last token gets the part that fits no token.
     """
     shown: list[str] = []
     place = 0

@@ -1,4 +1,4 @@
-"""A scored text (an answer of a model, or a text that was pasted) as it grows."""
+"""A scored text while it grows: an answer of a model, or a text that a visitor pasted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from traitwatch_dashboards.inspector.api.traits import Trait
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of a whole text for one trait.
+    """The scores of a whole text for one trait.
 
     Attributes:
-        mean: mean projection over the token states, units of the hidden state; None without one.
-        z: the same in standard deviations of the baseline; None without a state or a baseline.
-        max_z: z of the highest token; None with `z`.
-        spikes: its spikes.
+        mean: mean projection over the token states, units of the hidden state; None without a token state.
+        z: `mean` in standard deviations of the baseline; None without a token state or a baseline.
+        max_z: z of the highest token; None where `z` is None.
+        spikes: the spikes of the text.
     """
 
     mean: float | None
@@ -30,14 +30,14 @@ class InspectedText:
     """A scored text.
 
     Attributes:
-        traits: the traits that it is scored for.
-        model: the model or adapter that answered, or read a text that was pasted.
-        texts: what each token shows.
-        projections: by trait, of each token, units of the hidden state; None where there is no state (yet).
-        summaries: by trait; those of the server once it has told them.
-        finish: why it ended, in the server's word; empty while it goes on, or where it was cut off.
-        complete: whether the server scored every state; None while that is not known.
-        note: what a reader should know, such as that it was stopped; empty where there is nothing.
+        traits: the traits whose scores the text has.
+        model: the model or adapter that answered, or that read a pasted text.
+        texts: the displayed text of each token.
+        projections: by trait, one for each token, units of the hidden state; None where there is no state (yet).
+        summaries: by trait, from the server; empty until the server has sent them.
+        finish: the server's reason for the end; empty while the text grows, or where it broke off.
+        complete: whether the server scored every state; None until the server has said so.
+        note: a remark for the reader, such as that the answer was stopped; empty where there is none.
     """
 
     traits: Sequence[Trait]
@@ -51,15 +51,15 @@ class InspectedText:
 
     @property
     def text(self) -> str:
-        """The text."""
+        """The displayed text of all tokens."""
         return "".join(self.texts)
 
     def add(self, texts: Sequence[str], start: int, values: Mapping[str, Sequence[float | None]]) -> None:
         """Append tokens, and put projections in their places.
 
         Args:
-            texts: what the new tokens show.
-            start: place of the first of the projections.
+            texts: displayed texts of the new tokens.
+            start: index of the token that the first projections belong to.
             values: projections by trait, units of the hidden state.
         """
         self.texts.extend(texts)
@@ -69,23 +69,23 @@ class InspectedText:
             held[start : start + len(projections)] = projections
 
     def summary(self, trait: Trait) -> Summary:
-        """Return the server's summary for a trait, or one of what there is."""
+        """Return the server's summary for a trait; before it has come, a summary of the projections so far."""
         if trait.name in self.summaries:
             return self.summaries[trait.name]
         return summarise(trait, self.projections.get(trait.name, ()))
 
 
 def summarise(trait: Trait, projections: Sequence[float | None]) -> Summary:
-    """Return the summary of some projections (units of the hidden state, None where there is no state)."""
+    """Return the summary of projections (units of the hidden state; None where there is no state)."""
     states = [projection for projection in projections if projection is not None]
     if not states:
         return Summary(None, None, None)
     mean = sum(states) / len(states)
-    spans = () if trait.threshold is None else find_spikes([trait.z(p) for p in projections], trait.threshold)
-    return Summary(mean, trait.z(mean), trait.z(max(states)), tuple(spans))
+    spikes = () if trait.threshold is None else find_spikes([trait.z(p) for p in projections], trait.threshold)
+    return Summary(mean, trait.z(mean), trait.z(max(states)), tuple(spikes))
 
 
 def summary_of(fields: Mapping[str, Any]) -> Summary:
-    """Return the summary that a response of the server carries for a trait."""
+    """Return the summary in the fields of a trait in a response of the server."""
     spikes = tuple(Spike(s["start"], s["end"], s["peak_z"]) for s in fields.get("spikes") or ())
     return Summary(fields.get("mean"), fields.get("z"), fields.get("max_z"), spikes)

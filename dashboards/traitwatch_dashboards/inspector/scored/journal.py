@@ -1,18 +1,19 @@
-"""What a view of the page shows, as lines of JSON that are only ever added.
+"""The content of one view, as lines of JSON. Lines are added and never changed.
 
-The page's own script (`assets/view.js`) reads the lines and draws. Since the value of the component only grows, Gradio
-sends the page what is new, and the page draws what is new: an answer of thousands of tokens streams as lightly as a
-short one. Model output travels as JSON strings and is put into the page as text, never as HTML.
+The script of the page (`assets/view.js`) reads the lines and draws. The value of the component only grows. So Gradio
+sends the page only the new lines, and the page draws only the new lines: an answer of thousands of tokens streams as
+lightly as a short one. Model output travels as JSON strings. The page inserts it as text, never as HTML.
 
-The kinds of line (`k`), `p` being the number of the pane:
+The kinds of line (`k`); `p` is the number of the pane:
 
-    view    panes (their titles), traits (of the controls), window and least (the rule for spikes), full (z of the full
-            colour), hint (what an empty view says), focus (the trait that colours unless the reader chose one)
+    view    panes (titles), traits (of the controls), window and least (the rule for spikes), full (z of the full
+            colour), hint (text of an empty view), focus (the trait that colours tokens until the reader chooses one)
     text    p, role, text, fold: a message that is not scored
     answer  p, traits (name, layer, mean, std, threshold), label: a scored text begins
-    add     p, texts, start, rows: tokens, and projections from place `start` on, a row a trait in the answer's order
+    add     p, texts, start, rows: tokens, and projections from token `start` on, a row for each trait in the answer's
+            order
     end     p, summaries, finish: a scored text has ended
-    note    p, text, bad: what a reader should know
+    note    p, text, bad: a remark for the reader
 """
 
 import json
@@ -32,7 +33,7 @@ _DECIMALS = 3
 
 @dataclass
 class _Waiting:
-    """What of a pane's scored text is not yet a line: tokens, and projections by trait from place `start` on."""
+    """The part of a scored text that is not yet a line: tokens, and projections by trait from token `start` on."""
 
     start: int
     texts: list[str] = field(default_factory=list)
@@ -40,9 +41,17 @@ class _Waiting:
 
 
 class Journal:
-    """The lines of one view. What is added to an answer becomes a line when the lines are asked for."""
+    """The lines of one view. Additions to an answer become a line when `str` or `news` asks for the lines."""
 
     def __init__(self, panes: Sequence[str] = ("",), traits: Sequence[Trait] = (), *, hint: str = "", focus: str = ""):
+        """Begin an empty view.
+
+        Args:
+            panes: the title of each pane.
+            traits: the traits of the controls.
+            hint: text of the empty view.
+            focus: the trait that colours the tokens until the reader chooses one; empty for the first trait.
+        """
         self._lines: list[str] = []
         self._traits: dict[int, list[str]] = {}
         self._waiting: dict[int, _Waiting] = {}
@@ -65,17 +74,17 @@ class Journal:
 
     @property
     def grown(self) -> bool:
-        """Whether there is something that the page has not been sent."""
+        """Whether there are lines that the page has not been sent."""
         return bool(self._waiting) or len(self._lines) > self._sent
 
     def news(self) -> str:
-        """Return all lines, and know that the page has them."""
+        """Return all lines, and count them as sent."""
         lines = str(self)
         self._sent = len(self._lines)
         return lines
 
     def message(self, role: str, text: str, pane: int = 0, *, fold: bool = False) -> None:
-        """Show a message that is not scored; folded away with its neighbours where `fold` says so."""
+        """Show a message that is not scored; with `fold`, folded away together with its neighbours."""
         self._add("text", p=pane, role=role, text=text, fold=fold)
 
     def answer(self, traits: Sequence[Trait], pane: int = 0, label: str = "") -> None:
@@ -94,7 +103,7 @@ class Journal:
     def add(
         self, texts: Sequence[str], start: int, values: Mapping[str, Sequence[float | None]], pane: int = 0
     ) -> None:
-        """Add tokens (what they show) and projections (units of the hidden state, by trait, from `start` on)."""
+        """Add displayed texts of tokens, and projections by trait (units of the hidden state) from token `start` on."""
         if not texts and not values:
             return
         waiting = self._waiting.get(pane)
@@ -110,20 +119,20 @@ class Journal:
             waiting.values.setdefault(name, []).extend(None if v is None else round(v, _DECIMALS) for v in row)
 
     def end(self, answer: InspectedText, pane: int = 0) -> None:
-        """End a scored text; its note is shown too."""
+        """End a scored text, and show its note."""
         self._flush(pane)
-        summaries = {trait.name: _told(answer.summary(trait)) for trait in answer.traits}
+        summaries = {trait.name: _summary_fields(answer.summary(trait)) for trait in answer.traits}
         self._add("end", p=pane, summaries=summaries, finish=answer.finish)
         if answer.note:
             self.note(answer.note, pane, bad=not answer.finish)
 
     def note(self, text: str, pane: int = 0, *, bad: bool = False) -> None:
-        """Show what a reader should know; `bad` where something went wrong."""
+        """Show a remark for the reader; `bad` marks an error."""
         self._add("note", p=pane, text=text, bad=bad)
 
     @staticmethod
     def _next(waiting: _Waiting) -> int:
-        """Return the place at which the next projections must start to be of the same line."""
+        """Return the token at which the next projections must start to join the same line."""
         return waiting.start + max(map(len, waiting.values.values()))
 
     def _flush(self, pane: int) -> None:
@@ -136,7 +145,7 @@ class Journal:
         self._lines.append(json.dumps({"k": kind, **fields}, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
-def _told(summary: Summary) -> dict[str, Any]:
+def _summary_fields(summary: Summary) -> dict[str, Any]:
     return {
         "mean": summary.mean,
         "z": summary.z,

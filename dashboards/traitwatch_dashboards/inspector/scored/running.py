@@ -1,4 +1,4 @@
-"""Runs the generations of one session: several at once, one view, until they end or are stopped."""
+"""Runs the generations of one view, several at once, until they end or are stopped."""
 
 import asyncio
 import contextlib
@@ -14,37 +14,38 @@ _INTERVAL = 0.1
 
 
 class Generations:
-    """The generations that are under way in a session."""
+    """The generations of one view that are under way."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Generations":
-        # Gradio copies the initial state for each session; tasks are never part of that.
+        # Gradio copies the initial state for each session. The copy has no tasks.
         return Generations()
 
     @property
     def busy(self) -> bool:
-        """Whether any is."""
+        """Whether a generation is under way."""
         return any(not task.done() for task in self._tasks)
 
     def stop(self) -> None:
-        """End them; what came stays."""
+        """End the generations; the tokens that have come stay."""
         for task in self._tasks:
             task.cancel()
 
     async def run(
-        self, asks: Mapping[int, tuple[GenerationRequest, InspectedText]], journal: Journal
+        self, requests: Mapping[int, tuple[GenerationRequest, InspectedText]], journal: Journal
     ) -> AsyncGenerator[str]:
-        """Generate all answers at once and yield what the view shows whenever it has grown.
+        """Generate all answers at once, and yield the lines of the view whenever there are new ones.
 
         Args:
-            asks: what is asked and the answer that it fills, by the number of the pane; at least one.
-            journal: of the view; its scored texts have begun.
+            requests: the request and the answer to fill, by the number of the pane; at least one.
+            journal: journal of the view, in which the scored texts have begun.
         """
         self.stop()
         self._tasks = [
-            asyncio.create_task(_generate(ask, answer, journal, pane)) for pane, (ask, answer) in asks.items()
+            asyncio.create_task(_generate(request, answer, journal, pane))
+            for pane, (request, answer) in requests.items()
         ]
         tasks = self._tasks
         try:
@@ -56,15 +57,15 @@ class Generations:
                 if over:
                     break
         finally:
-            # The page was left, or reloaded, in mid-stream.
+            # The visitor may have left or reloaded the page while answers stream.
             for task in tasks:
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _generate(ask: GenerationRequest, answer: InspectedText, journal: Journal, pane: int) -> None:
-    pieces = generate(ask, answer)
+async def _generate(request: GenerationRequest, answer: InspectedText, journal: Journal, pane: int) -> None:
+    pieces = generate(request, answer)
     try:
         async with contextlib.aclosing(pieces):
             async for piece in pieces:

@@ -1,7 +1,7 @@
-"""Scores a text that nobody generated: it is sent as a prompt, and the projections of its tokens are read.
+"""Scores a pasted text. The server reads the text as a prompt and returns the projections of its tokens.
 
-With a prompt before it, the text is scored as the model's answer to it, in the model's own chat template: its tokens
-get the states that they would have had if the model had said them.
+Where the visitor gives a prompt too, the text is scored as the model's answer to this prompt, in the model's own chat
+template. Then the tokens get the states that they would have in an answer of the model.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 
 @dataclass(frozen=True)
 class Pasted:
-    """A text to be scored.
+    """A text to score.
 
     Attributes:
         text: the text.
-        prompt: what it answers; empty where it stands alone.
-        raw: whether prompt and text are the model's input as it is, special tokens and all, as an event log has them.
+        prompt: the prompt that the text answers; empty where the text stands alone.
+        raw: whether prompt and text together are the model's whole input, with special tokens, as in an event log.
     """
 
     text: str
@@ -32,7 +32,7 @@ async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait,
     """Return a text with its scores.
 
     Raises:
-        DashboardError: the server refuses it, or answers something else.
+        DashboardError: the server refuses the request, or its response has no scores.
         httpx.HTTPError: the server does not answer.
     """
     ids, first = await _tokens(server, model, pasted)
@@ -54,47 +54,50 @@ async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait,
     except (KeyError, TypeError) as error:
         raise DashboardError(f"The server's answer has no scores of the prompt (no {error}).") from error
     for row in rows.values():
-        row[: _unlike(first)] = [None] * _unlike(first)
+        row[: _incomparable(first)] = [None] * _incomparable(first)
     answer = InspectedText(traits, model, finish="scored")
     answer.add(await _mended(server, model, tokens, ids[first:]), 0, rows)
-    answer.complete = all(value is not None for row in rows.values() for value in row[_unlike(first) :])
-    if _unlike(first):
+    answer.complete = all(value is not None for row in rows.values() for value in row[_incomparable(first) :])
+    if _incomparable(first):
         answer.note = (
-            "The first token has no score: in the first place of its input a model's state is unlike that of any other "
-            "token. Give a prompt, and the text is scored as an answer to it."
+            "The first token has no score: at the first position of the input, a model's state is unlike the state of "
+            "any other token. Give a prompt, and the text is scored as an answer to it."
         )
     if not answer.complete:
-        answer.note = "The server could not score every token of this text; those without colour have no score."
+        answer.note = "The server could not score every token of this text; tokens without colour have no score."
     return answer
 
 
-def _unlike(first: int) -> int:
-    """Return how many tokens of a text are not comparable, its first being at place `first` of the model's input.
+def _incomparable(first: int) -> int:
+    """Return how many tokens at the start of a text have a state that cannot be compared (0 or 1).
 
-    Attention rests on the first place of the input, whatever token is there: its state is many times as long as those
-    of all others, and would drown the mean of a short text.
+    Attention rests on the first position of the input, whatever token is there. The state at this position is many
+    times as long as all other states, and it would dominate the mean of a short text.
+
+    Args:
+        first: position of the text's first token in the model's input.
     """
     return 1 if first == 0 else 0
 
 
 async def _mended(server: Server, model: str, tokens: list[str], ids: list[int]) -> list[str]:
-    """Return what tokens show: a character of several tokens, each of which reads as none, with the last of them."""
-    shown = list(tokens)
+    """Return the displayed texts of tokens. The last token of several that form one character shows the character."""
+    texts = list(tokens)
     for start, end in broken_runs(tokens):
         text = (await server.json("/detokenize", {"model": model, "tokens": ids[start:end]}))["prompt"]
-        shown[start:end] = [*[""] * (end - start - 1), text]
-    return shown
+        texts[start:end] = [*[""] * (end - start - 1), text]
+    return texts
 
 
 def broken_runs(tokens: list[str]) -> list[tuple[int, int]]:
-    """Return where runs of tokens that are parts of characters begin and end."""
+    """Return the start and end of each run of tokens that are only parts of a character."""
     broken = ["\ufffd" in token for token in tokens]
     starts = [i for i, is_broken in enumerate(broken) if is_broken and not (i and broken[i - 1])]
     return [(start, next((i for i in range(start, len(broken)) if not broken[i]), len(broken))) for start in starts]
 
 
 async def _tokens(server: Server, model: str, pasted: Pasted) -> tuple[list[int], int]:
-    """Return the token ids of prompt and text, and the place of the text's first token."""
+    """Return the token ids of prompt and text, and the position of the text's first token."""
     if pasted.raw:
         whole = {"prompt": pasted.prompt + pasted.text, "add_special_tokens": False}
         before = {"prompt": pasted.prompt, "add_special_tokens": False} if pasted.prompt else None

@@ -1,4 +1,4 @@
-"""What one visitor of the page has: nothing of it is shared with another, or outlives the visit."""
+"""The state of one visitor of the page. Visitors share no state, and the state ends with the visit."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
 @dataclass
 class VisitorSession:
-    """The state of one visit.
+    """The state of one visitor.
 
     Attributes:
         chat: the conversation of the tab Chat.
-        chat_journal: what its view shows.
-        chat_running: what is being generated there.
-        panes: what the tab Compare holds.
-        compare_running: what is being generated there.
+        chat_journal: the journal of the view of the tab Chat.
+        chat_running: the generation of the tab Chat.
+        panes: the panes of the tab Compare.
+        compare_running: the generations of the tab Compare.
         inspected: the texts of the tab Inspect.
-        samples: what the tab Live has seen of each server, by address.
+        samples: the samples of the tab Live, by the address of the server.
     """
 
     chat: Transcript = field(default_factory=Transcript)
@@ -33,7 +33,7 @@ class VisitorSession:
     samples: dict[str, deque[TrafficSample]] = field(default_factory=dict)
 
     def stop(self) -> None:
-        """End whatever is being generated."""
+        """End all generations."""
         self.chat_running.stop()
         self.compare_running.stop()
 

@@ -1,4 +1,4 @@
-"""The server's latest spikes, and what of them can be scored again."""
+"""The server's latest spikes, and the texts of spikes that can be scored again."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from traitwatch_dashboards.inspector.scored.tables import number
 
 Event = Mapping[str, Any]
 
-# Characters of a spike's text in the table.
-_SHOWN = 120
+# Longest text of a spike in the table, characters.
+_LONGEST = 120
 
 
 async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
-    """Return the latest spikes, newest first; none where the server does not tell."""
+    """Return the latest spikes, newest first; an empty list where the server sends none or fails."""
     try:
         return await told_spikes(server, limit)
     except TROUBLE:
@@ -28,16 +28,16 @@ async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
 
 
 async def told_spikes(server: Server, limit: int = 50) -> list[Event]:
-    """Return the latest spikes, newest first; raises as `Server.json` does."""
+    """Return the latest spikes, newest first; raise the same errors as `Server.json`."""
     answer = await server.json("/v1/spikes", limit=limit)
     events = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(events, list):
-        raise DashboardError(problem(DashboardError("the server's list of spikes is none."), server.url))
+        raise DashboardError(problem(DashboardError("The server's response has no list of spikes."), server.url))
     return [event for event in events if isinstance(event, dict)]
 
 
 def choices_of(events: Sequence[Event]) -> list[tuple[str, str]]:
-    """Return a choice among the events that have texts: what it says, and the event as JSON."""
+    """Return the choices among the events with texts: a label, and the event as JSON."""
     return [
         (
             f"{str(event.get('time', ''))[11:19]}  {event.get('trait')}, peak z {number(event.get('peak_z'))}",
@@ -49,10 +49,10 @@ def choices_of(events: Sequence[Event]) -> list[tuple[str, str]]:
 
 
 def pasted_event(pasted: Pasted) -> Pasted:
-    """Return the texts of a line of the event log where one was pasted, or else what was pasted.
+    """Return the texts of the event where a line of the event log was pasted; otherwise the pasted text.
 
     Raises:
-        DashboardError: the event was logged without texts.
+        DashboardError: the event has no texts.
     """
     text = pasted.text.strip()
     if not text.startswith("{"):
@@ -65,13 +65,13 @@ def pasted_event(pasted: Pasted) -> Pasted:
         return pasted
     if not isinstance(event.get("text"), str):
         raise DashboardError(
-            "This event has no text: the server logs none unless it is started with --traits-events-text."
+            "This event has no text: the server logs texts only if it is started with --traits-events-text."
         )
     return Pasted(event["text"], event.get("prompt", ""), raw=True)
 
 
 def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
-    """Return the events as a table, a row a spike."""
+    """Return the events as a table, a row for each spike."""
     return pd.DataFrame(
         [
             {
@@ -89,4 +89,4 @@ def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

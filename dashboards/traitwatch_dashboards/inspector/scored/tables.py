@@ -1,4 +1,4 @@
-"""The tables of the page and of its exports: pandas holds them, and writes HTML in which everything is escaped."""
+"""The tables of the page and of its files. pandas holds the tables and writes HTML in which every cell is escaped."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,24 @@ _DIFFERENCE = "difference"
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
-    """Return a number as a table shows it; a dash for None."""
+    """Return a number as tables show it; a dash for None or NaN."""
     if value is None or value != value:
         return _ABSENT
     return f"{value:+.2f}" if sign else f"{value:.2f}"
 
 
 def comparison(answers: Sequence[tuple[str, InspectedText]]) -> pd.DataFrame:
-    """Return what two scored texts (with their names) have of each trait, and the difference of their means.
+    """Compare the scores of one or two scored texts.
+
+    Args:
+        answers: title and scored text.
 
     Returns:
-        A row a trait that both are scored for; a single text has no difference. Means and highest tokens are z or None.
+        A row for each trait that all texts have. Means and highest tokens are z or None. Two texts have a difference of
+        their means; a single text has none.
     """
     if len({title for title, _ in answers}) < len(answers):
-        # Both panes may be called alike, or not at all.
+        # Both panes may have the same title, or none.
         answers = [(f"{title} {letter}".strip(), answer) for (title, answer), letter in zip(answers, "AB", strict=True)]
     names = [trait.name for trait in answers[0][1].traits]
     shared = [name for name in names if all(name in {t.name for t in answer.traits} for _, answer in answers)]
@@ -46,14 +50,14 @@ def comparison(answers: Sequence[tuple[str, InspectedText]]) -> pd.DataFrame:
 def comparison_html(answers: Sequence[tuple[str, InspectedText]]) -> str:
     """Return the comparison as an HTML table."""
     table = comparison(answers)
-    shown = table.copy().astype(object)
-    for column in shown.columns[1:]:
+    cells = table.copy().astype(object)
+    for column in cells.columns[1:]:
         values = [
             number(v, sign=column == _DIFFERENCE) if isinstance(v, float) or v is None else str(v)
             for v in table[column]
         ]
-        shown[column] = values
-    return table_html(shown, "Scores of each trait")
+        cells[column] = values
+    return table_html(cells, "Scores of each trait")
 
 
 def table_html(table: pd.DataFrame, caption: str) -> str:
@@ -67,10 +71,10 @@ def table_html(table: pd.DataFrame, caption: str) -> str:
 
 
 def cosines(traits: Sequence[Trait]) -> pd.DataFrame:
-    """Return the cosines between the directions of traits that are read at the same layer.
+    """Return the cosines between the vectors of traits that are read at the same layer.
 
     Returns:
-        A row and a column a trait; NaN between traits of different layers.
+        A row and a column for each trait; NaN between traits of different layers.
     """
     names = [trait.name for trait in traits]
     table = pd.DataFrame(index=names, columns=names, dtype=float)

@@ -1,4 +1,4 @@
-"""What one pane of the page holds: messages, some of them scored."""
+"""The messages of one pane. Some of them are scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ class Message:
 
     Attributes:
         role: `system`, `user` or `assistant`.
-        text: what it says; of a scored one, `scored` has it.
-        scored: the scored text, where it is one.
+        text: text of the message; empty for a scored message.
+        scored: the scored text of a scored message; None for other messages.
     """
 
     role: Role
@@ -24,7 +24,7 @@ class Message:
 
     @property
     def content(self) -> str:
-        """What it says."""
+        """The text of the message, scored or not."""
         return self.text if self.scored is None else self.scored.text
 
 
@@ -33,7 +33,7 @@ class Transcript:
     """The messages of one pane.
 
     Attributes:
-        title: the pane's name; empty where there is one pane.
+        title: title of the pane; empty where the view has one pane.
         messages: the messages, in order.
     """
 
@@ -51,7 +51,7 @@ class Transcript:
         return self.answers[-1].model if self.answers else ""
 
     def sent(self) -> list[dict[str, str]]:
-        """Return the messages as the server takes them; an answer that never came is left out, with its question."""
+        """Return the messages for a request. An answer that never came is left out together with its question."""
         sent: list[dict[str, str]] = []
         for message in self.messages:
             if message.role == "assistant" and not message.content:
@@ -66,7 +66,7 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "you": "
 
 
 def parse_examples(text: str) -> list[Message]:
-    """Return the turns of a text in which each begins with `User:` or `Assistant:` at the start of a line."""
+    """Return the turns of a text. Each turn begins with `User:` or `Assistant:` at the start of a line."""
     messages: list[Message] = []
     for line in text.splitlines():
         role, colon, rest = line.partition(":")

@@ -96,12 +96,12 @@ class ChatTab:
             journal.note(problem_with(served), bad=True)
         session.chat.messages.append(Message("user", text))
         journal.message("user", text)
-        ask = settings.ask(server, served, session.chat)
-        answer = InspectedText(served.traits, ask.model)
+        request = settings.request(server, served, session.chat)
+        answer = InspectedText(served.traits, request.model)
         session.chat.messages.append(Message("assistant", scored=answer))
-        journal.answer(served.traits, label=self._fleet.name_of(ask.model, server))
+        journal.answer(served.traits, label=self._fleet.name_of(request.model, server))
         yield {self.conversation: str(journal), self.row.message: "", **self.row.busy(True)}
-        async for lines in session.chat_running.run({0: (ask, answer)}, journal):
+        async for lines in session.chat_running.run({0: (request, answer)}, journal):
             yield {self.conversation: lines}
         put_back = {} if answer.text or answer.finish else {self.row.message: text}
         yield {self.conversation: str(journal), **put_back, **self.row.busy(False)}

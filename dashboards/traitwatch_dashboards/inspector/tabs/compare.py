@@ -103,12 +103,12 @@ class CompareTab:
         journal = Journal([pane.title for pane in settings], _all_traits(served), focus=_focus(served))
         session.panes = [pane.transcript() for pane in settings]
         begun = [self._begin(journal, i, session.panes[i], settings[i], served[i], text) for i in range(len(settings))]
-        asks = {i: ask for i, ask in enumerate(begun) if ask is not None}
-        if not asks:
+        requests = {i: pair for i, pair in enumerate(begun) if pair is not None}
+        if not requests:
             yield {self.answers: str(journal), self.table: ""}
             return
         yield {self.answers: str(journal), self.table: "", **self.row.busy(True)}
-        async for lines in session.compare_running.run(asks, journal):
+        async for lines in session.compare_running.run(requests, journal):
             yield {self.answers: lines}
         table = comparison_html(titled_answers(session.panes))
         yield {self.answers: str(journal), self.table: table, **self.row.busy(False)}
@@ -132,11 +132,11 @@ class CompareTab:
             journal.note(problem_with(served), pane, bad=True)
         if served.problem:
             return None
-        ask = settings.ask(self._fleet[settings.server], served, transcript)
-        answer = InspectedText(served.traits, ask.model)
+        request = settings.request(self._fleet[settings.server], served, transcript)
+        answer = InspectedText(served.traits, request.model)
         transcript.messages.append(Message("assistant", scored=answer))
-        journal.answer(served.traits, pane, label=self._fleet.name_of(ask.model, ask.server))
-        return ask, answer
+        journal.answer(served.traits, pane, label=self._fleet.name_of(request.model, request.server))
+        return request, answer
 
     def stop(self, session: VisitorSession) -> None:
         """Stop the answers that are being generated; the tokens that have come stay."""

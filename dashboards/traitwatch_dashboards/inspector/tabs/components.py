@@ -1,12 +1,12 @@
-"""The page's own components: a view of coloured tokens, a figure, a fragment of HTML; and its scripts and style."""
+"""Our own components: a view of coloured tokens with its plot, a figure, and a fragment of HTML."""
 
 import gradio as gr
 
 
 def token_view(value: str, name: str) -> gr.HTML:
-    """Return a view: its value is a `Journal`'s lines, and `assets/view.js` draws it.
+    """Return a view of coloured tokens. Its value is the lines of a `Journal`; `assets/view.js` draws them.
 
-    Its plot is drawn where `plot_of(name)` stands.
+    The plot of the view appears where `plot_of(name)` stands.
     """
     return gr.HTML(
         value,
@@ -19,7 +19,7 @@ def token_view(value: str, name: str) -> gr.HTML:
 
 
 def plot_of(name: str) -> gr.HTML:
-    """Return the place of a view's plot."""
+    """Return the place for the plot of a view."""
     return gr.HTML(
         html_template=f'<div class="tw-place" data-view="{name}"></div>',
         js_on_load="window.Traitwatch.place();",
@@ -29,7 +29,7 @@ def plot_of(name: str) -> gr.HTML:
 
 
 def figure(value: str, elem_id: str) -> gr.HTML:
-    """Return a figure: its value is JSON with the `data` and `layout` of Plotly, drawn in the page's theme."""
+    """Return a figure in the theme of the page. Its value is JSON with the `data` and `layout` of Plotly."""
     return gr.HTML(
         value,
         html_template='<div class="tw-figure" role="img" aria-label="Lines over time"></div>',
@@ -41,5 +41,5 @@ def figure(value: str, elem_id: str) -> gr.HTML:
 
 
 def fragment(value: str = "", elem_id: str | None = None) -> gr.HTML:
-    """Return a fragment of HTML, in which whoever makes it has escaped what is not its own."""
+    """Return a fragment of HTML. The caller has escaped every text of a user, a model or a server."""
     return gr.HTML(value, js_on_load=None, apply_default_css=False, padding=False, elem_id=elem_id)

@@ -1,4 +1,4 @@
-"""The settings of one pane: which server and model, what stands before the question, how is sampled."""
+"""The settings of one pane: server, model, system prompt, earlier turns, and sampling."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from traitwatch_dashboards.inspector.scored.transcript import Message, Transcrip
 
 @dataclass(frozen=True)
 class PaneSettings:
-    """What a pane is told.
+    """The settings of one pane.
 
     Attributes:
-        server: the server's address.
-        model: model or adapter; empty for the server's first.
+        server: address of the server.
+        model: model or adapter; empty for the server's first model.
         system: the system prompt; empty for none.
-        examples: earlier turns, as `transcript.parse_examples` reads them.
-        temperature: of sampling.
-        top_p: of sampling.
-        max_tokens: the longest answer.
-        title: the pane's name.
+        examples: earlier turns, in the format of `transcript.parse_examples`.
+        temperature: temperature of the sampling.
+        top_p: top p of the sampling.
+        max_tokens: longest answer, tokens.
+        title: title of the pane.
     """
 
     server: str
@@ -40,8 +40,8 @@ class PaneSettings:
         before = [Message("system", self.system.strip())] if self.system.strip() else []
         return Transcript(self.title.strip(), [*before, *parse_examples(self.examples)])
 
-    def ask(self, server: Server, served: Served, transcript: Transcript) -> GenerationRequest:
-        """Return what is asked of the server to go on with a conversation, whoever answered before."""
+    def request(self, server: Server, served: Served, transcript: Transcript) -> GenerationRequest:
+        """Return the request to continue a conversation, whichever model answered before."""
         return GenerationRequest(
             server, served.model(self.model), transcript.sent(), self.temperature, self.top_p, self.max_tokens
         )
@@ -52,7 +52,7 @@ class SettingsForm:
 
     Attributes:
         inputs: the components whose values `read` takes, in order.
-        server: the choice of a server; seen only where there are several.
+        server: the choice of a server; visible only where there are several servers.
         model: the choice of a model.
     """
 
@@ -61,7 +61,7 @@ class SettingsForm:
 
         Args:
             servers: the addresses to choose from.
-            name: of the pane, such as A; empty where there is one.
+            name: title of the pane, such as A; empty where the view has one pane.
         """
         several = len(servers) > 1
         title = gr.Textbox(name, label="Name of the pane", visible=bool(name))
@@ -72,7 +72,7 @@ class SettingsForm:
             label="Earlier turns",
             lines=3,
             max_lines=8,
-            placeholder="User: a question\nAssistant: the answer that is pretended",
+            placeholder="User: a question\nAssistant: an answer that you make up",
         )
         with gr.Row():
             temperature = gr.Slider(0, 2, value=0.7, step=0.05, label="Temperature", min_width=140)
@@ -106,7 +106,7 @@ class SettingsForm:
 
     @staticmethod
     def filled(settings: PaneSettings, served: Served) -> list[Any]:
-        """Return the updates of `inputs` for settings; `served` is what their server serves."""
+        """Return the updates of `inputs` for settings; `served` has the models of their server."""
         return [
             settings.server,
             model_choices(served, settings.model),
@@ -120,7 +120,7 @@ class SettingsForm:
 
 
 def model_choices(served: Served, chosen: str | None = None) -> Mapping[str, Any]:
-    """Return the update of a choice of models for what a server serves."""
+    """Return the update of a choice of models: the models of a server, and the chosen one where the server has it."""
     value = chosen if chosen in served.models else next(iter(served.models), None)
     update: Mapping[str, Any] = gr.update(choices=list(served.models), value=value)
     return update

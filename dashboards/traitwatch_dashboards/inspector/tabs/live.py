@@ -87,7 +87,7 @@ def _problem_box(text: str) -> str:
 
 
 def _traffic(samples: "deque[TrafficSample]") -> str:
-    """Return the table of the traffic, a row a trait: since the server started, and lately, while the tab was open."""
+    """Return the table of the traffic, a row for each trait: since the server started, and lately."""
     now = samples[-1]
     before = next((s for s in samples if now.time - s.time <= _RECENT), now)
     rows = []
@@ -108,8 +108,8 @@ def _traffic(samples: "deque[TrafficSample]") -> str:
     if not rows:
         return '<p class="tw-quiet">The server counts no traits.</p>'
     quiet = (
-        f'<p class="tw-quiet">{now.running:.0f} requests are being answered. <i>Drift</i>: how far the last '
-        "minutes lie from the last hours, in standard errors.</p>"
+        f'<p class="tw-quiet">{now.running:.0f} requests are being answered. <i>Drift</i>: the difference '
+        "between the last minutes and the last hours, in standard errors.</p>"
     )
     return table_html(pd.DataFrame(rows), "Traffic of each trait") + quiet
 
@@ -119,7 +119,7 @@ def _share(rate: float | None) -> str:
 
 
 def _figure(samples: "deque[TrafficSample] | list[TrafficSample]") -> str:
-    """Return the lines of mean z over time, a line a trait."""
+    """Return the figure of the mean z over time, a line for each trait, as JSON for Plotly."""
     steps = recent(list(samples))
     now = samples[-1].time if samples else time.time()
     names = list(samples[-1].traits) if samples else []

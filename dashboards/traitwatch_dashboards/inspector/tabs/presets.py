@@ -1,4 +1,4 @@
-"""What a newcomer tries first: one question, after paternalistic replies and after respectful ones."""
+"""The presets of the tab Compare: one question after paternalistic replies, and after respectful replies."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ class Preset:
     """A comparison that is ready to run.
 
     Attributes:
-        name: what its button says.
-        prompt: the question that both panes are asked.
-        titles: the panes' names.
-        examples: the earlier turns of each pane, as `transcript.parse_examples` reads them.
-        max_tokens: the longest answer.
-        temperature: of sampling. 0, so that both answers are the model's likeliest: of two that were sampled, one pair
-            in nine differs by less than 0.5 z (64 of each, first preset).
-        top_p: of sampling.
+        name: label of the button.
+        prompt: the question for both panes.
+        titles: titles of the panes.
+        examples: the earlier turns of each pane, in the format of `transcript.parse_examples`.
+        max_tokens: longest answer, tokens.
+        temperature: temperature of the sampling. At 0, both answers are the model's likeliest. Of sampled pairs, one in
+            nine differs by less than 0.5 z (64 answers of each pane, first preset).
+        top_p: top p of the sampling.
     """
 
     name: str

@@ -1,0 +1,30 @@
+"""A scored text and its summary."""
+
+from traitwatch_dashboards.inspector.api.traits import Trait
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary
+
+TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
+
+
+BARE = Trait("bare", 20)
+
+
+def answered(*projections: float | None, texts: list[str] | None = None) -> InspectedText:
+    answer = InspectedText((TRAIT, BARE), finish="stop")
+    row = list(projections)
+    answer.add(texts or [f"t{i} " for i in range(len(row))], 0, {"paternalism": row, "bare": row})
+    return answer
+
+
+class TestSummary:
+    def test_the_servers_summary_goes_before_our_own(self) -> None:
+        answer = answered(-10.0, 0.0, None)
+        assert answer.summary(TRAIT) == Summary(-5.0, 1.0, 2.0, ())
+        answer.summaries["paternalism"] = Summary(1.0, 2.0, 3.0)
+        assert answer.summary(TRAIT).z == 2.0
+
+    def test_an_uncalibrated_trait_has_a_mean_and_no_z(self) -> None:
+        assert answered(1.0, 3.0, None).summary(BARE) == Summary(2.0, None, None)
+
+    def test_an_answer_without_states_has_no_summary(self) -> None:
+        assert answered(None).summary(TRAIT) == Summary(None, None, None)

@@ -1,0 +1,41 @@
+"""The tables of the page and of its files."""
+
+import pytest
+
+from traitwatch_dashboards.inspector.api.traits import Trait
+from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
+from traitwatch_dashboards.inspector.scored.tables import comparison, comparison_html
+
+TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
+
+
+BARE = Trait("bare", 20)
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def answered(*projections: float | None, texts: list[str] | None = None) -> InspectedText:
+    answer = InspectedText((TRAIT, BARE), finish="stop")
+    row = list(projections)
+    answer.add(texts or [f"t{i} " for i in range(len(row))], 0, {"paternalism": row, "bare": row})
+    return answer
+
+
+class TestTables:
+    def test_two_texts_are_compared_trait_by_trait(self) -> None:
+        table = comparison([("A", answered(-5.0, None)), ("B", answered(-15.0, None))])
+        row = table[table["trait"] == "paternalism"].iloc[0]
+        assert (row["mean z, A"], row["mean z, B"], row["difference"]) == (1.0, -1.0, 2.0)
+
+    def test_a_trait_that_one_of_them_lacks_is_left_out(self) -> None:
+        other = InspectedText((BARE,), finish="stop")
+        assert list(comparison([("A", answered(-5.0)), ("B", other)])["trait"]) == ["bare"]
+
+    @pytest.mark.parametrize("name", ["baseline", ""])
+    def test_two_texts_of_one_name_are_told_apart(self, name: str) -> None:
+        row = comparison([(name, answered(-5.0, None)), (name, answered(-15.0, None))]).iloc[0]
+        assert (row[f"mean z, {f'{name} A'.strip()}"], row[f"mean z, {f'{name} B'.strip()}"]) == (1.0, -1.0)
+
+    def test_its_html_is_escaped(self) -> None:
+        assert "<script" not in comparison_html([(HOSTILE, answered(-5.0)), ("B", answered(-5.0))])

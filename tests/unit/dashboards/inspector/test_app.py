@@ -1,0 +1,73 @@
+"""The page and the web application that serves it."""
+
+import pytest
+
+from tests.support.paths import ROOT
+
+
+def test_the_live_tab_tells_from_when_on_it_looks() -> None:
+    pytest.importorskip("gradio")
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import blocks
+    from traitwatch_dashboards.inspector.tabs.page import Fleet
+
+    page = blocks(Fleet([Server("http://127.0.0.1:1")]))
+    told = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
+    assert "<i>lately</i>: since you opened this tab, at most 5 minutes" in told
+    assert "Since you opened this tab, in steps" in told
+    assert "when responses have ended<br>since you opened this tab" in told
+
+
+def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
+    assets = ROOT / "dashboards" / "traitwatch_dashboards" / "inspector" / "assets"
+    for name in ("view.js", "plot.js", "page.js", "style.css", "../tabs/traits.html", "../export/shared.html"):
+        text = (assets / name).read_text()
+        assert "https://" not in text
+        assert "innerHTML" not in text
+
+
+def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
+    pytest.importorskip("gradio")
+    from fastapi.testclient import TestClient
+
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import application
+
+    page = TestClient(application([Server("http://127.0.0.1:1", "a-secret")])).get("/")
+    assert page.status_code == 200
+    assert '<link rel="icon" type="image/svg+xml" href="data:' in page.text
+    assert "og:title" not in page.text
+    assert "twitter:" not in page.text
+    assert "Traitwatch inspector" in page.text
+    assert "a-secret" not in page.text
+
+
+def test_the_page_gives_a_visitor_no_second_session() -> None:
+    """What is said while the page loads would be forgotten with the first."""
+    gr = pytest.importorskip("gradio")
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import blocks
+    from traitwatch_dashboards.inspector.tabs.page import Fleet
+
+    page = blocks(Fleet([Server("http://127.0.0.1:1")]))
+    giving = [fn for fn in page.fns.values() if any(isinstance(made, gr.State) for made in fn.outputs)]
+    assert giving
+    held = object()
+    assert all(fn.inputs == fn.outputs and fn.fn is not None and fn.fn(held) is held for fn in giving)
+
+
+def test_reports_are_for_those_who_have_logged_in() -> None:
+    pytest.importorskip("gradio")
+    from fastapi.testclient import TestClient
+
+    from traitwatch_dashboards.inspector.api.client import Server
+    from traitwatch_dashboards.inspector.app import application
+
+    client = TestClient(application([Server("http://127.0.0.1:1")], auth=("ada", "lovelace")), base_url="https://page")
+    assert client.get("/traitwatch/report/0/paternalism").status_code == 401
+    assert client.post("/login", data={"username": "ada", "password": "wrong"}).status_code == 400
+    assert client.get("/traitwatch/report/0/paternalism").status_code == 401
+    assert client.post("/login", data={"username": "ada", "password": "lovelace"}).status_code == 200
+    report = client.get("/traitwatch/report/0/paternalism")
+    assert report.status_code == 404
+    assert "No server answers" in report.text
