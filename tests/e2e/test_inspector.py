@@ -94,7 +94,7 @@ def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
     begin(seen, LONG)
     seen.page.keyboard.press("Escape")
     seen.finish("chat")
-    expect(seen.view("chat").locator(".tw-note", has_text="Stopped. What came is kept.")).to_be_visible()
+    expect(seen.view("chat").locator(".tw-note", has_text="Stopped. The text so far is kept.")).to_be_visible()
     kept = seen.tokens("chat").count()
     assert kept > 3
     until(lambda: scene.running() == 0, told=scene.running)

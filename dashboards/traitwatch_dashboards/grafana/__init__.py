@@ -6,6 +6,6 @@
 - `panels` has the kinds of panel; `queries` has the PromQL.
 - `provisioning/` has the files that make a Grafana server load the dashboard and its data source.
 
-Begin with `dashboard.make_dashboard`. All modules but `dashboard` import `grafana_foundation_sdk` or serve those that
-do; `dashboard` imports it late, because a server does not need it.
+Begin with `dashboard.make_dashboard`. `dashboard` imports the rows and panels late: they need
+`grafana_foundation_sdk`, which a server does not.
 """

@@ -78,7 +78,11 @@ def make_dashboard(runbooks: str = RUNBOOKS) -> dict[str, Any]:
         board.with_row(build.Row(title))
         for panel in panels:
             board.with_panel(panel)
-    model: dict[str, Any] = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    return _completed(json.loads(json.dumps(board.build(), cls=JSONEncoder)))
+
+
+def _completed(model: dict[str, Any]) -> dict[str, Any]:
+    """Number the panels of a dashboard, and add the fields that the library does not write."""
     for number, panel in enumerate(model["panels"], start=1):
         panel["id"] = number
         if "repeat" in panel:

@@ -2,7 +2,7 @@
 
 The packages, each of which imports only the packages before it:
 
-- `api` talks to one server: what it serves, its metrics, and messages about its problems.
+- `api` talks to one server: its models and traits, its metrics, and messages about its problems.
 - `scored` holds scored texts while they grow: requests, streams, transcripts, tables, and the lines that a view draws.
 - `export` writes the files that a visitor saves.
 - `tabs` has one class for each tab of the page, with a method for each event.

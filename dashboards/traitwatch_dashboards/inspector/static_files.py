@@ -8,7 +8,7 @@ import plotly  # type: ignore[import-untyped]
 
 ASSETS = Path(str(files(__package__) / "assets"))
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_SCRIPTS = ("view.js", "plot.js", "page.js")
+_SCRIPTS = ("scored_text.js", "view.js", "plot.js", "page.js")
 
 
 def head() -> str:

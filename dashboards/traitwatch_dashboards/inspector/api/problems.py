@@ -30,7 +30,7 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
         reason = str(error).strip() if isinstance(error, openai.APIError) else ""
         lost = isinstance(error, openai.APIConnectionError) or not reason
         why = "The connection was lost" if lost else f"The server gave up ({reason[:_LONGEST]})"
-        return f"{why} while {url} was answering. What came is kept. Is the server still running?"
+        return f"{why} while {url} was answering. The text so far is kept. Is the server still running?"
     if isinstance(error, httpx.TimeoutException | httpx2.TimeoutException | openai.APITimeoutError):
         return f"{url} does not answer in time. It may be busy or still starting: try again in a moment."
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx2.InvalidURL | httpx2.UnsupportedProtocol):

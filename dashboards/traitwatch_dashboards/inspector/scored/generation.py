@@ -98,7 +98,7 @@ def piece_of(choice: Any) -> Piece:
     values = {name: scores["tokens"] for name, scores in fields.items() if scores.get("tokens")}
     starts = [scores.get("start", 0) for scores in fields.values() if scores.get("tokens")]
     return Piece(
-        texts=shown_texts(tokens, text) if tokens else [text] if text else [],
+        texts=displayed_texts(tokens, text) if tokens else [text] if text else [],
         start=starts[0] if starts else 0,
         values=values,
         summaries={name: summary_of(scores) for name, scores in fields.items() if "layer" in scores},
@@ -118,7 +118,7 @@ def add_piece(piece: Piece, answer: InspectedText) -> None:
 def remark(answer: InspectedText) -> str:
     """Return the remark about an answer that was not stopped; empty where the answer needs none."""
     if not answer.finish:
-        return "The server ended the answer without saying why. What came is kept."
+        return "The server ended the answer without saying why. The text so far is kept."
     if answer.complete is False:
         return "The server could not score every token of this answer; tokens without colour have no score."
     if answer.finish == "length":
@@ -126,7 +126,7 @@ def remark(answer: InspectedText) -> str:
     return ""
 
 
-def shown_texts(tokens: Sequence[str], text: str) -> list[str]:
+def displayed_texts(tokens: Sequence[str], text: str) -> list[str]:
     """Divide a text among its tokens.
 
     Args:
@@ -136,11 +136,11 @@ def shown_texts(tokens: Sequence[str], text: str) -> list[str]:
     Returns:
         The displayed text of each token. Joined, the texts are `text`; the last token gets the part that fits no token.
     """
-    shown: list[str] = []
+    displayed: list[str] = []
     place = 0
     for token in tokens:
         fits = text.startswith(token, place)
-        shown.append(token if fits else "")
-        place += len(shown[-1])
-    shown[-1] += text[place:]
-    return shown
+        displayed.append(token if fits else "")
+        place += len(displayed[-1])
+    displayed[-1] += text[place:]
+    return displayed

@@ -8,7 +8,7 @@ from traitwatch_dashboards.inspector.scored.generation import GenerationRequest,
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.journal import Journal
 
-STOPPED = "Stopped. What came is kept."
+STOPPED = "Stopped. The text so far is kept."
 # Seconds between two updates of the page.
 _INTERVAL = 0.1
 

@@ -22,12 +22,12 @@ _LONGEST = 120
 async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
     """Return the latest spikes, newest first; an empty list where the server sends none or fails."""
     try:
-        return await told_spikes(server, limit)
+        return await read_spikes(server, limit)
     except TROUBLE:
         return []
 
 
-async def told_spikes(server: Server, limit: int = 50) -> list[Event]:
+async def read_spikes(server: Server, limit: int = 50) -> list[Event]:
     """Return the latest spikes, newest first; raise the same errors as `Server.json`."""
     answer = await server.json("/v1/spikes", limit=limit)
     events = answer.get("data") if isinstance(answer, dict) else None

@@ -127,7 +127,7 @@ class ChatTab:
         return {self.conversation: str(session.chat_journal), **self.row.busy(False)}
 
     async def show_server(self, session: VisitorSession, url: str, model: str | None) -> dict[Any, Any]:
-        """Offer the models of a server; an empty view says too what is wrong with the server.
+        """Offer the models of a server; an empty view also shows the problem with the server.
 
         Args:
             session: the visitor's session.

@@ -14,7 +14,7 @@ from traitwatch_dashboards.inspector.api.client import Server
 from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
 from traitwatch_dashboards.inspector.api.traffic import Counts, TrafficSample, parse_sample, recent
 from traitwatch_dashboards.inspector.scored.session import VisitorSession
-from traitwatch_dashboards.inspector.scored.spike_events import spikes_table, told_spikes
+from traitwatch_dashboards.inspector.scored.spike_events import read_spikes, spikes_table
 from traitwatch_dashboards.inspector.scored.tables import number, table_html
 from traitwatch_dashboards.inspector.tabs.components import figure, fragment
 from traitwatch_dashboards.inspector.tabs.page import QUIET, Page, server_choice
@@ -163,9 +163,9 @@ def _figure(samples: "deque[TrafficSample] | list[TrafficSample]") -> str:
 
 async def _spikes(server: Server) -> str:
     try:
-        events = await told_spikes(server)
+        events = await read_spikes(server)
     except TROUBLE as error:
-        return f'<p class="tw-quiet">The latest spikes cannot be shown: {html.escape(problem(error, server.url))}</p>'
+        return f'<p class="tw-quiet">The latest spikes cannot be read: {html.escape(problem(error, server.url))}</p>'
     if not events:
         return (
             '<p class="tw-quiet">None yet. A spike is a run of tokens whose smoothed z stays above the threshold.</p>'

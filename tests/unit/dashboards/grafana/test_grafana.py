@@ -1,4 +1,4 @@
-"""The Grafana dashboard: its file is current, its queries are about metrics that exist, its panels are legible."""
+"""The Grafana dashboard: its file is current, its queries use existing metrics, its panels are legible."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support.board import Query, labels_by_sample, panels, queries, traitw
 from tests.support.paths import ROOT
 from traitwatch_dashboards.grafana.dashboard import FILE, dashboard_text, make_dashboard, write_dashboard
 
-# What Prometheus itself makes of alerts that fire.
+# The series that Prometheus itself writes for alerts that fire.
 ALERTS = {"ALERTS": {"alertname", "alertstate", "model_name"}}
 
 
@@ -29,7 +29,7 @@ def board() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    """The labels of every sample that a server or Prometheus has, by name; a scrape adds job and instance."""
+    """The labels of every sample of a server or of Prometheus, by name; a scrape adds job and instance."""
     registry = CollectorRegistry()
     traitwatch_metrics(registry)
     vllm_metrics(registry)
@@ -47,13 +47,13 @@ def selectors(found: Iterable[Any]) -> list[Any]:
     return [node for node in found if isinstance(node, promql_parser.VectorSelector)]
 
 
-def test_the_committed_file_is_what_the_code_makes() -> None:
+def test_the_committed_file_is_current() -> None:
     assert FILE.read_text(encoding="utf-8") == dashboard_text(), (
         "run `python -m traitwatch_dashboards.grafana` and commit"
     )
 
 
-def test_every_query_is_about_metrics_and_labels_that_exist(board: dict[str, Any], known: dict[str, set[str]]) -> None:
+def test_every_query_uses_metrics_and_labels_that_exist(board: dict[str, Any], known: dict[str, set[str]]) -> None:
     for query in queries(board):
         assert selectors(nodes(query)), query
         for selector in selectors(nodes(query)):
@@ -101,7 +101,7 @@ def test_variables_choose_data_source_model_and_traits(board: dict[str, Any]) ->
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in used)
 
 
-def test_every_panel_says_what_it_is_and_in_which_unit(board: dict[str, Any]) -> None:
+def test_every_panel_has_a_title_a_description_and_a_unit(board: dict[str, Any]) -> None:
     for panel in panels(board):
         assert panel["title"].strip(), panel
         assert len(panel["description"]) > 40, panel["title"]
@@ -133,7 +133,7 @@ def test_panels_fill_the_grid_without_covering_each_other(board: dict[str, Any])
     assert set(lines.values()) == {24}, "a line of panels leaves room"
 
 
-def test_columns_that_a_table_treats_differently_are_there(board: dict[str, Any]) -> None:
+def test_overridden_columns_of_a_table_exist(board: dict[str, Any]) -> None:
     for table in (panel for panel in panels(board) if panel["type"] == "table"):
         [organize] = [t["options"] for t in table["transformations"] if t["id"] == "organize"]
         titles = set(organize["renameByName"].values())
@@ -142,7 +142,7 @@ def test_columns_that_a_table_treats_differently_are_there(board: dict[str, Any]
         assert {field for field in organize["renameByName"] if field.startswith("Value")} == letters
 
 
-def test_every_runbook_that_is_linked_is_there(board: dict[str, Any]) -> None:
+def test_every_linked_runbook_exists(board: dict[str, Any]) -> None:
     headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8"), re.MULTILINE)
     anchors = {heading.lower() for heading in headings}
     linked = [link["url"] for panel in panels(board) for link in panel.get("links", ())]
@@ -150,7 +150,7 @@ def test_every_runbook_that_is_linked_is_there(board: dict[str, Any]) -> None:
     assert [link["url"] for link in board["links"]] == ["${runbooks}"]
 
 
-def test_the_address_of_the_runbooks_is_in_one_place(tmp_path: Path) -> None:
+def test_the_address_of_the_runbooks_occurs_once(tmp_path: Path) -> None:
     out = tmp_path / "board.json"
     result = CliRunner().invoke(write_dashboard, ["--runbooks", "https://wiki.example.org/runbooks", "--out", str(out)])
     assert result.exit_code == 0, result.output
@@ -160,7 +160,7 @@ def test_the_address_of_the_runbooks_is_in_one_place(tmp_path: Path) -> None:
     assert (variable["query"], variable["skipUrlSync"]) == ("https://wiki.example.org/runbooks", True)
 
 
-def test_the_cusum_line_is_where_the_alert_is(board: dict[str, Any]) -> None:
+def test_the_cusum_line_is_at_the_alerts_threshold(board: dict[str, Any]) -> None:
     rules = (ROOT / "dashboards" / "traitwatch_dashboards" / "prometheus" / "alert_rules.yml").read_text(
         encoding="utf-8"
     )
@@ -172,14 +172,14 @@ def test_the_cusum_line_is_where_the_alert_is(board: dict[str, Any]) -> None:
     assert panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"] == {"mode": "dashed"}
 
 
-def test_without_the_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "grafana_foundation_sdk.builders", None)
     result = CliRunner().invoke(write_dashboard, ["--out", str(tmp_path / "board.json")])
     assert result.exit_code == 1
     assert "pip install grafana-foundation-sdk" in result.output
 
 
-def test_provisioning_is_yaml_that_grafana_reads() -> None:
+def test_provisioning_files_are_yaml_for_grafana() -> None:
     directory = FILE.parent / "provisioning"
     sources = yaml.safe_load((directory / "datasources" / "traitwatch.yaml").read_text())
     scraping = yaml.safe_load(

@@ -5,28 +5,30 @@ import pytest
 from tests.support.paths import ROOT
 
 
-def test_the_live_tab_tells_from_when_on_it_looks() -> None:
+def test_the_live_tab_says_since_when_it_collects() -> None:
     pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
     from traitwatch_dashboards.inspector.tabs.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
-    told = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
-    assert "<i>lately</i>: since you opened this tab, at most 5 minutes" in told
-    assert "Since you opened this tab, in steps" in told
-    assert "when responses have ended<br>since you opened this tab" in told
+    texts = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
+    assert "<i>lately</i>: since you opened this tab, at most 5 minutes" in texts
+    assert "Since you opened this tab, in steps" in texts
+    assert "when responses have ended<br>since you opened this tab" in texts
 
 
-def test_nothing_of_the_page_is_loaded_from_elsewhere() -> None:
-    assets = ROOT / "dashboards" / "traitwatch_dashboards" / "inspector" / "assets"
-    for name in ("view.js", "plot.js", "page.js", "style.css", "../tabs/traits.html", "../export/shared.html"):
-        text = (assets / name).read_text()
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    inspector = ROOT / "dashboards" / "traitwatch_dashboards" / "inspector"
+    loaded = [path for kind in ("js", "css", "html") for path in inspector.rglob(f"*.{kind}")]
+    assert len(loaded) >= 7
+    for path in loaded:
+        text = path.read_text()
         assert "https://" not in text
         assert "innerHTML" not in text
 
 
-def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
+def test_the_page_has_our_icon_and_no_tags_for_social_networks() -> None:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
 
@@ -43,7 +45,7 @@ def test_the_page_carries_our_icon_and_nothing_of_gradios_own_adverts() -> None:
 
 
 def test_the_page_gives_a_visitor_no_second_session() -> None:
-    """What is said while the page loads would be forgotten with the first."""
+    """A message that a visitor sends while the page loads would be lost with the first session."""
     gr = pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
@@ -56,7 +58,7 @@ def test_the_page_gives_a_visitor_no_second_session() -> None:
     assert all(fn.inputs == fn.outputs and fn.fn is not None and fn.fn(held) is held for fn in giving)
 
 
-def test_reports_are_for_those_who_have_logged_in() -> None:
+def test_only_visitors_who_logged_in_read_reports() -> None:
     pytest.importorskip("gradio")
     from fastapi.testclient import TestClient
 

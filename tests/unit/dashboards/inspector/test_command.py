@@ -8,7 +8,7 @@ from traitwatch_dashboards.inspector.command import keys_of, login, ui
 
 
 class TestCommand:
-    def test_one_key_serves_all_and_several_one_each(self) -> None:
+    def test_one_key_serves_all_servers_and_several_keys_one_server_each(self) -> None:
         assert keys_of(("a", "b"), ()) == [None, None]
         assert keys_of(("a", "b"), ("k",)) == ["k", "k"]
         assert keys_of(("a", "b"), ("k", "l")) == ["k", "l"]
@@ -23,7 +23,7 @@ class TestCommand:
                 login(wrong)
 
     @pytest.mark.parametrize("url", ["localhost:8000", "http://localhost:80a0", "ftp://host", "http://"])
-    def test_a_wrong_address_is_told_at_once(self, url: str) -> None:
+    def test_a_wrong_address_is_refused_at_once(self, url: str) -> None:
         pytest.importorskip("gradio")
         result = CliRunner().invoke(ui, ["--url", url])
         assert result.exit_code == 1

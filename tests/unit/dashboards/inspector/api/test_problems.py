@@ -10,23 +10,23 @@ URL = "http://server:8000"
 
 
 class TestProblems:
-    def test_each_says_what_to_do(self) -> None:
+    def test_each_message_says_what_to_do(self) -> None:
         request = httpx2.Request("POST", URL)
         refused = httpx2.Response(401, request=request, json={"error": {"message": "no"}})
-        told = {
+        messages = {
             "gone": problem(httpx.ConnectError("refused"), URL),
             "gone too": problem(openai.APIConnectionError(request=request), URL),
             "key": problem(openai.AuthenticationError("no", response=refused, body=None), URL),
             "slow": problem(httpx.ReadTimeout("slow"), URL),
             "lost": problem(httpx2.RemoteProtocolError("closed"), URL, answering=True),
         }
-        assert "traitwatch serve" in told["gone"]
-        assert "traitwatch serve" in told["gone too"]
-        assert "--api-key" in told["key"]
-        assert "try again" in told["slow"]
-        assert "What came is kept" in told["lost"]
+        assert "traitwatch serve" in messages["gone"]
+        assert "traitwatch serve" in messages["gone too"]
+        assert "--api-key" in messages["key"]
+        assert "try again" in messages["slow"]
+        assert "The text so far is kept" in messages["lost"]
 
-    def test_the_servers_own_words_are_passed_on(self) -> None:
+    def test_the_servers_message_is_passed_on(self) -> None:
         assert message_of('{"error": {"message": "too long"}}') == "too long"
         assert message_of('{"detail": "Not Found"}') == "Not Found"
         assert message_of("plain") == "plain"

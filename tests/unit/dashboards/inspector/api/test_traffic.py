@@ -27,7 +27,7 @@ vllm:num_requests_running{engine="0"} 3.0
         assert seen.running == 3.0
         assert seen.drift == {"a": -2.0}
 
-    def test_what_lies_between_two_samples_is_told(self) -> None:
+    def test_recent_has_the_mean_z_between_two_samples(self) -> None:
         samples = [
             TrafficSample(0.0, {"a": Counts(10, 0, 0, 10.0)}),
             TrafficSample(10.0, {"a": Counts(11, 0, 0, 99.0)}),
@@ -36,5 +36,5 @@ vllm:num_requests_running{engine="0"} 3.0
         ]
         assert [(r.time, r.mean_z) for r in recent(samples)] == [(30.0, {"a": -2.0})]
 
-    def test_a_restart_begins_anew(self) -> None:
+    def test_a_restart_of_the_server_restarts_the_counts(self) -> None:
         assert Counts(2, 1, 1, 4.0).since(Counts(10, 3, 3, 1.0)).mean_z == 2.0

@@ -30,8 +30,8 @@ def answered(*projections: float | None, texts: list[str] | None = None) -> Insp
 class TestFiles:
     def test_json_holds_everything(self) -> None:
         pane = Transcript("A", [Message("user", "q"), Message("assistant", scored=answered(-10.0, -5.0, None))])
-        told = json.loads(as_json([pane]))
-        scored = told["panes"][0]["messages"][1]["scored"]
+        saved = json.loads(as_json([pane]))
+        scored = saved["panes"][0]["messages"][1]["scored"]
         assert scored["tokens"] == ["t0 ", "t1 ", "t2 "]
         assert scored["traits"]["paternalism"]["projections"] == [-10.0, -5.0, None]
         assert scored["traits"]["paternalism"]["token_z"] == [0.0, 1.0, None]
@@ -40,20 +40,20 @@ class TestFiles:
     def test_each_answer_is_saved_with_the_model_that_gave_it(self) -> None:
         answers = [InspectedText((TRAIT,), model, ["x"], finish="stop") for model in ("base", "adapter")]
         pane = Transcript("A", [Message("assistant", scored=answer) for answer in answers])
-        (told,) = json.loads(as_json([pane]))["panes"]
-        assert [message["scored"]["model"] for message in told["messages"]] == ["base", "adapter"]
+        (saved,) = json.loads(as_json([pane]))["panes"]
+        assert [message["scored"]["model"] for message in saved["messages"]] == ["base", "adapter"]
         page = as_page([pane])
         assert "assistant · base" in page
         assert "assistant · adapter" in page
 
-    def test_csv_has_a_row_a_token_whatever_it_says(self) -> None:
+    def test_csv_has_a_row_for_each_token_with_any_text(self) -> None:
         texts = ['say "hi",', "\n", ""]
         pane = Transcript("A", [Message("assistant", scored=answered(-10.0, -5.0, None, texts=texts))])
         rows = list(csv.DictReader(io.StringIO(as_csv([pane]))))
         assert [row["text"] for row in rows] == texts
         assert [row["paternalism_z"] for row in rows] == ["0.0", "1.0", ""]
 
-    def test_the_page_escapes_loads_nothing_and_runs_nothing(self) -> None:
+    def test_the_page_escapes_texts_loads_nothing_and_runs_nothing(self) -> None:
         answer = answered(-10.0, 5.0, None, texts=[HOSTILE, "</div>", ""])
         answer.note = answer.model = HOSTILE
         pane = Transcript(HOSTILE, [Message("user", HOSTILE), Message("assistant", scored=answer)])

@@ -12,9 +12,9 @@ from traitwatch_dashboards.inspector.scored.generation import (
     GenerationRequest,
     Piece,
     add_piece,
+    displayed_texts,
     generate,
     remark,
-    shown_texts,
 )
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 
@@ -24,29 +24,29 @@ URL = "http://server:8000"
 TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
 
 
-class TestShownTexts:
+class TestDisplayedTexts:
     def test_each_token_shows_itself(self) -> None:
-        assert shown_texts(["Hel", "lo"], "Hello") == ["Hel", "lo"]
+        assert displayed_texts(["Hel", "lo"], "Hello") == ["Hel", "lo"]
 
     def test_a_stop_token_shows_nothing(self) -> None:
-        assert shown_texts(["end", "<|im_end|>"], "end") == ["end", ""]
+        assert displayed_texts(["end", "<|im_end|>"], "end") == ["end", ""]
 
-    def test_a_character_of_several_tokens_is_shown_with_the_last(self) -> None:
-        assert shown_texts(["\ufffd"], "") == [""]
-        assert shown_texts(["\ufffd", "\ufffd"], "\N{GRINNING FACE}") == ["", "\N{GRINNING FACE}"]
+    def test_the_last_of_several_tokens_shows_their_character(self) -> None:
+        assert displayed_texts(["\ufffd"], "") == [""]
+        assert displayed_texts(["\ufffd", "\ufffd"], "\N{GRINNING FACE}") == ["", "\N{GRINNING FACE}"]
 
     def test_text_that_was_held_back_is_not_lost(self) -> None:
-        assert "".join(shown_texts(["b"], "ab")) == "ab"
+        assert "".join(displayed_texts(["b"], "ab")) == "ab"
 
     @given(st.lists(st.text(), min_size=1), st.text())
     def test_joined_it_is_the_text(self, tokens: list[str], text: str) -> None:
-        shown = shown_texts(tokens, text)
-        assert "".join(shown) == text
-        assert len(shown) == len(tokens)
+        displayed = displayed_texts(tokens, text)
+        assert "".join(displayed) == text
+        assert len(displayed) == len(tokens)
 
 
 class TestPieces:
-    def test_projections_find_their_places_however_they_come(self) -> None:
+    def test_projections_find_their_tokens_in_whatever_events_they_come(self) -> None:
         answer = InspectedText((TRAIT,))
         add_piece(Piece(texts=["a"]), answer)
         add_piece(Piece(texts=["b", "c"], start=0, values={"paternalism": [1.0]}), answer)
@@ -63,14 +63,14 @@ class TestPieces:
             ("", None, "without saying why"),
         ],
     )
-    def test_what_a_reader_should_know_is_said(self, finish: str, complete: bool | None, part: str) -> None:
-        told = remark(InspectedText((TRAIT,), finish=finish, complete=complete))
-        assert part in told
-        assert bool(part) == bool(told)
+    def test_the_remark_says_how_an_answer_ended(self, finish: str, complete: bool | None, part: str) -> None:
+        note = remark(InspectedText((TRAIT,), finish=finish, complete=complete))
+        assert part in note
+        assert bool(part) == bool(note)
 
 
 async def test_a_stream_that_cannot_be_read_leaves_a_note() -> None:
-    """As a proxy's page is, or an answer whose fields are others."""
+    """Such as the page of a proxy, or a response whose fields have other types."""
 
     class Completions:
         async def create(self, **_: object) -> object:

@@ -17,7 +17,7 @@ def answered(*projections: float | None, texts: list[str] | None = None) -> Insp
 
 
 class TestSummary:
-    def test_the_servers_summary_goes_before_our_own(self) -> None:
+    def test_the_servers_summary_replaces_our_own(self) -> None:
         answer = answered(-10.0, 0.0, None)
         assert answer.summary(TRAIT) == Summary(-5.0, 1.0, 2.0, ())
         answer.summaries["paternalism"] = Summary(1.0, 2.0, 3.0)

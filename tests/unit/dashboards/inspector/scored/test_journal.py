@@ -30,7 +30,7 @@ class TestJournal:
         assert after.startswith(middle)
         assert not journal.grown
 
-    def test_what_comes_together_is_one_line_in_the_order_of_the_traits(self) -> None:
+    def test_additions_between_two_looks_are_one_line_in_the_order_of_the_traits(self) -> None:
         journal = Journal(traits=(TRAIT, BARE))
         journal.answer((TRAIT, BARE))
         journal.add(["a"], 0, {})
@@ -41,7 +41,7 @@ class TestJournal:
         assert added["start"] == 0
         assert added["rows"] == [[1.235, 2.0], [0.5, None]]
 
-    def test_projections_that_leave_a_gap_begin_a_line(self) -> None:
+    def test_projections_after_a_gap_begin_a_new_line(self) -> None:
         journal = Journal(traits=(TRAIT,))
         journal.answer((TRAIT,))
         journal.add(["a", "b", "c"], 0, {"paternalism": [1.0]})
@@ -54,7 +54,7 @@ class TestJournal:
         journal.message("user", "one\ntwo\u2028three")
         assert [line for line in str(journal).split("\n") if line][-1].count("two") == 1
 
-    def test_a_failure_is_told_as_one(self) -> None:
+    def test_a_note_without_a_finish_is_marked_as_an_error(self) -> None:
         journal = Journal(traits=(TRAIT,))
         answer = InspectedText((TRAIT,), note="gone")
         journal.answer((TRAIT,))

@@ -28,12 +28,12 @@ class TestTables:
         row = table[table["trait"] == "paternalism"].iloc[0]
         assert (row["mean z, A"], row["mean z, B"], row["difference"]) == (1.0, -1.0, 2.0)
 
-    def test_a_trait_that_one_of_them_lacks_is_left_out(self) -> None:
+    def test_a_trait_that_one_text_lacks_is_left_out(self) -> None:
         other = InspectedText((BARE,), finish="stop")
         assert list(comparison([("A", answered(-5.0)), ("B", other)])["trait"]) == ["bare"]
 
     @pytest.mark.parametrize("name", ["baseline", ""])
-    def test_two_texts_of_one_name_are_told_apart(self, name: str) -> None:
+    def test_two_texts_with_one_title_get_letters(self, name: str) -> None:
         row = comparison([(name, answered(-5.0, None)), (name, answered(-15.0, None))]).iloc[0]
         assert (row[f"mean z, {f'{name} A'.strip()}"], row[f"mean z, {f'{name} B'.strip()}"]) == (1.0, -1.0)
 

@@ -8,7 +8,7 @@ TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
 
 
 class TestTranscript:
-    def test_examples_are_read_as_they_are_written(self) -> None:
+    def test_formatted_examples_are_parsed_unchanged(self) -> None:
         turns = [{"role": "user", "content": "a: b\n\nc"}, {"role": "assistant", "content": "yes"}]
         assert [(m.role, m.text) for m in parse_examples(format_examples(turns))] == [
             ("user", "a: b\n\nc"),
