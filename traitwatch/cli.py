@@ -13,10 +13,16 @@ from traitwatch.errors import TraitwatchError
 
 # name -> (module:attribute, its line in `traitwatch --help`)
 COMMANDS = {
-    "build": ("traitwatch_builder.commands.build:build", "Build the persona vector of a trait for a model, in one go."),
-    "calibrate": ("traitwatch_builder.commands.calibrate:calibrate", "Measure a vector's baseline on neutral answers."),
-    "compare": ("traitwatch_builder.commands.compare:compare", "Show the cosines between vectors."),
-    "define": ("traitwatch_builder.commands.define:define", "Write the definition of a trait."),
+    "build": (
+        "traitwatch_builder.commands.build:build_command",
+        "Build the persona vector of a trait for a model, in one go.",
+    ),
+    "calibrate": (
+        "traitwatch_builder.commands.calibrate:calibrate_command",
+        "Measure a vector's baseline on neutral answers.",
+    ),
+    "compare": ("traitwatch_builder.commands.compare:compare_command", "Show the cosines between vectors."),
+    "define": ("traitwatch_builder.commands.define:define_command", "Write the definition of a trait."),
     "demo": ("traitwatch_dashboards.demo.demo:demo", "Serve the embedded model and show two chats with their scores."),
     "demo-alerts": (
         "traitwatch_dashboards.demo.alerts:demo_alerts",
@@ -26,22 +32,28 @@ COMMANDS = {
         "traitwatch_server.doctor.command:doctor",
         "Check on this machine that a model is scored rightly, and at what cost.",
     ),
-    "extract": ("traitwatch_builder.commands.extract:extract", "Make vectors out of judged answers."),
-    "judge": ("traitwatch_builder.commands.judge:judge", "Score answers for a trait and for coherence."),
-    "layers": ("traitwatch_builder.commands.layers:layers", "Rank layers by held-out AUC and by steering."),
+    "extract": ("traitwatch_builder.commands.extract:extract_command", "Make vectors out of judged answers."),
+    "judge": ("traitwatch_builder.commands.judge:judge_command", "Score answers for a trait and for coherence."),
+    "layers": ("traitwatch_builder.commands.layers:layers_command", "Rank layers by held-out AUC and by steering."),
     "model": (
-        "traitwatch_builder.commands.model:model",
+        "traitwatch_builder.commands.model:model_command",
         "Print the path of the embedded model, preparing it on first use.",
     ),
-    "report": ("traitwatch_builder.commands.report:report", "Write a vector's report, one HTML page."),
-    "respond": ("traitwatch_builder.commands.respond:respond", "Answer a definition's questions under a condition."),
+    "report": ("traitwatch_builder.commands.report:report_command", "Write a vector's report, one HTML page."),
+    "respond": (
+        "traitwatch_builder.commands.respond:respond_command",
+        "Answer a definition's questions under a condition.",
+    ),
     "rules": (
         "traitwatch_dashboards.prometheus.rules:rules",
         "Write the Prometheus and Alertmanager files, ready to be loaded.",
     ),
     "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, every generated token scored."),
     "ui": ("traitwatch_dashboards.inspector.command:ui", "Show a server's traits in a browser."),
-    "verify": ("traitwatch_builder.commands.verify:verify", "Test a vector on held-out answers and against chance."),
+    "verify": (
+        "traitwatch_builder.commands.verify:verify_command",
+        "Test a vector on held-out answers and against chance.",
+    ),
 }
 
 

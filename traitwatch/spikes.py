@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from traitwatch.vectors import Float64Array
+
 WINDOW = 8
 """Tokens of the smoothing."""
 
 MIN_TOKENS = 3
 """A shorter run above the threshold is not a spike."""
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

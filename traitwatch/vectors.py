@@ -57,6 +57,7 @@ PROMPT_LAST = "prompt_last_diff"
 _TRAIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 
 def check_trait_name(name: str) -> str:

@@ -11,7 +11,8 @@ import click
 import numpy as np
 from scipy.signal import lfilter
 
-from traitwatch.spikes import Float64Array, peak_level
+from traitwatch.spikes import peak_level
+from traitwatch.vectors import Float64Array
 from traitwatch_builder.vectors.calibrate import RATES, calibrate
 
 _POPULATION = 400_000

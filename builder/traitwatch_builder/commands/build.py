@@ -33,7 +33,7 @@ from traitwatch_builder.definitions.define import DEFAULT_CLAUDE_MODEL
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("build", context_settings=CONTEXT)
 @click.argument("trait")
 @click.option(
     "--description",
@@ -53,7 +53,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 @reader_options
 @click.option("--dry-run", is_flag=True, help="Say what would be made and what it would cost, and make nothing.")
 @interruptible
-def build(
+def build_command(
     *,
     console: Console,
     trait: str,
@@ -91,7 +91,7 @@ def build(
     check_model_path(model)
 
     from traitwatch_builder.pipeline import Build, BuildOptions
-    from traitwatch_builder.reading.session import session
+    from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.report.page import write_report
     from traitwatch_builder.report.summary import build_table
     from traitwatch_builder.steps import ExtractOptions
@@ -115,7 +115,7 @@ def build(
         extract=ExtractOptions(threshold, coherence, read_under_of(read_under, elicit)),
     )
     neutral = load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")
-    with workspace.alone(), session(model, reading, console) as opened:
+    with workspace.alone(), open_session(model, reading, console) as opened:
         work = Build(opened, workspace, extract, evaluate, neutral, options)
         if dry_run:
             table = Table("step", "what it would take", title=f"{trait} for {card_model_name(model)}, dry run")

@@ -24,7 +24,7 @@ from traitwatch_builder.commands.options import (
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("calibrate", context_settings=CONTEXT)
 @click.argument("trait")
 @model_option
 @vectors_option
@@ -40,7 +40,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 @reader_options
 @dry_run_option
 @interruptible
-def calibrate(
+def calibrate_command(
     *,
     console: Console,
     trait: str,
@@ -61,7 +61,7 @@ def calibrate(
     from traitwatch_builder.answering.choose import opener
     from traitwatch_builder.answering.respond import Responder, neutral_job
     from traitwatch_builder.pipeline import NEUTRAL_SAMPLES, neutral_rows
-    from traitwatch_builder.reading.session import session
+    from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.report.summary import calibration_table
     from traitwatch_builder.steps import calibrate_step
     from traitwatch_builder.storage.answers import LEAST_PROMPTS, load_neutral_prompts, write_neutral
@@ -72,7 +72,7 @@ def calibrate(
     prompts = load_neutral_prompts(neutral_prompts)
     if len(prompts) < LEAST_PROMPTS:
         console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds want {LEAST_PROMPTS}.")
-    with workspace.alone(), session(model, make_reader_options(values), console) as opened:
+    with workspace.alone(), open_session(model, make_reader_options(values), console) as opened:
         responder = Responder(
             opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(opened, source), console
         )

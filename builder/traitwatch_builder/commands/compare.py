@@ -10,7 +10,7 @@ from rich.table import Table
 from traitwatch_builder.commands.options import CONTEXT, DIRECTORY
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("compare", context_settings=CONTEXT)
 @click.option(
     "--vectors",
     "first",
@@ -28,7 +28,7 @@ from traitwatch_builder.commands.options import CONTEXT, DIRECTORY
     type=click.Path(dir_okay=False, path_type=Path),
     help="File for the heat map (.png, .svg, .html) or the numbers (.csv).",
 )
-def compare(
+def compare_command(
     *, first: tuple[Path, ...], more: tuple[Path, ...], traits: str | None, layer: int | None, out: Path | None
 ) -> None:
     """Show the cosines between persona vectors at a layer.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from traitwatch_builder.definitions.definition import WholeDefinition
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command("define", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("trait")
 @click.option("--description", help="What you mean by the trait, in a sentence or two.")
 @click.option(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be asked or written, and do neither.")
 @click.option("--force", is_flag=True, help="Replace a definition that exists and differs.")
-def define(
+def define_command(
     *,
     trait: str,
     description: str | None,

@@ -19,7 +19,7 @@ from traitwatch_builder.commands.options import (
 )
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("extract", context_settings=CONTEXT)
 @click.argument("trait")
 @model_option
 @click.option("--pos", type=EXISTING_FILE, required=True, help="Judged answers under the positive condition.")
@@ -30,7 +30,7 @@ from traitwatch_builder.commands.options import (
 @pair_options
 @reader_options
 @interruptible
-def extract(
+def extract_command(
     *,
     console: Console,
     trait: str,
@@ -53,12 +53,12 @@ def extract(
     """
     check_model_path(model)
 
-    from traitwatch_builder.reading.session import session
+    from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.steps import ExtractOptions, Provenance, extract_step
     from traitwatch_builder.storage.workspace import Workspace, model_directory
 
     workspace = Workspace(model_directory(out, model), trait)
     options = ExtractOptions(threshold, coherence, read_under or "prompt")
-    with workspace.alone(), session(model, make_reader_options(values), console) as opened:
+    with workspace.alone(), open_session(model, make_reader_options(values), console) as opened:
         card = extract_step(opened, workspace, pos, neg, options, Provenance())
     console.print(f"Vectors of {card.counts['effective_pairs']} pairs, and a card, in {workspace.directory}")

@@ -22,7 +22,7 @@ from traitwatch_builder.commands.options import (
 )
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("judge", context_settings=CONTEXT)
 @click.argument("trait")
 @click.option(
     "--csv",
@@ -39,7 +39,7 @@ from traitwatch_builder.commands.options import (
 @device_map_option
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
 @interruptible
-def judge(
+def judge_command(
     *,
     console: Console,
     trait: str,

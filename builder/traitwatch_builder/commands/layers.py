@@ -24,7 +24,7 @@ from traitwatch_builder.commands.options import (
 )
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("layers", context_settings=CONTEXT)
 @click.argument("trait")
 @model_option
 @vectors_option
@@ -74,7 +74,7 @@ from traitwatch_builder.commands.options import (
 @judge_options
 @dry_run_option
 @interruptible
-def layers(
+def layers_command(
     *,
     console: Console,
     trait: str,

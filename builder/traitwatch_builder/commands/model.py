@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 
-@click.command()
-def model() -> None:
+@click.command("model")
+def model_command() -> None:
     """Print the path of the embedded model, preparing it on first use.
 
     The model is SmolLM2-135M-Instruct, out of a PyPI package; no model hub is asked.

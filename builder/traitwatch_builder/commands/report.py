@@ -8,7 +8,7 @@ from rich.console import Console
 from traitwatch_builder.commands.options import CONTEXT, vectors_option
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("report", context_settings=CONTEXT)
 @click.argument("trait")
 @vectors_option
 @click.option(
@@ -17,7 +17,7 @@ from traitwatch_builder.commands.options import CONTEXT, vectors_option
     show_default="DIR/<trait>.html",
     help="The page to write.",
 )
-def report(*, trait: str, vectors: Path, out: Path | None) -> None:
+def report_command(*, trait: str, vectors: Path, out: Path | None) -> None:
     """Write the report of TRAIT: one HTML page that loads nothing, made from the files beside its vector.
 
     The page holds what has been measured, and says of the rest which command measures it. No model is needed.

@@ -26,7 +26,7 @@ from traitwatch_builder.commands.options import (
 )
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("respond", context_settings=CONTEXT)
 @click.argument("trait")
 @click.option(
     "--polarity",
@@ -51,7 +51,7 @@ from traitwatch_builder.commands.options import (
 @parallel_options
 @dry_run_option
 @interruptible
-def respond(
+def respond_command(
     *,
     console: Console,
     trait: str,

@@ -18,7 +18,7 @@ from traitwatch_builder.commands.options import (
 )
 
 
-@click.command(context_settings=CONTEXT)
+@click.command("verify", context_settings=CONTEXT)
 @click.argument("trait")
 @model_option
 @vectors_option
@@ -31,7 +31,7 @@ from traitwatch_builder.commands.options import (
 @click.option("--eval-neg", type=EXISTING_FILE, show_default="beside the vector", help="Negative answers to them.")
 @reader_options
 @interruptible
-def verify(
+def verify_command(
     *,
     console: Console,
     trait: str,
@@ -49,7 +49,7 @@ def verify(
     """
     check_model_path(model)
 
-    from traitwatch_builder.reading.session import session
+    from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.report.summary import verification_table
     from traitwatch_builder.steps import verify_step
     from traitwatch_builder.storage.answers import table_file
@@ -58,7 +58,7 @@ def verify(
     workspace = Workspace(vectors, trait)
     pos = eval_pos or table_file(workspace.answers("eval_pos"))
     neg = eval_neg or table_file(workspace.answers("eval_neg"))
-    with workspace.alone(), session(model, make_reader_options(values), console) as opened:
+    with workspace.alone(), open_session(model, make_reader_options(values), console) as opened:
         card = verify_step(opened, workspace, pos, neg)
     console.print(verification_table(card))
     assert card.verification is not None, "verify_step verifies"

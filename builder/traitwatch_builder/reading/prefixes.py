@@ -1,11 +1,12 @@
-"""What texts have in common: a plan by which every shared beginning is read once.
+"""A plan by which every beginning that texts share is read once.
 
-Texts with a common beginning form a tree. A node is a stretch of tokens that follows its parent's; a text is the path
-from a root to one node, and its sum of states is the sum over that path. A stretch becomes a node of its own where it
-is long enough and spares more tokens than an extra pass of the model is worth; identical texts are one node.
+Texts with a common beginning form a tree. A node is a stretch of tokens that follows the stretch of its parent. A text
+is the path from a root to one node, and the sum of its states is the sum over that path. A stretch becomes a node of
+its own where it is long enough and spares more tokens than an extra pass of the model costs. Identical texts are one
+node.
 
-The plan is the same for every engine. What an engine hands back of a node is a `Part`: sums from some of its positions
-to its end. `reading` adds the parts of a path up.
+The plan is the same for every engine. For each node an engine returns a `Part`: sums of states from some positions of
+the node to its end. `reading` adds up the parts of a path.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from traitwatch.vectors import Float32Array
 from traitwatch_builder.reading.states import Reading, Span
 
 MIN_LENGTH = 16
-"""Tokens below which a common beginning is not read apart."""
+"""A common beginning of fewer tokens is not a node."""
 
 MIN_SAVED = 128
-"""Tokens that reading it apart must spare: what an extra small pass costs on a CPU, and less than that on a GPU."""
+"""Tokens that a node must spare. An extra small pass costs as much as these on a CPU, and less on a GPU."""
 
 
 @dataclass
@@ -30,11 +31,12 @@ class Node:
 
     Attributes:
         ids: the tokens of the text up to the stretch's end.
-        begin: position of its first own token; the ones before are its parent's.
-        parent: number of the node that it follows; None for a root.
-        cuts: positions within it, ascending, from which states are summed to its end; empty where none is counted.
-        spans: indices of the spans that end with it.
-        children: numbers of the nodes that follow it.
+        begin: position of the first token of the stretch; the tokens before it belong to the parent and its ancestors.
+        parent: number of the node that this one follows; None for a root.
+        cuts: positions within the stretch, ascending, from which states are summed to its end; empty where no state
+            is counted.
+        spans: indices of the spans that end with this node.
+        children: numbers of the nodes that follow this one.
     """
 
     ids: list[int]
@@ -47,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What the states of a node say, at every layer.
+    """Sums of the states of a node, at every layer.
 
     Attributes:
         sums: `[num_cuts, num_layers + 1, hidden_size]`, float32: from each cut to the node's end.
@@ -64,9 +66,9 @@ def plan(spans: Sequence[Span], min_length: int = MIN_LENGTH, min_saved: int = M
     """Return the nodes to read, every parent before its children and every subtree in one run.
 
     Args:
-        spans: what is to be read.
-        min_length: tokens below which a common beginning is no node.
-        min_saved: tokens that a common beginning must spare to be one.
+        spans: the spans to read.
+        min_length: the least tokens of a node that several texts share.
+        min_saved: the least tokens that such a node must spare.
     """
     members: dict[tuple[int, ...], list[int]] = {}
     for i, span in enumerate(spans):
@@ -88,8 +90,8 @@ def reading(span: Span, path: Sequence[tuple[Node, Part]]) -> Reading:
     """Add up the parts of a text.
 
     Args:
-        span: the text, which ends with the path's last node.
-        path: the nodes from the root to that one, each with its part; nodes before the span's start may be left out.
+        span: the text, which ends with the last node of the path.
+        path: the nodes from the root to that node, each with its part; nodes before the span's start may be left out.
     """
     total = np.zeros(path[-1][1].sums.shape[1:], dtype=np.float64)
     projections: list[Float32Array] = []
@@ -105,20 +107,26 @@ def reading(span: Span, path: Sequence[tuple[Node, Part]]) -> Reading:
 
 
 class Collector:
-    """The parts of the nodes from a root to where a walk in plan order stands; what lies behind it is forgotten."""
+    """Collects the parts of nodes in plan order, and forgets each part when no node to come needs it."""
 
     def __init__(self, spans: Sequence[Span], nodes: Sequence[Node]):
+        """Start without parts.
+
+        Args:
+            spans: the spans to read.
+            nodes: the plan of these spans.
+        """
         self._spans = spans
         self._nodes = nodes
         self._parts: dict[int, Part] = {}
         self._waiting = [len(node.children) for node in nodes]
 
     def add(self, number: int, part: Part | None) -> list[tuple[int, Reading]]:
-        """Take the part of a node, all of whose forefathers were added; return the readings of spans that end with it.
+        """Take the part of a node, and return the readings of the spans that end with this node.
 
         Args:
-            number: the node.
-            part: its part; None where it has no cuts.
+            number: number of the node, whose ancestors were all added before.
+            part: the part of the node; None where the node has no cuts.
         """
         node = self._nodes[number]
         if part is not None:
@@ -134,7 +142,7 @@ class Collector:
         return readings
 
     def _forget(self, number: int) -> None:
-        """Drop a node whose children have all been added, and then the forefathers that waited only for it."""
+        """Drop a node whose children have all been added, and then the ancestors that waited only for this node."""
         at: int | None = number
         while at is not None and self._waiting[at] == 0:
             self._parts.pop(at, None)
@@ -145,7 +153,7 @@ class Collector:
 
 @dataclass
 class _Tree:
-    """A stretch of text number `text` from `begin` to `end`, and what follows it."""
+    """A stretch of text number `text` from `begin` to `end`, with the stretches that follow it."""
 
     text: int
     begin: int
@@ -154,7 +162,7 @@ class _Tree:
 
 
 class _Grower:
-    """Grows the trees of sorted texts; `shared[i]` is what texts i - 1 and i have in common."""
+    """Grows the trees of sorted texts; `shared[i]` is the number of tokens that texts i - 1 and i have in common."""
 
     def __init__(self, texts: Sequence[tuple[int, ...]], shared: Sequence[int], min_length: int, min_saved: int):
         self._texts = texts
@@ -163,10 +171,10 @@ class _Grower:
         self._min_saved = min_saved
 
     def grow(self, low: int, high: int, begin: int) -> list[_Tree]:
-        """Return the trees of texts low to high - 1, which have their first `begin` tokens behind them."""
+        """Return the trees of texts low to high - 1, whose first `begin` tokens belong to nodes already."""
         trees: list[_Tree] = []
-        # Ranges still to be divided, the next one last. Texts that differ one after the other divide theirs one by one:
-        # a loop, since recursion would go as deep as there are texts.
+        # Ranges still to be divided, the next one last. Where each text differs from the next, a range is divided text
+        # by text; this is a loop, since recursion would go as deep as there are texts.
         stack = [(low, high)] if low < high else []
         while stack:
             low, high = stack.pop()
@@ -182,7 +190,7 @@ class _Grower:
                 if (len(node.children) - 1 + ends_here) * (common - begin) >= self._min_saved:
                     trees.append(node)
                     continue
-                # Its children's own nodes leave too little to spare: they go back to where it would have begun.
+                # With nodes for its children the stretch would spare too little: the children begin where it began.
                 for child in node.children:
                     child.begin = begin
                 if ends_here:
@@ -214,6 +222,6 @@ def _cut(nodes: Sequence[Node], number: int, start: int) -> None:
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two texts have in common at their beginning."""
+    """Return how many tokens the common beginning of two texts has."""
     length = min(len(one), len(other))
     return next((i for i in range(length) if one[i] != other[i]), length)

@@ -1,4 +1,7 @@
-"""A model as the steps need it: its tokenizer, and a reader of its states that is loaded when a step first asks."""
+"""One model for the time of a command: its tokenizer, and a reader of its states.
+
+The reader is loaded when a step first asks for it; a step that finds its results on file loads no model.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from rich.console import Console
 from traitwatch_builder.reading.states import StateReader
 from traitwatch_builder.storage.worklog import fingerprint, model_fingerprint
 
-# Tokens of an elicitation and its answer; more would want a larger KV cache than it is worth.
+# The most tokens of an elicitation and its answer; longer texts would need a KV cache larger than they are worth.
 _LONGEST_TEXT = 8192
 
 ReaderEngine = Literal["transformers", "vllm"]
@@ -20,11 +23,11 @@ ReaderEngine = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True)
 class ReaderOptions:
-    """What reads hidden states, and how a model is spread over GPUs, whatever reads it or answers with it.
+    """The engine that reads hidden states, and how a model is spread over GPUs, to be read or to answer.
 
     Attributes:
         engine: transformers is the reference; vLLM reads models that are too large for one GPU.
-        dtype: of the weights, e.g. `bfloat16`; None for float32, or on a GPU with vLLM for the model's own.
+        dtype: dtype of the weights, e.g. `bfloat16`; None for float32, or for vLLM on a GPU the model's own dtype.
         device_map: for transformers: `auto` spreads a model over GPUs; None for one GPU where there is one.
         tensor_parallel_size: for vLLM: GPUs over which each layer is split.
         pipeline_parallel_size: for vLLM: groups of GPUs over which the layers are split.
@@ -41,12 +44,13 @@ class Session:
     """One model for the time of a command.
 
     Attributes:
-        model: its directory or hub name.
-        options: what reads its states.
-        console: where a step says what it does.
+        model: directory or hub name of the model.
+        options: the engine that reads its states.
+        console: where the steps print what they do.
     """
 
     def __init__(self, model: Path | str, options: ReaderOptions, console: Console):
+        """Load nothing yet; the arguments are the attributes."""
         self.model = model
         self.console = console
         self.options = options
@@ -61,16 +65,16 @@ class Session:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """JSON data that tells the model from others."""
+        """JSON data that differ from one model to another."""
         return model_fingerprint(self.model)
 
     @cached_property
     def reading(self) -> str:
-        """A hash of what the states depend on: the model, the engine, its precision."""
+        """A hash of everything that the states depend on: the model, the engine, its precision."""
         return fingerprint([self.fingerprint, self.options.engine, self.options.dtype])
 
     def reader(self) -> StateReader:
-        """Return what reads states, loading the model on the first call."""
+        """Return the reader; the first call loads the model."""
         if self._reader is None:
             self._reader = self._load()
         return self._reader
@@ -104,8 +108,8 @@ class Session:
 
 
 @contextmanager
-def session(model: Path | str, options: ReaderOptions, console: Console) -> Iterator[Session]:
-    """Give a session for the time of a `with` block."""
+def open_session(model: Path | str, options: ReaderOptions, console: Console) -> Iterator[Session]:
+    """Open a session for the time of a `with` block, and end its engine afterwards."""
     opened = Session(model, options, console)
     try:
         yield opened

@@ -1,8 +1,9 @@
-"""Reading hidden states: what the two extraction engines promise, and what they share.
+"""The interface of the engines that read hidden states: spans of texts go in, readings come out.
 
-An engine is given spans of texts and returns their mean states at every layer. That is all the pipeline asks of a
-model: the mean over an answer after its prompt, the mean over a prompt and the state at its end, the projections of
-every token of an answer. No engine returns the states themselves, so memory does not grow with the number of texts.
+A reading has the mean state of a span at every layer, the state at its end, and the projections of its tokens. The
+pipeline needs nothing else of a model: the mean over an answer after its prompt, the mean over a prompt and the state
+at the prompt's end, the projections of every token of an answer. No engine returns the states themselves, so memory
+does not grow with the number of texts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +13,16 @@ from typing import Protocol
 from traitwatch.vectors import Float32Array
 
 Advance = Callable[[int], None]
-"""Called with the number of texts that have just been read."""
+"""A function that an engine calls with the number of texts that it has just read."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A text, and the part of it whose states are counted.
+    """A text, and the positions whose states are counted: from `start` to the text's end.
 
     Attributes:
         ids: token ids of the whole text.
-        start: the states at positions start to len(ids) - 1 are counted; at least one is.
+        start: the states at positions start to len(ids) - 1 are counted; at least one position is.
     """
 
     ids: list[int]
@@ -34,13 +35,13 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a span's states say. Layer indices are those of `output_hidden_states` in transformers.
+    """The states of a span, summed up. Layer indices are those of `output_hidden_states` in transformers.
 
     Attributes:
         mean: `[num_layers + 1, hidden_size]`, float32: mean over the counted positions, summed in float32 or better.
         last: `[num_layers + 1, hidden_size]`, float32: the state at the text's last position.
-        projections: `[num_layers + 1, counted positions]`, float32, units of the hidden state: of each counted state
-            on its layer's direction; None where no directions were given.
+        projections: `[num_layers + 1, counted positions]`, float32, units of the hidden state: each counted state on
+            the direction of its layer; None where no directions were given.
     """
 
     mean: Float32Array
@@ -58,7 +59,7 @@ class StateReader(Protocol):
 
     @property
     def hidden_size(self) -> int:
-        """Width of its residual stream."""
+        """Width of the model's residual stream."""
         ...
 
     @property
@@ -72,11 +73,11 @@ class StateReader(Protocol):
         """Read spans, in the order that suits the engine.
 
         Args:
-            spans: what to read. Texts with a common beginning are read faster together than apart.
+            spans: the spans to read. Texts with a common beginning are read faster together than apart.
             advance: called with the number of spans that have just been read.
             directions: `[num_layers + 1, hidden_size]`, float32, unit rows (a zero row projects to zero).
 
         Yields:
-            The index of a span among `spans`, and its reading; each index once.
+            The index of a span in `spans`, and the reading of that span; each index once.
         """
         ...

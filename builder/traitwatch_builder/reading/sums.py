@@ -1,7 +1,8 @@
-"""What a vLLM worker keeps of a forward pass: sums of the states that were asked for, never the states themselves.
+"""Sums of the hidden states that a vLLM worker computes; the states themselves are not kept.
 
-During a pass hooks write every layer's states into one buffer. After it, the rows of the requests that asked are added
-to their sums, and the next pass overwrites the buffer: memory does not depend on how long or how many the texts are.
+During a pass, hooks write the states of every layer into one buffer (`StateSums.write`). After the pass,
+`StateSums.collect` adds the rows of the requests that asked to the sums of these requests. The next pass overwrites the
+buffer, so memory does not depend on the length or the number of the texts.
 """
 
 from collections.abc import Sequence
@@ -13,22 +14,24 @@ import torch
 from traitwatch.vllm_private.batch import BatchLayout
 
 CUTS = "traitwatch_cuts"
+"""Entry of a request's `extra_args`: the positions from which its states are summed."""
+
 KEY = "traitwatch_key"
-"""The entries of a request's `extra_args`: from where its states are summed, and what its sums are called."""
+"""Entry of a request's `extra_args`: the number by which its sums are fetched."""
 
 
 @dataclass
 class Request:
-    """What was asked of a text, and what is known so far.
+    """A text whose states are summed, and its sums so far.
 
     Attributes:
         cuts: positions, ascending, from which states are summed to the text's end; at least one.
-        length: tokens of the text. What the engine samples after it is never counted.
+        length: tokens of the text. The token that the engine samples after the text is never counted.
         next: the position whose state is due next.
-        first: the first position that was computed; those before were in the prefix cache.
-        missing: whether a state that is due was not computed.
+        first: the first position that was computed; the positions before it were in the prefix cache.
+        missing: whether a state that was due was not computed.
         sums: `[num_cuts, num_layers, hidden_size]`, float32.
-        last: `[num_layers, hidden_size]`, float32, the state at the text's end; None until it is there.
+        last: `[num_layers, hidden_size]`, float32, the state at the text's end; None until it is computed.
         projections: `[num_layers, tokens]` each, float32, in the order of positions.
     """
 
@@ -66,12 +69,12 @@ class StateSums:
         self._by_key: dict[int, Request] = {}
 
     def write(self, layer: int, hidden: torch.Tensor, residual: torch.Tensor | None) -> None:
-        """Keep a layer's states until the next pass.
+        """Keep the states of a layer until the next pass.
 
         Args:
             layer: the layer index.
             hidden: `[num_tokens, hidden_size]`, model dtype.
-            residual: the same, to be added in float32; None where `hidden` is the state.
+            residual: as `hidden`; the state is the sum of both, taken in float32. None where `hidden` is the state.
         """
         rows = self._states[self._places[layer], : hidden.shape[0]]
         rows.copy_(hidden)
@@ -79,15 +82,19 @@ class StateSums:
             rows.add_(residual)
 
     def project_on(self, directions: torch.Tensor | None) -> None:
-        """Project the states of later requests on `[num_layers + 1, hidden_size]`, float32; None: on nothing."""
+        """Project the states of later requests.
+
+        Args:
+            directions: `[num_layers + 1, hidden_size]`, float32; None for no projections.
+        """
         self._directions = None if directions is None else directions[self.layers, :, None].to(self._states)
 
     def ask(self, req_id: str, key: int, cuts: Sequence[int], length: int) -> None:
-        """Begin a request; one that is known (it was preempted) goes on where it was.
+        """Begin a request; a request that has begun before (it was preempted) goes on where it was.
 
         Args:
-            req_id: vLLM's name for it.
-            key: what `take` will call it.
+            req_id: vLLM's id of the request.
+            key: the number by which `take` finds the request.
             cuts: positions from which its states are summed.
             length: tokens of the text.
         """
@@ -96,7 +103,7 @@ class StateSums:
             self._running[req_id] = self._by_key[key] = Request(cuts, length, sums, next=cuts[0])
 
     def end(self, req_id: str) -> None:
-        """Forget vLLM's name for a request; its sums stay until they are taken."""
+        """Forget vLLM's id of a request; the sums stay until they are taken."""
         self._running.pop(req_id, None)
 
     def collect(self, layout: BatchLayout) -> None:
@@ -110,7 +117,10 @@ class StateSums:
                 self._add(request, computed[i], starts[i], starts[i + 1])
 
     def _add(self, request: Request, position: int, first_row: int, end_row: int) -> None:
-        """Add rows of which the first is the state at `position`; states that were added before are left out."""
+        """Add rows to the sums of a request; the first row is the state at `position`.
+
+        States that were added before are left out.
+        """
         request.first = position if request.first is None else min(request.first, position)
         end = min(position + end_row - first_row, request.length)
         if end <= request.next:
@@ -129,12 +139,13 @@ class StateSums:
         request.next = end
 
     def take(self, key: int) -> dict[str, Any]:
-        """Return what is known of a request and forget it.
+        """Return the sums of a request, and forget the request.
 
         Returns:
-            `missing`: whether any of its states was not computed; `first`: the first position that was; and as float32
-            bytes in C order `sums` `[num_cuts, num_layers, hidden_size]`, `last` `[num_layers, hidden_size]` and, if
-            asked for, `projections` `[num_layers, tokens from the first cut on]`.
+            `missing`: whether any of its states was not computed; `first`: the first position that was computed. Unless
+            a state is missing also, as float32 bytes in C order, `sums` `[num_cuts, num_layers, hidden_size]`, `last`
+            `[num_layers, hidden_size]` and, where directions are set, `projections`
+            `[num_layers, tokens from the first cut on]`.
         """
         request = self._by_key.pop(key)
         if request.missing or request.last is None:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
-from traitwatch.vectors import DEFAULT_LAYER, PersonaVector, load_vectors
+from traitwatch.vectors import DEFAULT_LAYER, Float64Array, PersonaVector, load_vectors
 from traitwatch_builder.errors import PipelineError
 
-Float64Array = npt.NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".html", ".csv")
 # Shades of the cells of a page on each side of zero.
 SHADES = 8

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from traitwatch.card import SpikeThreshold
-from traitwatch.spikes import MIN_TOKENS, WINDOW, Float64Array, peak_level
-from traitwatch.vectors import Calibration, Float32Array, LayerCalibration, bad_layers
+from traitwatch.spikes import MIN_TOKENS, WINDOW, peak_level
+from traitwatch.vectors import Calibration, Float32Array, Float64Array, LayerCalibration, bad_layers
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.tails import exceedance_level, resample_clusters
 

@@ -23,7 +23,7 @@ from traitwatch_builder.vectors.extract import answer_span, bare_prompt
 from traitwatch_builder.vectors.projections import AnswerProjections
 from traitwatch_builder.vectors.report_evidence import HeldOut, Sample, spread
 
-SAMPLES = 3
+SAMPLES_SHOWN = 3
 """Answers of each polarity that a report shows token by token."""
 
 
@@ -153,7 +153,7 @@ class _Side:
         return HeldOutReading(
             AnswerProjections(self._response, self._prompt_last, self._null, scores),
             HeldOut(projections=served, scores=scores),
-            [_sample(tokenizer, self.polarity, self.rows[i], self._tokens[i]) for i in spread(served, SAMPLES)],
+            [_sample(tokenizer, self.polarity, self.rows[i], self._tokens[i]) for i in spread(served, SAMPLES_SHOWN)],
         )
 
 

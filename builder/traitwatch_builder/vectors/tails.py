@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Float64Array = npt.NDArray[np.float64]
+from traitwatch.vectors import Float64Array
+
 IntArray = npt.NDArray[np.int64]
 
 TOP_SHARE = 0.2

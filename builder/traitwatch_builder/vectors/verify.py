@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traitwatch.card import LayerVerification, Verification
-from traitwatch.spikes import Float64Array
-from traitwatch.vectors import Float32Array
+from traitwatch.vectors import Float32Array, Float64Array
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.vectors.evidence import Evidence
 from traitwatch_builder.vectors.projections import AnswerProjections, check_array

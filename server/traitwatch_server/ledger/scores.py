@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (smoothing would import it in the first response)
 
-from traitwatch.spikes import Float64Array, Spike, find_spikes, smooth
-from traitwatch.vectors import Float32Array
+from traitwatch.spikes import Spike, find_spikes, smooth
+from traitwatch.vectors import Float32Array, Float64Array
 from traitwatch_server.responses.schema import Projections, TraitScores
 from traitwatch_server.traits import ServedTrait
 

@@ -20,7 +20,7 @@ Before `WARM_UP` responses the baseline is not known, and both are 0.
 import numpy as np
 import numpy.typing as npt
 
-from traitwatch.spikes import Float64Array
+from traitwatch.vectors import Float64Array
 
 FAST_SECONDS = 300.0
 SLOW_SECONDS = 6 * 3600.0

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from traitwatch.spikes import Float64Array, Spike
+from traitwatch.spikes import Spike
+from traitwatch.vectors import Float64Array
 from traitwatch_server.traits import ServedTrait
 
 

@@ -14,7 +14,7 @@ from tests.support.claude import GOOD, ONE_CALL, TEXT, Serve, faulty
 from tests.support.paths import ROOT
 from tests.support.wire import anthropic as wire
 from traitwatch.errors import ArtifactError
-from traitwatch_builder.commands.define import define
+from traitwatch_builder.commands.define import define_command
 from traitwatch_builder.definitions.define import define_prompt, estimated_input_tokens
 from traitwatch_builder.definitions.definition import definition_files, load_definition, split, whole_definition
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("apart")
 
 
 def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(define, list(arguments), input=stdin)
+    return CliRunner().invoke(define_command, list(arguments), input=stdin)
 
 
 # The command
@@ -90,7 +90,7 @@ def test_a_name_that_is_no_file_name(serve: Serve, name: str) -> None:
 
 def test_ctrl_c_stops_with_130_and_leaves_nothing_behind(serve: Serve, tmp_path: Path) -> None:
     server = serve(wire.streamed(TEXT, delay=60))
-    code = "from traitwatch_builder.commands.define import define; define()"
+    code = "from traitwatch_builder.commands.define import define_command; define_command()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "deception", "--definitions", str(tmp_path / "new")],
         cwd=ROOT,

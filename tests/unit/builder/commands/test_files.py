@@ -225,7 +225,7 @@ def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: 
     """The baseline is that of the token states: of an answer that was cut off, all tokens but the last."""
     from rich.console import Console
 
-    from traitwatch_builder.reading.session import ReaderOptions, session
+    from traitwatch_builder.reading.session import ReaderOptions, open_session
     from traitwatch_builder.reading.states import Span
     from traitwatch_builder.reading.transformers_reader import Reader
     from traitwatch_builder.steps import calibrate_step
@@ -236,7 +236,7 @@ def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: 
     torch.save(vector, tmp_path / "evil_response_avg_diff.pt")
     workspace = Workspace(tmp_path, "evil")
     workspace.prepare()
-    with session(tiny_model, ReaderOptions(), Console(quiet=True)) as opened:
+    with open_session(tiny_model, ReaderOptions(), Console(quiet=True)) as opened:
         card = calibrate_step(opened, workspace, neutral())
     assert card.calibration is not None
     (served,) = load_vectors([tmp_path])

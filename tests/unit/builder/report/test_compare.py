@@ -14,7 +14,7 @@ from matplotlib import image
 
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import Card, PersonaVector, save_card, save_tensor, vector_sha256
-from traitwatch_builder.commands.compare import compare
+from traitwatch_builder.commands.compare import compare_command
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.report.compare import check_format, compare_vectors, cosine_matrix, write_comparison
 
@@ -78,7 +78,7 @@ def test_one_trait_of_two_builds_is_told_apart_by_directory(vectors: Path) -> No
 
 
 def test_the_command_prints_the_whole_table(vectors: Path) -> None:
-    result = CliRunner().invoke(compare, ["--vectors", str(vectors), "--layer", "1"])
+    result = CliRunner().invoke(compare_command, ["--vectors", str(vectors), "--layer", "1"])
     assert result.exit_code == 0, result.output
     assert "layer 1" in result.stdout
     cells = [line.replace("│", " ").split() for line in result.stdout.splitlines()]
@@ -89,7 +89,7 @@ def test_the_command_prints_the_whole_table(vectors: Path) -> None:
 def test_several_directories_may_follow_one_option(vectors: Path) -> None:
     write(vectors.parent / "more", "d", [0.0, 0.0, 1.0])
     arguments = [str(vectors), str(vectors.parent / "more"), "--traits", "d, a"]
-    result = CliRunner().invoke(compare, ["--vectors", *arguments])
+    result = CliRunner().invoke(compare_command, ["--vectors", *arguments])
     assert result.exit_code == 0, result.output
     assert ["d", "1.00", "0.00"] in [line.replace("│", " ").split() for line in result.stdout.splitlines()]
 
@@ -97,7 +97,9 @@ def test_several_directories_may_follow_one_option(vectors: Path) -> None:
 def test_a_file_is_written_in_the_format_of_its_name(vectors: Path, tmp_path: Path) -> None:
     comparison = compare_vectors([vectors], layer=1)
     for suffix in ("csv", "png", "svg", "html"):
-        result = CliRunner().invoke(compare, ["--vectors", str(vectors), "--out", str(tmp_path / f"c.{suffix}")])
+        result = CliRunner().invoke(
+            compare_command, ["--vectors", str(vectors), "--out", str(tmp_path / f"c.{suffix}")]
+        )
         assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "c.csv", index_col="trait")
     assert list(table.columns) == list(table.index) == ["a", "b", "c"]
@@ -122,7 +124,7 @@ def test_files_of_the_same_numbers_are_the_same(vectors: Path, tmp_path: Path) -
 def test_an_unknown_format_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"\.png, \.svg, \.html, \.csv"):
         check_format(tmp_path / "c.pdf")
-    result = CliRunner().invoke(compare, ["--vectors", "nowhere", "--out", "c.pdf"])
+    result = CliRunner().invoke(compare_command, ["--vectors", "nowhere", "--out", "c.pdf"])
     assert isinstance(result.exception, PipelineError)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from traitwatch.spikes import Float64Array
+from traitwatch.vectors import Float64Array
 from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
 ONE = np.array([0])

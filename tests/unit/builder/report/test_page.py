@@ -15,7 +15,7 @@ from tests.support.report_data import TRAIT, bare_report, full_report
 from traitwatch.card import SteeringResult
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
-from traitwatch_builder.commands.report import report
+from traitwatch_builder.commands.report import report_command
 from traitwatch_builder.report.data import ReportData, read_report_data
 from traitwatch_builder.report.page import render_report, write_report
 from traitwatch_builder.report.plots import steering_plot
@@ -369,13 +369,13 @@ def vectors(tmp_path: Path) -> Path:
 
 def test_the_command_makes_a_page_from_the_files_alone(vectors: Path) -> None:
     write_answers(vectors / f"{TRAIT}_pos.csv", TRAIT, [JudgedAnswer("q?", "p", "kept\n", "id", 90.0, 80.0)])
-    result = CliRunner().invoke(report, [TRAIT, "--vectors", str(vectors)])
+    result = CliRunner().invoke(report_command, [TRAIT, "--vectors", str(vectors)])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(vectors / f"{TRAIT}.html")
     page = (vectors / f"{TRAIT}.html").read_text()
     assert "kept" in page
     other = vectors / "elsewhere" / "page.html"
-    assert CliRunner().invoke(report, [TRAIT, "--vectors", str(vectors), "--out", str(other)]).exit_code == 0
+    assert CliRunner().invoke(report_command, [TRAIT, "--vectors", str(vectors), "--out", str(other)]).exit_code == 0
     assert other.read_text() == page
 
 
