@@ -1,35 +1,24 @@
-"""A report: it shows what is measured, says what is not, loads nothing, and lets no answer write HTML."""
+"""The page of a report shows what was measured, names what is missing, loads nothing, and escapes answers."""
 
 import dataclasses
 import itertools
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from pydantic import ValidationError
 
 from tests.support.report_data import TRAIT, bare_report, full_report
 from traitwatch.card import SteeringResult
-from traitwatch.errors import ArtifactError
-from traitwatch.vectors import Card, save_card, save_tensor, vector_sha256
-from traitwatch_builder.commands.report import report_command
-from traitwatch_builder.report.data import ReportData, read_report_data
-from traitwatch_builder.report.page import render_report, write_report
+from traitwatch_builder.report.data import ReportData
+from traitwatch_builder.report.page import render_report
 from traitwatch_builder.report.plots import steering_plot
 from traitwatch_builder.report.view import verdict_level
-from traitwatch_builder.storage.answers import JudgedAnswer, write_answers
-from traitwatch_builder.storage.workspace import Workspace
+from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.report_evidence import (
     HeldOut,
-    Histogram,
     ReportEvidence,
     Sample,
-    load_evidence,
-    save_evidence,
-    spread,
 )
 
 SECTIONS = [
@@ -326,95 +315,6 @@ def test_tokens_stay_readable_on_their_colours(full: str) -> None:
             ground = [int(colours["surface"][i : i + 2], 16) for i in (1, 3, 5)]
             mixed = [round(strongest * int(c) + (1 - strongest) * g) for c, g in zip(rgb, ground, strict=True)]
             assert _contrast(colours["ink"], "#{:02x}{:02x}{:02x}".format(*mixed)) >= 4.5
-
-
-def test_samples_are_spread_over_the_values_and_the_same_every_time() -> None:
-    values = [float(v) for v in (5, 0, 3, 1, 4, 2, 6, 7, 8)]
-    assert [values[i] for i in spread(values, 3)] == [1, 4, 7]
-    assert spread([2.0, 1.0], 3) == [1, 0]
-    assert spread([], 3) == []
-
-
-def test_a_histogram_counts_every_value() -> None:
-    histogram = Histogram.of([-0.3, 0.0, 0.1, 0.5], width=0.25)
-    assert histogram.edges == [-0.5, -0.25, 0.0, 0.25, 0.5, 0.75]
-    assert histogram.counts == [1, 0, 2, 0, 1]
-    wide = Histogram.of([-1e6, 1e6])
-    assert sum(wide.counts) == 2
-    assert len(wide.counts) <= 400
-
-
-def test_malformed_evidence_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="2 projections for 1 scores"):
-        HeldOut(projections=[1.0, 2.0], scores=[3.0])
-    with pytest.raises(ValidationError, match="1 projections for 2 tokens"):
-        Sample(polarity="pos", question="q", answer_tokens=["a", "b"], projections=[1.0])
-    with pytest.raises(ValidationError, match="ascending"):
-        Histogram(edges=[0.0, 0.0], counts=[1])
-    (tmp_path / "evidence.json").write_text('{"layer": -1}')
-    with pytest.raises(ArtifactError, match=r"evidence\.json is not a valid ReportEvidence.*sha256"):
-        load_evidence(tmp_path / "evidence.json")
-
-
-@pytest.fixture
-def vectors(tmp_path: Path) -> Path:
-    """Return a directory with a vector and its card."""
-    vector = np.arange(12, dtype=np.float32).reshape(3, 4)
-    save_tensor(vector, tmp_path / f"{TRAIT}_response_avg_diff.pt")
-    sha256, date = vector_sha256(vector), bare_report().card.date
-    card = Card(trait=TRAIT, model="tiny", hidden_size=4, num_layers=2, sha256=sha256, date=date)
-    save_card(card, tmp_path / f"{TRAIT}.json")
-    return tmp_path
-
-
-def test_the_command_makes_a_page_from_the_files_alone(vectors: Path) -> None:
-    write_answers(vectors / f"{TRAIT}_pos.csv", TRAIT, [JudgedAnswer("q?", "p", "kept\n", "id", 90.0, 80.0)])
-    result = CliRunner().invoke(report_command, [TRAIT, "--vectors", str(vectors)])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.strip() == str(vectors / f"{TRAIT}.html")
-    page = (vectors / f"{TRAIT}.html").read_text()
-    assert "kept" in page
-    other = vectors / "elsewhere" / "page.html"
-    assert CliRunner().invoke(report_command, [TRAIT, "--vectors", str(vectors), "--out", str(other)]).exit_code == 0
-    assert other.read_text() == page
-
-
-def test_data_are_read_from_beside_the_vector(vectors: Path) -> None:
-    row = JudgedAnswer("q?", "p", "a", "id", 90.0, 80.0)
-    for kind, suffix in (("pos", "csv"), ("neg", "csv"), ("eval_pos", "csv.gz"), ("eval_neg", "csv.gz")):
-        write_answers(vectors / f"{TRAIT}_{kind}.{suffix}", TRAIT, [dataclasses.replace(row, answer=kind)])
-    data = read_report_data(vectors, TRAIT)
-    assert [rows[0].answer for rows in (data.pos, data.neg, data.eval_pos, data.eval_neg)] == [
-        "pos",
-        "neg",
-        "eval_pos",
-        "eval_neg",
-    ]
-    assert data.norms == pytest.approx([14**0.5, 126**0.5, 366**0.5])
-    assert data.served_layer == 1
-
-
-def test_evidence_of_another_vector_is_not_shown(vectors: Path) -> None:
-    evidence = full_report(held_out=4).evidence
-    assert evidence is not None
-    path = Workspace(vectors, TRAIT).report_evidence
-    card = read_report_data(vectors, TRAIT).card
-    save_evidence(path, evidence.model_copy(update={"layer": 1, "sha256": card.sha256}))
-    assert load_evidence(path).samples == evidence.samples
-    data = read_report_data(vectors, TRAIT)
-    assert data.evidence is not None
-    assert data.served_layer == 1
-    save_evidence(path, evidence.model_copy(update={"layer": 1}))
-    assert read_report_data(vectors, TRAIT).evidence is None
-
-
-def test_errors_say_what_is_missing(vectors: Path) -> None:
-    with pytest.raises(ArtifactError, match=rf"no such vector; .* holds {TRAIT}\. `traitwatch extract deception`"):
-        write_report(vectors, "deception")
-    (vectors / f"{TRAIT}.json").unlink()
-    with pytest.raises(ArtifactError, match="has no card"):
-        write_report(vectors, TRAIT)
-    assert not list(vectors.glob("*.html"))
 
 
 def test_every_steered_layer_starts_from_the_unsteered_answers() -> None:

@@ -1,65 +1,25 @@
-"""Steering adds exactly what it says, exactly where it says, and leaves nothing behind; the model is a tiny Llama."""
+"""Steering adds exactly c times the vector at the right positions, and leaves no hook behind, on a tiny Llama."""
 
-import io
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from traitwatch.card import JudgeCard
+from tests.support.steering import (
+    GREEDY,
+    HIDDEN,
+    LAYERS,
+    PROMPTS,
+    SAMPLED,
+    VECTOR,
+    Letters,
+    tiny_llama,
+)
 from traitwatch_builder.answering.source import Sampling
-from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.judging.judge import Question, Score
-from traitwatch_builder.steering.answers import SteeredAnswer, SteeredAnswers, judge_steering, settings
 from traitwatch_builder.steering.model import SteeredModel, Steering, decoder_layers, steered
-from traitwatch_builder.storage.worklog import Worklog
-
-HIDDEN, LAYERS = 16, 4
-GREEDY = Sampling(temperature=0, top_p=1, max_tokens=8, seed=0)
-SAMPLED = Sampling(temperature=1.0, top_p=0.9, max_tokens=8, seed=3)
-PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 2], [11], [20, 21, 22, 23, 24]]
-VECTOR = np.random.default_rng(0).standard_normal((LAYERS + 1, HIDDEN)).astype(np.float32)
-
-
-class Letters:
-    """A tokenizer of one token a character, with a chat template."""
-
-    eos_token_id = None
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) % 60 for c in text]}
-
-    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
-        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        return "".join(chr(64 + i) for i in ids)
-
-
-def console() -> Console:
-    return Console(file=io.StringIO())
-
-
-def tiny_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=HIDDEN,
-        intermediate_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -256,133 +216,3 @@ def test_a_model_without_such_a_list_is_refused() -> None:
 def test_another_models_vector_is_refused(llama: LlamaForCausalLM) -> None:
     with pytest.raises(PipelineError, match=r"shape \[5, 8\], but the model takes \[5, 16\]"):
         SteeredModel(llama, Letters(), VECTOR[:, :8])
-
-
-# --- answers that are kept, and judged
-
-
-class CountingJudge:
-    """Scores the trait by the length of an answer's question, and counts what it is asked."""
-
-    card = JudgeCard(name="likelihood")
-    usage = Usage()
-
-    def __init__(self, stop_after: int | None = None, mute: str = ""):
-        self.asked: list[Question] = []
-        self._stop_after = stop_after
-        self._mute = mute
-
-    def identity(self, question: Question) -> dict[str, Any]:
-        return {"aspect": question.aspect, "question": question.question, "answer": question.answer}
-
-    def estimate(self, questions: Sequence[Question]) -> Usage:
-        return Usage(len(questions))
-
-    def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
-        for index, question in enumerate(questions):
-            if len(self.asked) == self._stop_after:
-                raise KeyboardInterrupt
-            self.asked.append(question)
-            value = 80.0 if question.aspect == "coherence" else float(len(question.question))
-            yield Score(index, None if question.answer == self._mute and question.aspect == "trait" else value)
-
-
-QUESTIONS = [f"why {i}?" for i in range(30)]
-WAYS = settings([2, 1, 2], [2.0, 1.0])
-
-
-def answers_of(worklog: Worklog, ways: Sequence[Steering | None] = WAYS) -> SteeredAnswers:
-    return SteeredAnswers(Letters(), VECTOR, {"model": "tiny"}, SAMPLED, QUESTIONS, ways, worklog)
-
-
-def test_no_steering_is_measured_once() -> None:
-    assert [None, Steering(1, 1.0), Steering(1, 2.0), Steering(2, 1.0), Steering(2, 2.0)] == WAYS
-
-
-def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(
-    llama: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    generated: list[tuple[tuple[int, ...], Steering | None]] = []
-
-    class Counting(SteeredModel):
-        stop_after: int | None = None
-
-        def answer(
-            self, prompts: Sequence[list[int]], steerings: Sequence[Steering | None], sampling: Sampling
-        ) -> list[str]:
-            if self.stop_after is not None and len(generated) >= self.stop_after:
-                raise KeyboardInterrupt
-            generated.extend(zip(map(tuple, prompts), steerings, strict=True))
-            return super().answer(prompts, steerings, sampling)
-
-    model = Counting(llama, Letters(), VECTOR)
-    with Worklog(tmp_path / "whole") as log:
-        expected = answers_of(log).make(lambda: model, console())
-        uninterrupted = judge_steering(CountingJudge(), expected, log, console())
-    assert len(generated) == len(expected) == 150
-    generated.clear()
-
-    model.stop_after = 60
-    with Worklog(tmp_path / "log") as log, pytest.raises(KeyboardInterrupt):
-        answers_of(log).make(lambda: model, console())
-    made = len(generated)
-    assert 0 < made < 150, "the run was interrupted in the middle"
-    model.stop_after = None
-    first, second = CountingJudge(stop_after=100), CountingJudge()
-    with Worklog(tmp_path / "log") as log:
-        assert answers_of(log).kept().count(None) == 150 - made
-        answers = answers_of(log).make(lambda: model, console())
-        with pytest.raises(KeyboardInterrupt):
-            judge_steering(first, answers, log, console())
-    assert answers == expected, "what an interruption left out is what it would have been"
-    assert len(generated) == len(set(generated)) == 150
-    with Worklog(tmp_path / "log") as log:
-        results = judge_steering(second, answers_of(log).make(pytest.fail, console()), log, console())
-        assert judge_steering(CountingJudge(stop_after=0), answers, log, console()) == results
-    assert results == uninterrupted
-    asked = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
-    assert len(asked) == len(set(asked)) == len({(a.question, a.text) for a in answers}) * 2
-
-    with Worklog(tmp_path / "log") as log:
-        generated.clear()
-        answers_of(log, [*WAYS, Steering(3, 1.0)]).make(lambda: model, console())
-    assert {steering for _, steering in generated} == {Steering(3, 1.0)}, "a further layer costs no more than itself"
-
-
-def test_a_thought_that_never_ended_is_no_answer(tmp_path: Path) -> None:
-    """Where the chat template opens the thinking, nothing in the text says that it is one."""
-
-    class Template(Letters):
-        def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
-            return super().apply_chat_template(messages, **options) + "<think>\n"
-
-    class Thinker:
-        def answer(self, prompts: Sequence[list[int]], *_: Any) -> list[str]:
-            return ["it may be", "it may be</think>\n\nIt is."][: len(prompts)]
-
-    def made(tokenizer: Letters, log: Worklog) -> list[str]:
-        answers = SteeredAnswers(tokenizer, VECTOR, {}, SAMPLED, ["why?", "how?"], [None], log)
-        model: Any = Thinker()
-        return [answer.text for answer in answers.make(lambda: model, console())]
-
-    with Worklog(tmp_path / "opened") as log:
-        assert made(Template(), log) == ["", "It is."]
-    with Worklog(tmp_path / "log") as log:
-        assert made(Letters(), log) == ["it may be", "It is."]
-
-
-def test_results_are_means_over_the_scores_that_there_are(tmp_path: Path) -> None:
-    way = Steering(2, 1.0)
-    answers = [
-        SteeredAnswer(None, "1", "a"),
-        SteeredAnswer(None, "333", "b"),
-        SteeredAnswer(way, "55555", "c"),
-        SteeredAnswer(way, "1", "-"),
-        SteeredAnswer(Steering(3, 1.0), "1", "-"),
-    ]
-    with Worklog(tmp_path / "log") as log:
-        results = judge_steering(CountingJudge(mute="-"), answers, log, console())
-        with pytest.raises(PipelineError, match="no usable score of an unsteered answer"):
-            judge_steering(CountingJudge(mute="-"), answers[3:], log, console())
-    rows = [(r.layer, r.coefficient, r.trait_score, r.coherence, r.num_answers) for r in results]
-    assert rows == [(0, 0.0, 2.0, 80.0, 2), (2, 1.0, 5.0, 80.0, 1)]

@@ -79,7 +79,10 @@ def test_one_neutral_response_in_a_hundred_has_a_spike_above_the_threshold_for_i
 
 
 def test_intervals_hold_the_true_threshold_and_are_no_wider_than_they_must() -> None:
-    """Sixty calibrations at once, a layer each; the whole measurement is in the docstring of `traitwatch_builder.vectors.calibrate`."""
+    """Sixty calibrations at once, one a layer.
+
+    The docstring of `traitwatch_builder.vectors.calibrate` has the whole measurement.
+    """
     runs, prompts = 60, 120
     calibration = calibrate(series(3, prompts, layers=runs), list(range(prompts)), "x", resamples=300)
     population = np.concatenate([peak_level((part[:, :] - 3) / 2) for part in series(4, 20_000, layers=5)])
