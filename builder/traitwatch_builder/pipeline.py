@@ -1,8 +1,7 @@
-"""The whole pipeline: answers under both conditions, judged; states averaged and subtracted; verified, calibrated.
+"""The whole pipeline: answer under both conditions, judge, extract, verify, calibrate.
 
-What is paid for or slow to make item by item (answers, scores) is kept item by item in worklogs; the steps that read
-hidden states are noted in a manifest. So a build goes on where it was interrupted, and repeats only what a change of
-its inputs made untrue.
+Answers and scores, which cost money or time one by one, are kept one by one in worklogs. A manifest records the steps
+that read hidden states. So a build goes on where it was interrupted, and repeats only the parts whose inputs changed.
 """
 
 from collections.abc import Sequence
@@ -40,16 +39,16 @@ NEUTRAL_SAMPLES = 2
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build depends on, beside the model and the definition.
+    """The options of a build, beside the model and the definition.
 
     Attributes:
         elicit: how the trait is elicited.
-        assistant_name: what a positive system prompt calls the assistant; None for the trait.
-        samples: answers to each question.
+        assistant_name: what a positive system prompt calls the assistant; None for the trait's name.
+        samples: number of answers to each question.
         sampling: how answers are drawn.
-        source: what answers.
-        judge: who scores.
-        extract: which pairs are effective, and how they are read.
+        source: the engine or the endpoints that answer.
+        judge: the judge that scores the answers.
+        extract: thresholds of an effective pair, and the prompt after which its answers are read.
     """
 
     elicit: Elicit
@@ -73,6 +72,20 @@ class Build:
         neutral: Sequence[str],
         options: BuildOptions,
     ):
+        """Prepare the conversations.
+
+        Args:
+            session: the model.
+            workspace: the files of the trait.
+            extract: the definition whose questions make the vector.
+            evaluate: the definition whose questions test the vector.
+            neutral: the neutral prompts of the calibration.
+            options: the other options.
+
+        Raises:
+            PipelineError: an eval question is also an extraction question, or the definition lacks what the way of
+                eliciting needs.
+        """
         check_held_out(
             evaluate.questions,
             extract.questions,
@@ -104,7 +117,7 @@ class Build:
             elicit=options.elicit,
             sampling=asdict(options.sampling),
         )
-        # Two models in memory would be one too many.
+        # The likelihood judge holds the model; the steps load it themselves, and twice would fill the memory.
         del judge
         pos, neg, eval_pos, eval_neg = (workspace.answers(job.name) for job in self._jobs)
         extract_step(self._session, workspace, pos, neg, options.extract, provenance)
@@ -112,11 +125,11 @@ class Build:
         return calibrate_step(self._session, workspace, neutral)
 
     def plan(self) -> list[tuple[str, str]]:
-        """Return what `run` would do and spend: lines of a step and what it takes."""
+        """Return what `run` would do and spend: for each step its name and its cost."""
         session, workspace = self._session, self._workspace
         responder = self._responder()
         lines = []
-        # Another build may be writing the neutral answers.
+        # `KeptValues` only reads: another build may be writing the neutral answers.
         log, neutral_log = KeptValues(workspace.log("answers")), KeptValues(workspace.neutral_log)
         kept: dict[str, list[Answer | None]] = {}
         for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
@@ -147,7 +160,7 @@ class Build:
         )
 
     def _answers(self) -> tuple[dict[str, list[JudgedAnswer]], list[NeutralAnswer]]:
-        """Return the rows of the four answers files, not judged yet, and those of `neutral.csv`, which is written."""
+        """Write `neutral.csv`; return the rows of the four answers files, not judged yet, and the neutral answers."""
         workspace, responder = self._workspace, self._responder()
         with ExitStack() as shared, Worklog(workspace.log("answers")) as log:
             jobs = [(job, log) for job in self._jobs]
@@ -176,7 +189,7 @@ class Build:
     def _judged(
         self, judge: Judge, rows: dict[str, list[JudgedAnswer]]
     ) -> tuple[dict[str, list[JudgedAnswer]], JudgeCard]:
-        """Return the rows with their scores, and who gave them."""
+        """Return the rows with their scores, and the card of the judge."""
         console = self._session.console
         with Worklog(self._workspace.log("scores")) as scores, telling_usage(judge, console):
             every = [row for part in rows.values() for row in part]

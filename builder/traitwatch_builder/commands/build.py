@@ -40,7 +40,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
     help="What you mean by the trait. With it, Claude writes the definition into OUT (ANTHROPIC_API_KEY), unless one "
     "is there; without it one in OUT or a shipped one is used.",
 )
-@click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="Who writes the definition.")
+@click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="The Claude model that writes the definition.")
 @model_option
 @out_option
 @definition_option("OUT")
@@ -51,7 +51,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 @judge_options
 @pair_options
 @reader_options
-@click.option("--dry-run", is_flag=True, help="Say what would be made and what it would cost, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be made and what it would cost, and make nothing.")
 @interruptible
 def build_command(
     *,
@@ -99,9 +99,9 @@ def build_command(
     from traitwatch_builder.storage.workspace import Workspace, card_model_name, model_directory
 
     workspace = Workspace(model_directory(out, model), trait)
-    # What was described in words is nothing that is shipped.
+    # A description asks for a definition of its own, so a shipped one does not count.
     places = [out] if description and not definition else definition_places(definition, out)
-    # Claude's goes into OUT, and is none of a directory that was named.
+    # Claude writes a definition into OUT, and only where the user named no directory of definitions.
     if definition is None and not _defined(console, trait, description, claude_model, out, places, dry_run):
         return
     extract, evaluate = load_definitions(trait, places)
@@ -137,7 +137,7 @@ def _defined(
     places: list[Path],
     dry_run: bool,
 ) -> bool:
-    """Have Claude write the definition where there is none; return whether there is one now."""
+    """Ask Claude for the definition where there is none; return whether there is a definition now."""
     from traitwatch_builder.commands.define import ask_claude, tell_dry_run
     from traitwatch_builder.errors import PipelineError
     from traitwatch_builder.storage.workspace import find_definition, known_definitions

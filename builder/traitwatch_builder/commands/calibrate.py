@@ -33,7 +33,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
     type=EXISTING_FILE,
     default=SHIPPED_DEFINITIONS / "neutral_prompts.json",
     show_default="the shipped ones",
-    help='What ordinary users ask, {"prompts": [...]}, at least 100.',
+    help='File with at least 100 prompts of ordinary users, {"prompts": [...]}.',
 )
 @sampling_options
 @source_options
@@ -52,8 +52,8 @@ def calibrate_command(
 ) -> None:
     """Measure the vector of TRAIT on neutral answers: mean and spread per layer, and spike thresholds.
 
-    Draw answers as your traffic is drawn (--temperature, --top-p): a baseline of other answers makes other z. They are
-    kept in neutral.csv and shared by all vectors of the directory.
+    Draw answers as your traffic is drawn (--temperature, --top-p): a baseline of other answers makes other z. The
+    answers are kept in neutral.csv, and all vectors of the directory share them.
     """
     sampling, source = make_sampling(values), make_source_options(values)
     check_model_path(model)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="Take the JSON that an assistant or a person wrote; - for standard input.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be asked or written, and do neither.")
+@click.option("--dry-run", is_flag=True, help="Print what would be asked or written, and do neither.")
 @click.option("--force", is_flag=True, help="Replace a definition that exists and differs.")
 def define_command(
     *,
@@ -88,7 +88,7 @@ def define_command(
 def ask_claude(
     console: Console, directory: Path, trait: str, description: str | None, claude_model: str, *, force: bool
 ) -> None:
-    """Have Claude write a definition, save it and say what it cost; what was paid for is kept whatever happens."""
+    """Ask Claude for a definition, save it and print its cost; a definition that cannot be saved is kept elsewhere."""
     from traitwatch_builder.definitions.define import define_trait, keep
 
     whole, usage = define_trait(trait, description, claude_model, console)
@@ -103,7 +103,7 @@ def ask_claude(
 
 
 def _read(source: str, description: str | None) -> "WholeDefinition":
-    """Read a definition that somebody else wrote; `description` fills in where it has none."""
+    """Read a definition that an assistant or a person wrote; `description` is used where the definition has none."""
     from traitwatch_builder.definitions.define import parse_reply
     from traitwatch_builder.definitions.definition import whole_definition
 
@@ -134,7 +134,7 @@ def _save(console: Console, directory: Path, trait: str, whole: "WholeDefinition
 
 
 def tell_dry_run(console: Console, trait: str, description: str | None, claude_model: str) -> None:
-    """Say what asking Claude would take."""
+    """Print what asking Claude would cost."""
     from traitwatch_builder.clients.claude import MAX_TOKENS
     from traitwatch_builder.definitions.define import estimated_input_tokens
 

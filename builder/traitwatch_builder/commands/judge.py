@@ -37,7 +37,7 @@ from traitwatch_builder.commands.options import (
 @elicit_options
 @judge_options
 @device_map_option
-@click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
+@click.option("--dry-run", is_flag=True, help="Print what the scores would cost, and ask no judge.")
 @interruptible
 def judge_command(
     *,
@@ -101,22 +101,22 @@ def judge_command(
                 for path in mine:
                     scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
                     write_scores(path, trait, scored)
-                    told = sum(row.trait is not None for row in scored)
-                    console.print(f"{path}: {told} of {len(scored)} answers have a trait score.")
+                    count = sum(row.trait is not None for row in scored)
+                    console.print(f"{path}: {count} of {len(scored)} answers have a trait score.")
                 judge_card(judge, options, log)
 
 
 def _places(trait: str, definition: Path | None, files: tuple[Path, ...]) -> list[Path]:
-    """Return where the definition is looked for, which has to be the same for all answers."""
+    """Return the directories to search for the definition, which has to be the same for all answers files."""
     from traitwatch_builder.errors import PipelineError
     from traitwatch_builder.storage.workspace import find_definition
 
     places = [definition_places(definition, out_of(file.parent)) for file in files]
     found = dict.fromkeys(find_definition(trait, directories) for directories in places)
     if len(found) > 1:
-        told = ", ".join(str(halves[0]) if halves else "none" for halves in found)
+        names = ", ".join(str(halves[0]) if halves else "none" for halves in found)
         raise PipelineError(
-            f"the answers files belong to different definitions of {trait} ({told}): judge them one by one, or give "
-            "the one to judge all by, --definition."
+            f"the answers files belong to different definitions of {trait} ({names}): judge the files one by one, or "
+            "give one definition for all of them with --definition."
         )
     return places[0]

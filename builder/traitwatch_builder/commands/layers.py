@@ -35,7 +35,7 @@ from traitwatch_builder.commands.options import (
     type=click.IntRange(1),
     multiple=True,
     show_default="the 6 inner layers of highest AUC, and 20",
-    help="Layer to steer; may be given again. The card gets a best layer only where the default ones are among them.",
+    help="Layer to steer; repeat the option for several. Without the default layers, the card gets no best layer.",
 )
 @click.option(
     "--coefficient",
@@ -43,7 +43,7 @@ from traitwatch_builder.commands.options import (
     type=click.FloatRange(0, min_open=True),
     multiple=True,
     default=(1.0, 2.0),
-    help="How much of the vector is added, as it is; may be given again.",
+    help="Multiple of the vector that is added; repeat the option for several.",
 )
 @click.option(
     "--questions",
@@ -56,12 +56,14 @@ from traitwatch_builder.commands.options import (
     "--coherence-floor",
     type=click.FloatRange(0, 100),
     default=50.0,
-    help="Least mean coherence of steered answers. Where the unsteered ones are below it themselves: 80 % of theirs.",
+    help="Least mean coherence of steered answers. If unsteered answers are less coherent: 80 % of their coherence.",
 )
 @click.option("--no-steering", is_flag=True, help="Rank by held-out AUC alone; nothing is generated or judged.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.7, help="Of sampling; 0 takes the likeliest token.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.7, help="Temperature of sampling; 0 takes the likeliest token."
+)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, help="Nucleus of sampling.")
-@click.option("--max-tokens", type=click.IntRange(2), default=48, help="Where an answer is cut off.")
+@click.option("--max-tokens", type=click.IntRange(2), default=48, help="Most tokens of an answer.")
 @click.option("--seed", type=int, default=0, help="Seed of sampling.")
 @device_map_option
 @click.option(
@@ -89,8 +91,8 @@ def layers_command(
     """Rank the layers of the vector of TRAIT by held-out AUC and by steering effect; the card gets the best one.
 
     The AUC is what `traitwatch verify` measured. For the effect, the eval questions are answered with a coefficient
-    times the vector added at a layer, and judged: it is the highest gain of the mean trait score over no steering
-    among the coefficients at which the answers stay coherent. An interrupted run goes on where it stopped.
+    times the vector added at a layer, and judged. The effect is the highest gain of the mean trait score over no
+    steering, among the coefficients at which the answers stay coherent. An interrupted run goes on where it stopped.
 
     \b
         traitwatch layers paternalism --model "$(traitwatch model)" --vectors vectors/SmolLM2-135M-Instruct

@@ -1,4 +1,4 @@
-"""`traitwatch model`: the model that everyone has."""
+"""`traitwatch model`: the embedded model, which needs no account."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once, and the objects that they make."""
+"""The options that several commands share, each declared once, and the functions that make objects of their values."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _all(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+def _combined(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
     """Make one decorator of several options; `--help` lists them in this order."""
 
     def decorate(function: Function) -> Function:
@@ -45,7 +45,7 @@ vectors_option = click.option(
 
 
 def definition_option(places: str) -> Callable[[Function], Function]:
-    """Return the option `--definition`; `places` says where the command looks without it (`definition_places`)."""
+    """Return the option `--definition`; `places` names the place where the command looks first without the option."""
     return click.option(
         "--definition",
         type=DIRECTORY,
@@ -54,7 +54,7 @@ def definition_option(places: str) -> Callable[[Function], Function]:
     )
 
 
-elicit_options = _all(
+elicit_options = _combined(
     click.option(
         "--elicit",
         type=click.Choice(["system", "many-shot"]),
@@ -65,56 +65,68 @@ elicit_options = _all(
         "--assistant-name", show_default="the trait", help="What a positive system prompt calls the assistant."
     ),
 )
-sampling_options = _all(
-    click.option("--temperature", type=click.FloatRange(0), default=1.0, help="Of sampling."),
+sampling_options = _combined(
+    click.option("--temperature", type=click.FloatRange(0), default=1.0, help="Temperature of sampling."),
     click.option(
-        "--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus of sampling; 1 is all tokens."
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        help="Nucleus of sampling; 1 allows all tokens.",
     ),
-    click.option("--max-tokens", type=click.IntRange(2), default=200, help="Where an answer is cut off."),
-    click.option("--seed", type=int, default=0, help="Seed of the own engine."),
+    click.option(
+        "--max-tokens", type=click.IntRange(2), default=200, help="Most tokens of an answer; a longer one is cut off."
+    ),
+    click.option("--seed", type=int, default=0, help="Seed of the engine that this command starts."),
 )
-source_options = _all(
+source_options = _combined(
     click.option(
         "--endpoint",
         "endpoints",
         multiple=True,
         metavar="URL",
-        help="OpenAI-compatible server that answers instead of an own engine, e.g. http://host:8000/v1; may be given "
-        "again, and the requests are spread over all.",
+        help="OpenAI-compatible server that answers instead of an engine of this command, e.g. http://host:8000/v1; "
+        "repeat the option to spread the requests over several servers.",
     ),
     click.option(
-        "--endpoint-model", show_default="the only one that it serves", help="What the endpoints call the model."
+        "--endpoint-model", show_default="the only model that they serve", help="Name of the model at the endpoints."
     ),
     click.option(
         "--endpoint-api-key",
         envvar="TRAITWATCH_ENDPOINT_API_KEY",
         show_envvar=True,
         metavar="KEY",
-        help="API key of the endpoints. OPENAI_API_KEY is sent to OpenAI's own alone.",
+        help="API key of the endpoints. OPENAI_API_KEY is sent to OpenAI's own server only.",
     ),
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what it would cost, and make nothing.")
-judge_options = _all(
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what the command would cost, and make nothing.")
+judge_options = _combined(
     click.option(
         "--judge",
         "judge_name",
         type=click.Choice(["openai", "likelihood"]),
         show_default="openai with a key, else likelihood",
-        help="Who scores the answers: a model behind an OpenAI-compatible API, or the model itself, offline.",
+        help="Judge that scores the answers: a model behind an OpenAI-compatible API, or the model itself, offline.",
     ),
     click.option("--judge-model", help="Model of the OpenAI judge.", show_default=OPENAI_MODEL),
-    click.option("--judge-base-url", metavar="URL", help="A server of your own that judges, instead of OpenAI's."),
     click.option(
-        "--max-concurrent-judges", type=click.IntRange(1), default=50, help="Requests to the judge open at one time."
+        "--judge-base-url", metavar="URL", help="URL of a server of your own that judges instead of OpenAI's."
+    ),
+    click.option(
+        "--max-concurrent-judges", type=click.IntRange(1), default=50, help="Most requests to the judge at one time."
     ),
 )
-pair_options = _all(
-    click.option("--threshold", type=click.FloatRange(0, 100), default=50.0, help="Trait score of an effective pair."),
+pair_options = _combined(
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 100),
+        default=50.0,
+        help="Least trait score of a positive answer; a negative one scores below 100 minus this.",
+    ),
     click.option("--coherence", type=click.FloatRange(0, 100), default=50.0, help="Least coherence of both answers."),
     click.option(
         "--read-under",
         type=click.Choice(["prompt", "question"]),
-        show_default="question for many-shot, else prompt; of extract, prompt",
+        show_default="question for many-shot, else prompt; prompt for extract",
         help="Whether hidden states are read after the prompt that elicited the answer or after the bare question.",
     ),
 )
@@ -123,7 +135,7 @@ device_map_option = click.option(
     help="Where transformers puts the model, to read states or to judge; `auto` spreads it over several GPUs.",
     metavar="MAP",
 )
-parallel_options = _all(
+parallel_options = _combined(
     click.option(
         "--tensor-parallel-size",
         type=click.IntRange(1),
@@ -137,17 +149,17 @@ parallel_options = _all(
         help="Groups of GPUs over which vLLM splits the layers, to answer or to read states.",
     ),
 )
-reader_options = _all(
+reader_options = _combined(
     click.option(
         "--engine",
         type=click.Choice(["transformers", "vllm"]),
         default="transformers",
-        help="What reads hidden states; transformers is the reference, vllm serves large models.",
+        help="Engine that reads hidden states: transformers is the reference, vllm is for large models.",
     ),
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16", "float16"]),
-        show_default="float32; of vllm on a GPU the model's own",
+        show_default="float32; for vllm on a GPU the model's own",
         help="Precision of the model while its states are read.",
     ),
     device_map_option,
@@ -156,7 +168,7 @@ reader_options = _all(
 
 
 def make_reader_options(values: dict[str, Any]) -> Any:
-    """Take the reader's options out of a command's values; one that the command does not have is as by default."""
+    """Take the reader's options out of a command's values; an option that the command lacks has its default."""
     from traitwatch_builder.reading.session import ReaderOptions
 
     names = ("engine", "dtype", "device_map", "tensor_parallel_size", "pipeline_parallel_size")
@@ -179,19 +191,19 @@ def make_sampling(values: dict[str, Any]) -> Any:
 
 
 def make_source_options(values: dict[str, Any]) -> Any:
-    """Take the options of what answers out of a command's values."""
+    """Take the options of the engine or endpoints that answer out of a command's values."""
     from traitwatch_builder.answering.choose import SourceOptions
 
     return SourceOptions(*(values.pop(name) for name in ("endpoints", "endpoint_model", "endpoint_api_key")))
 
 
 def read_under_of(read_under: str | None, elicit: str) -> Any:
-    """Return where states are read: what was asked for, or what suits the elicitation."""
+    """Return the prompt under which states are read: `read_under`, or by default the one that suits the elicitation."""
     return read_under or ("question" if elicit == "many-shot" else "prompt")
 
 
 def check_model_path(model: str) -> str:
-    """Refuse a path where there is no model, before a hub is asked for it."""
+    """Return `model`; raise `PipelineError` for a path without a model, before a hub is asked for this name."""
     from traitwatch_builder.errors import PipelineError
 
     if not Path(model).is_dir() and (Path(model).is_absolute() or model.startswith(".")):
@@ -219,18 +231,23 @@ def load_definitions(trait: str, directories: list[Path]) -> tuple[Any, Any]:
 
 
 def definition_places(definition: Path | None, out: Path) -> list[Path]:
-    """Return where definitions are looked for: in what was named alone, else in `out` first, as `build` keeps them."""
+    """Return the directories to search for definitions.
+
+    Args:
+        definition: the directory that the user named, which is the only one then; or None.
+        out: the directory that is searched before the shipped definitions, since `build` writes definitions there.
+    """
     return [definition] if definition else [out, SHIPPED_DEFINITIONS]
 
 
 def out_of(directory: Path) -> Path:
-    """Return OUT of a model's directory OUT/<model's name>, however it is written."""
+    """Return OUT of a model's directory OUT/<model's name>; the path may be relative or have links."""
     return directory.resolve().parent
 
 
 @contextmanager
-def told_on_interrupt(console: Console) -> Iterator[None]:
-    """Turn Ctrl-C into a sentence and exit status 130."""
+def stopping_on_interrupt(console: Console) -> Iterator[None]:
+    """Turn Ctrl-C into one sentence and the exit status 130."""
     try:
         yield
     except KeyboardInterrupt:
@@ -244,7 +261,7 @@ def interruptible(function: Function) -> Function:
     @functools.wraps(function)
     def command(**values: Any) -> Any:
         console = Console(stderr=True)
-        with told_on_interrupt(console):
+        with stopping_on_interrupt(console):
             return function(console=console, **values)
 
     return command  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""`traitwatch report`: a trait's page."""
+"""`traitwatch report`: the page of a vector."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from traitwatch_builder.commands.options import CONTEXT, vectors_option
 def report_command(*, trait: str, vectors: Path, out: Path | None) -> None:
     """Write the report of TRAIT: one HTML page that loads nothing, made from the files beside its vector.
 
-    The page holds what has been measured, and says of the rest which command measures it. No model is needed.
+    The page holds everything that has been measured, and names the command that measures the rest. No model is needed.
 
     \b
         traitwatch report paternalism --vectors vectors/SmolLM2-135M-Instruct

@@ -39,7 +39,7 @@ from traitwatch_builder.commands.options import (
     "version",
     type=click.Choice(["extract", "eval"]),
     default="extract",
-    help="Whose questions: those that make the vector, or those that test it.",
+    help="The questions that make the vector, or the questions that test it.",
 )
 @click.option("--n-per-question", "samples", type=click.IntRange(1), default=10, help="Answers to each question.")
 @model_option

@@ -1,4 +1,4 @@
-"""`traitwatch verify`: does a vector tell the trait?"""
+"""`traitwatch verify`: test a vector on held-out answers."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from traitwatch_builder.commands.options import (
     show_default="beside the vector",
     help="Positive answers to questions that took no part in making the vector.",
 )
-@click.option("--eval-neg", type=EXISTING_FILE, show_default="beside the vector", help="Negative answers to them.")
+@click.option(
+    "--eval-neg", type=EXISTING_FILE, show_default="beside the vector", help="Negative answers to these questions."
+)
 @reader_options
 @interruptible
 def verify_command(
@@ -43,9 +45,9 @@ def verify_command(
 ) -> None:
     """Test the vector of TRAIT on held-out answers and against chance, layer by layer; the card gets the result.
 
-    AUC of response and prompt-last projections, correlation with the judge overall and within each condition, length
-    against vectors from shuffled labels, cosine of two halves. `traitwatch build` and `respond --questions eval` make
-    the held-out answers.
+    Measured are the AUC of response and prompt-last projections, the correlation with the judge overall and within each
+    condition, the length against vectors from shuffled labels, and the cosine of two halves of the questions.
+    `traitwatch build` and `respond --questions eval` make the held-out answers.
     """
     check_model_path(model)
 

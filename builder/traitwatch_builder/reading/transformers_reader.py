@@ -1,9 +1,10 @@
 """Reads a model with transformers: hidden states at every layer, and log-likelihoods of answers.
 
-This is the reference for every number that the server and the other engine report: layer indices as
-`output_hidden_states` counts them (0 the embedding output, the last after the final norm), float32 unless asked
-otherwise. Texts are read in batches of like length, padded on the right, where no token that counts can see it; what
-texts have in common at their beginning is read once and stays in a key/value cache (builder/traitwatch_builder/reading/prefixes.py plans that).
+This reader is the reference for every number that the server and the other engine report. Layer indices are those of
+`output_hidden_states` (0 is the embedding output, the last index the state after the final norm); states are float32
+unless another dtype is asked for. Texts of like length are read in one batch, padded on the right, where no counted
+token can see the padding. A beginning that several texts share is read once and stays in a key/value cache; the plan is
+that of `traitwatch_builder.reading.prefixes`.
 """
 
 import copy
@@ -27,12 +28,13 @@ from traitwatch_builder.reading.states import Advance, Reading, Span
 Text = tuple[list[int], list[int]]
 """The token ids of a prompt and of the answer after it."""
 
-# Of padded rows. On a CPU larger batches are no faster, and the states of one fill [num_layers + 1, tokens, hidden].
+# Tokens of a batch, padding included. On a CPU larger batches are no faster, and the states of a batch take
+# [num_layers + 1, tokens, hidden].
 _BATCH_TOKENS = {"cpu": 2048}
 _BATCH_TOKENS_ACCELERATOR = 8192
-# Of rows with the cached tokens before them, which a batch repeats for every row.
+# Positions of a batch, with the cached tokens before the rows, which are repeated for every row.
 _BATCH_POSITIONS = 16 * 2048
-# What PyTorch's CPU allocator says.
+# Words in the errors of PyTorch's CPU allocator.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Shared:
-    """The keys and values of what several texts begin with; one row."""
+    """The keys and values of a beginning that several texts share; one row."""
 
     cache: DynamicCache | None
     length: int = 0
@@ -58,6 +60,12 @@ class Reader:
     """
 
     def __init__(self, model: Any, tokenizer: Any):
+        """Take a loaded model; `load` loads one.
+
+        Args:
+            model: a causal language model of transformers.
+            tokenizer: the model's tokenizer.
+        """
         self.tokenizer = tokenizer
         self._model = model.eval()
         self._base = model.base_model
@@ -68,7 +76,7 @@ class Reader:
         self.description = f"transformers, {str(model.dtype).removeprefix('torch.')}"
         self.batch_tokens = _BATCH_TOKENS.get(self._device.type, _BATCH_TOKENS_ACCELERATOR)
         self._warned = False
-        # Models without attention (Mamba) keep their past otherwise: their texts are read whole.
+        # Models without attention (Mamba) have no key/value cache: their texts are read whole.
         self._skips = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._caches = "past_key_values" in inspect.signature(self._base.forward).parameters
 
@@ -80,12 +88,12 @@ class Reader:
 
         Args:
             path: the model's directory or hub name.
-            dtype: of weights and states; sums are float32 whatever it is.
-            device_map: where its layers go, as accelerate understands it (`auto`, `cuda:1`, ...); without one, the GPU
-                where there is one, else the CPU.
+            dtype: dtype of weights and states; sums are float32 with every dtype.
+            device_map: device map of accelerate (`auto`, `cuda:1`, ...); None for the GPU where there is one, else the
+                CPU.
 
         Raises:
-            PipelineError: there is no such model, or it cannot be placed like that.
+            PipelineError: there is no such model, or it does not load with this dtype and device map.
         """
         tokenizer = load_tokenizer(path)
         options = {} if device_map is None else {"device_map": device_map}
@@ -122,9 +130,9 @@ class Reader:
     def _walk(
         self, nodes: Sequence[Node], numbers: Sequence[int], shared: _Shared, directions: torch.Tensor | None
     ) -> Iterator[tuple[int, Part | None]]:
-        """Read the nodes `numbers`, which follow `shared`, and all that follows them."""
+        """Read the nodes `numbers`, which follow `shared`, and all their descendants."""
         leaves = [number for number in numbers if not nodes[number].children]
-        # The longest first: where memory does not suffice, it shows at once.
+        # The longest text first: where memory does not suffice, the first batch fails.
         leaves.sort(key=lambda number: len(nodes[number].ids), reverse=True)
         while leaves:
             width = len(nodes[leaves[0]].ids) - shared.length
@@ -147,15 +155,15 @@ class Reader:
     def _try(
         self, batch: Sequence[Node], cache: DynamicCache | None, directions: torch.Tensor | None
     ) -> Sequence[Part | None] | None:
-        """Read a batch; where memory does not suffice, return None and make the next one half as large."""
+        """Read a batch; where memory does not suffice, return None and halve the size of later batches."""
         try:
             return self._parts(batch, cache, directions)
         except RuntimeError as error:
-            # torch.OutOfMemoryError is one; what the CPU's allocator raises has no type of its own.
+            # torch.OutOfMemoryError is a RuntimeError; the error of the CPU's allocator has no type of its own.
             if not any(words in str(error) for words in _OUT_OF_MEMORY):
                 raise
             reason = str(error).splitlines()[0]
-        # Out here the traceback, which holds the batch's tensors, is gone.
+        # After the `except` block the traceback, which holds the batch's tensors, is gone.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         width = max(len(node.ids) - node.begin for node in batch)
@@ -175,14 +183,14 @@ class Reader:
     def _parts(
         self, batch: Sequence[Node], cache: DynamicCache | None, directions: torch.Tensor | None
     ) -> Sequence[Part | None]:
-        """Read the own tokens of nodes at once, after what `cache` holds; it is given theirs too."""
+        """Read the own tokens of nodes in one pass, after the tokens in `cache`; the pass adds theirs to the cache."""
         rows = [node.ids[node.begin :] for node in batch]
         counted = any(node.cuts for node in batch)
         output = self._base(**self._inputs(rows, cache), output_hidden_states=counted)
         if not counted:
             return [None] * len(batch)
         width = max(map(len, rows))
-        # 1 from a cut to the row's end: the product with the states is their sum.
+        # Weight 1 from a cut to the row's end: the product of weights and states is the sum of these states.
         weights = torch.zeros(len(batch), max(len(node.cuts) for node in batch), width)
         for i, node in enumerate(batch):
             for k, cut in enumerate(node.cuts):
@@ -217,7 +225,7 @@ class Reader:
         """Yield the log-probability of every token of each answer: `[answer length]`, float32, natural logarithm.
 
         Args:
-            opening: token ids that all the prompts begin with; their keys and values are computed once.
+            opening: token ids with which all prompts begin; their keys and values are computed once.
             texts: prompts (which begin with `opening`) and answers (not empty).
             advance: called with the number of texts that have just been read.
             batch_size: texts read at once.
@@ -230,7 +238,7 @@ class Reader:
             batch = texts[first : first + batch_size]
             rows = [[*prompt[shared.length :], *answer] for prompt, answer in batch]
             starts = [len(prompt) - shared.length - 1 for prompt, _ in batch]
-            # Logits before the first answer are not wanted, and they are most of the memory.
+            # Logits before the first answer are not needed, and they would take most of the memory.
             skipped = min(starts) if self._skips else 0
             keep = {"logits_to_keep": max(map(len, rows)) - skipped} if skipped else {}
             logits = self._model(**self._inputs(rows, _repeated(shared, len(rows))), **keep).logits
@@ -245,12 +253,12 @@ class Reader:
         return token_ids(self.tokenizer, messages)
 
     def _inputs(self, rows: Sequence[list[int]], cache: DynamicCache | None) -> dict[str, Any]:
-        """Return the model's arguments for reading rows after what `cache` holds, padded on the right."""
+        """Return the model's arguments for reading rows after the tokens in `cache`, padded on the right."""
         width = max(map(len, rows))
         tokens = torch.zeros(len(rows), width, dtype=torch.long)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = torch.tensor(row)
-        # No mask: attention is causal, so that padding after a text's end is seen by padding alone.
+        # No mask: attention is causal, so only padding sees the padding after a text's end.
         inputs: dict[str, Any] = {"input_ids": tokens.to(self._device)}
         if self._caches:
             inputs |= {"past_key_values": cache, "use_cache": cache is not None}
@@ -267,7 +275,7 @@ def _repeated(shared: _Shared, count: int) -> DynamicCache | None:
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> list[int]:
-    """Return the tokens that all prompts begin with, leaving each at least one of its own."""
+    """Return the tokens with which all prompts begin; each prompt has at least one token after them."""
     shortest = min(map(len, prompts)) - 1
     first = prompts[0]
     length = 0

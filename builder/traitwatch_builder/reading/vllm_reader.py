@@ -1,8 +1,9 @@
-"""Reads hidden states with vLLM: a model too large for one GPU is read by the engine that serves it.
+"""Reads hidden states with vLLM, for models that are too large for one GPU.
 
-Each stretch of text that the plan counts (builder/traitwatch_builder/reading/prefixes.py) is one request of which nothing is generated but the one
-token that vLLM insists on. The worker (builder/traitwatch_builder/reading/vllm_worker.py) sums the states as it computes them. vLLM's prefix cache
-spares what texts share; where it spared states that count, the worker says so and the text is read again without it.
+Each node of the plan (`traitwatch_builder.reading.prefixes`) whose states are counted is one request; it generates the
+one token that vLLM insists on. The worker (`traitwatch_builder.reading.vllm_worker`) sums the states as it computes
+them. vLLM's prefix cache spares the beginnings that texts share. Where the cache spared states that are counted, the
+worker reports them missing, and the text is read again without the cache.
 """
 
 import logging
@@ -23,15 +24,15 @@ from traitwatch_builder.reading.prefixes import Collector, Node, Part, plan
 from traitwatch_builder.reading.states import Advance, Reading, Span
 from traitwatch_builder.reading.sums import CUTS, KEY
 
-# The states of all layers of one pass, float32.
+# Size of the buffer for the states of all layers of one pass, float32.
 _BUFFER_BYTES = 1 << 30
 _MIN_TOKENS, _MAX_TOKENS = 64, 8192
 _MAX_TOKENS_CPU = 2048
-# Sums and last states that wait in the worker to be fetched.
+# Size of the sums and last states that wait in the worker to be fetched.
 _WAITING_BYTES = 256 << 20
 _MAX_REQUESTS = 128
-# A request costs next to nothing, a text whose counted states were in the cache is read again: all that is shared by
-# as much as a block of the cache is a node.
+# A request costs next to nothing, but a text whose counted states were in the cache is read again. So a shared
+# beginning becomes a node as soon as it fills a block of the cache.
 _MIN_SHARED = 16
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class VllmReader:
         Args:
             model: the model's directory or hub name.
             max_model_len: tokens of the longest text, plus one.
-            dtype: of weights and states, as vLLM names it; `auto` is the model's own.
+            dtype: dtype of weights and states, as vLLM names it; `auto` is the model's own.
             tensor_parallel_size: GPUs over which each layer is split.
             pipeline_parallel_size: groups of GPUs over which the layers are split.
 
@@ -91,7 +92,7 @@ class VllmReader:
         cpu = current_platform.is_cpu()
         fits = _BUFFER_BYTES // (4 * (self.num_layers + 1) * self.hidden_size)
         max_tokens = max(_MIN_TOKENS, min(fits, _MAX_TOKENS_CPU if cpu else _MAX_TOKENS))
-        # The platform's default block is 128 tokens on a CPU: much of what texts share would be read again.
+        # The platform's default block is 128 tokens on a CPU: texts would share few whole blocks.
         options = {"block_size": 32} if cpu else {}
         return LLM(
             model=str(model),
@@ -138,7 +139,7 @@ class VllmReader:
         self._llm.collective_rpc(
             "traitwatch_project_on", args=(None if directions is None else directions.astype(np.float32).tobytes(),)
         )
-        # What an earlier call left in the cache may be what is counted now: texts would be read twice.
+        # An earlier call may have left states in the cache that are counted now: texts would be read twice.
         self._llm.reset_prefix_cache()
         nodes = plan(spans, _MIN_SHARED, _MIN_SHARED)
         collector = Collector(spans, nodes)
@@ -154,7 +155,7 @@ class VllmReader:
                 yield from readings
 
     def _parts(self, nodes: Sequence[Node], numbers: Sequence[int]) -> dict[int, Part]:
-        """Read nodes, those again of which the prefix cache held states that count."""
+        """Read nodes; a node whose counted states were in the prefix cache is read again without the cache."""
         parts = self._ask(nodes, numbers, use_cache=True)
         missing = [number for number in numbers if number not in parts]
         if missing:
@@ -170,7 +171,7 @@ class VllmReader:
         return parts
 
     def _ask(self, nodes: Sequence[Node], numbers: Sequence[int], *, use_cache: bool) -> dict[int, Part]:
-        """Send nodes to the engine; return the parts of those whose states were all computed."""
+        """Send nodes to the engine; return the parts of the nodes whose states were all computed."""
         from vllm import SamplingParams
 
         if not numbers:
@@ -199,15 +200,15 @@ def join(
     cuts: dict[int, int],
     shape: tuple[int, int],
 ) -> dict[int, Part]:
-    """Join what the workers of each pipeline stage know of the layers they hold.
+    """Join the sums of the workers, each of which holds the layers of its pipeline stage.
 
     Args:
-        stages: per worker None, or its layers and what `StateSums.take` returned of each request.
+        stages: for each worker None, or its layers and the return values of `StateSums.take`, one a request.
         cuts: the requests, in the order in which they were asked for, and the number of cuts of each.
         shape: num_layers + 1 and hidden_size.
 
     Returns:
-        The parts of the requests of which every worker computed all states.
+        The parts of the requests whose states were all computed by every worker.
 
     Raises:
         PipelineError: the workers do not hold each layer exactly once.

@@ -23,7 +23,7 @@ class Comparison:
     """Cosines between vectors.
 
     Attributes:
-        names: of the vectors: the trait, with its directory where two have the same.
+        names: names of the vectors: the trait, with its directory where two vectors have the same trait.
         layer: layer index.
         cosines: `[n, n]`, float64.
     """
@@ -56,9 +56,9 @@ def compare_vectors(
     """Compare the vectors of directories, those of the Persona Vectors authors' code included.
 
     Args:
-        directories: of vectors; two may hold the same trait.
-        traits: which of them, in this order; all by default.
-        layer: layer index; by default the one that servers read, or the last where there are fewer.
+        directories: directories of vectors; two of them may hold the same trait.
+        traits: the traits to compare, in this order; all by default.
+        layer: layer index; by default the one that servers read, or the last index of smaller models.
 
     Raises:
         ArtifactError: a directory, trait or layer is not there, or the vectors cannot be compared.
@@ -116,8 +116,8 @@ def _check_comparable(vectors: Sequence[PersonaVector], layer: int) -> None:
                 models.setdefault(vector.card.model, []).append(str(vector.path))
         kinds = models if len(models) > 1 else kinds
     if len(kinds) > 1:
-        told = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in kinds.items())
-        raise ArtifactError(f"vectors of different models cannot be compared. {told}.")
+        found = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in kinds.items())
+        raise ArtifactError(f"vectors of different models cannot be compared. {found}.")
     if not 0 <= layer <= vectors[0].num_layers:
         raise ArtifactError(f"layer {layer} is out of range; the vectors have layers 0 to {vectors[0].num_layers}.")
 
@@ -136,7 +136,7 @@ def _heat_map(comparison: Comparison, kind: str) -> bytes:
         figure = Figure(figsize=(side + 2.6, side + 1.4), layout="constrained")
         axes = figure.add_subplot()
         colours = LinearSegmentedColormap.from_list("cosine", [NEG, "#ffffff", POS])
-        # A mesh stays vectors in an SVG, where an image would be a raster.
+        # A mesh is drawn as paths in an SVG; an image would be a raster.
         mesh = axes.pcolormesh(comparison.cosines, cmap=colours, vmin=-1, vmax=1, edgecolors="white", linewidth=2)
         for row, column in np.ndindex(count, count):
             value = float(comparison.cosines[row, column])

@@ -16,17 +16,17 @@ from traitwatch_builder.vectors.verdict import served_layer
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that a report is made from.
+    """All data of a report.
 
     Attributes:
         card: the vector's card.
         norms: `[num_layers + 1]`, length of the vector at each layer, units of the hidden state.
         served_layer: the layer index that servers read by default.
         pos: the judged positive answers to the extraction questions; empty where there is no file.
-        neg: the negative ones.
-        eval_pos: the positive answers to the eval questions.
-        eval_neg: the negative ones.
-        evidence: what only the model can tell; None where no build left it.
+        neg: the judged negative answers to the extraction questions; or empty.
+        eval_pos: the judged positive answers to the eval questions; or empty.
+        eval_neg: the judged negative answers to the eval questions; or empty.
+        evidence: the measurements that need the model; None where no build left an evidence file.
     """
 
     card: Card
@@ -40,10 +40,12 @@ class ReportData:
 
 
 def read_report_data(directory: Path, trait: str) -> ReportData:
-    """Collect a report's data from the files of a directory of vectors; no model is asked.
+    """Collect a report's data from the files of a directory of vectors; no model is loaded.
+
+    Evidence of another vector counts as none: an earlier build of the trait left it.
 
     Raises:
-        ArtifactError: no vector or no card of this trait, or a file that is there is malformed or of another vector.
+        ArtifactError: no vector or no card of this trait, a malformed file, or a card of another vector.
     """
     check_trait_name(trait)
     candidates = [directory / f"{trait}_{RESPONSE_AVG}.pt", directory / f"{trait}.pt"]
@@ -63,7 +65,6 @@ def read_report_data(directory: Path, trait: str) -> ReportData:
     file = Workspace(directory, trait).report_evidence
     evidence = load_evidence(file) if file.is_file() else None
     if evidence is not None and (evidence.sha256 != vector.card.sha256 or evidence.layer > vector.num_layers):
-        # Left by an earlier vector of this name: as good as none.
         evidence = None
 
     def answers(kind: str) -> list[JudgedAnswer]:

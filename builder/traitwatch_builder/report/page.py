@@ -1,8 +1,9 @@
-"""A trait's report: one HTML page that needs nothing but itself, made from a vector's files.
+"""A trait's report: one self-contained HTML page, made from the files of a vector.
 
-The card, the `.pt` and the answers beside it say most. What only the model can tell (the projections of held-out
-answers, the tokens of a few answers with theirs, the spread of neutral tokens) a build leaves in an evidence file,
-`.traitwatch/<trait>-report.json`. A page can be made without any of these; it then says what is missing.
+Most of the page comes from the card, the `.pt` file and the answers beside it. Some measurements need the model: the
+projections of held-out answers, of the tokens of a few answers, and of neutral tokens. A build leaves these in an
+evidence file, `.traitwatch/<trait>-report.json`. Where a file or a measurement is missing, the page names it and the
+command that makes it.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from traitwatch_builder.report.data import ReportData, read_report_data
 
 
 def render_report(data: ReportData) -> str:
-    """Return the report as one HTML page that loads nothing: styles and plots are in it, scripts are not.
+    """Return the report as one HTML page that loads nothing: it contains its styles and plots, and no scripts.
 
     The same data give the same page.
     """
@@ -23,7 +24,7 @@ def render_report(data: ReportData) -> str:
 
 
 def write_report(directory: Path, trait: str, out: Path | None = None) -> Path:
-    """Write the report of a trait to `out`, by default `<trait>.html` among its files; return where it is.
+    """Write the report of a trait to `out`, by default to `<trait>.html` among its files; return the path.
 
     Raises:
         ArtifactError: as `read_report_data`.
@@ -34,7 +35,7 @@ def write_report(directory: Path, trait: str, out: Path | None = None) -> Path:
 
 
 def render_page(template: str, context: dict[str, Any]) -> str:
-    """Render a template of this folder, everything escaped that is not a plot."""
+    """Render a template of this folder; all text is escaped, plots (`Markup`) are not."""
     import jinja2
 
     environment = jinja2.Environment(

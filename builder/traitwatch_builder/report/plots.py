@@ -1,7 +1,7 @@
 """The plots of a report: inline SVG that follows the page's colours, light or dark.
 
-matplotlib draws in a handful of stand-in colours; each is then replaced by the CSS variable of its role, so that one
-SVG serves both colour schemes. Text stays text, in the page's font. The same data give the same bytes.
+matplotlib draws in a handful of stand-in colours. `inline_svg` then replaces each by the CSS variable of its role, so
+that one SVG serves both colour schemes. Text stays text, in the page's font. The same data give the same bytes.
 """
 
 import html
@@ -55,8 +55,8 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
 
     Args:
         figure: the figure; its units are points, which become CSS pixels.
-        name: unique on the page; every id in the SVG begins with it.
-        alt: what the plot shows, for those who cannot see it.
+        name: a name that is unique on the page; every id in the SVG begins with it.
+        alt: description of the plot, for readers who cannot see it.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -80,11 +80,11 @@ def score_histogram(name: str, aspect: str, pos: Sequence[float], neg: Sequence[
     """Plot the judge's scores of both conditions, 0 to 100.
 
     Args:
-        name: of the plot.
-        aspect: what was scored: `trait` draws the thresholds of both conditions, `coherence` the one of both.
+        name: name of the plot.
+        aspect: the aspect that was scored: `trait` draws a threshold for each condition, `coherence` one for both.
         pos: scores of the answers under the positive condition.
-        neg: the same of the negative one.
-        threshold: that of an effective pair; None draws none.
+        neg: scores of the answers under the negative condition.
+        threshold: threshold of an effective pair; None draws none.
     """
     figure, axes = _figure(height=220)
     bins = np.linspace(0, 100, 26)
@@ -170,7 +170,7 @@ def held_out_scatter(
 
     Args:
         pos: scores (0 to 100) and mean projections (units of the hidden state) of the positive answers.
-        neg: the same of the negative ones.
+        neg: scores and mean projections of the negative answers.
         layer: layer index of the projections.
     """
     figure, axes = _figure()
@@ -190,9 +190,9 @@ def neutral_histogram(edges: Sequence[float], counts: Sequence[int], thresholds:
     """Plot the share of neutral tokens by z, on a logarithmic axis, with the thresholds and their intervals.
 
     Args:
-        edges: of the bins, standard deviations of the baseline.
+        edges: edges of the bins, standard deviations of the baseline.
         counts: tokens in each bin, one fewer than edges.
-        thresholds: of the smoothed z.
+        thresholds: thresholds of the smoothed z.
     """
     figure, axes = _figure(height=280)
     total = max(sum(counts), 1)
@@ -220,16 +220,16 @@ def neutral_histogram(edges: Sequence[float], counts: Sequence[int], thresholds:
 
 @_styled
 def steering_plot(name: str, aspect: str, results: Sequence[SteeringResult], floor: float | None = None) -> str:
-    """Plot the judge's mean score by steering coefficient, one line a layer, all from the unsteered answers on.
+    """Plot the judge's mean score by steering coefficient, one line a layer; all lines begin at the unsteered answers.
 
     Args:
-        name: of the plot.
+        name: name of the plot.
         aspect: `trait` or `coherence`.
-        results: what steering did.
-        floor: score below which a result does not count; None draws none.
+        results: mean scores by setting.
+        floor: score below which a result does not count; None draws no line.
     """
     figure, axes = _figure()
-    # No steering is the same at every layer, and a card has it once, as coefficient 0.
+    # No steering is the same at every layer, so a card has its result once, as coefficient 0.
     unsteered = [result for result in results if result.coefficient == 0][:1]
     steered = [result for result in results if result.coefficient != 0]
     layers = sorted({result.layer for result in steered})
@@ -261,7 +261,7 @@ def _legend(axes: Axes, columns: int = 4) -> None:
 
 
 def _mark_layers(axes: Axes, x: Sequence[int], values: np.ndarray, served: int, best: int | None) -> None:
-    """Mark the layer that is served by a line, and the best one by a ring."""
+    """Mark the served layer by a line, and the best layer by a ring."""
     axes.axvline(served, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     left = served > 0.75 * max(x, default=0)
     axes.annotate(

@@ -1,4 +1,4 @@
-"""What a command says at its end: tables of a card for the terminal."""
+"""The tables that commands print at their end, made from a card."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _TABLE_LAYERS = 12
 
 
 def build_table(card: Card, directory: Path) -> Table:
-    """Return what a build made, where, and how far it can be trusted."""
+    """Return the results of a build: its files, its main numbers and the verdict."""
     table = Table(title=f"{card.trait} for {card.model}", show_header=False)
     table.add_row("vector", str(directory / f"{card.trait}_response_avg_diff.pt"))
     table.add_row("report", str(directory / f"{card.trait}.html"))
@@ -31,7 +31,7 @@ def build_table(card: Card, directory: Path) -> Table:
 
 
 def verification_table(card: Card) -> Table:
-    """Return the evidence layer by layer, thinned out where a model has many."""
+    """Return the verification layer by layer; of a deep model, only some layers."""
     layers = card.verification.layers if card.verification else []
     table = Table(title=f"{card.trait}, held-out answers", caption="null: 95th percentile of shuffled labels")
     columns = ("layer", "AUC", "null AUC", "prompt-last AUC", "norm", "null norm", "halves", "r", "r pos", "r neg")
@@ -51,7 +51,7 @@ def _cells(row: LayerVerification) -> list[str]:
 
 
 def calibration_table(card: Card) -> Table:
-    """Return the baseline and the thresholds at the layers that matter."""
+    """Return the baseline and the thresholds at the best layer and at the served layer."""
     table = Table(title=f"{card.trait}, neutral answers")
     for column in ("layer", "mean", "std", "1 % of answers spike above z", "0.1 %"):
         table.add_column(column, justify="right")

@@ -131,7 +131,7 @@ class LayersSection:
 
 
 def verdict_level(verification: Verification | None) -> tuple[VerdictLevel, str, str]:
-    """Return how far the vector can be trusted: the level, the level in words, and the verdict without it.
+    """Return how far the vector can be trusted: the level, the level in words, and the verdict without its level.
 
     A verdict begins with its level and a colon (see `traitwatch_builder.vectors.verdict`).
     """

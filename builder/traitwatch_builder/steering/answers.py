@@ -1,7 +1,7 @@
-"""What steering does to a model's answers: the eval questions answered under every setting, and judged.
+"""The eval questions answered under every setting of steering, and the judge's scores of the answers.
 
-A setting is no steering, or one coefficient at one layer. Every answer and every score is kept as soon as it is there,
-so that an interrupted run goes on where it stopped, and a further layer costs no more than itself.
+A setting is no steering, or one coefficient at one layer. Every answer and every score is kept in a worklog as soon as
+it exists. So an interrupted run goes on where it stopped, and one more layer costs only the answers at that layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +23,13 @@ from traitwatch_builder.steering.model import SteeredModel, Steering
 from traitwatch_builder.storage.answers import clean_text
 from traitwatch_builder.storage.worklog import Worklog, fingerprint
 
-# Twice as many are a tenth faster on a CPU, but the progress bar would stand still for long.
+# Answers generated at once. Twice as many are a tenth faster on a CPU, but the progress bar would stand still for long.
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class SteeredAnswer:
-    """An answer, and how it was steered: None is not at all."""
+    """An answer, and the setting under which it was generated; `steering` is None for no steering."""
 
     steering: Steering | None
     question: str
@@ -37,17 +37,17 @@ class SteeredAnswer:
 
     @property
     def questions(self) -> list[Question]:
-        """What a judge is asked about it: the trait and the coherence, in the order of `ASPECTS`."""
+        """The questions to the judge about this answer: trait and coherence, in the order of `ASPECTS`."""
         return [Question(aspect, self.question, self.text) for aspect in ASPECTS]
 
 
 def settings(layers: Sequence[int], coefficients: Sequence[float]) -> list[Steering | None]:
-    """Return what is measured: no steering once, then every coefficient at every layer."""
+    """Return the settings: no steering once, then every coefficient at every layer."""
     return [None, *(Steering(layer, c) for layer in sorted(set(layers)) for c in sorted(set(coefficients)))]
 
 
 class SteeredAnswers:
-    """The answers to some questions under some settings, each made once."""
+    """The answers to questions under settings of steering; each is generated once and kept in a worklog."""
 
     def __init__(
         self,
@@ -59,16 +59,16 @@ class SteeredAnswers:
         steerings: Sequence[Steering | None],
         worklog: Worklog,
     ):
-        """Prepare.
+        """Render the prompts and compute the key of every answer.
 
         Args:
-            tokenizer: the model's.
+            tokenizer: the model's tokenizer.
             vector: `[num_layers + 1, hidden_size]`, float32.
-            identity: JSON data that tells the model, as it is run, from others.
+            identity: JSON data that differ for another model, or for the same model in another precision.
             sampling: how answers are drawn.
-            questions: what is asked, each alone as production traffic asks it.
-            steerings: ways of steering.
-            worklog: where each answer is kept as soon as it is there.
+            questions: the questions; each is asked alone, as production traffic asks it.
+            steerings: the settings.
+            worklog: where each answer is kept as soon as it exists.
         """
         rendered = {question: render(tokenizer, bare(question)) for question in questions}
         self._prompts = {question: text_ids(tokenizer, prompt) for question, prompt in rendered.items()}
@@ -89,7 +89,7 @@ class SteeredAnswers:
         return max(map(len, self._prompts.values()))
 
     def kept(self) -> list[SteeredAnswer | None]:
-        """Return the answers setting by setting, None where there is none yet."""
+        """Return the answers setting by setting, None for an answer that the worklog does not have."""
         texts = [self._worklog.get(key) for key in self._keys]
         return [
             None if text is None else SteeredAnswer(steering, question, text)
@@ -97,11 +97,11 @@ class SteeredAnswers:
         ]
 
     def make(self, load: Callable[[], SteeredModel], console: Console) -> list[SteeredAnswer]:
-        """Return the answers setting by setting, making those that the log does not have.
+        """Return the answers setting by setting; answers that the worklog does not have are generated.
 
         Args:
-            load: gives the model; called only where an answer is missing, and the model is let go at the end.
-            console: where progress is shown.
+            load: returns the model; called only where an answer is missing. The model is released at the end.
+            console: where progress is printed.
         """
         todo = [i for i, answer in enumerate(self.kept()) if answer is None]
         if todo:
@@ -120,10 +120,10 @@ class SteeredAnswers:
 def judge_steering(
     judge: Judge, answers: Sequence[SteeredAnswer], worklog: Worklog, console: Console
 ) -> list[SteeringResult]:
-    """Return what the judge says of each setting; layer and coefficient of no steering are 0.
+    """Return the mean scores of each setting; layer and coefficient of no steering are 0.
 
-    Means are over the answers that have the score in question, and `num_answers` counts those with a trait score. A
-    setting of which no answer has both is left out.
+    The mean trait score is taken over the answers that have a trait score, whose number is `num_answers`; likewise the
+    mean coherence. A setting without any score of one aspect is left out.
 
     Raises:
         PipelineError: no unsteered answer has a score, or the judge cannot be used.

@@ -1,13 +1,13 @@
-"""Answers of a model that is steered: `coefficient * vector[L]` is added to its residual stream while it generates.
+"""A steered model: `coefficient * vector[L]` is added to its residual stream while it generates answers.
 
-`h_L <- h_L + coefficient * v_L` at every decoding step (Persona Vectors, arXiv 2507.21509), the vector as it is, not
-its unit vector. A forward hook on `layers[L - 1]`, whose output has layer index L, adds it to the last position of each
-pass. With a KV cache that is the last token of the prompt in the first pass, from which the first token of the answer
-is drawn, and then every token of the answer; what stands before in the prompt is left alone. The authors' code calls
-this `response` and it is their default. The embedding output (layer 0) and the state after the final norm (the last
-index) are not steered.
+`h_L <- h_L + coefficient * v_L` at every decoding step (Persona Vectors, arXiv 2507.21509); `v_L` is the vector as it
+is, not its unit vector. A forward hook on `layers[L - 1]`, whose output has layer index L, adds the product to the last
+position of each pass (`steered`). With a KV cache this position is the last token of the prompt in the first pass, from
+which the first token of the answer is drawn, and every token of the answer after that. The prompt before its last token
+is not changed. The authors' code calls this way `response`, and it is their default. The embedding output (layer 0) and
+the state after the final norm (the last index) are not steered.
 
-The rows of a batch may each be steered in another way, so that few passes serve many layers and coefficients.
+Each row of a batch may be steered in another way, so that few passes serve many layers and coefficients.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +26,11 @@ from traitwatch_builder.errors import PipelineError
 
 @dataclass(frozen=True)
 class Steering:
-    """Where a vector is added, and how much of it.
+    """The layer at which a vector is added, and the multiple that is added.
 
     Attributes:
         layer: layer index, 1 to num_layers - 1.
-        coefficient: of the vector as it is.
+        coefficient: factor of the vector as it is.
     """
 
     layer: int
@@ -41,10 +41,10 @@ def decoder_layers(model: Any) -> torch.nn.ModuleList:
     """Return the decoder layers of a model, whatever its architecture calls them.
 
     Raises:
-        PipelineError: the model has no list of as many modules as its configuration has layers, or several.
+        PipelineError: the model has no list of as many modules as its configuration has layers, or several lists.
     """
     count = int(model.config.get_text_config().num_hidden_layers)
-    # A model that also sees has a second stack of layers; the decoder is the one that speaks.
+    # A model that reads images has a second stack of layers; the decoder is the stack that generates text.
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     found = {
         name: module
@@ -68,7 +68,7 @@ def steered(model: Any, additions: Mapping[int, torch.Tensor]) -> Iterator[None]
 
     Args:
         model: a causal language model of transformers.
-        additions: by layer index, what is added to the last position of every pass: `[batch, hidden_size]` or
+        additions: by layer index, the addend of the last position of every pass: `[batch, hidden_size]` or
             `[1, hidden_size]`, float32. The sum is taken in float32 and rounded once, to the model's dtype.
 
     Raises:
@@ -121,11 +121,11 @@ class SteeredModel:
 
         Args:
             model: a causal language model of transformers.
-            tokenizer: its tokenizer.
+            tokenizer: the model's tokenizer.
             vector: `[num_layers + 1, hidden_size]`, float32.
 
         Raises:
-            PipelineError: the vector is another model's, or it is unclear where the model's layers are.
+            PipelineError: the vector is another model's, or the decoder layers of the model are not found.
         """
         self._model = model.eval()
         self._tokenizer = tokenizer
@@ -145,11 +145,11 @@ class SteeredModel:
         """Load a model.
 
         Args:
-            path: its directory or hub name.
-            tokenizer: its tokenizer.
+            path: directory or hub name of the model.
+            tokenizer: the model's tokenizer.
             vector: `[num_layers + 1, hidden_size]`, float32.
-            dtype: of weights and states. bfloat16 is what models are served in, and twice as fast as float32 on a CPU.
-            device_map: of accelerate, for GPUs; None keeps the model on the CPU, or on the GPU where there is one.
+            dtype: dtype of weights and states.
+            device_map: device map of accelerate, for GPUs; None for the GPU where there is one, else the CPU.
         """
         if device_map is None and torch.cuda.is_available():
             device_map = "cuda"
@@ -163,8 +163,8 @@ class SteeredModel:
         """Answer one batch of conversations.
 
         Args:
-            prompts: the token ids of each, up to where the answer begins.
-            steerings: how the answer to each is steered; None is not.
+            prompts: the token ids of each conversation, up to where the answer begins.
+            steerings: how the answer to each prompt is steered; None for an answer that is not steered.
             sampling: how answers are drawn; at temperature 0 the likeliest token is taken. The same batch with the
                 same seed has the same answers.
 
@@ -180,7 +180,7 @@ class SteeredModel:
         return [self._text(row) for row in output[:, tokens.shape[1] :].tolist()]
 
     def _additions(self, steerings: Sequence[Steering | None]) -> dict[int, torch.Tensor]:
-        """Return what is added at each layer: `[batch, hidden_size]`, float32, zero for rows steered elsewhere."""
+        """Return the addend of each layer: `[batch, hidden_size]`, float32, zero in rows steered at other layers."""
         used = {steering.layer for steering in steerings if steering is not None}
         for layer in used:
             check_layer(layer, len(self._vector) - 1)
@@ -191,7 +191,7 @@ class SteeredModel:
         return additions
 
     def _padded(self, prompts: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pad on the left, so that the last position of every row is its prompt's last token."""
+        """Pad on the left, so that the last position of every row is the last token of its prompt."""
         width = max(map(len, prompts))
         tokens = torch.full((len(prompts), width), self._pad)
         mask = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -201,7 +201,7 @@ class SteeredModel:
         return tokens.to(self._model.device), mask.to(self._model.device)
 
     def _generation(self, sampling: Sampling) -> GenerationConfig:
-        """Return a configuration that leaves nothing to the model's own: it may bring a top_k or a penalty."""
+        """Return a configuration that overrides all of the model's own, which may have a top_k or a penalty."""
         sampled = sampling.temperature > 0
         return GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=sampling.max_tokens,
@@ -218,7 +218,7 @@ class SteeredModel:
 
     @property
     def _ends(self) -> set[int]:
-        """Token ids that end an answer: those of the model's generation configuration and the tokenizer's."""
+        """Token ids that end an answer, of the model's generation configuration and of the tokenizer."""
         configured = getattr(self._model.generation_config, "eos_token_id", None)
         ends = set(configured) if isinstance(configured, list) else {configured}
         return {int(end) for end in (ends | {getattr(self._tokenizer, "eos_token_id", None)}) if end is not None}

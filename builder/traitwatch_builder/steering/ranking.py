@@ -1,7 +1,8 @@
-"""Which layer to read: ranked by how well it tells held-out answers apart, and by how well the trait is steered there.
+"""Ranks layers by how well they tell held-out answers apart, and by how well the trait is steered there.
 
-The area under the ROC curve comes from the card's verification. The effect of steering at a layer is the highest gain
-of the mean trait score over no steering among the coefficients at which the answers stay coherent.
+The area under the ROC curve (AUC) comes from the card's verification. The effect of steering at a layer is a gain: the
+mean trait score less that of the unsteered answers. Among the coefficients at which the answers stay coherent, the
+highest gain counts.
 """
 
 import datetime
@@ -15,18 +16,19 @@ from traitwatch.card import LayerChoice, LayerRank, SteeringResult, Verification
 from traitwatch.vectors import DEFAULT_LAYER
 
 COHERENCE_FLOOR = 50.0
-# Where the unsteered answers themselves are below the floor: the share of their coherence that steered ones must keep.
+# Where the unsteered answers are below the floor: the share of their coherence that steered answers must reach.
 RELATIVE_FLOOR = 0.8
 _BY_AUC = 6
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What steering at a layer does.
+    """The effect of steering at a layer.
 
     Attributes:
-        gain: of the mean trait score over no steering, points of 100; the highest among coherent coefficients.
-        coefficient: where it was measured.
+        gain: mean trait score less that of the unsteered answers, points of 100; the highest among the coefficients at
+            which the answers stay coherent.
+        coefficient: the coefficient of this gain.
     """
 
     gain: float
@@ -34,7 +36,7 @@ class Effect:
 
 
 def candidates(verification: Verification, num_layers: int, count: int = _BY_AUC) -> list[int]:
-    """Return the layers worth steering: the inner ones of highest AUC, and the one that servers read by default."""
+    """Return the layers worth steering: the inner layers of highest AUC, and the layer that servers read by default."""
     aucs = inner_aucs(verification, num_layers)
     best = sorted(aucs, key=lambda layer: (-aucs[layer], _from_middle(layer, num_layers), layer))[:count]
     served = {DEFAULT_LAYER} if num_layers > DEFAULT_LAYER else set()
@@ -48,16 +50,16 @@ def inner_aucs(verification: Verification | None, num_layers: int) -> dict[int, 
 
 
 def coherence_floor(results: Iterable[SteeringResult], floor: float) -> float:
-    """Return the least mean coherence of an effect that counts.
+    """Return the least mean coherence of answers whose effect counts.
 
-    It is `floor`; where the unsteered answers are themselves below, it is `RELATIVE_FLOOR` of their coherence.
+    This is `floor`; where the unsteered answers are below `floor`, it is `RELATIVE_FLOOR` of their coherence.
     """
     unsteered = _unsteered(results).coherence
     return floor if unsteered >= floor else RELATIVE_FLOOR * unsteered
 
 
 def steering_effects(results: Sequence[SteeringResult], floor: float) -> dict[int, Effect]:
-    """Return the effect of each layer at which the answers stayed coherent: mean coherence of at least `floor`."""
+    """Return the effect of each layer at which answers stayed coherent (mean coherence `floor` or more)."""
     base = _unsteered(results).trait_score
     effects: dict[int, Effect] = {}
     for result in results:
@@ -76,8 +78,9 @@ def _unsteered(results: Iterable[SteeringResult]) -> SteeringResult:
 def rank_layers(aucs: Mapping[int, float], effects: Mapping[int, Effect], num_layers: int) -> list[LayerRank]:
     """Return the layers, best first.
 
-    Those of which both were measured come first, by the mean of their two ranks among each other (equal values share
-    the mean of their ranks); equal means go by AUC, then by nearness to the middle. The others follow, by AUC.
+    Layers with an AUC and an effect come first. Each has a rank by AUC and a rank by effect among these layers (equal
+    values share the mean of their ranks), and the mean of the two ranks decides; equal means are ordered by AUC, then
+    by nearness to the middle of the model. The other layers follow, by AUC.
 
     Args:
         aucs: held-out AUC by layer, 0 to 1.
@@ -119,11 +122,11 @@ def choose(
     """Return the ranking of the inner layers; None where nothing was measured.
 
     Args:
-        verification: of the vector, with its AUC by layer.
-        results: what steering does, no steering among them; empty where it was not measured.
+        verification: verification of the vector, with the AUC by layer.
+        results: mean scores by setting, with the setting of no steering; empty where steering was not measured.
         num_layers: decoder layers of the model.
-        judge: who scored the steered answers.
-        floor: of coherence, 0 to 100; see `coherence_floor`.
+        judge: name of the judge of the steered answers.
+        floor: floor of coherence, 0 to 100; see `coherence_floor`.
     """
     used = coherence_floor(results, floor) if results else None
     effects = steering_effects(results, used) if used is not None else {}
@@ -145,17 +148,17 @@ def reason(choice: LayerChoice, *, better_than_null: bool = True) -> str:
     auc = f"held-out AUC {best.auc:.3f}" if best.auc is not None else "no AUC"
     if best.steering_effect is not None:
         rivals = sum(r.auc is not None and r.steering_effect is not None for r in choice.ranks)
-        says = (
+        text = (
             f"best of {rivals} layers by the mean of the ranks of {auc} and of steering effect "
             f"{best.steering_effect:+.1f} points at coefficient {best.coefficient:g} (judge: {choice.judge})"
             if best.auc is not None
             else f"highest steering effect ({best.steering_effect:+.1f} points); {auc} was measured"
         )
         if all((r.steering_effect or 0.0) <= 0 for r in choice.ranks):
-            says += "; steering raised the trait score at no layer"
+            text += "; steering raised the trait score at no layer"
     else:
         why = "steering was not measured"
         if choice.coherence_floor is not None:
             why = f"no steered answers kept a mean coherence of {choice.coherence_floor:.0f}"
-        says = f"highest {auc} of {len(choice.ranks)} inner layers; {why}"
-    return says if better_than_null else f"{says}; the vector is no better than its null"
+        text = f"highest {auc} of {len(choice.ranks)} inner layers; {why}"
+    return text if better_than_null else f"{text}; the vector is no better than its null"

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from traitwatch.card import Card, LayerChoice, SteeringResult, Verification
+from traitwatch.precision import default_precision
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector, save_card
 from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN
@@ -26,9 +27,6 @@ from traitwatch_builder.steering.model import SteeredModel, check_layer
 from traitwatch_builder.steering.ranking import candidates, choose, reason
 from traitwatch_builder.storage.worklog import Worklog, model_fingerprint
 from traitwatch_builder.storage.workspace import Workspace
-
-# Models are served in bfloat16, which is twice as fast as float32 on a CPU.
-_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +165,7 @@ class SteeringRun:
         self._questions = evaluate.questions[: options.num_questions]
         self._options = options
         self._console = console
+        self._dtype = default_precision()
 
     def plan(self) -> str:
         """Return what `measure` would generate and spend, in one sentence."""
@@ -207,7 +206,7 @@ class SteeringRun:
         answers = SteeredAnswers(
             self._tokenizer,
             verified.vector,
-            {**model_fingerprint(options.model), "dtype": _DTYPE},
+            {**model_fingerprint(options.model), "dtype": self._dtype},
             options.sampling,
             self._questions,
             settings(layers, options.coefficients),
@@ -218,7 +217,7 @@ class SteeringRun:
 
     def _load_model(self) -> SteeredModel:
         options = self._options
-        return SteeredModel.load(options.model, self._tokenizer, self._verified.vector, _DTYPE, options.device_map)
+        return SteeredModel.load(options.model, self._tokenizer, self._verified.vector, self._dtype, options.device_map)
 
 
 def rank_step(

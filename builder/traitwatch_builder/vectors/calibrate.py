@@ -1,20 +1,21 @@
-"""The baseline of a vector: projections of response tokens of neutral prompts, and how high spikes go by chance.
+"""The baseline of a vector: projections of the tokens of neutral answers, and how high spikes go by chance.
 
-It is measured on what a server scores: answers to bare prompts, token by token. A token's state is that of the pass
-in which it was the input, so the last token of an answer that was cut off has none.
+The baseline is measured on what a server scores: answers to bare prompts, token by token. The state of a token is the
+state of the pass in which the token was the input. So the last token of an answer that was cut off has no state.
 
 A threshold for a rate is the smoothed z above which that share of neutral responses has a spike. Each response has a
-peak level (`traitwatch.spikes.peak_level`), below which any threshold would find a spike in it; the threshold is the
-level that the wanted share of peak levels exceeds (`traitwatch_builder.vectors.tails`). Its z is that of the card, made with the card's
-own mean and standard deviation, as every server makes it: they are part of what z means, so they are not resampled.
+peak level (`traitwatch.spikes.peak_level`): any lower threshold would find a spike in the response. The threshold is
+the level that the wanted share of peak levels exceeds (`traitwatch_builder.vectors.tails`). Its z is computed with the
+card's own mean and standard deviation, as every server computes z. Both are part of the meaning of z, so they are not
+resampled.
 
-How far the 95 % intervals can be trusted was simulated (`tests/benchmarks/spike_thresholds.py`, 250 runs of each of 21
-settings): tokens with autocorrelation 0.3 to 0.8, responses of 1 to 200 tokens that differ in their mean or not, 100 or
-250 prompts with 1 or 3 answers. They held the true threshold in 93 to 98 % of runs at a rate of 1 % and in 94 to 100 %
-at 0.1 %, heavy-tailed tokens (Student's t, 5 degrees of freedom) included; where prompts differ with an exponential
-tail, in 87 to 96 % and 92 to 96 %. At 100 prompts they are some 0.5 z wide at 1 %, and 1 to 3 z at 0.1 %, which lies
-beyond the data: an estimate of 0.1 % is a direction, not a measurement. It falls short by about 0.2 z for such tokens
-and 0.3 z for such prompts.
+A simulation measured how far the 95 % intervals can be trusted (`tests/benchmarks/spike_thresholds.py`, 250 runs of
+each of 21 settings): tokens with autocorrelation 0.3 to 0.8, responses of 1 to 200 tokens that differ in their mean or
+not, 100 or 250 prompts with 1 or 3 answers. The intervals held the true threshold in 93 to 98 % of runs at a rate of 1
+% and in 94 to 100 % at 0.1 %, heavy-tailed tokens (Student's t, 5 degrees of freedom) included; where prompts differ
+with an exponential tail, in 87 to 96 % and 92 to 96 %. At 100 prompts the intervals are some 0.5 z wide at 1 %, and 1
+to 3 z wide at 0.1 %, which lies beyond the data: an estimate of 0.1 % is a direction, not a measurement. The estimate
+is about 0.2 z too low for heavy-tailed tokens, and 0.3 z too low for such prompts.
 """
 
 import datetime
@@ -60,13 +61,13 @@ def calibrate(
     Args:
         projections: per neutral answer, `[num_layers + 1, num_token_states]`, float32, units of the hidden state.
         prompt_of: the prompt of each answer, any numbers; answers to one prompt are not independent.
-        engine: what read the states, for the card.
-        seed: of the bootstrap.
+        engine: the engine that read the states, for the card.
+        seed: seed of the bootstrap.
         resamples: bootstrap samples of prompts.
 
     Returns:
         Mean and standard deviation (ddof 1) over all token states per layer, and the thresholds for `RATES`; none with
-        too few responses, and none at a layer where the projections do not vary. `method` says which.
+        too few responses, and none at a layer where the projections do not vary. `method` names the reason.
 
     Raises:
         PipelineError: fewer than two token states in all, NaN or infinity, or answers and prompts that do not match.
@@ -109,7 +110,7 @@ def calibrate(
 
 
 def _thresholds(peaks: Float64Array, counts: Float64Array) -> list[list[SpikeThreshold]]:
-    """Return the thresholds of every layer; the same resamples serve all, since their answers are the same.
+    """Return the thresholds of every layer; all layers share the resamples, since they share the answers.
 
     Args:
         peaks: `[num_layers + 1, num_responses]`, z; -inf where a response is too short for a spike.

@@ -1,10 +1,10 @@
 """The vector and the evidence for it, summed up while the hidden states are read.
 
-Nothing is kept per answer: an accumulator holds sums of fixed size, whatever the number of pairs. Beside the vector it
-sums what tells whether the vector means anything: the vectors of two halves of the questions (do they agree?), and
-vectors from shuffled labels, where within each pair the positive and the negative answer change places with
+Nothing is kept per answer: an accumulator holds sums of fixed size for any number of pairs. Beside the sums of the
+vector, it holds those of two kinds of evidence. First, the vectors of two halves of the questions: do they agree?
+Second, vectors from shuffled labels: within each pair, the positive and the negative answer change places with
 probability 1/2 (a sign-flip permutation test; Good, Permutation Tests, 2nd ed. 2000, section 3.2). A shuffled vector
-is as long as one made of answers that do not differ; a vector worth having is longer.
+is as long as a vector of answers that do not differ; a useful vector is longer.
 """
 
 import io
@@ -22,20 +22,20 @@ from traitwatch.vectors import Float32Array, bad_layers
 from traitwatch_builder.errors import PipelineError
 
 NUM_NULL = 20
-"""Vectors from shuffled labels: of 20, the 95th percentile lies between the highest two."""
+"""Number of vectors from shuffled labels. The 95th percentile of 20 values lies between the highest two."""
 
 _SIDES = {"pos": 0, "neg": 1}
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What `verify` needs of the extraction.
+    """The evidence of an extraction, which `verify` uses.
 
     Attributes:
         halves: `[2, num_layers + 1, hidden_size]`, float32: the vectors of two halves of the questions; None where
             there was one question only.
         null: `[num_null, num_layers + 1, hidden_size]`, float32: vectors from shuffled labels.
-        questions: whose answers the vector is made of; empty where it is not known.
+        questions: the questions whose answers made the vector; empty where they are not known.
     """
 
     halves: Float32Array | None
@@ -53,10 +53,10 @@ class Evidence:
 
     @classmethod
     def load(cls, path: Path) -> "Evidence":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            ArtifactError: no such file, not such a file, or arrays that do not fit each other.
+            ArtifactError: no such file, a file of another kind, or arrays that do not fit each other.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -72,16 +72,18 @@ class Evidence:
                 f"{path} holds arrays of shapes {null.shape} and {None if halves is None else halves.shape}, not those "
                 "of an extraction; extract again."
             )
-        told = tuple(map(str, questions))
-        return cls(None if halves is None else halves.astype(np.float32), null.astype(np.float32), told)
+        return cls(
+            None if halves is None else halves.astype(np.float32), null.astype(np.float32), tuple(map(str, questions))
+        )
 
 
 class PairAccumulator:
-    """Sums over effective pairs, in memory that does not grow with them.
+    """Sums over effective pairs, in memory that does not grow with the number of pairs.
 
     All sums are float64: `(num_null + 4) * (num_layers + 1) * hidden_size * 8` bytes, 26 MB for an 8B model (33 x 4096,
     20 shuffles). A float32 has 24 bits and a float64 53, so the sum of some hundred float32 numbers is exact unless
-    one is a millionth of another, and even then off by 1e-16: the order of adding does not show in a float32 result.
+    one is a millionth of another, and even then the error is 1e-16. So the order of adding does not change a float32
+    result.
     """
 
     def __init__(
@@ -95,11 +97,11 @@ class PairAccumulator:
         """Prepare for pairs.
 
         Args:
-            num_pairs: pairs that will be added.
+            num_pairs: number of pairs that will be added.
             question_ids: the question of each pair, in the order of the pairs' indices.
             shape: `(num_layers + 1, hidden_size)`.
-            seed: of the halves and of the shuffled labels; they depend on it and on the indices alone.
-            num_null: vectors from shuffled labels.
+            seed: seed of the halves and of the shuffled labels, which depend on the seed and on the indices alone.
+            num_null: number of vectors from shuffled labels.
         """
         if len(question_ids) != num_pairs:
             raise ValueError(f"{num_pairs} pairs, but the questions of {len(question_ids)}")
@@ -120,9 +122,9 @@ class PairAccumulator:
         """Add one answer, in any order.
 
         Args:
-            polarity: its condition.
-            index: of its pair, from 0.
-            mean: `[num_layers + 1, hidden_size]`, float32: its mean state per layer.
+            polarity: the condition of the answer.
+            index: index of the pair of the answer, from 0.
+            mean: `[num_layers + 1, hidden_size]`, float32: the mean state of the answer at each layer.
 
         Raises:
             PipelineError: NaN or infinity in `mean`.
@@ -155,7 +157,7 @@ class PairAccumulator:
             `[num_layers + 1, hidden_size]`, float32, units of the hidden state.
 
         Raises:
-            PipelineError: there are no pairs, or an answer of one has not been added.
+            PipelineError: there are no pairs, or an answer has not been added.
         """
         self._check_complete()
         pos, neg = self._sums.sum(axis=0)
@@ -163,7 +165,7 @@ class PairAccumulator:
         return vector
 
     def halves(self) -> tuple[Float32Array, Float32Array] | None:
-        """Return the vectors of two random halves of the questions, as `vector` each; None with one question.
+        """Return the vectors of two random halves of the questions, each as `vector` returns it; None for one question.
 
         All pairs of a question are in the same half: answers to one question are alike, whatever the condition.
         """
@@ -183,7 +185,7 @@ class PairAccumulator:
         return null
 
     def evidence(self) -> Evidence:
-        """Return halves, null and questions as what is kept on file."""
+        """Return halves, null and questions as the evidence for the file."""
         halves = self.halves()
         return Evidence(None if halves is None else np.stack(halves), self.null(), self._questions)
 

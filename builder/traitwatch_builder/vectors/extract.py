@@ -1,7 +1,7 @@
 """From judged answers to persona vectors: choose effective pairs, average hidden states, subtract.
 
 A pair is effective when the positive answer shows the trait, the negative one does not, and both are coherent; the
-positive and the negative row at the same index answer the same question (Persona Vectors, arXiv 2507.21509).
+positive and the negative row at one index answer the same question (Persona Vectors, arXiv 2507.21509).
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
 ReadUnder = Literal["prompt", "question"]
-# Vectors of fewer pairs than this do not reproduce well.
+# Vectors of fewer pairs do not reproduce well.
 FEW_PAIRS = 50
 
 
@@ -37,11 +37,11 @@ class Vectors:
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What extraction makes.
+    """The result of an extraction.
 
     Attributes:
         vectors: the three persona vectors.
-        evidence: how far the response vector reproduces, and what chance would have made.
+        evidence: how far the response vector reproduces, and the vectors that chance would give.
     """
 
     vectors: Vectors
@@ -55,12 +55,12 @@ def effective_pairs(
 
     Args:
         pos: answers under the positive condition.
-        neg: answers under the negative condition; index i is of the same pair.
-        threshold: the positive answer scores at least this, the negative one less than 100 minus this.
-        coherence: both are at least this coherent. A score that is missing (the judge refused) drops the pair.
+        neg: answers under the negative condition; index i is the same pair in both.
+        threshold: least trait score of the positive answer; the negative one scores less than 100 minus this.
+        coherence: least coherence of both answers. A missing score (the judge refused) drops the pair.
 
     Raises:
-        PipelineError: none is, with how many pairs each filter let through.
+        PipelineError: no pair is effective; the message has the number of pairs that each filter let through.
     """
     shows, lacks, coherent = _filters(pos, neg, threshold, coherence)
     effective = [i for i in range(len(pos)) if shows[i] and lacks[i] and coherent[i]]
@@ -75,12 +75,12 @@ def effective_pairs(
 def few_pairs_warning(
     pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], effective: int, threshold: float, coherence: float
 ) -> str | None:
-    """Return what to say of a vector made of few effective pairs; None where there are enough.
+    """Return a warning about a vector of few effective pairs; None where there are enough.
 
     Args:
         pos: answers under the positive condition.
-        neg: answers under the negative one.
-        effective: how many pairs are effective.
+        neg: answers under the negative condition.
+        effective: number of effective pairs.
         threshold: as in `effective_pairs`.
         coherence: as in `effective_pairs`.
     """
@@ -104,7 +104,7 @@ def _filters(
 
 
 def _coherent(answer: JudgedAnswer, least: float) -> bool:
-    # An empty answer has no state to average, whatever coherence is asked for.
+    # An empty answer has no state to average, however low the least coherence is.
     return bool(answer.answer.strip()) and answer.coherence is not None and answer.coherence >= least
 
 
@@ -118,7 +118,7 @@ def _measured(
 
 
 def _what_to_try(shows: Sequence[bool], lacks: Sequence[bool], coherent: Sequence[bool]) -> str:
-    """Say what to try, by the filter that let the fewest through."""
+    """Return what to try, by the filter that let the fewest pairs through."""
     fewest = min(sum(shows), sum(lacks), sum(coherent))
     if fewest == sum(coherent):
         return (
@@ -140,20 +140,20 @@ def answer_span(tokenizer: Any, prompt: str, answer: str) -> Span:
     """Return the span of an answer after its prompt, tokenized as the Persona Vectors authors do: joined, then split.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         prompt: a rendered conversation.
         answer: the answer, not empty.
     """
     before = text_ids(tokenizer, prompt)
     joined = text_ids(tokenizer, prompt + answer)
     if len(joined) <= len(before):
-        # Prompt and answer merged into one token; apart, the answer has tokens of its own.
+        # Prompt and answer merged into one token; tokenized apart, the answer has tokens of its own.
         joined = before + text_ids(tokenizer, answer)
     return Span(joined, len(before))
 
 
 def bare_prompt(tokenizer: Any, question: str) -> str:
-    """Return the bare question as production traffic asks it, rendered."""
+    """Return the rendered conversation of the question alone, as production traffic asks it."""
     return render(tokenizer, bare(question))
 
 
@@ -167,16 +167,16 @@ def extract(
 ) -> Extraction:
     """Make the vectors of effective pairs.
 
-    The prompt's own states are always those of the prompt that elicited the answer. The bare question is the same text
-    under both conditions: the difference of its states would be rounding error, made out to be a vector.
+    The prompt vectors are always made of the prompts that elicited the answers. The bare question is the same text
+    under both conditions, so a difference of its states would be rounding error, presented as a vector.
 
     Args:
-        reader: what reads the model's states.
-        tokenizer: the model's.
+        reader: the reader of the model's states.
+        tokenizer: the model's tokenizer.
         pos: the positive answers of effective pairs.
         neg: the negative answers of the same pairs, in the same order.
         read_under: whether an answer's states are read after the prompt that elicited it or after the bare question.
-        console: where progress is shown.
+        console: where progress is printed.
     """
     shape = (reader.num_layers + 1, reader.hidden_size)
     rows = {"pos": pos, "neg": neg}
@@ -196,7 +196,7 @@ def extract(
 
 
 def question_number(row: JudgedAnswer) -> str:
-    """Return what tells a row's question from others."""
+    """Return the identity of a row's question: its text without white space at the ends."""
     return row.question.strip()
 
 
@@ -207,12 +207,12 @@ def _prompt_vectors(
     neg: Sequence[JudgedAnswer],
     console: Console,
 ) -> tuple[Float32Array, Float32Array]:
-    """Return the differences of the prompts' mean states and of their last states; a prompt is read once."""
+    """Return the differences of the prompts' mean states and of their last states; each prompt is read once."""
     weights: Counter[str] = Counter()
     for rows, sign in ((pos, 1), (neg, -1)):
         for row in rows:
             weights[row.prompt] += sign
-    # Where both conditions have a prompt equally often, it takes no part in the difference.
+    # A prompt that both conditions have equally often takes no part in the difference.
     prompts = [prompt for prompt, weight in weights.items() if weight]
     average = np.zeros((reader.num_layers + 1, reader.hidden_size))
     last = np.zeros_like(average)

@@ -1,7 +1,7 @@
-"""What only the model can tell of a vector, for its report: `.traitwatch/<trait>-report.json`.
+"""The evidence file of a report, `.traitwatch/<trait>-report.json`: measurements that need the model.
 
-The file holds the projections of held-out answers, the tokens of a few answers with their projections, and the spread
-of neutral tokens. A build writes it, and the report reads it.
+The file holds the projections of held-out answers, the tokens of a few answers with their projections, and the
+histogram of neutral tokens. A build writes the file, and the report reads it.
 """
 
 import math
@@ -36,9 +36,9 @@ class Histogram(BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray, width: float = 0.25) -> "Histogram":
-        """Count `values` (z, finite) in bins of `width`, edges at whole multiples of it, as many as they need.
+        """Count `values` (z, finite) in bins of `width`, whose edges are whole multiples of `width`.
 
-        At most 400 bins: the width doubles until they suffice.
+        There are at most 400 bins: the width doubles until 400 suffice.
         """
         data = np.asarray(values, dtype=np.float64)
         if not data.size:
@@ -56,8 +56,8 @@ class HeldOut(BaseModel):
     """Held-out answers of one condition.
 
     Attributes:
-        projections: mean projection of each, units of the hidden state.
-        scores: the judge's trait score of each, 0 to 100; None where there is none.
+        projections: mean projection of each answer, units of the hidden state.
+        scores: the judge's trait score of each answer, 0 to 100; None for an answer without a score.
     """
 
     model_config = _STRICT
@@ -72,13 +72,13 @@ class HeldOut(BaseModel):
 
 
 class Sample(BaseModel):
-    """An answer to be shown, token by token.
+    """An answer that the report shows token by token.
 
     Attributes:
-        polarity: the condition that elicited it.
+        polarity: the condition that elicited the answer.
         question: the question.
-        answer_tokens: the text of each token; joined they are the answer.
-        projections: of each token, units of the hidden state; None where a token has no state.
+        answer_tokens: the text of each token; the answer is all of them joined.
+        projections: projection of each token, units of the hidden state; None for a token without a state.
         trait: the judge's trait score, 0 to 100.
         coherence: the judge's coherence, 0 to 100.
     """
@@ -99,13 +99,13 @@ class Sample(BaseModel):
 
 
 class ReportEvidence(BaseModel):
-    """What a report shows and only the model can tell: `.traitwatch/<trait>-report.json`.
+    """The content of the evidence file.
 
     Attributes:
-        sha256: of the vector on which it was measured, as in its card.
-        layer: layer index of every projection and z in it: the layer that is served.
+        sha256: SHA-256 of the vector that was measured, as in its card.
+        layer: layer index of every projection and z of the file: the layer that is served.
         held_out_pos: the positive answers to the eval questions.
-        held_out_neg: the negative ones.
+        held_out_neg: the negative answers to the eval questions.
         neutral_z_histogram: z of the tokens of the calibration's neutral answers.
         samples: answers of both polarities.
     """
@@ -131,9 +131,10 @@ def save_evidence(path: Path, evidence: ReportEvidence) -> None:
 
 
 def spread(values: Sequence[float], count: int = 3) -> list[int]:
-    """Choose `count` indices spread over the quantiles of `values`, lowest value first: which answers to show.
+    """Return `count` indices spread over the quantiles of `values`, lowest value first: the answers to show.
 
-    The middle of each of `count` equal shares is taken, so that neither extreme stands for all; ties go by index.
+    The middle of each of `count` equal shares is taken, so that no extreme stands for all; equal values are ordered by
+    index.
     """
     order = sorted(range(len(values)), key=lambda i: (values[i], i))
     count = min(count, len(order))

@@ -1,21 +1,22 @@
-"""How high the rarest values of a small sample go: quantiles beyond the data, and what they may be off by.
+"""How high the rarest values of a small sample go: quantiles beyond the data, with confidence intervals.
 
-With 100 to 300 neutral responses, the level that one in a thousand exceeds lies beyond all of them, so a distribution
-has to be fitted. Two are, by L-moments, which small samples know better than ordinary moments (Hosking 1990, J. R.
-Statist. Soc. B 52, 105-124):
+With 100 to 300 neutral responses, the level that one response in a thousand exceeds lies beyond all of them, so a
+distribution has to be fitted. Two distributions are fitted by L-moments, which small samples estimate better than
+ordinary moments (Hosking 1990, J. R. Statist. Soc. B 52, 105-124):
 
 - *generalised normal* (a normal distribution, or a log-normal with a shift), to all values. Its quantile is the
-  estimate. The highest smoothed z of a response is a maximum, and the extreme value distribution (GEV) is what maxima
-  of many tokens tend to, but at the some hundred correlated tokens of a response they are not there yet: the GEV fits
-  with a bounded tail and falls short (simulated: 0.1 to 0.4 z at a rate of 0.1 %), the normal tail does not.
-- *generalised Pareto*, to the highest fifth (Hosking and Wallis 1987, Technometrics 29, 339-349). It lets the tail
-  speak for itself, where it is heavier than the bulk would have it, and is far noisier.
+  estimate. The highest smoothed z of a response is a maximum, and maxima of very many tokens follow the extreme value
+  distribution (GEV). The some hundred correlated tokens of a response are too few for that: the GEV fits with a bounded
+  tail, and its estimate is too low (simulated: by 0.1 to 0.4 z at a rate of 0.1 %). The normal tail is not too low.
+- *generalised Pareto*, to the highest fifth (Hosking and Wallis 1987, Technometrics 29, 339-349). This fit follows the
+  tail alone, also where the tail is heavier than the bulk suggests, and is far noisier.
 
 The confidence interval is a bootstrap over clusters (Davison and Hinkley 1997, section 3.8): the answers to one prompt
-are alike, so prompts are drawn with replacement, not answers. It reaches from the lower 4th to the higher 99th
-percentile of the two fits. Two, since either alone covers too little where it is wrong about the tail; and not from the
-2.5th to the 97.5th, since fits to skewed data err low far oftener than high (simulated: ten times), which moves more
-of the 5 % to the upper end's side. The BCa bootstrap (Efron 1987) finds the same from the data, and covered no better.
+are alike, so prompts are drawn with replacement, not answers. The interval reaches from the lower 4th to the higher
+99th percentile of the two fits. It uses two fits, since either alone covers too little where it is wrong about the
+tail. It does not reach from the 2.5th to the 97.5th percentile, since fits to skewed data are too low far more often
+than too high (simulated: ten times), which puts more of the 5 % at the upper end. The BCa bootstrap (Efron 1987) finds
+the same from the data, and covered no better.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _ENDS = (0.04, 0.99)
 
 @dataclass(frozen=True)
 class Quantile:
-    """An estimated quantile with its 95 % confidence interval, unit of the sample."""
+    """An estimated quantile with its 95 % confidence interval, in the unit of the sample."""
 
     value: float
     low: float
@@ -46,8 +47,8 @@ def resample_clusters(clusters: IntArray, resamples: int, seed: int) -> Float64A
 
     Args:
         clusters: `[n]`, the cluster of each observation, 0 to num_clusters - 1.
-        resamples: bootstrap samples.
-        seed: of the draws.
+        resamples: number of bootstrap samples.
+        seed: seed of the draws.
 
     Returns:
         `[resamples + 1, n]`.
@@ -63,8 +64,8 @@ def exceedance_level(values: Float64Array, counts: Float64Array, rate: float) ->
 
     Args:
         values: `[n]`; -inf is a value below every level, which counts in the share but not in the fit.
-        counts: `[resamples + 1, n]`, of `resample_clusters`.
-        rate: share, above 0.
+        counts: `[resamples + 1, n]`, the result of `resample_clusters`.
+        rate: the share, above 0.
 
     Returns:
         The level; None where the finite values do not vary.
@@ -75,7 +76,7 @@ def exceedance_level(values: Float64Array, counts: Float64Array, rate: float) ->
     if len(sample) < 3 or np.ptp(sample) <= 1e-9 * max(1.0, float(np.abs(sample).max())):
         return None
     totals = times.sum(axis=1)
-    # A resample can lack what a fit needs, at least three values and some that differ; it decides nothing then.
+    # A fit needs at least three values, not all equal. A resample without them gives NaN, which nanquantile ignores.
     with np.errstate(divide="ignore", invalid="ignore"):
         share = rate * counts.sum(axis=1) / totals
         body = normal_level(*l_moments(sample, times), share)

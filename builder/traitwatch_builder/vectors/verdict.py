@@ -1,7 +1,7 @@
-"""What the numbers of a verification say together, in plain words.
+"""The verdict of a verification: what its numbers mean together, in plain words.
 
-It begins with the level, `Good`, `Doubtful` or `No better than chance`. Then comes what speaks for or against the
-vector at its best layer, then at the layer that servers read unless told otherwise, where that is another.
+The verdict begins with a level: `Good`, `Doubtful` or `No better than chance`. Then come the reasons for or against the
+vector at its best layer, and after them those at the layer that servers read by default, where that is another layer.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ GOOD_AUC = 0.8
 LOW_COSINE = 0.3
 WEAK_CORRELATION = 0.3
 AS_WELL = 0.02
-"""An AUC that is higher by less than this is about as high."""
+"""Two AUCs whose difference is less than this are about equal."""
 
 
 def served_layer(num_layers: int) -> int:
@@ -29,11 +29,11 @@ def chance_auc(num_pos: int, num_neg: int) -> float:
 
 
 def better_than_null(row: LayerVerification, num_pos: int, num_neg: int) -> bool:
-    """Return whether a layer's vector tells the held-out answers apart, and is longer than chance would make it.
+    """Return whether a layer's vector tells the held-out answers apart, and is longer than a vector of chance.
 
-    The AUC is held against that of answers that do not differ; the length against vectors from shuffled labels. The
-    AUC of those is no bar: where the conditions differ in many directions, any combination of the same answers' states
-    separates them to some degree.
+    The AUC is compared with the AUC of answers that do not differ, the length with vectors from shuffled labels. The
+    AUC of vectors from shuffled labels is no criterion: where the conditions differ in many directions, any combination
+    of the same answers' states separates them to some degree.
     """
     tells = row.auc is not None and row.auc > chance_auc(num_pos, num_neg)
     return tells and (row.null_norm is None or row.norm > row.null_norm)
@@ -45,10 +45,10 @@ def conclude(
     """Return whether the vector is better than the null at its best layer, and the verdict.
 
     Args:
-        rows: one a layer index, in order, each with an AUC.
+        rows: the verification of each layer index, in order, each with an AUC.
         best: the best layer.
-        num_pos: held-out positive answers.
-        num_neg: negative ones.
+        num_pos: number of held-out positive answers.
+        num_neg: number of held-out negative answers.
         served: the layer that will be served; by default `served_layer` of the model.
     """
     served = served_layer(len(rows) - 1) if served is None else served
@@ -61,8 +61,8 @@ def conclude(
         where = f"At layer {layer}"
         if layer != best:
             where += f", which is served unless another is chosen and has an AUC of {_auc(rows[layer])},"
-        if told := faults or _limits(rows, layer):
-            sentences.append(f"{where} {'; '.join(told)}.")
+        if remarks := faults or _limits(rows, layer):
+            sentences.append(f"{where} {'; '.join(remarks)}.")
         elif layer != best:
             sentences.append(f"{where} nothing speaks against it.")
     if against[served] and not against[best]:
@@ -73,7 +73,7 @@ def conclude(
 
 
 def _separation(row: LayerVerification) -> str:
-    """Return what the vector does at its best layer."""
+    """Return how well the vector separates the conditions at its best layer."""
     text = f"at layer {row.layer}, its best, the vector puts a positive held-out answer above a negative one in "
     text += f"{100 * (row.auc or 0.0):.0f} % of pairs"
     if row.null_auc is not None:
@@ -84,7 +84,7 @@ def _separation(row: LayerVerification) -> str:
 
 
 def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
-    """Return what speaks against trusting the vector at a layer."""
+    """Return the reasons against trusting the vector at a layer."""
     faults = []
     chance = chance_auc(num_pos, num_neg)
     tells = row.auc is not None and row.auc > chance
@@ -109,7 +109,7 @@ def _against(row: LayerVerification, num_pos: int, num_neg: int) -> list[str]:
 
 
 def _limits(rows: Sequence[LayerVerification], layer: int) -> list[str]:
-    """Return what a reader of its scores should know of a vector against which nothing speaks."""
+    """Return the limits of a vector without faults, which a reader of its scores should know."""
     limits, row = [], rows[layer]
     within = [r for r in (row.correlation_pos, row.correlation_neg) if r is not None]
     if within and max(within) < WEAK_CORRELATION:
