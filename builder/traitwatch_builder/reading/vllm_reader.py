@@ -165,8 +165,8 @@ class VllmReader:
         lost = [number for number in numbers if number not in parts]
         if lost:
             raise PipelineError(
-                f"vLLM {installed_version()} did not compute the states of {len(lost)} of {len(numbers)} texts, even without "
-                "its prefix cache; use --engine transformers."
+                f"vLLM {installed_version()} did not compute the states of {len(lost)} of {len(numbers)} texts, even "
+                "without its prefix cache; use --engine transformers."
             )
         return parts
 
