@@ -1,4 +1,4 @@
-"""The CPU image, built once for all tests that run it."""
+"""What the modules share: the CPU image, built once."""
 
 import os
 import shutil
@@ -15,22 +15,22 @@ from tests.containers.outside import debian_mirror, of_this_machine
 
 @pytest.fixture(scope="session")
 def cpu_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The target `cpu`, every instruction carried out; some five minutes on two cores."""
+    """The target `cpu`, with every instruction carried out. It takes some minutes on two cores."""
     if os.geteuid() != 0:
         pytest.fail("chroot and mounts take root; run these tests as root (in a machine that may be thrown away).")
     if missing := missing_programs():
         pytest.fail(f"{', '.join(missing)} not found; `make programs` installs them.")
     directory = tmp_path_factory.mktemp("image")
-    # Seen in the output of a failed test, and with `-s`.
+    # pytest shows this in the output of a failed test, and with `-s`.
     builder = Builder(
         directory, of_this_machine(directory), debian_mirror(), lambda line: sys.stderr.write(f"{line}\n")
     )
     yield builder.build("cpu")
-    # Gigabytes, which pytest would keep for three runs.
+    # The trees have gigabytes, and pytest would keep them for three runs.
     shutil.rmtree(directory)
 
 
 @pytest.fixture
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for a container's volumes and its log."""
+    """A directory for a container's volumes and its log."""
     return tmp_path_factory.mktemp("container")

@@ -19,10 +19,10 @@ class Container:
     """A container that was started.
 
     Attributes:
-        image: what it was started from.
+        image: the image that it runs.
         sandbox: how it was started.
-        process: the process that the machine sees; its exit status is that of process 1 inside.
-        log: what it prints.
+        process: the process that the machine sees. Its exit status is that of process 1 inside.
+        log: the file with its output.
     """
 
     image: Image
@@ -58,9 +58,9 @@ def container(image: Image, directory: Path, command: Sequence[str] = ()) -> Ite
     """Run an image while the context lasts.
 
     Args:
-        image: what to run.
-        directory: where its volumes and its log are kept.
-        command: takes the place of the image's own.
+        image: the image to run.
+        directory: the directory for its volumes and its log.
+        command: replaces the image's own command.
     """
     log = directory / "log"
     with ExitStack() as stack:
@@ -71,12 +71,12 @@ def container(image: Image, directory: Path, command: Sequence[str] = ()) -> Ite
 
 
 def read_only(image: Image, directory: Path) -> Sandbox:
-    """Return how an image is run: its files may not be written to, its volumes lie below `directory`."""
+    """Return a sandbox for an image, in which its files are read-only and its volumes lie below `directory`."""
     binds = []
     for number, volume in enumerate(image.volumes):
         place = directory / f"volume-{number}"
         if not place.exists():
-            # A new volume begins with what the image has there, and with its owner.
+            # A new volume begins with the files of the image at that place, and with their owner.
             made = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
             subprocess.run(made, check=True)
         binds.append(Bind(place, volume, writable=True))
@@ -84,5 +84,5 @@ def read_only(image: Image, directory: Path) -> Sandbox:
 
 
 def missing_programs() -> list[str]:
-    """Return the programs of the machine that building and running takes, and that are not there."""
+    """Return the missing ones of the programs that are needed to build and to run an image."""
     return [name for name in ("debootstrap", "unshare", "nsenter", "ip") if shutil.which(name) is None]

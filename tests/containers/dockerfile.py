@@ -1,7 +1,7 @@
 """Reads a Dockerfile into its stages.
 
-dockerfile-parse tells the instructions; the flags in front of an instruction's value and the stages are told here. What
-the Dockerfile of this repository does not use (heredocs, ONBUILD, ADD, SHELL) is refused instead of being passed over.
+dockerfile-parse finds the instructions. This module separates the flags from an instruction's value, and finds the
+stages. It refuses the features that the Dockerfile of this repository does not use (heredocs, ONBUILD, ADD, SHELL).
 """
 
 import json
@@ -22,9 +22,9 @@ class Instruction:
     """One instruction of a stage.
 
     Attributes:
-        name: in capitals.
-        value: what follows the name and the flags, continuation lines joined.
-        flags: name and value of each flag, in order; a flag may come more than once.
+        name: its name in capitals.
+        value: the text after the name and the flags, with continuation lines joined.
+        flags: name and value of each flag, in order. A flag may occur more than once.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Instruction:
     flags: tuple[tuple[str, str], ...] = ()
 
     def flag(self, name: str) -> str | None:
-        """Return the value of a flag; None where it is not given."""
+        """Return the value of a flag, or None without the flag."""
         return dict(self.flags).get(name)
 
     def mounts(self) -> list[dict[str, str]]:
@@ -45,7 +45,7 @@ class Instruction:
         return {name: value for name, _, value in words}
 
     def words(self) -> list[str]:
-        """Return the value as a list: of the JSON form, or of the words."""
+        """Return the value as a list: the elements of the JSON form, or the words."""
         if self.value.startswith("["):
             return [str(word) for word in json.loads(self.value)]
         return shlex.split(self.value)
@@ -53,7 +53,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its name, what it starts from, and its instructions after FROM."""
+    """One stage: its name, its base, and its instructions after FROM."""
 
     name: str
     base: str
@@ -64,7 +64,7 @@ def read_stages(path: Path) -> dict[str, Stage]:
     """Return the stages of a Dockerfile by name, in order.
 
     Raises:
-        ValueError: it has an instruction that is not known here, or a stage without a name.
+        ValueError: it has an unknown instruction, or a stage without a name.
     """
     with path.open("rb") as file:
         structure = DockerfileParser(fileobj=file).structure

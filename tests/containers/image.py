@@ -1,8 +1,8 @@
 """Makes an image of the Dockerfile without a container engine: each stage a tree, each instruction carried out in it.
 
-`debian:bookworm-slim` is made by debootstrap; other bases are not known. RUN is executed as root in the tree, with the
-mounts that it asks for; COPY takes from the tree of a stage, or from the build context without what .dockerignore takes
-out of it.
+debootstrap makes `debian:bookworm-slim`. Other bases are unknown. RUN is executed as root in the tree, with the mounts
+of the instruction. COPY takes files from the tree of a stage or from the build context, which has no files that
+.dockerignore excludes.
 """
 
 import shutil
@@ -24,17 +24,17 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class BuildError(Exception):
-    """An instruction failed; with the end of what it printed."""
+    """An instruction failed. The message has the end of its output."""
 
 
 @dataclass
 class Image:
-    """A stage that is built, with what its instructions set.
+    """A stage that is built, with the settings of its instructions.
 
     Attributes:
         root: its tree.
         env: its environment.
-        arguments: its build arguments; they are variables of RUN and of nothing later.
+        arguments: its build arguments: variables of its RUN instructions only.
     """
 
     root: Path
@@ -69,7 +69,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, name: str) -> Image:
-        """Return a stage, built with all that it needs."""
+        """Return a stage, built with all stages that it needs."""
         if name not in self._built:
             self._built[name] = self._carry_out(self._stages[name])
         return self._built[name]
@@ -128,7 +128,7 @@ class Builder:
             _check(["cp", "--recursive", "--no-dereference", "--preserve=mode,timestamps,links", *into_directory])
 
     def _context(self) -> Path:
-        """Return the build context: what .dockerignore leaves of the repository."""
+        """Return the build context: the files of the repository that .dockerignore does not exclude."""
         context = self._directory / "context"
         if not context.exists():
             lines = (ROOT / ".dockerignore").read_text().splitlines()

@@ -1,7 +1,7 @@
-"""What a build is given from outside: where this machine gets its packages from.
+"""The settings of this machine that a build needs: where packages come from.
 
-It is given as a builder would be given it: certificates and proxies by the environment, the settings of uv and pip as
-the secrets that the Dockerfile names, apt's by a file of its own. Nothing of it stays in the tree.
+The build gets them as from a user: certificates and proxies by the environment, the settings of uv and pip as the
+secrets that the Dockerfile names, and apt's settings by a file. Nothing of them stays in the tree.
 """
 
 import ast
@@ -17,18 +17,18 @@ from tests.containers.sandbox import Bind
 _VARIABLES = re.compile(r"(SSL_CERT_FILE|\w+_CA_BUNDLE|(https?|no|all)_proxy)", re.IGNORECASE)
 _PIP_KEYS = {"index-url", "extra-index-url", "find-links", "cert", "timeout", "default-timeout"}
 _LOCAL = re.compile(r"(?<![^\s])(file://)?(/\S+)")
-# Below this, files and folders of the machine are seen from inside.
+# Files and directories of the machine are mounted below this path.
 _INSIDE = "/mnt/outside"
 
 
 @dataclass(frozen=True)
 class Outside:
-    """What a build is given.
+    """The settings for a build.
 
     Attributes:
         env: variables of every RUN.
-        binds: what is mounted for every RUN.
-        secrets: name of a secret to its file.
+        binds: mounts of every RUN.
+        secrets: the file of each secret by name.
         arguments: build arguments.
     """
 
@@ -48,7 +48,7 @@ def of_this_machine(directory: Path) -> Outside:
 
     env = {name: value for name, value in os.environ.items() if _VARIABLES.fullmatch(name)}
     if "cert" in pip_settings:
-        # uv does not read pip's settings.
+        # uv does not read the settings of pip.
         env.setdefault("SSL_CERT_FILE", pip_settings["cert"])
     env["APT_CONFIG"] = str(apt)
     values = [*env.values(), *pip_settings.values()]
@@ -70,12 +70,12 @@ def of_this_machine(directory: Path) -> Outside:
 
 
 def _inside(value: str) -> str:
-    """Return a setting with the paths in it as they are seen from inside."""
+    """Return a setting whose paths are those inside of the tree."""
     return _LOCAL.sub(rf"\1{_INSIDE}\2", " ".join(value.split()))
 
 
 def uv_cache() -> Path:
-    """Return the folder in which this machine's uv keeps what it has fetched; it is there."""
+    """Return the directory of this machine's uv cache, which exists."""
     cache = Path(_output(str(Path(sys.executable).parent / "uv"), "cache", "dir").strip())
     cache.mkdir(parents=True, exist_ok=True)
     return cache

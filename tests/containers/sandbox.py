@@ -1,6 +1,6 @@
 """Runs commands in a tree of files as a container would: chroot, and namespaces for mounts, processes and network.
 
-Every mount is made inside of the namespace of the command, and is gone with it, however it ends.
+Every mount is made in the namespace of the command. It ends with the command, however the command ends.
 """
 
 import shlex
@@ -37,9 +37,9 @@ class Sandbox:
     Attributes:
         root: the tree.
         env: the whole environment.
-        directory: the working directory; made where it is not there.
-        user: `uid:gid`; anyone but root gets no capability and cannot gain one.
-        binds: what is mounted from outside.
+        directory: the working directory, which is made if needed.
+        user: `uid:gid`. Users other than root have no capability and cannot gain one.
+        binds: the mounts from outside.
         read_only: whether the tree may not be written to; then /tmp is a tmpfs that nothing can be executed from.
         network: whether the machine's network is there; else only a loopback device.
     """
@@ -61,17 +61,17 @@ class Sandbox:
             )
 
     def start(self, command: Sequence[str], output: IO[bytes], stack: ExitStack) -> subprocess.Popen[bytes]:
-        """Start a command, as process 1 of its namespace; it is killed when the stack ends, if it still runs."""
+        """Start a command, as process 1 of its namespace. The end of the stack kills it if it still runs."""
         stack.enter_context(self._mount_points())
         argv = self._argv(command)
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         stack.callback(process.wait)
-        # --kill-child has everything in the namespace die with it.
+        # By --kill-child, all processes of the namespace die with this process.
         stack.callback(process.kill)
         return process
 
     def enter(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command beside one that was started, with the same files, processes, network and user."""
+        """Run a command beside a started one, with the same files, processes, network and user."""
         inside = f"chroot {shlex.quote(str(self.root))} {shlex.join(self._privileges_and_command(command))}"
         argv = ["nsenter", "--target", str(first_process(process)), "--mount", "--net", "--pid", "sh", "-c", inside]
         return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False)
@@ -90,12 +90,12 @@ class Sandbox:
         if self.user == "0:0":
             return environment
         uid, gid = self.user.split(":")
-        # What --kill-child asks of the kernel is forgotten when a process changes its user: it is asked again.
+        # The kernel forgets the request of --kill-child when a process changes its user: --pdeathsig repeats it.
         identity = ["setpriv", "--pdeathsig=KILL", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
         return [*identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", *environment]
 
     def _mounts(self) -> list[str]:
-        """Return the commands that mount everything, to be run inside of the new namespace."""
+        """Return the commands that mount everything. They run in the new namespace."""
         root = shlex.quote(str(self.root))
         lines = [f"mount --bind {root} {root}", f"mount -t proc proc {root}/proc"]
         lines += [f"mount -t sysfs -o ro,nosuid,nodev,noexec sysfs {root}/sys"]
@@ -119,7 +119,7 @@ class Sandbox:
         return lines
 
     def _mount_points(self) -> ExitStack:
-        """Make the places that are mounted on; what had to be made is removed when the stack ends."""
+        """Make the mount points. The end of the stack removes those that were made."""
         stack = ExitStack()
         for bind in self.binds:
             target = self.root / bind.target.lstrip("/")

@@ -25,20 +25,20 @@ PUBLISHED = {"8000", "7860", "3000"}
 
 
 def compose(environment: Mapping[str, str], *command: str, project: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose on the file, which needs no engine for `config`; the environment is only what is given."""
-    # The program itself: the package's own command around it forgets the exit status.
+    """Run Docker Compose on the file, with exactly this environment. `config` needs no engine."""
+    # The program itself: the command of the package loses the exit status.
     package = importlib.util.find_spec("compose")
     assert package is not None
     assert package.origin is not None
     program = str(Path(package.origin).parent / "docker-compose")
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
-    # Not the .env that a user of this checkout may have.
+    # Without the .env that a user of this checkout may have.
     argv = [program, "--file", str(project), "--env-file", os.devnull, *command]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
 def resolved(profile: str, **environment: str) -> dict[str, Any]:
-    """The services as Compose resolves them, once it has checked them against its schema."""
+    """The services as Compose resolves them, after it has checked them against its schema."""
     made = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
     assert made.returncode == 0, made.stderr
     services: dict[str, Any] = yaml.safe_load(made.stdout)["services"]
@@ -51,7 +51,7 @@ def services(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def mounted(service: dict[str, Any]) -> dict[str, Path]:
-    """The files of the repository that a service sees, by their place in the container."""
+    """Return the files of the repository that a service sees, by their place in the container."""
     binds = [volume for volume in service["volumes"] if volume["type"] == "bind"]
     return {bind["target"]: DASHBOARDS / bind["source"] for bind in binds}
 
@@ -129,7 +129,7 @@ def test_what_a_service_waits_for_tells_its_health(services: dict[str, Any]) -> 
     for service in services.values():
         for other, condition in service.get("depends_on", {}).items():
             assert condition["condition"] == "service_healthy"
-            # The servers' own check is in the image.
+            # The image has the health check of the servers.
             assert other.startswith("server-") or "test" in services[other]["healthcheck"]
 
 
@@ -168,7 +168,7 @@ def test_alertmanager_posts_to_the_address_of_the_environment(services: dict[str
     service = services["alertmanager"]
     [(inside, shipped)] = mounted(service).items()
     made = tmp_path / "alertmanager.yml"
-    # What Compose would hand to the shell, and the shell would read and write there.
+    # The command that Compose would give to the shell, and the files that the shell would read and write.
     script = service["entrypoint"][-1].replace("$$", "$").replace(inside, str(shipped))
     script = script.replace("/tmp/alertmanager.yml", str(made)).replace("exec /bin/alertmanager", "echo")
     subprocess.run([*service["entrypoint"][:-1], script], env=service["environment"], check=True)

@@ -1,4 +1,4 @@
-"""What the Dockerfile promises, as far as it can be read."""
+"""The promises of the Dockerfile that can be read in its text."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]
         if not there:
             secret.unlink()
     assert secret.relative_to(ROOT) not in context
-    # A client always sends the two files that tell the builder what to do.
+    # A client always sends the two files that control the builder.
     assert {path.parts[0] for path in context} - {"Dockerfile", ".dockerignore"} == {
         *("LICENSE", "README.md", "builder", "dashboards", "locks", "pyproject.toml", "server", "traitwatch")
     }

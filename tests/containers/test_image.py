@@ -1,4 +1,4 @@
-"""The CPU image, built without an engine and run without a network, its files read-only, by a user without rights."""
+"""The CPU image, built without an engine and run without a network, with read-only files, by a user without rights."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.containers.container import Container, container, read_only
 from tests.containers.image import Image
 
-# Building is a matter of minutes, and so is starting on a machine with two busy cores.
+# To build the image takes minutes. On a machine with two busy cores, so does the start of the server.
 pytestmark = pytest.mark.timeout(1800)
 START_TIMEOUT = 400.0
 STOP_TIMEOUT = 60.0
@@ -24,14 +24,14 @@ CHAT = {
 
 
 def run(image: Image, scratch: Path, *command: str) -> str:
-    """What a command prints that is run in place of the server."""
+    """Run a command in place of the server, and return its output."""
     made = read_only(image, scratch).run(command)
     assert made.returncode == 0, made.stdout + made.stderr
     return made.stdout
 
 
 def ask(running: Container, path: str, body: object = None) -> str:
-    """The body of an answer of the server, which only its own network reaches."""
+    """Return the body of an answer of the server, which can be reached from its own network only."""
     data = [] if body is None else ["--header", "content-type: application/json", "--data", json.dumps(body)]
     made = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
     assert made.returncode == 0, made.stdout + made.stderr
@@ -71,7 +71,7 @@ def test_what_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> N
 
 def test_the_inspector_starts_from_the_wheel(cpu_image: Image, scratch: Path) -> None:
     with container(cpu_image, scratch, ["ui", "--auth", "user:password"]) as running:
-        # The check of the compose file.
+        # The health check of the compose file.
         check = ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:7860/"]
         running.wait_until_healthy(check, START_TIMEOUT)
         assert running.stop(STOP_TIMEOUT) in (0, 143)
@@ -106,7 +106,7 @@ def test_the_network_and_the_mounts_end_with_the_container(cpu_image: Image, scr
         while "lo:" not in running.run("cat", "/proc/net/dev").stdout:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        # No route: a heading at most.
+        # No route: at most a heading.
         assert running.run("cat", "/proc/net/route").stdout.count("\n") <= 1
     assert str(cpu_image.root) not in Path("/proc/self/mounts").read_text()
     deadline = time.monotonic() + 30
