@@ -1,11 +1,12 @@
 """Answers from OpenAI-compatible chat servers: one, or a fleet.
 
-Every server takes the next prompt when it has room, so a slow one gets fewer. One that fails is dropped with a
-warning, and what it had taken goes to the others.
+`EndpointAnswers` opens a client for each server and reads the replies. `Fleet` shares the prompts out: each server
+takes the next prompt when it has room, so a slow server gets fewer prompts. A server that fails is dropped with a
+warning, and the other servers answer the prompts that it had taken.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from traitwatch_builder.clients.chat_completions import (
     OPENAI_URL,
     REJECTED,
     ChatClient,
+    Warn,
     altered,
     in_background,
     key_for,
@@ -34,25 +36,23 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import thinks_on, without_thinking
 from traitwatch_builder.storage.answers import clean_text
 
-ENDPOINT_RETRIES = 5  # of the SDK: about 15 seconds of backoff, then the server's prompts go to others
-_SECONDS = 600.0
-_LISTED = 10
-
-
-# The configuration is wrong, not one server in trouble: the others would not help.
+ENDPOINT_RETRIES = 5  # by the SDK: about 15 seconds of backoff, then the other servers answer the prompt
+_ANSWER_SECONDS = 600.0
+_NAMED_MODELS = 10
+# Errors of the configuration, not of one server: the other servers would give the same error.
 _MISCONFIGURED = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, *REJECTED)
 
 
 @dataclass(eq=False)
-class _Endpoint:
-    """A server, while answers are asked for.
+class Endpoint:
+    """A server that answers.
 
     Attributes:
-        client: asks it.
-        model: the name of the model to ask it for.
-        params: of its requests, beside model and messages, without those that it rejects.
-        tasks: those that ask it.
-        dropped: it failed, and gets no more.
+        client: sends the requests.
+        model: the server's name of the model.
+        params: the parameters of its requests, beside model and messages, without the ones that the server rejects.
+        tasks: the tasks that ask the server.
+        dropped: whether the server failed; it gets no more prompts.
     """
 
     client: ChatClient
@@ -60,6 +60,105 @@ class _Endpoint:
     params: dict[str, Any]
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     dropped: bool = False
+
+    def stop(self) -> None:
+        """Cancel the tasks that ask the server, except for the task that calls this method."""
+        for task in self.tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+
+
+class Fleet:
+    """Servers that answer prompts together. Each server takes the next prompt when it has room.
+
+    `run` starts several tasks for each server: every task is one request that the server may have open. A task runs
+    `serve`, which calls `failed` when a request fails for good. The work ends when all prompts are answered, or when an
+    error leaves no server to go on with.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        prompts: Sequence[ChatPrompt],
+        ask: Callable[[Endpoint, ChatPrompt, int], Awaitable[Answer]],
+        give: Callable[[tuple[int, Answer]], None],
+        warn: Warn,
+    ):
+        """Prepare the work, inside a running event loop.
+
+        Args:
+            endpoints: the servers, at least one.
+            prompts: the prompts, at least one.
+            ask: asks a server for the answer to a prompt, given the prompt's index; errors of the SDK and
+                `PipelineError` mean that the request failed for good.
+            give: called with the index of a prompt and its answer, as soon as the answer exists.
+            warn: called with a warning when a server is dropped.
+        """
+        self._endpoints = endpoints
+        self._prompts = prompts
+        self._ask = ask
+        self._give = give
+        self._warn = warn
+        self._unanswered = len(prompts)
+        self._waiting: asyncio.Queue[int] = asyncio.Queue()
+        for index in range(len(prompts)):
+            self._waiting.put_nowait(index)
+        self._outcome: asyncio.Future[PipelineError | None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, in_flight: int) -> None:
+        """Answer all prompts.
+
+        Args:
+            in_flight: requests that each server may have open at once.
+
+        Raises:
+            PipelineError: no server is left, or a server rejects the key, the model or a prompt.
+        """
+        async with asyncio.TaskGroup() as group:
+            for endpoint in self._endpoints:
+                for _ in range(min(in_flight, len(self._prompts))):
+                    endpoint.tasks.append(group.create_task(self.serve(endpoint)))
+            failure = await self._outcome
+            for endpoint in self._endpoints:
+                endpoint.stop()
+        if failure is not None:
+            raise failure
+
+    async def serve(self, endpoint: Endpoint) -> None:
+        """Have a server answer one prompt after another, until the server is dropped or the task is cancelled."""
+        while not endpoint.dropped:
+            index = await self._waiting.get()
+            try:
+                answer = await self._ask(endpoint, self._prompts[index], index)
+            except (openai.OpenAIError, PipelineError) as error:
+                self._waiting.put_nowait(index)
+                self.failed(endpoint, error)
+                return
+            except asyncio.CancelledError:
+                self._waiting.put_nowait(index)
+                raise
+            self._give((index, answer))
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._end(None)
+
+    def failed(self, endpoint: Endpoint, error: openai.OpenAIError | PipelineError) -> None:
+        """Drop a server whose request failed for good; end the work where the other servers cannot go on without it."""
+        reason = error if isinstance(error, PipelineError) else plain_error(error, endpoint.client.url, endpoint.model)
+        if isinstance(error, _MISCONFIGURED):
+            self._end(reason)
+        elif not endpoint.dropped:
+            endpoint.dropped = True
+            endpoint.stop()
+            if all(other.dropped for other in self._endpoints):
+                self._end(reason)
+            else:
+                self._warn(f"{endpoint.client.url} is dropped, the others go on: {reason}")
+
+    def _end(self, failure: PipelineError | None) -> None:
+        # Several tasks may end the work at once; the first outcome counts.
+        if not self._outcome.done():
+            self._outcome.set_result(failure)
 
 
 class EndpointAnswers:
@@ -77,22 +176,23 @@ class EndpointAnswers:
         retries: int = ENDPOINT_RETRIES,
         console: Console | None = None,
     ):
-        """Name the servers; nothing is asked yet.
+        """Name the servers; no request is sent yet.
 
         Args:
-            urls: of the servers, with or without `/v1`.
-            sampling: how answers are drawn.
-            model: its name at every server; without it, each server's only model.
-            api_key: for all of them; without it none, or for OpenAI's own the environment's `OPENAI_API_KEY`.
-            in_flight: requests open at once at each server, at most.
+            urls: the URLs of the servers, with or without `/v1`.
+            sampling: how the servers draw answers.
+            model: the model's name at every server; without it, each server's only model answers.
+            api_key: the key for all servers; without it, OpenAI's own server gets the environment's `OPENAI_API_KEY`
+                and other servers get none.
+            in_flight: requests that each server may have open at once.
             send_seed: send the sampling's seed plus the prompt's index. A seed ends plain vLLM on a CPU when a prompt
                 is prefilled in chunks.
-            thinking_opened: the model's chat template ends inside the thinking.
+            thinking_opened: whether the model's chat template ends inside the thinking.
             retries: how often a request is tried again before its server is dropped.
-            console: where warnings are shown; without it they are logged.
+            console: where warnings are printed; without it, they are logged.
 
         Raises:
-            PipelineError: no server, or something that is no URL.
+            PipelineError: `urls` is empty, or an entry is not a URL.
         """
         if not urls:
             raise PipelineError("No server to ask for answers: name at least one by its URL.")
@@ -116,12 +216,12 @@ class EndpointAnswers:
         """Answer conversations, as `traitwatch_builder.answering.source.Answers` promises.
 
         Args:
-            prompts: the conversations; their messages are sent, and the servers' templates make tokens of them.
-            advance: called with the number of answers that have just come.
+            prompts: the conversations. The servers get the messages, and their chat templates make tokens of them.
+            advance: called with the number of answers that have just arrived.
 
         Raises:
-            PipelineError: no server is left, or one rejects the key, the model or a prompt; what was yielded before
-                is valid.
+            PipelineError: no server is left, or a server rejects the key, the model or a prompt. Answers that were
+                yielded before the error are valid.
         """
         if not prompts:
             return
@@ -140,14 +240,16 @@ class EndpointAnswers:
             names = sorted({endpoint.model for endpoint in endpoints})
             if len(names) > 1:
                 self._warn(f"the servers name their models differently: {', '.join(names)}. Are they the same?")
-            await self._share(endpoints, prompts, give)
+            if not endpoints:
+                raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {KEPT}")
+            await Fleet(endpoints, prompts, self._ask, give, self._warn).run(self._in_flight)
 
     def _key_of(self, url: str) -> str:
-        # The judge's key is OpenAI's, and no business of a fleet's.
+        # `OPENAI_API_KEY` is the judge's key: servers other than OpenAI's must not get it.
         return key_for(url, self._key or (None if url == OPENAI_URL else NO_KEY))
 
-    async def _endpoint(self, client: ChatClient) -> _Endpoint | None:
-        """Return a server with the model to ask it for; None, with a warning, where it cannot be reached."""
+    async def _endpoint(self, client: ChatClient) -> Endpoint | None:
+        """Return a server and the name of its model. Where the server cannot be reached, warn and return None."""
         params: dict[str, Any] = {
             "temperature": self._sampling.temperature,
             "top_p": self._sampling.top_p,
@@ -156,7 +258,7 @@ class EndpointAnswers:
         if self._send_seed:
             params["seed"] = self._sampling.seed
         if self._model is not None:
-            return _Endpoint(client, self._model, params)
+            return Endpoint(client, self._model, params)
         try:
             models = await client.models()
         except openai.OpenAIError as error:
@@ -166,86 +268,26 @@ class EndpointAnswers:
             self._warn(f"{client.url} is left out: {reason}")
             return None
         if len(models) != 1:
-            listed = ", ".join(models[:_LISTED]) + (", ..." if len(models) > _LISTED else "")
+            listed = ", ".join(models[:_NAMED_MODELS]) + (", ..." if len(models) > _NAMED_MODELS else "")
             has = f"lists {len(models)} models ({listed})" if models else "lists no models"
             raise PipelineError(f"{client.url} {has}: say by --endpoint-model which one is to answer.")
-        return _Endpoint(client, models[0], params)
+        return Endpoint(client, models[0], params)
 
-    async def _share(
-        self,
-        endpoints: Sequence[_Endpoint],
-        prompts: Sequence[ChatPrompt],
-        give: Callable[[tuple[int, Answer]], None],
-    ) -> None:
-        """Let the servers answer all prompts, each taking the next one when it has room."""
-        waiting: asyncio.Queue[int] = asyncio.Queue()
-        for index in range(len(prompts)):
-            waiting.put_nowait(index)
-        left = len(prompts)
-        outcome: asyncio.Queue[PipelineError | None] = asyncio.Queue()
-
-        def failed(endpoint: _Endpoint, error: openai.OpenAIError | PipelineError) -> None:
-            if isinstance(error, PipelineError):
-                reason = error
-            else:
-                reason = plain_error(error, endpoint.client.url, endpoint.model)
-            if isinstance(error, _MISCONFIGURED):
-                outcome.put_nowait(reason)
-            elif not endpoint.dropped:
-                endpoint.dropped = True
-                for task in endpoint.tasks:
-                    if task is not asyncio.current_task():
-                        task.cancel()
-                if all(other.dropped for other in endpoints):
-                    outcome.put_nowait(reason)
-                else:
-                    self._warn(f"{endpoint.client.url} is dropped, the others go on: {reason}")
-
-        async def serve(endpoint: _Endpoint) -> None:
-            nonlocal left
-            while not endpoint.dropped:
-                index = await waiting.get()
-                try:
-                    answer = await self._ask(endpoint, prompts[index], index)
-                except (openai.OpenAIError, PipelineError) as error:
-                    waiting.put_nowait(index)
-                    failed(endpoint, error)
-                    return
-                except asyncio.CancelledError:
-                    waiting.put_nowait(index)
-                    raise
-                give((index, answer))
-                left -= 1
-                if not left:
-                    outcome.put_nowait(None)
-
-        if not endpoints:
-            raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {KEPT}")
-        async with asyncio.TaskGroup() as group:
-            for endpoint in endpoints:
-                for _ in range(min(self._in_flight, len(prompts))):
-                    endpoint.tasks.append(group.create_task(serve(endpoint)))
-            failure = await outcome.get()
-            for endpoint in endpoints:
-                for task in endpoint.tasks:
-                    task.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _ask(self, endpoint: _Endpoint, prompt: ChatPrompt, index: int) -> Answer:
+    async def _ask(self, endpoint: Endpoint, prompt: ChatPrompt, index: int) -> Answer:
+        """Return a server's answer; send the request again without the parameters that the server rejects."""
         messages = [{**message, "content": clean_text(message["content"])} for message in prompt.messages]
         while True:
             sent = endpoint.params
             seeded = {**sent, "seed": sent["seed"] + index} if "seed" in sent else sent
             try:
                 reply = await endpoint.client.complete(
-                    seconds=_SECONDS, model=endpoint.model, messages=messages, **seeded
+                    seconds=_ANSWER_SECONDS, model=endpoint.model, messages=messages, **seeded
                 )
             except REJECTED as error:
                 fewer = altered(sent, error) or {}
-                # A temperature or top_p of 1 is what a server takes without being told; any other is meant.
-                meant = {name for name in ("temperature", "top_p") if sent.get(name, 1) != 1}
-                if not fewer or not meant <= fewer.keys():
+                # 1 is the default of every server for both; another value must not be left out.
+                needed = {name for name in ("temperature", "top_p") if sent.get(name, 1) != 1}
+                if not fewer or not needed <= fewer.keys():
                     raise
                 endpoint.params = fewer
             else:
@@ -255,7 +297,7 @@ class EndpointAnswers:
     def _read(self, choice: Choice) -> Answer:
         text = choice.message.content or ""
         extra = choice.message.model_extra or {}
-        # A server that took the thinking out leaves no tag behind.
+        # A server that removes the thinking removes its tags too.
         opened = self._thinking_opened and not (extra.get("reasoning_content") or extra.get("reasoning"))
         finished = choice.finish_reason == "stop" and not thinks_on(text, opened)
         return Answer(without_thinking(text, opened).strip(), finished)
