@@ -1,4 +1,4 @@
-"""The OpenAI judge for unit tests, and what a server that speaks the wire format is made to say."""
+"""The OpenAI judge for unit tests, and replies of a server that speaks the wire format."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ PROMPT = "Rate {{0-100}}.\nQ: {question}\nA: {answer}"
 Respond = Callable[[Request], Reply]
 
 
-def telling(respond: Respond, probe: Reply | None = None) -> Respond:
-    """A model that tells log-probabilities and writes 85 as one token."""
+def with_log_probabilities(respond: Respond, probe: Reply | None = None) -> Respond:
+    """Reply as a model that returns log-probabilities and writes 85 as one token."""
     return lambda request: (probe or spelled("85")) if is_probe(request) else respond(request)
 
 
@@ -26,16 +26,16 @@ def questions(count: int) -> list[Question]:
 
 
 def nothing(count: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore the progress."""
 
 
 def scores(judge: OpenAIJudge, asked: list[Question]) -> list[float | None]:
-    """Score everything, and put it in order."""
+    """Score all questions; return the scores in their order."""
     found = {score.index: score.value for score in judge.score(asked, nothing)}
     assert sorted(found) == list(range(len(asked)))
     return [found[index] for index in range(len(asked))]
 
 
 def score_for(respond: Respond, probe: Reply | None = None) -> float | None:
-    with wire_server(telling(respond, probe)) as server:
+    with wire_server(with_log_probabilities(respond, probe)) as server:
         return scores(judge_at(server), questions(1))[0]

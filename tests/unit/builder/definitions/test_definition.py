@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.definitions import shipped
 from traitwatch.errors import ArtifactError
 from traitwatch_builder.definitions import definition
 from traitwatch_builder.definitions.definition import (
@@ -21,12 +22,6 @@ from traitwatch_builder.definitions.definition import (
 )
 
 SHIPPED = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
-
-
-def shipped(trait: str) -> dict[str, Any]:
-    """A shipped definition as it was before it was split."""
-    extract, evaluate = (json.loads(path.read_bytes()) for path in definition_files(SHIPPED_DEFINITIONS, trait))
-    return {**extract, "questions": extract["questions"] + evaluate["questions"]}
 
 
 @pytest.fixture

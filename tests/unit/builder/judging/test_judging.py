@@ -16,12 +16,12 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Question, Score
 from traitwatch_builder.judging.judging import (
     JudgeOptions,
-    estimated,
+    cost_estimate,
+    judge_answers,
     judge_card,
-    judged,
     pending,
     questions_of,
-    telling_usage,
+    usage_printed,
 )
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
 from traitwatch_builder.storage.worklog import Worklog
@@ -63,7 +63,7 @@ def rows(*answers: str) -> list[JudgedAnswer]:
 
 def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> None:
     with Worklog(tmp_path / "s.jsonl") as log:
-        got = judged(Lengths(), rows("one", "?", "three"), log, QUIET, "")
+        got = judge_answers(Lengths(), rows("one", "?", "three"), log, QUIET, "")
     assert [(row.answer, row.trait, row.coherence) for row in got] == [
         ("one", 3.0, 53.0),
         ("?", None, None),
@@ -82,12 +82,12 @@ def test_what_a_judge_found_out_about_itself_is_kept_for_a_run_that_asks_it_noth
 
 def test_an_estimate_says_what_it_does_not_know_of_a_judge_that_was_not_probed() -> None:
     judge, asked = Lengths(), questions_of(rows("one"))
-    assert estimated(judge, asked) == (
+    assert cost_estimate(judge, asked) == (
         "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: one that reasons, or is sampled, "
         "writes more"
     )
     judge.card = JudgeCard(name="lengths", method="logprobs")
-    assert estimated(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"
+    assert cost_estimate(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"
 
 
 def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:
     with (
         Worklog(tmp_path / "s.jsonl") as log,
         pytest.raises(PipelineError),
-        telling_usage(judge, Console(file=told, width=200)),
+        usage_printed(judge, Console(file=told, width=200)),
     ):
-        judged(judge, rows("one", "two"), log, QUIET, "")
+        judge_answers(judge, rows("one", "two"), log, QUIET, "")
     assert f"The judge took {judge.usage}." in told.getvalue()
 
 
@@ -119,21 +119,21 @@ def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None
     judge, asked = Lengths(), rows("one", "two2", "three", "?")
     judge.stop = 5
     with Worklog(tmp_path / "s.jsonl") as log, pytest.raises(PipelineError, match="the server is gone"):
-        judged(judge, asked, log, QUIET, "")
+        judge_answers(judge, asked, log, QUIET, "")
     judge.stop = 99
     with Worklog(tmp_path / "s.jsonl") as log:
         assert len(pending(judge, questions_of(asked), log)) == 3
-        got = judged(judge, asked, log, QUIET, "")
+        got = judge_answers(judge, asked, log, QUIET, "")
         assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
         assert len(judge.asked) == len(set(judge.asked)) == 8, "each was asked once, refusals included"
-        judged(judge, asked, log, QUIET, "")
+        judge_answers(judge, asked, log, QUIET, "")
         assert len(judge.asked) == 8
 
 
 def test_the_same_answer_twice_is_judged_once(tmp_path: Path) -> None:
     judge = Lengths()
     with Worklog(tmp_path / "s.jsonl") as log:
-        got = judged(judge, rows("same", "same"), log, QUIET, "")
+        got = judge_answers(judge, rows("same", "same"), log, QUIET, "")
     assert [row.trait for row in got] == [4.0, 4.0]
     assert len(judge.asked) == 2
 

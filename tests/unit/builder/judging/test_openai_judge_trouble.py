@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.judges import PROMPT, Respond, judge_at, nothing, questions, scores, telling
+from tests.support.judges import PROMPT, Respond, judge_at, nothing, questions, scores, with_log_probabilities
 from tests.support.wire.http import Reply, Request, wire_server
 from tests.support.wire.openai import error, first_token, is_probe, said, spelled
 from traitwatch_builder.clients import chat_completions
@@ -131,7 +131,7 @@ def test_trouble_that_stays_keeps_what_was_judged(reply: Reply, message: str) ->
         return reply
 
     kept = []
-    with wire_server(telling(respond)) as server, pytest.raises(PipelineError) as caught:  # noqa: PT012
+    with wire_server(with_log_probabilities(respond)) as server, pytest.raises(PipelineError) as caught:  # noqa: PT012
         for score in judge_at(server).score(questions(3), nothing):
             kept.append(score)
             answered.set()
@@ -164,7 +164,7 @@ def test_one_rejected_answer_has_no_score_and_is_reported(caplog: pytest.LogCapt
             return error(400, "The content filter says no.", code="content_filter")
         return first_token({"60": 1.0})
 
-    with wire_server(telling(respond)) as server:
+    with wire_server(with_log_probabilities(respond)) as server:
         assert scores(judge_at(server), questions(3)) == [60.0, None, 60.0]
     assert "rejected 1 of 3 requests" in caplog.text
     assert "The content filter says no." in caplog.text
@@ -172,7 +172,10 @@ def test_one_rejected_answer_has_no_score_and_is_reported(caplog: pytest.LogCapt
 
 def test_a_server_that_rejects_everything_ends_it_and_no_empty_score_is_kept() -> None:
     kept = []
-    with wire_server(telling(lambda _: error(400, "unknown field"))) as server, pytest.raises(PipelineError) as caught:
+    with (
+        wire_server(with_log_probabilities(lambda _: error(400, "unknown field"))) as server,
+        pytest.raises(PipelineError) as caught,
+    ):
         kept.extend(judge_at(server).score(questions(40), nothing))
     assert kept == []
     assert "rejected the request (400): unknown field" in str(caught.value)
@@ -188,7 +191,7 @@ def test_no_more_requests_are_open_than_allowed_and_that_many_are() -> None:
         four.wait()
         return first_token({"60": 1.0})
 
-    with wire_server(telling(respond)) as server:
+    with wire_server(with_log_probabilities(respond)) as server:
         scores(judge_at(server, max_concurrent=4), questions(12))
         assert server.most_at_once == 4
 
@@ -202,7 +205,7 @@ def test_scores_come_before_the_slowest_is_done() -> None:
         return first_token({"60": 1.0})
 
     advanced: list[int] = []
-    with wire_server(telling(respond)) as server:
+    with wire_server(with_log_probabilities(respond)) as server:
         found = judge_at(server).score(questions(4), advanced.append)
         early = [next(found).index for _ in range(3)]
         assert sorted(early) == [1, 2, 3]
@@ -224,7 +227,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
             raise KeyboardInterrupt
 
     before = threading.active_count()
-    with wire_server(telling(respond)) as server:
+    with wire_server(with_log_probabilities(respond)) as server:
         started = time.monotonic()
         found = judge_at(server, max_concurrent=3).score(questions(50), nothing)
         with pytest.raises(KeyboardInterrupt):
