@@ -3,10 +3,10 @@
     TraitwatchError
     └── BuilderError
         ├── ModelError         the embedded model cannot be prepared
-        └── PipelineError      a step of the pipeline cannot give a result worth having
+        └── PipelineError      a step of the pipeline cannot go on
 
-Files that cannot be used are a `traitwatch.errors.ArtifactError`. Every message says what was wrong, with which input,
-and what to do.
+A file that cannot be used raises `traitwatch.errors.ArtifactError`. Every message says what was wrong, with which
+input, and what to do.
 """
 
 from traitwatch.errors import TraitwatchError

@@ -18,13 +18,13 @@ from traitwatch_builder.definitions.elicitation import POLARITIES, Elicit, Elici
 from traitwatch_builder.judging.judge import Judge
 from traitwatch_builder.judging.judging import (
     JudgeOptions,
-    estimated,
+    cost_estimate,
+    judge_answers,
     judge_card,
-    judged,
     make_judge,
     pending,
     questions_of,
-    telling_usage,
+    usage_printed,
 )
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.steps import ExtractOptions, Provenance, calibrate_step, extract_step, verify_step
@@ -144,7 +144,7 @@ class Build:
             made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
             to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
             questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
-        cost = estimated(judge, questions) if questions else "nothing to do"
+        cost = cost_estimate(judge, questions) if questions else "nothing to do"
         lines.append((f"judge: {judge.card.name}", f"{len(questions)} scores to give; {cost}"))
         lines.append(("hidden states", f"read by {session.options.engine}: extract, verify, calibrate"))
         return lines
@@ -191,9 +191,9 @@ class Build:
     ) -> tuple[dict[str, list[JudgedAnswer]], JudgeCard]:
         """Return the rows with their scores, and the card of the judge."""
         console = self._session.console
-        with Worklog(self._workspace.log("scores")) as scores, telling_usage(judge, console):
+        with Worklog(self._workspace.log("scores")) as scores, usage_printed(judge, console):
             every = [row for part in rows.values() for row in part]
-            scored = iter(judged(judge, every, scores, console, f"scores: {judge.card.name}"))
+            scored = iter(judge_answers(judge, every, scores, console, f"scores: {judge.card.name}"))
             judged_by = judge_card(judge, self._options.judge, scores)
             return {name: [next(scored) for _ in part] for name, part in rows.items()}, judged_by
 

@@ -1,4 +1,4 @@
-"""The progress bars of long steps: done of all, per cent, rate, time left."""
+"""The progress bars of long steps: finished items of all, per cent, rate, time left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ def progress(console: Console) -> Progress:
 
 @contextmanager
 def bar(console: Console, description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show one bar for the time of a `with` block; it gives the function that advances it by a number."""
+    """Show one bar during a `with` block, which gets the function that advances the bar by a number of items."""
     with progress(console) as display:
         task = display.add_task(description, total=total)
         yield lambda count: display.advance(task, count)

@@ -1,4 +1,4 @@
-"""Where answers come from: an own vLLM engine, or OpenAI-compatible servers."""
+"""The choice of the source of answers: a vLLM engine of our own, or OpenAI-compatible servers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -13,12 +13,13 @@ from traitwatch_builder.reading.session import Session
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What answers.
+    """The choice of a source of answers.
 
     Attributes:
-        endpoints: base URLs of OpenAI-compatible servers; none means an own engine.
-        endpoint_model: what they call the model; None for the only one that they serve.
-        endpoint_api_key: their key; None for none, or for OpenAI's own the environment's.
+        endpoints: base URLs of OpenAI-compatible servers; without any, an engine of our own answers.
+        endpoint_model: the servers' name of the model; None for the only model that they serve.
+        endpoint_api_key: the servers' key. With None, OpenAI's own server gets the environment's key, and other
+            servers get no key.
     """
 
     endpoints: tuple[str, ...] = ()
@@ -26,27 +27,28 @@ class SourceOptions:
     endpoint_api_key: str | None = field(default=None, repr=False)
 
     def identity(self, model: dict[str, Any]) -> dict[str, Any]:
-        """Return JSON data that answers depend on: which servers gave them does not matter, their model does."""
+        """Return the JSON data that answers depend on: the model, but not the servers that serve it."""
         return {"model": model, "served_as": self.endpoint_model} if self.endpoints else {"model": model}
 
 
 Opener = Callable[[Sampling, int, bool], AbstractContextManager[Answers]]
-"""Starts a source of answers, given the sampling, the tokens of the longest prompt, and whether the chat template ends
-inside the thinking of a reasoning model."""
+"""Starts a source of answers.
+
+The arguments are the sampling, the number of tokens of the longest prompt, and whether the chat template ends inside
+the thinking of a reasoning model.
+"""
 
 
 def opener(session: Session, options: SourceOptions) -> Opener:
-    """Return what starts the source of answers of a session's model."""
+    """Return the function that starts the source of answers of a session's model."""
     model, console = session.model, session.console
 
     @contextmanager
     def own_engine(sampling: Sampling, longest_prompt: int, thinking_opened: bool) -> Iterator[Answers]:
         needed = check_length(model, longest_prompt, sampling.max_tokens)
         console.print("Starting vLLM to generate the answers.")
-        spread = session.options
-        engine = Engine(
-            model, sampling, needed, thinking_opened, spread.tensor_parallel_size, spread.pipeline_parallel_size
-        )
+        parallel = session.options.tensor_parallel_size, session.options.pipeline_parallel_size
+        engine = Engine(model, sampling, needed, thinking_opened, *parallel)
         with closing(engine):
             yield engine
 

@@ -1,7 +1,6 @@
-"""Answers from an own vLLM engine that lives no longer than they take.
+"""Answers from a vLLM engine of our own. The engine ends when all answers are there.
 
-On a GPU the engine has processes of its own. On a CPU it runs in this one: vLLM's processes wait for each other by
-spinning, which takes cores from the arithmetic; on two cores half of the speed and most of the start-up time.
+`traitwatch_builder.models.vllm_engine` says in which process the engine runs, and why.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +27,13 @@ class Engine:
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
     ):
-        """Start it; `close` ends it.
+        """Start the engine; `close` ends it.
 
         Args:
             model: the model's directory or hub name.
-            sampling: how answers are drawn.
-            max_model_len: tokens that the longest conversation takes, its answer included.
-            thinking_opened: the chat template ends inside the thinking of a reasoning model.
+            sampling: how the engine draws answers.
+            max_model_len: the tokens of the longest conversation, its answer included.
+            thinking_opened: whether the chat template ends inside the thinking of a reasoning model.
             tensor_parallel_size: GPUs over which each layer is split.
             pipeline_parallel_size: groups of GPUs over which the layers are split.
 
@@ -50,7 +49,7 @@ class Engine:
                     model=str(model),
                     dtype=default_vllm_dtype(),
                     seed=sampling.seed,
-                    # Without the bound vLLM wants a KV cache for the model's whole context, 16 GiB for Llama 3.1.
+                    # Without this bound, vLLM wants a KV cache for the model's whole context: 16 GiB for Llama 3.1.
                     max_model_len=max_model_len,
                     tensor_parallel_size=tensor_parallel_size,
                     pipeline_parallel_size=pipeline_parallel_size,
@@ -68,15 +67,15 @@ class Engine:
         )
 
     def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
-        """Answer conversations; see `Answers`. All are handed over at once, so that the engine's batch stays full."""
+        """Answer conversations; see `Answers`. The engine gets all of them at once, so that its batch stays full."""
         raw: Any = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
         self._llm.enqueue(raw, self._params, use_tqdm=False)
-        # vLLM numbers an engine's requests in order, from 0.
+        # vLLM numbers the requests of an engine in order, from 0.
         first, self._enqueued = self._enqueued, self._enqueued + len(prompts)
         for output in finished_outputs(self._llm):
-            best = output.outputs[0]
+            only = output.outputs[0]
             advance(1)
-            yield int(output.request_id) - first, self._answer(best.text, best.finish_reason == "stop")
+            yield int(output.request_id) - first, self._answer(only.text, only.finish_reason == "stop")
 
     def _answer(self, text: str, finished: bool) -> Answer:
         return Answer(without_thinking(text, opened=self._thinking_opened).strip(), finished)

@@ -1,7 +1,7 @@
-"""The answers of a build: which conversations there are, and getting an answer to each that has none yet.
+"""The answers of a build: `Job` holds conversations, `Responder` gets an answer to each conversation that has none.
 
 Row i of the positive file and row i of the negative file share question, context and sample number. All files of a
-build are answered in one go, so that an engine starts once and its batch stays full.
+build are answered together, so that an engine starts once and its batch stays full.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,11 @@ class Job:
     """The answers of one file.
 
     Attributes:
-        name: of the file, without the trait: `pos`, `eval_neg`, `neutral`, ...
-        conversations: what is to be answered.
+        name: the name of the file, without the trait: `pos`, `eval_neg`, `neutral`, ...
+        conversations: the conversations that get an answer.
         questions: the question at the end of each conversation.
         question_ids: `<trait>_<number of the question>_<polarity>_<context>`.
-        samples: the number of each answer among those to the same conversation.
+        samples: the number of each answer among the answers to the same conversation.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Job:
 
 
 def elicited_job(name: str, trait: str, elicitation: Elicitation, rows: Sequence[Row], polarity: Polarity) -> Job:
-    """Return the job of a file that elicits the trait, or its opposite."""
+    """Return the job of an answers file that elicits the trait or its opposite."""
     return Job(
         name,
         [elicitation.prompt(row, polarity) for row in rows],
@@ -51,7 +51,7 @@ def elicited_job(name: str, trait: str, elicitation: Elicitation, rows: Sequence
 
 
 def neutral_job(prompts: Sequence[str], samples: int) -> Job:
-    """Return the job of `neutral.csv`: `samples` answers to each bare prompt, as production traffic asks it."""
+    """Return the job of `neutral.csv`: `samples` answers to each prompt alone, as production traffic asks it."""
     pairs = [(number, prompt, sample) for number, prompt in enumerate(prompts) for sample in range(samples)]
     return Job(
         "neutral",
@@ -63,7 +63,7 @@ def neutral_job(prompts: Sequence[str], samples: int) -> Job:
 
 
 class Responder:
-    """Answers jobs, keeping each answer as soon as it is there."""
+    """Answers jobs. It stores each answer in a worklog as soon as the answer exists."""
 
     def __init__(
         self,
@@ -73,14 +73,14 @@ class Responder:
         open_source: Opener,
         console: Console,
     ):
-        """Prepare to answer.
+        """Prepare the responder; no source of answers is started yet.
 
         Args:
-            tokenizer: the model's.
-            identity: JSON data that tells the answering model from others.
-            sampling: how answers are drawn.
-            open_source: starts what answers; called only where an answer is missing.
-            console: where progress is shown.
+            tokenizer: the model's tokenizer.
+            identity: JSON data that identifies the answering model.
+            sampling: how the source draws answers.
+            open_source: starts the source of answers; called only where an answer is missing.
+            console: where the progress bars are shown.
         """
         self._tokenizer = tokenizer
         self._identity = dict(identity)
@@ -89,16 +89,16 @@ class Responder:
         self._console = console
 
     def missing(self, job: Job, worklog: KeptValues) -> list[int]:
-        """Return the indices of a job's answers that the log does not have."""
+        """Return the indices of a job's answers that are not in the worklog."""
         return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
 
     def kept(self, job: Job, worklog: KeptValues) -> list[Answer | None]:
-        """Return the answers of a job that the log has; None where it has none."""
+        """Return the answers of a job in the worklog; None for each missing answer."""
         found = (worklog.get(key) for key in self._keys(job))
         return [None if answer is None else Answer(**answer) for answer in found]
 
     def plan(self, job: Job, worklog: KeptValues) -> str:
-        """Return how many answers of a job are to be made, and what they would take."""
+        """Return as text how many answers of a job are missing, and how many tokens they would take."""
         missing = self.missing(job, worklog)
         tokens = sum(len(self.prompt(job.conversations[i]).ids) for i in missing)
         most = len(missing) * self._sampling.max_tokens
@@ -106,7 +106,11 @@ class Responder:
         return f"{len(missing)} of {len(job.conversations)} to make; {spent}"
 
     def run(self, jobs: Sequence[tuple[Job, Worklog]]) -> dict[str, list[Answer]]:
-        """Answer what is missing; return the answers of each job by its name, in the order of its conversations."""
+        """Get the missing answers; return the answers of each job by its name, in the order of its conversations.
+
+        Raises:
+            PipelineError: the source failed, or it left out an answer.
+        """
         todo = [(job, worklog, i) for job, worklog in jobs for i in self.missing(job, worklog)]
         if todo:
             self._answer(todo, {job.name: self._keys(job) for job, _ in jobs})
@@ -123,7 +127,7 @@ class Responder:
         prompts = [self.prompt(job.conversations[i]) for job, _, i in todo]
         longest = max(len(prompt.ids) for prompt in prompts)
         done = sum(map(len, keys.values())) - len(todo)
-        # Going on after an interruption with the same seed would draw the same random numbers once more.
+        # After an interruption, the same seed would draw the same random numbers again.
         sampling = Sampling(**{**asdict(self._sampling), "seed": self._sampling.seed + done})
         opened = opens_thinking(render(self._tokenizer, prompts[0].messages))
         with self._open_source(sampling, longest, opened) as source, progress(self._console) as display:
@@ -139,7 +143,7 @@ class Responder:
                 display.advance(tasks[job.name])
 
     def prompt(self, conversation: Messages) -> ChatPrompt:
-        """Return a conversation as an engine or a server takes it."""
+        """Return a conversation in the form that an engine or a server takes."""
         return ChatPrompt(conversation, text_ids(self._tokenizer, render(self._tokenizer, conversation)))
 
     def _keys(self, job: Job) -> list[str]:

@@ -1,4 +1,7 @@
-"""Sources of answers: what a source is asked (a conversation, how to sample) and what it gives."""
+"""The protocol of a source of answers, `Answers`: conversations go in, answers come out.
+
+`engine.Engine` and `endpoint.EndpointAnswers` are the two sources.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +13,11 @@ class Sampling:
     """How answers are drawn.
 
     Attributes:
-        temperature: of the softmax.
-        top_p: nucleus; 1 keeps all tokens.
-        max_tokens: where an answer is cut off.
-        seed: of the engine. Its requests carry none: on vLLM's CPU build a request with a seed ends the engine when its
-            prompt is prefilled in chunks.
+        temperature: the temperature of the softmax.
+        top_p: the share of the probability that the nucleus covers; 1 keeps all tokens.
+        max_tokens: the number of tokens after which an answer is cut off.
+        seed: the seed of the engine. The requests have no seed of their own: on vLLM's CPU build, a request with a seed
+            ends the engine when its prompt is prefilled in chunks.
     """
 
     temperature: float
@@ -25,11 +28,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation to be answered.
+    """A conversation that waits for an answer.
 
     Attributes:
-        messages: its messages, in OpenAI's format.
-        ids: the same as tokens of the model's chat template, up to where the answer begins.
+        messages: the messages, in OpenAI's format.
+        ids: the same conversation as tokens of the model's chat template, up to where the answer begins.
     """
 
     messages: list[dict[str, str]]
@@ -41,8 +44,8 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: its text, without the end token and without what a reasoning model thought first.
-        finished: whether it ended by itself; False where it was cut off.
+        text: the text, without the end token and without the thinking of a reasoning model.
+        finished: whether the answer ended by itself; False where it was cut off.
     """
 
     text: str
@@ -50,8 +53,13 @@ class Answer:
 
 
 class Answers(Protocol):
-    """Where answers come from: an own engine, or servers elsewhere."""
+    """A source of answers: an engine of our own, or servers elsewhere."""
 
     def answer(self, prompts: Sequence[ChatPrompt], advance: Callable[[int], None]) -> Iterator[tuple[int, Answer]]:
-        """Answer conversations, yielding the index of each and its answer as soon as that has ended, in any order."""
+        """Answer conversations. Yield the index and the answer of each as soon as the answer ends, in any order.
+
+        Args:
+            prompts: the conversations.
+            advance: called with the number of answers that have just arrived.
+        """
         ...

@@ -1,17 +1,17 @@
-"""What a paid API was asked: calls and tokens, as its responses report them."""
+"""The usage of a paid API: calls and tokens, as the API's responses report them."""
 
 from dataclasses import dataclass
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, for estimates before anything is spent."""
+"""In English text; for estimates of the cost before the first request."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Calls and tokens. Usages add up.
+    """Calls and tokens. Usages can be added.
 
     Attributes:
-        calls: requests that were answered with success.
+        calls: successful requests.
         input_tokens: tokens of the requests.
         output_tokens: tokens of the responses, thinking included.
     """

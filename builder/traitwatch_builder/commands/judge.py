@@ -65,13 +65,13 @@ def judge_command(
     from traitwatch_builder.definitions.elicitation import Elicitation
     from traitwatch_builder.errors import PipelineError
     from traitwatch_builder.judging.judging import (
-        estimated,
+        cost_estimate,
+        judge_answers,
         judge_card,
-        judged,
         make_judge,
         pending,
         questions_of,
-        telling_usage,
+        usage_printed,
     )
     from traitwatch_builder.storage.answers import read_answers, write_scores
     from traitwatch_builder.storage.worklog import Worklog
@@ -88,18 +88,18 @@ def judge_command(
         console,
         device_map,
     )
-    with telling_usage(judge, console):
+    with usage_printed(judge, console):
         for directory in dict.fromkeys(path.parent for path in files):
             workspace = Workspace(directory, trait)
             mine = [path for path in files if path.parent == directory]
             with workspace.alone(), Worklog(workspace.log("scores")) as log:
                 todo = pending(judge, [q for path in mine for q in questions_of(rows[path])], log)
                 if dry_run:
-                    cost = estimated(judge, list(todo.values())) if todo else "nothing to do"
+                    cost = cost_estimate(judge, list(todo.values())) if todo else "nothing to do"
                     console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
                     continue
                 for path in mine:
-                    scored = judged(judge, rows[path], log, console, f"scores: {path.name}")
+                    scored = judge_answers(judge, rows[path], log, console, f"scores: {path.name}")
                     write_scores(path, trait, scored)
                     count = sum(row.trait is not None for row in scored)
                     console.print(f"{path}: {count} of {len(scored)} answers have a trait score.")

@@ -1,4 +1,7 @@
-"""What a judge of answers promises, whoever it is."""
+"""The protocol of a judge: what it is asked (`Question`), what it gives (`Score`), and what it promises (`Judge`).
+
+`openai_judge.OpenAIJudge` and `likelihood.LikelihoodJudge` are the two judges.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +13,19 @@ from traitwatch_builder.clients.usage import Usage
 Aspect = Literal["trait", "coherence"]
 
 OPENAI_MODEL = "gpt-4.1-mini"
-"""Model of the OpenAI judge unless another is named."""
+"""The default model of the OpenAI judge."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that a judge is asked: an answer, and what about it.
+    """A question to a judge: one aspect of one answer.
 
     Attributes:
         aspect: the trait or the coherence.
-        question: what was answered.
+        question: the question that was answered.
         answer: the answer; may be empty.
-        context: the instruction pair or group of examples that elicited it; None where nothing did, or it is unknown.
+        context: the instruction pair or group of examples that elicited the answer; None where there was none, or it
+            is unknown.
     """
 
     aspect: Aspect
@@ -32,10 +36,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Score:
-    """What a judge says.
+    """A judge's answer to a question.
 
     Attributes:
-        index: of the question among those that were asked.
+        index: the question's index in the sequence that the judge got.
         value: 0 to 100; None where the judge refused, or gave no usable number.
     """
 
@@ -48,7 +52,7 @@ class Judge(Protocol):
 
     @property
     def card(self) -> JudgeCard:
-        """Who judges, for the vector's card."""
+        """The judge, for the vector's card."""
         ...
 
     @property
@@ -57,21 +61,21 @@ class Judge(Protocol):
         ...
 
     def identity(self, question: Question) -> dict[str, Any]:
-        """Return JSON data that the score of `question` depends on, and nothing else: the key of a kept score."""
+        """Return the JSON data that the score of `question` depends on, and no other data: its key in the worklog."""
         ...
 
     def estimate(self, questions: Sequence[Question]) -> Usage:
-        """Return what scoring would take, before anything is spent."""
+        """Return the calls and tokens that scoring would take; no request is sent."""
         ...
 
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
-        """Score answers, yielding each score as soon as it is there, in any order, each index once.
+        """Score answers. Yield each score as soon as it is known: in any order, and each index once.
 
         Args:
-            questions: what to score.
-            advance: called with the number of questions that have just been answered.
+            questions: the questions to the judge.
+            advance: called with the number of questions that the judge has just answered.
 
         Raises:
-            PipelineError: the judge cannot be used; what was yielded before is valid.
+            PipelineError: the judge cannot be used. Scores that were yielded before the error are valid.
         """
         ...

@@ -1,4 +1,8 @@
-"""Judging answers files: choosing the judge, asking it about what has no score yet, keeping each score at once."""
+"""Judging answers files: choose the judge, ask it about the answers without a score, and store each score at once.
+
+`make_judge` makes the judge that `JudgeOptions` name. `judge_answers` gives rows their scores. A score that is in the
+worklog is not asked for again; `pending` finds the questions whose score is missing.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,13 +28,13 @@ ASPECTS: tuple[Aspect, ...] = ("trait", "coherence")
 
 @dataclass(frozen=True)
 class JudgeOptions:
-    """Who judges.
+    """The choice of a judge.
 
     Attributes:
         name: the judge.
-        model: of the OpenAI judge; None for its default.
-        base_url: of an OpenAI-compatible server; None for OpenAI's own.
-        max_concurrent: requests open at one time.
+        model: the model of the OpenAI judge; None for its default.
+        base_url: the URL of an OpenAI-compatible server; None for OpenAI's own.
+        max_concurrent: requests that may be open at one time.
     """
 
     name: JudgeName
@@ -42,10 +46,10 @@ class JudgeOptions:
     def choose(
         cls, name: JudgeName | None, model: str | None, base_url: str | None, max_concurrent: int
     ) -> "JudgeOptions":
-        """Return the options, the judge being `openai` where there is a key or a server of one's own, if none is named.
+        """Return the options. Without `name`, the judge is `openai` where there is a key, a server or a model for it.
 
         Raises:
-            PipelineError: options that do not go together, or a judge without a key.
+            PipelineError: the options contradict each other, or the OpenAI judge has no key.
         """
         has_key = bool(os.environ.get("OPENAI_API_KEY"))
         chosen: JudgeName = name or ("openai" if has_key or base_url or model else "likelihood")
@@ -70,12 +74,12 @@ def make_judge(
     """Return the judge.
 
     Args:
-        options: who judges.
-        eval_prompt: the definition's prompt, for the OpenAI judge.
+        options: the choice of the judge.
+        eval_prompt: the definition's evaluation prompt, for the OpenAI judge.
         elicitation: the conditions, for the likelihood judge.
-        model: the model, for the likelihood judge.
-        console: where the judge shows warnings.
-        device_map: of transformers, for the likelihood judge.
+        model: the model's directory or hub name, for the likelihood judge.
+        console: where the judge prints warnings.
+        device_map: transformers' `device_map`, for the likelihood judge.
     """
     if options.name == "openai":
         from traitwatch_builder.judging.openai_judge import OpenAIJudge
@@ -93,43 +97,43 @@ def make_judge(
     def load() -> Reader:
         import torch
 
-        # A judgement needs no more precision than the model is served with, and bfloat16 reads four times as fast where
-        # the processor supports it.
+        # A judgement needs no more precision than serving. Where the processor supports bfloat16, it reads four times
+        # as fast as float32.
         return Reader.load(model, dtype=getattr(torch, default_precision()), device_map=device_map)
 
     return LikelihoodJudge(load, elicitation, model_fingerprint(model))
 
 
 def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
-    """Return what is to be asked about rows: the trait and the coherence of each."""
+    """Return the questions about rows: the trait and the coherence of each row, in this order."""
     return [Question(aspect, row.question, row.answer, row.context) for row in rows for aspect in ASPECTS]
 
 
 def pending(judge: Judge, questions: Sequence[Question], worklog: KeptValues) -> dict[str, Question]:
-    """Return the questions that the log does not answer, each once, by the key under which its score is kept."""
+    """Return the questions whose score is not in the worklog, each once, by the key of its score."""
     keyed = {fingerprint(judge.identity(question)): question for question in questions}
     return {key: question for key, question in keyed.items() if worklog.get(key) is None}
 
 
-def estimated(judge: Judge, questions: Sequence[Question]) -> str:
-    """Return what scoring would take, for a dry run, and what cannot be known of a judge that was not asked."""
+def cost_estimate(judge: Judge, questions: Sequence[Question]) -> str:
+    """Return the cost of scoring as text for a dry run, with a note where the judge's way is not known yet."""
     usage = judge.estimate(questions)
     if usage.calls and not judge.card.method:
         return f"about {usage}; the judge was not probed: one that reasons, or is sampled, writes more"
     return f"about {usage}"
 
 
-def ask(
+def ask_judge(
     judge: Judge, questions: Sequence[Question], worklog: Worklog, console: Console, label: str
 ) -> list[float | None]:
-    """Return the scores of questions, asking the judge about those that the log does not have.
+    """Return the scores of questions; the judge is asked for the scores that are not in the worklog.
 
     Args:
-        judge: who scores.
-        questions: what is asked; the same question twice is asked once.
-        worklog: where each score is kept as soon as it is there.
-        console: where progress is shown.
-        label: what the progress bar says.
+        judge: gives the scores.
+        questions: the questions; the judge gets a question once, even if it occurs twice.
+        worklog: stores each score as soon as it is known.
+        console: where the progress bar is shown.
+        label: the text of the progress bar.
     """
     todo = pending(judge, questions, worklog)
     if todo:
@@ -141,15 +145,15 @@ def ask(
 
 
 def _score(worklog: Worklog, key: str) -> float | None:
-    kept = worklog.get(key)
-    return None if kept is None else kept["score"]
+    entry = worklog.get(key)
+    return None if entry is None else entry["score"]
 
 
-def judged(
+def judge_answers(
     judge: Judge, rows: Sequence[JudgedAnswer], worklog: Worklog, console: Console, label: str
 ) -> list[JudgedAnswer]:
     """Return rows with their scores."""
-    scores = ask(judge, questions_of(rows), worklog, console, label)
+    scores = ask_judge(judge, questions_of(rows), worklog, console, label)
     return [
         replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
         for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
@@ -157,8 +161,8 @@ def judged(
 
 
 @contextmanager
-def telling_usage(judge: Judge, console: Console) -> Iterator[None]:
-    """Say at the end what the judge took, also where judging failed or was interrupted."""
+def usage_printed(judge: Judge, console: Console) -> Iterator[None]:
+    """Print at the end what the judge cost, also where judging failed or was interrupted."""
     try:
         yield
     finally:
@@ -167,14 +171,17 @@ def telling_usage(judge: Judge, console: Console) -> Iterator[None]:
 
 
 def judge_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> JudgeCard:
-    """Return who has judged; what a judge finds out about itself is kept for runs in which it is asked nothing."""
+    """Return the judge for a vector's card.
+
+    A judge knows its method after its first score. The worklog stores the card, for runs in which no score is missing.
+    """
     key = fingerprint(["judge", options.name, options.model, options.base_url])
-    kept = worklog.get(key)
+    stored = worklog.get(key)
     if judge.card.method:
-        if kept != judge.card.model_dump():
+        if stored != judge.card.model_dump():
             worklog.put(key, judge.card.model_dump())
         return judge.card
-    return judge.card if kept is None else JudgeCard.model_validate(kept)
+    return judge.card if stored is None else JudgeCard.model_validate(stored)
 
 
 def _rounded(score: float | None) -> float | None:

@@ -1,16 +1,16 @@
-"""The likelihood judge: scores answers with the model itself, offline, for whoever has no API key.
+"""The likelihood judge: scores answers with the model itself, offline, without an API key.
 
 *Trait score.* An answer was written either under the positive condition or under the negative one. With equal priors,
 the posterior probability of the positive one is `1 / (1 + exp(ll_neg - ll_pos))`, where `ll` is the log-likelihood of
-the whole answer under a condition; the score is 100 times that. The conditions are instantiated with examples (or an
-instruction pair) other than those that elicited the answer: with the same ones the judge would mostly agree with
-itself.
+the whole answer under a condition; the score is 100 times this probability. Each condition is
+put to the model by examples (or an instruction pair) other than the ones that elicited the answer: with the same
+examples the judge would mostly agree with itself.
 
 *Coherence.* `100 * f * (1 - r)`. f, the fluency, maps the mean log-probability of the answer's tokens after the bare
 question from -4 nats (0) to -1.5 nats (1), linearly, clipped. r, the repetition, is the share of the answer's 4-grams
-that occurred before in it: likelihood alone would reward a loop, which is easy to predict.
+that occurred earlier in the answer: likelihood alone would reward a loop, which is easy to predict.
 
-Both are the model's own opinion of itself, and wherever they are shown they are said to be.
+Both scores are the model's own opinion of itself. The card (`NOTE`) and every page that shows the scores name them so.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ NOTE = "the model's own opinion: a likelihood ratio between the two conditions, 
 _NOT_FLUENT, _FLUENT = -4.0, -1.5
 _NGRAM = 4
 COHERENCE_MAP = {"nats_at_0": _NOT_FLUENT, "nats_at_1": _FLUENT, "ngram": _NGRAM}
-# Enough to share the reading of each context's opening, few enough to lose little on Ctrl-C.
+# Enough answers to share the reading of each context's opening, few enough to lose little on Ctrl-C.
 _JUDGED_AT_ONCE = 64
 
 
@@ -66,15 +66,15 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 class LikelihoodJudge:
-    """Scores answers by their likelihood under the conditions of an elicitation; see `traitwatch_builder.judging.judge.Judge`."""
+    """A `judging.judge.Judge` that scores answers by their likelihood under the conditions of an elicitation."""
 
     def __init__(self, load: Callable[[], Reader], elicitation: Elicitation, model: dict[str, Any]):
         """Prepare the judge.
 
         Args:
-            load: loads the model; called when something is to be scored.
+            load: loads the model; called before the first score.
             elicitation: the conditions.
-            model: JSON data that tells the model from others.
+            model: JSON data that identifies the model.
         """
         self._load = load
         self._elicitation = elicitation
@@ -86,16 +86,16 @@ class LikelihoodJudge:
 
     @property
     def card(self) -> JudgeCard:
-        """Who judges."""
+        """The judge, for the vector's card."""
         return JudgeCard(name=LIKELIHOOD, method="posterior", note=NOTE)
 
     @property
     def usage(self) -> Usage:
-        """Nothing is paid for."""
+        """Nothing: no paid API is asked."""
         return Usage()
 
     def identity(self, question: Question) -> dict[str, Any]:
-        """Return what a score depends on."""
+        """Return the data that a score depends on."""
         own = {"judge": LIKELIHOOD, "model": self._model, "question": question.question, "answer": question.answer}
         if question.aspect == "coherence":
             return {**own, "coherence": COHERENCE_MAP}
@@ -103,11 +103,11 @@ class LikelihoodJudge:
         return {**own, "conditions": [self._elicitation.opening(context, polarity) for polarity in POLARITIES]}
 
     def estimate(self, questions: Sequence[Question]) -> Usage:
-        """Nothing will be paid for."""
+        """Return nothing: no paid API is asked."""
         return Usage()
 
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
-        """Score answers; an empty answer has no trait score and no coherence (0)."""
+        """Score answers. An empty answer has no trait score, and its coherence is 0."""
         tokens = [text_ids(self._reader.tokenizer, question.answer) for question in questions]
         yield from (
             Score(i, 0.0 if q.aspect == "coherence" else None) for i, q in enumerate(questions) if not tokens[i]
@@ -119,7 +119,7 @@ class LikelihoodJudge:
                 group = None if question.aspect == "coherence" else self._context(question)
                 groups.setdefault(group, []).append(i)
         for context, members in groups.items():
-            # Answers of a length are read together, so that little of a batch is padding.
+            # Answers of similar length are read together, so that a batch has little padding.
             members.sort(key=lambda i: len(tokens[i]))
             for first in range(0, len(members), _JUDGED_AT_ONCE):
                 part = members[first : first + _JUDGED_AT_ONCE]
@@ -138,7 +138,7 @@ class LikelihoodJudge:
                 yield from map(Score, part, scores)
 
     def _context(self, question: Question) -> int:
-        """Return the context to judge by: one that did not elicit the answer."""
+        """Return the context for the judgement: one that did not elicit the answer."""
         known = question.context is not None and question.context < self._elicitation.num_contexts
         return self._elicitation.judging_context(question.context) if known and question.context is not None else 0
 

@@ -18,7 +18,7 @@ import openai
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
-from traitwatch_builder.clients.chat_completions import REJECTED, altered, what_it_said
+from traitwatch_builder.clients.chat_completions import REJECTED, altered, server_message
 from traitwatch_builder.models.chat import without_thinking
 
 Method = Literal["logprobs", "samples", "integer"]
@@ -132,7 +132,7 @@ async def _adapting(
             retries = None  # the server exists and is busy
         except (*REJECTED, openai.PermissionDeniedError) as error:
             # OpenAI also answers 403 for models that may not return log-probabilities.
-            if isinstance(error, openai.PermissionDeniedError) and "logprobs" not in what_it_said(error):
+            if isinstance(error, openai.PermissionDeniedError) and "logprobs" not in server_message(error):
                 raise
             fewer = altered(params, error)
             if needed is not None and (fewer is None or not {*needed} <= {*fewer}):

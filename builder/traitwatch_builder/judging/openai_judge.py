@@ -30,10 +30,10 @@ from traitwatch_builder.clients.chat_completions import (
     in_parallel,
     key_for,
     plain_error,
+    server_message,
     server_url,
     usage_of,
     warner,
-    what_it_said,
 )
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
 from traitwatch_builder.errors import PipelineError
@@ -124,7 +124,7 @@ class Run:
         try:
             value = await self._value(self._prompts[index])
         except REJECTED as error:
-            self.rejections.append(what_it_said(error))
+            self.rejections.append(server_message(error))
             self._held.append(Score(index, None))
             if not self._any_scored:
                 if len(self._held) == _REJECTED_IN_A_ROW:

@@ -16,7 +16,7 @@ from traitwatch.vectors import Float32Array, vector_sha256
 from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Judge, Question
-from traitwatch_builder.judging.judging import ASPECTS, ask
+from traitwatch_builder.judging.judging import ASPECTS, ask_judge
 from traitwatch_builder.models.chat import bare, opens_thinking, render, text_ids, without_thinking
 from traitwatch_builder.progress import bar
 from traitwatch_builder.steering.model import SteeredModel, Steering
@@ -128,7 +128,7 @@ def judge_steering(
     Raises:
         PipelineError: no unsteered answer has a score, or the judge cannot be used.
     """
-    scores = ask(judge, [q for answer in answers for q in answer.questions], worklog, console, "judging them")
+    scores = ask_judge(judge, [q for answer in answers for q in answer.questions], worklog, console, "judging them")
     groups: dict[Steering | None, dict[str, list[float]]] = {}
     for i, answer in enumerate(answers):
         group = groups.setdefault(answer.steering, {aspect: [] for aspect in ASPECTS})

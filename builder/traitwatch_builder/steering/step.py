@@ -20,7 +20,7 @@ from traitwatch_builder.definitions.definition import TraitDefinition
 from traitwatch_builder.definitions.elicitation import Elicit, Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Judge, Question
-from traitwatch_builder.judging.judging import ASPECTS, JudgeOptions, estimated, make_judge, pending, telling_usage
+from traitwatch_builder.judging.judging import ASPECTS, JudgeOptions, cost_estimate, make_judge, pending, usage_printed
 from traitwatch_builder.models.pretrained import check_length, load_tokenizer
 from traitwatch_builder.steering.answers import SteeredAnswers, judge_steering, settings
 from traitwatch_builder.steering.model import SteeredModel, check_layer
@@ -177,7 +177,7 @@ class SteeringRun:
         # The cost of an answer that is still to come is that of the longest one that can come.
         longest = "x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens)
         questions += [Question(aspect, "", longest) for _ in range(missing) for aspect in ASPECTS]
-        cost = estimated(self._judge, questions) if self._judge.estimate(questions).calls else "nothing to pay"
+        cost = cost_estimate(self._judge, questions) if self._judge.estimate(questions).calls else "nothing to pay"
         return (
             f"{missing} of {len(answers)} answers to make; {len(questions)} scores to give by {self._judge.card.name}; "
             f"{cost}."
@@ -195,7 +195,7 @@ class SteeringRun:
             Worklog(self._workspace.log("scores")) as scores,
         ):
             answers = self._answers(log)
-            with telling_usage(judge, console):
+            with usage_printed(judge, console):
                 results = judge_steering(judge, answers.make(self._load_model, console), scores, console)
         return SteeringEffects(results, _full_name(judge), options.layers)
 
