@@ -1,8 +1,8 @@
 """Answers from OpenAI-compatible chat servers: one, or a fleet.
 
-`EndpointAnswers` opens a client for each server and reads the replies. `Fleet` shares the prompts out: each server
-takes the next prompt when it has room, so a slow server gets fewer prompts. A server that fails is dropped with a
-warning, and the other servers answer the prompts that it had taken.
+`EndpointAnswers` opens a client for each server and reads the replies. `EndpointFleet` shares the prompts out: each
+server takes the next prompt when it has room, so a slow server gets fewer prompts. A server that fails is dropped with
+a warning, and the other servers answer the prompts that it had taken.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class Endpoint:
                 task.cancel()
 
 
-class Fleet:
+class EndpointFleet:
     """Servers that answer prompts together. Each server takes the next prompt when it has room.
 
     `run` starts several tasks for each server: every task is one request that the server may have open. A task runs
@@ -242,7 +242,7 @@ class EndpointAnswers:
                 self._warn(f"the servers name their models differently: {', '.join(names)}. Are they the same?")
             if not endpoints:
                 raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {KEPT}")
-            await Fleet(endpoints, prompts, self._ask, give, self._warn).run(self._in_flight)
+            await EndpointFleet(endpoints, prompts, self._ask, give, self._warn).run(self._in_flight)
 
     def _key_of(self, url: str) -> str:
         # `OPENAI_API_KEY` is the judge's key: servers other than OpenAI's must not get it.
