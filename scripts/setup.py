@@ -206,8 +206,11 @@ def remove_broken_optional(env: Mapping[str, str]) -> None:
 
 def check(backend: str) -> None:
     """Import what everything stands on, so that a broken installation shows here and not in the first server."""
+    # An engine's worker imports half a thousand modules that no other process does.
+    worker = "import vllm.v1.worker.cpu_worker, vllm.model_executor.models.llama\n" if backend == "cpu" else ""
     result = imports(
         "import torch._inductor.compile_fx, vllm.entrypoints.openai.api_server, vllm.v1.engine.core\n"
+        f"{worker}"
         "from transformers import AutoModelForCausalLM\n"
         "print(torch.version.cuda)"
     )
