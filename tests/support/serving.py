@@ -62,6 +62,7 @@ def _unbound(threads: int) -> dict[str, str]:
     """Return variables with which a server has `threads` threads that the system moves between the cores.
 
     By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
+    With a thread for each core, threads wait for each other at every layer, which takes long on a busy machine.
     """
     return {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -131,12 +132,3 @@ def plain_vllm(model: Path, *arguments: str) -> list[str]:
         str(model),
         *arguments,
     ]
-
-
-def unbound(command: Sequence[str]) -> list[str]:
-    """Return a server's command with one thread that computes, which the system moves between the cores.
-
-    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
-    Two threads wait for each other at every layer, which on a busy machine takes longer than the work.
-    """
-    return ["env", "VLLM_CPU_OMP_THREADS_BIND=nobind", "OMP_NUM_THREADS=1", *command]

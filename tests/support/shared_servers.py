@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.support.cases import GRAMMAR_OPTIONS
 from tests.support.random_llama import LAYER_OPTIONS, save_model, save_probes
-from tests.support.serving import Server, plain_vllm, serving, traitwatch, unbound
+from tests.support.serving import Server, plain_vllm, serving, traitwatch
 from traitwatch.vectors import SHIPPED, Float32Array, load_vectors, save_tensor
 from traitwatch_builder.models.embedded import embedded_model
 
@@ -116,10 +116,10 @@ class SharedServers:
         if name == "embedded":
             traits = ("--traits", self.embedded_probes, "--traits", SHIPPED_VECTORS, "--traits-events", self.spike_log)
             command = traitwatch("serve", embedded_model(), *traits, *EMBEDDED_LAYER_OPTIONS)
-            return unbound([*command, *_EMBEDDED_OPTIONS])
+            return [*command, *_EMBEDDED_OPTIONS]
         ours = traitwatch("serve", self.random_model, "--traits", self.random_probes, *LAYER_OPTIONS)
         command = ours if name == "scored" else plain_vllm(self.random_model)
-        return unbound([*_WITH_STORE, *command, *_RANDOM_OPTIONS])
+        return [*_WITH_STORE, *command, *_RANDOM_OPTIONS]
 
     def _submit(self, name: str) -> "Future[Server]":
         self._starts[name] += 1
