@@ -1,6 +1,7 @@
 """One call of the engine, from its opening to its closing: the rows of its choices, and their scores."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class Call:
         """Tell whether every choice is complete."""
         return all(self.choice(index).complete() for index in range(self.num_choices))
 
-    def wait_complete(self, index: int, timeout: float) -> Awaitable[bool]:
+    def wait_complete(self, index: int, timeout: float) -> Coroutine[Any, Any, bool]:
         """Wait until a choice is complete; False where `timeout` seconds were not enough."""
         return self._waiter.complete(self.choice(index), timeout)
 

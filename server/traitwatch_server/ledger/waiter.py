@@ -73,9 +73,11 @@ class Waiter:
         """Wait a moment for the states that are due; an event of the stream may have overtaken their rows."""
         if rows.due():
             self._lagging.discard(rows)
-        elif not self._frames.silent and rows not in self._lagging:
-            if await self._until(rows.due, OVERTAKEN_TIMEOUT) is not None:
-                self._lagging.add(rows)
+            return
+        if self._frames.silent or rows in self._lagging:
+            return
+        if await self._until(rows.due, OVERTAKEN_TIMEOUT) is not None:
+            self._lagging.add(rows)
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> int | None:
         """Wait until a condition of the rows holds, and return None.

@@ -49,7 +49,7 @@ class AnswerScores:
         if not self._selection.tokens:
             return
         for turn in self._turns()[-1:]:
-            await turn.call.wait_due(turn.index)
+            await turn.call.wait_due(turn.choice)
         turns = self._turns()
         start, end = self._sent, _arrived(turns)
         if end <= start:
@@ -91,7 +91,7 @@ class AnswerScores:
     def _scores(self, turns: Sequence[Turn]) -> Scores:
         """Return the scores of the answer for all loaded traits; those of one turn are shared with the recorder."""
         if len(turns) == 1:
-            return turns[0].call.scores(turns[0].index)
+            return turns[0].call.scores(turns[0].choice)
         loaded = self._selection.loaded
         total = sum(len(turn.rows.tokens) for turn in turns)
         states = _states(turns, 0, total)[:, loaded.places].T
@@ -137,7 +137,7 @@ async def _wait(turns: Sequence[Turn]) -> bool:
     """Wait for the last rows of an answer; return whether all of them are here."""
     if not all(turn.call.accepted for turn in turns):
         return False
-    return all([await turn.call.wait_complete(turn.index, ROWS_TIMEOUT) for turn in turns])
+    return all([await turn.call.wait_complete(turn.choice, ROWS_TIMEOUT) for turn in turns])
 
 
 def _arrived(turns: Sequence[Turn]) -> int:

@@ -16,15 +16,20 @@ from traitwatch_server.responses.selection import Selection
 
 
 class Turn(NamedTuple):
-    """A choice of a call of the engine: an answer, or one of the turns that an answer is made of."""
+    """A choice of a call of the engine: an answer, or one of the turns that an answer is made of.
+
+    Attributes:
+        call: the call.
+        choice: the number of the choice among those of the call.
+    """
 
     call: Call
-    index: int
+    choice: int
 
     @property
     def rows(self) -> ChoiceRows:
         """The rows of the choice."""
-        return self.call.choice(self.index)
+        return self.call.choice(self.choice)
 
 
 class ScoredRequest:
