@@ -1,31 +1,60 @@
-"""An application where vLLM stands, and a client that asks it through the middleware."""
+"""An application in the place of vLLM, and a client that sends requests to it through the middleware."""
 
 import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from tests.support.engine import TOKENS, Engine
+from tests.support.traits import served_trait
 from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
+from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.responses.middleware import TraitsMiddleware
+from traitwatch_server.settings import TraitsDefault
+from traitwatch_server.traits import trait_set
 
-CHAT = "/v1/chat/completions"
+CHAT, BATCH = "/v1/chat/completions", "/v1/chat/completions/batch"
+COMPLETIONS, RESPONSES, MESSAGES = "/v1/completions", "/v1/responses", "/v1/messages"
+EVENTS = "text/event-stream; charset=utf-8"
+# A request without a field of ours.
+ASKED = b'{"messages": [] }'
+# The projections of choice 0 (`tests.support.engine.TOKENS`).
+FIRST_CHOICE = [3.5, 4.0, None]
+
+
+def monitor_of(registry: CollectorRegistry, default: TraitsDefault) -> Monitor:
+    """Return a monitor of one trait, whose z is the projection."""
+    return Monitor(trait_set([served_trait(mean=0.0, std=1.0)]), default, "api", Metrics(registry))
+
+
+async def settled(monitor: Monitor) -> None:
+    """Wait until everything is recorded and no call is open, and flush the metrics."""
+    async with asyncio.timeout(20):
+        while len(monitor.ledger):
+            await asyncio.sleep(0.001)
+    monitor.recorder.tally.flush()
+
+
+def choices(*indices: int) -> bytes:
+    """Return the body of an answer with choices."""
+    return json.dumps({"id": "x", "choices": [{"index": i, "text": "é"} for i in indices]}).encode()
+
+
+def chunk(number: int) -> bytes:
+    """Return an event of a chat's stream; -1 is the number of the last."""
+    choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": "stop" if number == -1 else None}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 
 class App:
-    """Stands where vLLM stands: generates, then answers with given pieces, or with one event a generated token.
-
-    Args of the constructor:
-        monitor: the server's.
-        answer: the body; or, for a stream, makes an event out of the number of a token (-1 for the last).
-        calls: how often it generates, one after the other.
-    """
+    """Stands in the place of vLLM: generates, then answers with a body, or with one event for each generated token."""
 
     def __init__(
         self,
@@ -38,6 +67,17 @@ class App:
         calls: int = 1,
         cut: int = 10**6,
     ) -> None:
+        """Start without a request.
+
+        Args:
+            monitor: the server's.
+            answer: the body; for a stream, makes an event from the number of a token (-1 for the last).
+            media_type: of the answer.
+            status: HTTP status of the answer; only with 200 it generates.
+            n: choices of each call of the engine.
+            calls: calls of the engine, one after the other.
+            cut: bytes of the longest message that it sends.
+        """
         self.engine = Engine(monitor.ledger)
         watch(self.engine, monitor, Draining(0))  # type: ignore[arg-type]
         self.answer = answer
@@ -87,8 +127,8 @@ class App:
             number += 1
 
 
-class Call:
-    """What came back of one request."""
+class Reply:
+    """The messages that came back for one request."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -111,8 +151,9 @@ class Call:
         return [json.loads(line.removeprefix(b"data: ")) for line in lines]
 
 
-async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method: str = "POST") -> Call:
-    result = Call()
+async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method: str = "POST") -> Reply:
+    """Send a request through the middleware."""
+    result = Reply()
     # The body comes in two messages, as it does from a slow client.
     waiting: list[Message] = [
         {"type": "http.request", "body": body[:7], "more_body": True},

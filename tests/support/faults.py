@@ -19,7 +19,7 @@ import msgspec
 from tests.support.slow import SECONDS_PER_PASS
 from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
-from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.ledger.waiter import Waiter
 from traitwatch_server.wire import RowRun
 from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.worker import TraitWorker
@@ -89,14 +89,14 @@ class FaultyWorker(TraitWorker):
         super()._send(layout)
 
 
-async def _patient(self: Call, condition: Callable[[], bool], timeout: float) -> int | None:
+async def _patient(self: Waiter, condition: Callable[[], bool], timeout: float) -> int | None:
     """Wait for rows, and without a command wait longer: the machine of the tests may be busy."""
     return await _until(self, condition, timeout if fault() else max(timeout, PATIENCE))
 
 
-_until = Call._until
+_until = Waiter._until
 
 if __name__ == "__main__":
-    Call._until = _patient  # type: ignore[method-assign]
+    Waiter._until = _patient  # type: ignore[method-assign]
     vllm_serve.WORKER_CLASS = "tests.support.faults.FaultyWorker"
     main()

@@ -17,7 +17,7 @@ from traitwatch.vectors import Float32Array
 from traitwatch.vllm_private.api_process import engine_indexes
 from traitwatch_server.app.engine import marked_params, note_output
 from traitwatch_server.errors import CanaryError
-from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.ledger.call import Call
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import ServedTrait
 

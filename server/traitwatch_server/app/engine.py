@@ -22,7 +22,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from traitwatch_server.app.draining import ENGINE_TIMEOUT, Draining
 from traitwatch_server.app.handover import Launch
-from traitwatch_server.ledger.ledger import Call
+from traitwatch_server.ledger.call import Call
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, Unscorable
 from traitwatch_server.wire import PROMPT_KEY, REQUEST_KEY

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from traitwatch_server.recording.spike_log import SpikeEvent
 from traitwatch_server.responses.endpoints import MESSAGES
 from traitwatch_server.responses.schema import (
+    Json,
     ScoredAnswer,
     ScoredChoices,
     ScoredChoicesEvent,
@@ -21,8 +22,6 @@ from traitwatch_server.responses.schema import (
     ScoredResponsesEvent,
     TraitsRequest,
 )
-
-Json = dict[str, Any]
 
 _REF = "#/components/schemas/{}"
 # For each scored endpoint: our fields of its answer, and our fields of an event's data. OpenAPI 3.1 cannot describe a

@@ -1,4 +1,7 @@
-"""Makes the doctor's report from its measurements. transformers reads the parity texts here: the device is free then."""
+"""Makes the doctor's report from its measurements.
+
+transformers reads the parity texts here, not while measuring: the servers have ended, so the device is free.
+"""
 
 import torch
 from rich.console import Console
@@ -15,7 +18,7 @@ _MISSING = "The servers did not come that far."
 
 
 def assess(plan: Plan, measured: Measurements, console: Console) -> Report:
-    """Return the report: every check with its verdict, those that could not be run among them."""
+    """Return the report: every check with its verdict, also the checks that could not be run."""
     starts = f"Starts of each server, one at a time: {plan.rounds}. All came up and answered everything."
     checks = [
         Check("servers", Verdict.FAIL if measured.failure else Verdict.PASS, measured.failure or starts),
@@ -24,9 +27,9 @@ def assess(plan: Plan, measured: Measurements, console: Console) -> Report:
         _overhead(plan, measured),
     ]
     log = log_of(plan, scored=True, number=0)
-    told = log.read_text(errors="replace") if log.exists() else ""
-    facts = environment(plan.name, plan.config, plan.options, told)
-    return Report(plan.name, facts, checks, not_covered(plan.config, told))
+    log_text = log.read_text(errors="replace") if log.exists() else ""
+    facts = environment(plan.name, plan.config, plan.options, log_text)
+    return Report(plan.name, facts, checks, not_covered(plan.config, log_text))
 
 
 def _parity(plan: Plan, measured: Measurements, console: Console) -> Check:

@@ -1,4 +1,4 @@
-"""What the doctor asks of a running server: scored chats, one by one or many at once, and a load to time."""
+"""The requests that the doctor sends to a running server: scored chats, alone or many at once, and a timed load."""
 
 import asyncio
 import json
@@ -31,14 +31,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, eq=False)
 class ScoredText:
-    """A prompt, its answer, and what the server said of it.
+    """A prompt, its answer, and the scores that the server attached.
 
     Attributes:
         prompt: ids of the prompt's tokens.
         response: ids of the answer's tokens.
         projections: `[num_probes, len(response)]`, float32: at the prompt's last position and at each token but the
-            last; NaN where the server told none.
-        complete: the server's own `traits_complete`.
+            last; NaN where the server had none.
+        complete: the server's `traits_complete`.
     """
 
     prompt: list[int]
@@ -54,7 +54,7 @@ async def solo_chats(url: str, probes: Sequence[str], number: int, max_tokens: i
 
 
 async def crowded_chats(url: str, probes: Sequence[str]) -> list[ScoredText]:
-    """Send `CHATS_AT_ONCE` chats of all lengths at staggered times, with others between them that hang up."""
+    """Send `CHATS_AT_ONCE` chats of many lengths at staggered times, and others between them whose client leaves."""
     async with _client(url) as client:
         scored, _ = await asyncio.gather(
             asyncio.gather(
@@ -66,10 +66,10 @@ async def crowded_chats(url: str, probes: Sequence[str]) -> list[ScoredText]:
 
 
 async def rescored_alone(url: str, probes: Sequence[str], texts: Sequence[ScoredText]) -> list[Float32Array]:
-    """Send each text again as one long prompt, alone, and have the prompt scored.
+    """Send each text again, alone, as one long prompt whose tokens are scored.
 
     Returns:
-        For each text `[num_probes, len(response)]`, float32, as `ScoredText.projections`.
+        For each text `[num_probes, len(response)]`, float32, as in `ScoredText.projections`.
     """
     states = []
     async with _client(url) as client:
@@ -85,7 +85,7 @@ async def rescored_alone(url: str, probes: Sequence[str], texts: Sequence[Scored
 
 
 async def open_calls(url: str, deadline: float = 20.0) -> float:
-    """Return how many calls the server still keeps rows for, waiting until there is none or the time is up."""
+    """Wait until the server holds rows of no call, or the time is up; return of how many calls it still holds rows."""
     ends = time.monotonic() + deadline
     async with _client(url) as client:
         while True:
@@ -105,7 +105,7 @@ async def tokens_per_second(url: str, tokens: int) -> float:
         tail = b""
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
             await _check(response)
-            # The events are not parsed: reading them must not cost more where they carry scores.
+            # The events are not parsed: an event with scores must not cost this client more than one without.
             async for part in response.aiter_raw():
                 tail = (tail + part)[-_TAIL:]
         if re.search(rb'"completion_tokens":\s*%d\b' % tokens, tail) is None:
@@ -169,13 +169,13 @@ async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> A
 
 async def _check(response: httpx.Response) -> None:
     if response.status_code != 200:
-        told = (await response.aread()).decode(errors="replace")
-        raise AnswerError(f"the server answered with status {response.status_code}: {told[:300]}")
+        text = (await response.aread()).decode(errors="replace")
+        raise AnswerError(f"the server answered with status {response.status_code}: {text[:300]}")
 
 
 @contextmanager
 def _expecting(*fields: str) -> Iterator[None]:
-    """Turn the lack of a field in an answer into an error that says so."""
+    """Raise `AnswerError` with the names of the fields where the answer lacks one of them."""
     try:
         yield
     except (LookupError, TypeError) as error:

@@ -1,8 +1,8 @@
 """The doctor's verdicts, made from what was measured: parity, isolation, overhead.
 
-Errors are in *spreads*: the standard deviation of the right values over all states, so that a projection of another
-token or another request is off by about 1, whatever the model. Each check shows such a wrong value beside the error:
-that is what the error must be far from.
+Errors are in *spreads*. A spread is the standard deviation of the right values over all states, so a projection of
+another token or another request has an error of about 1, whatever the model. Each check shows the error of such a wrong
+value beside the measured error, which must be far smaller.
 """
 
 import math
@@ -20,11 +20,11 @@ from traitwatch_server.doctor.report import Check, Table, Verdict
 MAX_ERROR = 0.1
 # Where transformers in the served precision errs more than that against float32, this many times its error.
 MAX_TIMES_OWN_ERROR = 1.5
-# A single state, over all probes: rounding stays below, a stray row is above.
+# The error of a single state, over all probes: rounding makes less, a row of another request makes more.
 MAX_STATE_ERROR = 0.5
-# Against the best wrong explanation, a neighbouring layer or token.
+# Share of the error that the best wrong explanation has: a neighbouring layer or token.
 MAX_SHARE_OF_NEIGHBOUR = 0.5
-# The cost above which throughput fails, once it is certain.
+# The check fails where scoring certainly costs a larger share of the throughput.
 MAX_COST = 0.03
 _CONFIDENCE = 0.95
 
@@ -33,11 +33,11 @@ Reference = Mapping[int, Mapping[int, Float32Array]]
 
 @dataclass(frozen=True)
 class References:
-    """What transformers says of the same states (`traitwatch_server.doctor.reference`).
+    """The projections of the same states by transformers (`traitwatch_server.doctor.reference`).
 
     Attributes:
-        exact: in float32, or None where that could not be run.
-        served: in the served precision, or None; None too where that is float32.
+        exact: in float32; None where transformers could not be run in float32.
+        served: in the served precision; None where it could not be run, or where the served precision is float32.
         served_name: the served precision.
         missing: why one of them could not be run.
     """
@@ -58,15 +58,15 @@ def parity(layers: Sequence[int], texts: Sequence[ScoredText], references: Refer
 
     Args:
         layers: the layer of each probe, ascending.
-        texts: scored by the server.
-        references: of the same states.
+        texts: the chats that the server scored.
+        references: the projections by transformers.
     """
     best = references.exact if references.exact is not None else references.served
     if best is None:
         return Check("parity", Verdict.NOT_RUN, references.missing)
     got = dict(zip(layers, np.concatenate([text.projections for text in texts], axis=1), strict=True))
-    told = all(text.complete for text in texts) and not any(np.isnan(values).any() for values in got.values())
-    rows, passed = [], told
+    all_scored = all(text.complete for text in texts) and not any(np.isnan(values).any() for values in got.values())
+    rows, passed = [], all_scored
     for layer in layers:
         expected = best[layer][layer]
         spread = float(expected.std())
@@ -81,12 +81,12 @@ def parity(layers: Sequence[int], texts: Sequence[ScoredText], references: Refer
         )
         passed &= bool(error <= allowed)
         correlation = float(np.corrcoef(got[layer], expected)[0, 1])
-        shown = [f"{correlation:.5f}", _e(error), "-" if own is None else _e(own), _e(layer_off), _e(token_off)]
-        rows.append([str(layer), *shown, _e(allowed)])
+        figures = [f"{correlation:.5f}", _e(error), "-" if own is None else _e(own), _e(layer_off), _e(token_off)]
+        rows.append([str(layer), *figures, _e(allowed)])
     against = "float32" if references.exact is not None else references.served_name
     states = next(iter(got.values())).size
     why = f"{states} states of {len(texts)} chats against transformers in {against}; errors are RMS, in spreads."
-    if not told:
+    if not all_scored:
         why += " Projections are missing."
     if references.missing:
         why += f" {references.missing}"
@@ -100,8 +100,8 @@ def isolation(crowd: Sequence[ScoredText], alone: Sequence[Float32Array], left_o
 
     Args:
         crowd: the chats.
-        alone: of each chat's text, the projections when it was alone.
-        left_open: calls whose rows the server still kept when all had ended.
+        alone: for each chat, the projections of its text when the server scored it alone.
+        left_open: calls whose rows the server still held after all chats had ended.
     """
     spread = np.concatenate(alone, axis=1).std(axis=1, keepdims=True)
     missing = sum(not text.complete or bool(np.isnan(text.projections).any()) for text in crowd)
@@ -164,5 +164,5 @@ def _verdict(passed: bool) -> Verdict:
 
 
 def _e(error: float) -> str:
-    """Write an error, which may be of any size."""
+    """Format an error, which may be of any size."""
     return f"{error:.3f}" if error >= 0.001 or error == 0 else f"{error:.1e}"

@@ -1,4 +1,4 @@
-"""`traitwatch doctor`: checks on a user's own machine that scores are right and cheap, and prints a report of it."""
+"""`traitwatch doctor`: checks on a user's own machine that scores are right and cheap, and prints a report."""
 
 import signal
 import tempfile

@@ -1,4 +1,4 @@
-"""What the doctor's checks ran on: versions, device, model, and what the server's log says of the engine."""
+"""The environment of the doctor's checks: versions, device and model; the server's log names parts of the engine."""
 
 import os
 import platform
@@ -16,13 +16,13 @@ _BACKEND = re.compile(r"Using (?:AttentionBackendEnum\.)?(\w+) attention backend
 
 
 def environment(model: str, config: Any, options: Sequence[str], log: str) -> list[tuple[str, str]]:
-    """Return name and value of all that a report should say of a machine, an installation and a model.
+    """Return the facts of a report about a machine, an installation and a model, each with its name.
 
     Args:
         model: the model's name as the report shows it.
         config: vLLM's `ModelConfig`.
-        options: vLLM's options as they were given.
-        log: what a server printed.
+        options: vLLM's options, as on the command line.
+        log: the log of a server.
     """
     import torch
     import transformers
@@ -45,7 +45,7 @@ def environment(model: str, config: Any, options: Sequence[str], log: str) -> li
 
 
 def not_covered(config: Any, log: str) -> list[str]:
-    """Return what the checks on this machine cannot tell anything about."""
+    """Return the parts of vLLM that the checks on this machine do not cover."""
     left = ["engine features that the options above do not turn on"]
     if on_cpu():
         left += ["GPUs, CUDA graphs and CUDA streams"]
@@ -87,23 +87,23 @@ def device() -> str:
 
 
 def shown_options(options: Sequence[str]) -> list[str]:
-    """Return options without the values that are nobody's business."""
-    shown: list[str] = []
+    """Return options without the values that are secret."""
+    public: list[str] = []
     hide = False
     for option in options:
         name, equals, _ = option.partition("=")
         if hide:
-            shown.append("[hidden]")
+            public.append("[hidden]")
         elif equals and name in _SECRET_OPTIONS:
-            shown.append(f"{name}=[hidden]")
+            public.append(f"{name}=[hidden]")
         else:
-            shown.append(option)
+            public.append(option)
         hide = option in _SECRET_OPTIONS
-    return shown
+    return public
 
 
 def model_runner(log: str) -> str:
-    """Return which of vLLM's model runners a server's log names; vLLM's workers name only the newer one."""
+    """Return the model runner that a server used; vLLM's workers log only the name of the newer one."""
     return "V2" if "Using V2 Model Runner" in log else "V1"
 
 

@@ -1,8 +1,9 @@
-"""What the doctor measures: it runs the servers in turn, and asks them.
+"""Runs the servers of the doctor's checks in turn, and measures them.
 
-It starts a real Traitwatch server, with random probe vectors so that no trait is needed, and plain vLLM with the same
-options. The two are never up together: on a GPU two servers of a real model do not fit, and alone each has the memory,
-the KV cache and the device that it would have in production. Against drift they alternate.
+One is a real Traitwatch server with random probe vectors, so that no trait is needed. The other is plain vLLM with the
+same options. The two are never up together: two servers of a real model do not fit on a GPU, and a server that is alone
+has the memory, the KV cache and the device that it would have in production. The two alternate, so that a slow change
+of the machine's speed falls on both.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ _OURS = ("--host", "--port", "--served-model-name", "--api-key", "--traits")
 _START_TIMEOUT = 1800.0
 _PARITY_CHATS = 6
 _PARITY_TOKENS = 64
-# The longest prompt, in tokens of any tokenizer and in any chat template.
+# No prompt is longer, in tokens, with any tokenizer and any chat template.
 _PROMPT_ROOM = 200
 # Long enough for a few seconds of decoding.
 _LOAD_TOKENS = {"cpu": 96, "gpu": 512}
@@ -50,17 +51,17 @@ _PLAIN_VLLM = ("-P", "-m", "vllm.entrypoints.launchers.api_server.entry", "--mod
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.
+    """The servers to run and the loads to time.
 
     Attributes:
-        model: as given.
-        name: the model as the report shows it.
-        options: vLLM's.
+        model: the model, as on the command line.
+        name: the model's name in the report.
+        options: vLLM's options.
         config: vLLM's `ModelConfig`.
         probes: layer to the name of its probe, ascending.
         vectors: directory of the probes' vectors.
         rounds: how often each server is started.
-        loads: loads that are timed on each start.
+        loads: how many loads are timed on each start.
         load_tokens: tokens of each stream of a load.
         logs: directory of the servers' logs.
     """
@@ -79,7 +80,17 @@ class Plan:
 
 @dataclass
 class Measurements:
-    """What was measured so far, by the checks that need it."""
+    """The measurements so far.
+
+    Attributes:
+        chats: for parity, scored chats.
+        crowd: for isolation, scored chats that were sent at the same time.
+        alone: for isolation, the projections of each text of `crowd` when the server scored it alone.
+        left_open: for isolation, calls whose rows the server held after all chats had ended.
+        scored: for overhead, tokens per second of each load on the scoring server.
+        plain: for overhead, the same on plain vLLM.
+        failure: the error that ended the measurements early; empty without one.
+    """
 
     chats: list[ScoredText] = field(default_factory=list)
     crowd: list[ScoredText] = field(default_factory=list)
@@ -94,7 +105,7 @@ def make_plan(arguments: Sequence[str], gpu: bool | None, rounds: int, loads: in
     """Check the command line and write the probes.
 
     Raises:
-        ConfigError: it cannot be run so.
+        ConfigError: the checks cannot be run with these arguments.
     """
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError("give the MODEL first, then vLLM's options.")
@@ -124,7 +135,7 @@ def make_plan(arguments: Sequence[str], gpu: bool | None, rounds: int, loads: in
 
 
 def measure(plan: Plan, console: Console) -> Measurements:
-    """Run the servers in turn and ask them; what goes wrong is one of the measurements."""
+    """Run the servers in turn and measure them; an error ends the measurements and becomes one of them."""
     measured = Measurements()
     try:
         for number in range(plan.rounds):
@@ -191,7 +202,7 @@ def last_errors(log: Path, most: int = 4) -> str:
 
 
 def _ask(plan: Plan, console: Console, url: str, measured: Measurements) -> None:
-    """Gather what parity and isolation are judged by."""
+    """Make the measurements for parity and isolation."""
     probes = list(plan.probes.values())
     console.print(f"Asking for {_PARITY_CHATS} chats to compare with transformers ...")
     measured.chats = asyncio.run(solo_chats(url, probes, _PARITY_CHATS, _PARITY_TOKENS))
@@ -204,7 +215,7 @@ def _ask(plan: Plan, console: Console, url: str, measured: Measurements) -> None
 
 
 def _time(plan: Plan, console: Console, url: str) -> list[float]:
-    """Return the tokens per second of each load, after one that is not counted."""
+    """Return the tokens per second of each load, after a first load that is not counted."""
     speeds = [asyncio.run(tokens_per_second(url, plan.load_tokens)) for _ in range(plan.loads + 1)]
     console.print("tokens per second: " + ", ".join(f"{speed:.0f}" for speed in speeds[1:]))
     return speeds[1:]

@@ -1,4 +1,4 @@
-"""What projections must be, by transformers: the reference of the doctor's parity check."""
+"""Computes projections with transformers: the reference of the doctor's parity check."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from traitwatch.vectors import Float32Array
 from traitwatch_server.doctor.chats import ScoredText
 from traitwatch_server.errors import NoReferenceError
 
-# What a model takes beside its weights while short texts run through it.
+# Memory of a model while short texts run through it: a factor on its weights, and a constant.
 _WEIGHTS_FACTOR = 1.1
 _OVERHEAD_BYTES = 1 << 30
 
@@ -31,11 +31,11 @@ def reference_projections(
 
     Args:
         model: name or path.
-        dtype: that of weights and arithmetic.
-        texts: whose states.
+        dtype: the dtype of weights and arithmetic.
+        texts: the texts whose states are projected.
         directions: layer index to a unit direction, `[hidden_size]`, float32.
-        revision: of the model.
-        trust_remote_code: as of vLLM.
+        revision: the revision of the model.
+        trust_remote_code: as in vLLM.
 
     Returns:
         By layer of a direction, and by the layer whose states are projected onto it (itself and its neighbours):
@@ -58,8 +58,8 @@ def reference_projections(
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     except (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise NoReferenceError(f"transformers cannot run the model here in {dtype}: {told[0][:200]}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise NoReferenceError(f"transformers cannot run the model here in {dtype}: {lines[0][:200]}") from error
 
 
 @torch.inference_mode()
@@ -80,7 +80,7 @@ def _project(
 
 
 def _num_parameters(model: str, options: Mapping[str, object]) -> int:
-    """Count a model's parameters without making them."""
+    """Count a model's parameters without allocating them."""
     config = AutoConfig.from_pretrained(model, **options)
     make: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
@@ -89,7 +89,7 @@ def _num_parameters(model: str, options: Mapping[str, object]) -> int:
 
 
 def _device_with_room(weights: int) -> torch.device:
-    """Return the GPU, or else the CPU, whichever has memory for so many bytes of weights."""
+    """Return the GPU where it has memory for so many bytes of weights, else the CPU."""
     needed = weights * _WEIGHTS_FACTOR + _OVERHEAD_BYTES
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] >= needed:
         return torch.device("cuda")

@@ -1,6 +1,6 @@
-"""The doctor's report: what was checked, with which verdict, as Markdown that can be pasted into an issue.
+"""The doctor's report: the checks and their verdicts, as Markdown that a user can paste into an issue.
 
-It holds figures, versions and the model's name; no texts, and neither paths nor the name of the machine.
+It holds figures, versions and the model's name. It holds no texts, no paths and no name of the machine.
 """
 
 import re
@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
 
 
 class Verdict(Enum):
-    """What a check found."""
+    """The outcome of a check."""
 
     PASS = "pass"
     FAIL = "FAIL"
@@ -24,7 +24,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Table:
-    """Figures of a check: a header, and rows of as many cells."""
+    """The figures of a check: a header, and rows with as many cells as the header."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -36,8 +36,8 @@ class Check:
 
     Attributes:
         name: e.g. `parity`.
-        verdict: what it found.
-        why: a sentence or two: what was done, what came out, or why it was not run.
+        verdict: its outcome.
+        why: a sentence or two: the check and its result, or why it was not run.
         table: its figures.
     """
 
@@ -49,13 +49,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the doctor found.
+    """The whole report.
 
     Attributes:
-        model: the model's name as the report shows it.
-        environment: name and value of what the checks ran on.
+        model: the model's name in the report.
+        environment: name and value of each fact about machine, installation and model.
         checks: the checks, in order.
-        not_covered: what this machine cannot tell anything about.
+        not_covered: the parts of vLLM that the checks on this machine do not cover.
     """
 
     model: str

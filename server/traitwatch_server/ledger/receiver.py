@@ -1,4 +1,4 @@
-"""The API process's end of the transport: a ZeroMQ PULL socket whose frames go to the ledger."""
+"""The API process's end of the transport: a ZeroMQ PULL socket. It hands every frame to the ledger."""
 
 import logging
 import uuid
@@ -18,16 +18,20 @@ logger = logging.getLogger(__name__)
 class Receiver:
     """Receives frames in the API process and hands them to the ledger.
 
-    The socket is `ipc://` in the launcher's directory. It is not ours to make and to remove: vLLM kills API processes
-    where there are several, and what they left would stay.
+    The socket is `ipc://` in the launcher's directory. The launcher makes and removes this directory: where there are
+    several API processes, vLLM kills them, and their own directories would stay.
+
+    Attributes:
+        api_process: the name of this API process, with which its keys begin.
+        endpoint: the address to which the workers send.
     """
 
     def __init__(self, metrics: Metrics, directory: Path):
         """Listen.
 
         Args:
-            metrics: where frames that cannot be read, and rows that were lost, are counted.
-            directory: where the socket is to be; nobody else may enter it.
+            metrics: counts frames that cannot be read, and rows that were lost.
+            directory: the directory of the socket; other users must not have access to it.
         """
         self.api_process = uuid.uuid4().hex[:12]
         self._metrics = metrics
@@ -39,7 +43,7 @@ class Receiver:
         self._socket.bind(self.endpoint)
 
     async def run(self, deliver: Callable[[RowFrame], None]) -> None:
-        """Deliver every frame, until cancelled. A frame that cannot be read is counted and passed over."""
+        """Deliver every frame, until cancelled. A frame that cannot be read is counted and dropped."""
         decoder = msgspec.msgpack.Decoder(RowFrame)
         try:
             while True:

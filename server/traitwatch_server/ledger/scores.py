@@ -1,33 +1,26 @@
 """The scores of an answer, made from the projections of its token states.
 
-A response of n tokens has n - 1 token states (the last token is sampled and never fed back), so its `tokens` has n
-entries and the last is null. All of it is done for all traits at once: the work in Python grows with neither the traits
-nor the tokens but where the answer itself does.
+A response of n tokens has n - 1 token states: the last token is sampled and never fed back. So the projections have n
+columns, and the last column is NaN. Every number is computed for all traits at once, in numpy: the work in Python grows
+with neither the number of traits nor the number of tokens. `traitwatch_server.responses` makes the JSON fields.
 """
 
-import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (smoothing would import it in the first response)
+import scipy.signal  # type: ignore[import-untyped]  # noqa: F401  (otherwise `smooth` would import it in the first response)
 
 from traitwatch.spikes import Spike, find_spikes, smooth
 from traitwatch.vectors import Float32Array, Float64Array
-from traitwatch_server.responses.schema import Projections, TraitScores
 from traitwatch_server.traits import ServedTrait
-
-# Decimals of a number in a response. bfloat16 keeps 3 significant digits, so 4 decimals lose nothing that was there.
-_DECIMALS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one answer. Everything is made when it is first asked for.
+    """The scores of one answer. Each number is computed when it is first read.
 
     Attributes:
         traits: the traits.
@@ -70,40 +63,16 @@ class Scores:
             found[i] = tuple(find_spikes(self.z[i].tolist(), threshold.z))
         return tuple(found)
 
-    def of(self, traits: Sequence[ServedTrait]) -> dict[str, TraitScores]:
-        """Return what a response carries of some of the traits beside their tokens, by name."""
-        places = [self._places[trait.name] for trait in traits]
-        numbers = _rounded(
-            np.stack([self.mean, self.mean_z, self.max_z, self.prompt_last.astype(np.float64)], axis=1)[places]
-        )
-        return {
-            trait.name: {
-                "layer": trait.layer,
-                "mean": mean,
-                "z": z,
-                "max_z": max_z,
-                "prompt_last": prompt_last,
-                "spikes": [
-                    {"start": s.start, "end": s.end, "peak_z": round(s.peak_z, _DECIMALS)} for s in self.spikes[place]
-                ],
-            }
-            for trait, place, (mean, z, max_z, prompt_last) in zip(traits, places, numbers, strict=True)
-        }
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {trait.name: i for i, trait in enumerate(self.traits)}
-
     @cached_property
     def _baseline(self) -> Float64Array:
         """Mean and standard deviation of each trait's baseline: `[num_traits, 2]`, NaN without calibration."""
         return np.array([trait.baseline for trait in self.traits], dtype=np.float64).reshape(-1, 2)
 
     def _may_spike(self) -> list[int]:
-        """Return the traits whose smoothed z is ever above the threshold.
+        """Return the traits that may have a spike: those whose smoothed z is above the threshold at some token.
 
-        The last token has no state and is left out. Where another state is missing, the recursion of `traitwatch.spikes`
-        decides.
+        The last token has no state and is left out. A trait with another missing state is returned too, unless all of
+        its states are missing: `find_spikes` decides.
         """
         thresholds = np.array([t.threshold.z if t.threshold is not None else np.inf for t in self.traits])
         states = self.z[:, :-1]
@@ -115,15 +84,6 @@ class Scores:
         return places
 
 
-def token_values(projections: Float32Array) -> list[Projections]:
-    """Return projections as a response carries them: of each trait a list, null where a state is missing.
-
-    Args:
-        projections: `[num_traits, num_tokens]`, float32, units of the hidden state; NaN where there is no state.
-    """
-    return _rounded(projections.astype(np.float64))
-
-
 def _over_states(reduce: Any, values: Float64Array) -> Float64Array:
     """Reduce `[num_traits, num_tokens]` over the states that are there; NaN where there is none."""
     if not values.shape[1]:
@@ -133,13 +93,3 @@ def _over_states(reduce: Any, values: Float64Array) -> Float64Array:
         warnings.simplefilter("ignore", RuntimeWarning)
         reduced: Float64Array = reduce(values, axis=1)
     return reduced
-
-
-def _rounded(values: npt.NDArray[np.float64]) -> list[list[float | None]]:
-    """Round every value; NaN becomes None. `values`: two-dimensional."""
-    rows: list[list[float | None]] = np.round(values, _DECIMALS).tolist()
-    if not math.isnan(values.sum()):
-        return rows
-    for i in np.nonzero(np.isnan(values).any(axis=1))[0].tolist():
-        rows[i] = [None if value != value else value for value in rows[i]]
-    return rows

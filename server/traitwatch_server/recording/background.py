@@ -1,7 +1,7 @@
-"""A thread that does what the event loop must not wait for.
+"""A thread for work that the event loop must not wait for.
 
-What it is given waits in a bounded queue. What does not fit there, and what it fails to do, is handed back to be
-counted: nothing that is put into it delays, fails or fills the memory of the process that serves.
+Its items wait in a bounded queue. An item that does not fit into the queue, or whose work fails, is given to `lost`,
+which counts it. So no item delays the process that serves, fails it, or fills its memory.
 """
 
 import atexit
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-# Seconds that what waits at the end has to be done.
+# Seconds at the end for the items that still wait.
 _CLOSE_TIMEOUT = 3.0
-# Seconds between two reports of the same trouble.
+# Seconds between two reports of the same failure.
 REPORT_INTERVAL = 600.0
 
 
 class Seldom:
-    """Says when a trouble that goes on may be reported again."""
+    """Limits the reports of a failure that goes on."""
 
     def __init__(self) -> None:
         self._last = float("-inf")
@@ -53,11 +53,12 @@ class Background(Generic[Item]):
         """Start the thread.
 
         Args:
-            name: what it is, for the log.
+            name: the name of the work, for the log.
             take: called in the thread with each item.
             end: called in the thread after the last item.
-            lost: called with an item that did not fit (where it was put) or that `take` raised on (in the thread).
-            waiting: items that may wait.
+            lost: called with an item that did not fit (in the caller's thread), or for which `take` raised (in this
+                thread).
+            waiting: the most items that may wait.
         """
         self._name = name
         self._take = take
@@ -72,7 +73,7 @@ class Background(Generic[Item]):
         atexit.register(self.close)
 
     def put(self, item: Item) -> None:
-        """Hand over an item: microseconds, whatever the thread is busy with."""
+        """Hand over an item. This takes microseconds, whatever the thread does."""
         if self._closed:
             self._lost(item)
             return
@@ -82,7 +83,7 @@ class Background(Generic[Item]):
             self._lost(item)
 
     def close(self) -> None:
-        """Do what still waits and end, within a few seconds; called at the end of the process if not before."""
+        """Work on the items that still wait, and end within a few seconds. The end of the process calls it too."""
         if self._closed:
             return
         self._closed = True
@@ -92,7 +93,7 @@ class Background(Generic[Item]):
             self._queue.put(None, timeout=_CLOSE_TIMEOUT)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            logger.warning("The %s did not end in time; what it still held is lost.", self._name)
+            logger.warning("The %s did not end in time; the items that still waited are lost.", self._name)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -1,18 +1,18 @@
-"""Drift of the whole traffic: whether the responses of the last minutes stand elsewhere than those of the last hours.
+"""Drift of the whole traffic: whether the responses of the last minutes differ from those of the last hours.
 
-Every scored response brings x, its mean z of each trait. Two exponentially weighted means follow it, a slow baseline
-and a fast window; their weights decay with time, not with responses, so that a busy server does not forget its baseline
-within a minute. Where w counts a response's weight, 1 when it comes and exp(-age / tau) later, a mean is sum(w x) /
-sum(w), and its variance that of x times sum(w^2) / sum(w)^2.
+Every scored response has x, its mean z, for each trait. Two exponentially weighted means follow x: a slow baseline and
+a fast window. Their weights decay with time, not with responses, so a busy server does not forget its baseline within a
+minute. The weight w of a response is 1 when it ends and exp(-age / tau) later. A mean is sum(w x) / sum(w). The
+variance of the mean is that of x times sum(w^2) / sum(w)^2.
 
-- `drift` is fast minus slow in standard errors of that difference (as if the two were independent, which is nearly so
-  where tau differs much).
+- `drift` is the fast minus the slow mean, in standard errors of this difference. The two are taken to be independent,
+  which is nearly true where their tau differ much.
 - `cusum` is Page's one-sided cumulative sum (Page, 1954, Biometrika 41) of r = (x - slow mean) / slow standard
   deviation: S = max(0, S + r - 0.5) for rises, and with -r for falls. For independent normal x the mean number of
   responses until S passes h by chance is about (exp(b) - b - 1) / 0.5 with b = h + 1.166 (Siegmund, 1985): 20 million
-  at h = 15; a rise by one standard deviation passes it after some 32. Real traffic comes in topics and is not
-  independent, so an alert waits for it to last. r is cut at 4, so that one response is no drift, and S at 50, so that
-  an alert ends soon after what it tells of.
+  at h = 15; after a rise by one standard deviation, S passes it within some 32 responses. Real traffic comes in topics
+  and is not independent, so an alert waits until S has stayed above h for a while. r is cut at 4, so that one response
+  is no drift. S is cut at 50, so that an alert ends soon after the drift.
 
 Before `WARM_UP` responses the baseline is not known, and both are 0.
 """
@@ -43,7 +43,7 @@ class _Mean:
         self.variance = np.zeros(size)
 
     def update(self, places: npt.NDArray[np.intp], x: Float64Array, now: float) -> None:
-        """Take a value of each of some series at time `now`, seconds."""
+        """Add a value to each of some series, at time `now` in seconds."""
         decay = np.exp((self._last[places] - now) / self._seconds)
         self._last[places] = now
         weight = self._weight[places] * decay + 1.0
@@ -55,7 +55,7 @@ class _Mean:
         self.variance[places] = (1.0 - step) * (self.variance[places] + step * difference**2)
 
     def squared_error(self) -> Float64Array:
-        """Return the variance of the mean, in units of the variance of one value: `[size]`; 0 without any."""
+        """Return the variance of the mean, in units of the variance of one value: `[size]`; 0 without values."""
         weight = np.maximum(self._weight, 1.0)
         error: Float64Array = self._weight_squared / weight**2
         return error
@@ -74,8 +74,8 @@ class Drift:
     """The drift of several traits.
 
     Attributes:
-        cusum_up: `[size]`, float64, standard deviations.
-        cusum_down: the same of falls.
+        cusum_up: the sum S of each trait for rises: `[size]`, float64, standard deviations.
+        cusum_down: the same for falls.
     """
 
     def __init__(self, size: int, fast_seconds: float = FAST_SECONDS, slow_seconds: float = SLOW_SECONDS):
@@ -86,11 +86,11 @@ class Drift:
         self._slow = _Mean(size, slow_seconds)
 
     def update(self, places: npt.NDArray[np.intp], x: Float64Array, now: float) -> None:
-        """Take a response.
+        """Add a response.
 
         Args:
-            places: `[num_traits]`, where its traits stand; each at most once.
-            x: `[num_traits]`, its mean z of each, finite.
+            places: `[num_traits]`, the indexes of its traits; each at most once.
+            x: `[num_traits]`, its mean z for each of them, finite.
             now: when it ended, seconds of a clock that does not go back.
         """
         known = self._count[places] >= WARM_UP
@@ -111,10 +111,10 @@ class Drift:
         """Return fast minus slow mean in standard errors: `[size]`, float64; 0 before `WARM_UP` responses."""
         known = np.flatnonzero(self._count >= WARM_UP)
         error = np.sqrt(self._slow.variance * (self._fast.squared_error() + self._slow.squared_error()))[known]
-        told = np.zeros(self._count.shape)
+        drift = np.zeros(self._count.shape)
         difference = (self._fast.mean - self._slow.mean)[known]
-        told[known] = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
-        return told
+        drift[known] = np.divide(difference, error, out=np.zeros_like(difference), where=error > 0)
+        return drift
 
     def forget(self, places: npt.NDArray[np.intp]) -> None:
         """Begin some traits anew."""

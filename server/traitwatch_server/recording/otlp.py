@@ -1,8 +1,8 @@
-"""Sends events to an OpenTelemetry collector: all that touches OpenTelemetry's SDK is here, and imported late.
+"""Sends events to an OpenTelemetry collector. Only this module imports OpenTelemetry's SDK, and it is imported late.
 
-The SDK's batch processor collects the events and its exporter sends them, from a thread of theirs. What that exporter
-says about a collector that does not answer, several lines each time it tries, is kept off the log: one report in ten
-minutes has the reason and what was lost.
+The SDK's batch processor collects the events and its exporter sends them, both in a thread of the SDK. When a collector
+does not answer, the exporter logs several lines at each attempt. These lines are filtered out of the log. Instead, one
+report in ten minutes has the reason and the number of lost events.
 """
 
 import logging
@@ -28,14 +28,14 @@ _EXPORTERS = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc._log_exporter",
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http._log_exporter",
 }
-# Where those exporters log, which their traces and metrics do as well.
+# The loggers of those exporters; the exporters of traces and metrics use the same ones.
 _EXPORTER_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
 )
 # The SDK's own default.
 _WAITING = 2048
-# Set in the thread that exports our events, while it does.
+# Set in the thread that exports our events, while it exports.
 _EXPORTING: ContextVar["ReportingExporter | None"] = ContextVar("traitwatch_exporting", default=None)
 
 
@@ -67,7 +67,7 @@ class EventPipeline:
         self._emitted = 0
 
     def emit(self, name: str, attributes: Mapping[str, Attribute], *, time_ns: int, warning: bool) -> None:
-        """Send an event; some 50 microseconds, and never a wait. From one thread.
+        """Send an event. This takes some 50 microseconds and never waits. Only one thread may call it.
 
         Args:
             name: the event's name.
@@ -75,7 +75,7 @@ class EventPipeline:
             time_ns: when it happened, nanoseconds of Unix time.
             warning: whether its severity is WARN, not INFO.
         """
-        # The processor would drop the oldest event and say so in the log; the newest is dropped, and counted, instead.
+        # The processor would drop the oldest event and log that. Instead the newest event is dropped and counted.
         if self._emitted - self._exporter.taken >= self._waiting:
             self._dropped(1)
             return
@@ -88,15 +88,15 @@ class EventPipeline:
         )
 
     def close(self) -> None:
-        """Send what still waits; where the collector does not answer that takes as long as its time-out."""
+        """Send the events that still wait; where the collector does not answer, until its time-out."""
         self._provider.shutdown()
 
 
 class ReportingExporter(LogRecordExporter):
-    """Another exporter, whose failures are counted and seldom reported.
+    """Wraps another exporter, counts its failures, and seldom reports them.
 
     Attributes:
-        taken: events that it was given and is done with, sent or not.
+        taken: events that it has sent or failed to send.
     """
 
     def __init__(self, exporter: LogRecordExporter, dropped: Callable[[int], object]):
@@ -111,7 +111,7 @@ class ReportingExporter(LogRecordExporter):
         self._dropped = dropped
         self._lost = 0
         self._reports = Seldom()
-        # The first that the exporter would have logged of a batch: it has the cause, the last only that it gave up.
+        # The first line that the exporter logs for a batch has the cause; the last line has only that it gave up.
         self._reason = ""
         for name in _EXPORTER_LOGGERS:
             logging.getLogger(name).addFilter(_kept_off_the_log)
@@ -133,15 +133,15 @@ class ReportingExporter(LogRecordExporter):
         return result
 
     def note(self, reason: str) -> None:
-        """Remember what the exporter says of a failure."""
+        """Note the reason of a failure; the first reason of a batch is reported."""
         self._reason = self._reason or reason
 
     def shutdown(self) -> None:
-        """Give up what is being sent."""
+        """End the exporter; a batch that it is sending is lost."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what the exporter holds."""
+        """Have the exporter send the events that it holds."""
         return self._exporter.force_flush(timeout_millis)
 
     def _fail(self, count: int) -> None:
@@ -158,7 +158,7 @@ class ReportingExporter(LogRecordExporter):
 
 
 def _kept_off_the_log(record: logging.LogRecord) -> bool:
-    """Keep what an exporter says while it sends our events off the log, for its report."""
+    """Filter the lines of an exporter that sends our events out of the log, and note them for the report."""
     exporter = _EXPORTING.get()
     if exporter is None:
         return True
@@ -177,7 +177,7 @@ def _exporter() -> LogRecordExporter:
 
 
 def _resource() -> Resource:
-    """Return what the environment says of this process, as the service `traitwatch` where it gives no name."""
+    """Return the resource of the environment; its service is `traitwatch` where the environment names none."""
     resource = Resource.create()
     # The SDK's own default is unknown_service, or unknown_service:python.
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):

@@ -1,6 +1,6 @@
-"""Records every generation when it has ended, whether or not its response carries scores: metrics, spikes, telemetry.
+"""Records every generation when it has ended: metrics, spikes, telemetry.
 
-A response can opt out of carrying its scores, never out of being watched: an alert is worth what it covers.
+A client can opt out of scores in its response, but not out of being recorded: an alert is worth as much as it covers.
 """
 
 import asyncio
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from traitwatch_server.ledger.ledger import ROWS_TIMEOUT, Call, Ledger
+from traitwatch_server.ledger.call import Call
+from traitwatch_server.ledger.ledger import Ledger
+from traitwatch_server.ledger.waiter import ROWS_TIMEOUT
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.recording.sink import Recorded, Sink
 from traitwatch_server.recording.tally import FLUSH_SECONDS, Tally
@@ -22,13 +24,13 @@ class Recorder:
     """Records the calls of the engine in one API process."""
 
     def __init__(self, ledger: Ledger, metrics: Metrics, model_name: str, sinks: Sequence[Sink] = ()):
-        """Start.
+        """Start with no call.
 
         Args:
-            ledger: where the calls are let go of.
-            metrics: what Prometheus is told through.
+            ledger: releases the calls after they were recorded.
+            metrics: the server's metrics.
             model_name: the served model's name.
-            sinks: who else is told of each response.
+            sinks: take each recorded choice.
         """
         self.tally = Tally(metrics)
         self._ledger = ledger
@@ -38,11 +40,11 @@ class Recorder:
         self._late: set[asyncio.Task[None]] = set()
 
     def ended(self, call: Call, *, finished: bool) -> None:
-        """Record a call that has ended, as soon as its rows are here, and let go of it.
+        """Record a call that has ended, as soon as its rows are here, and release it.
 
         Args:
             call: the call.
-            finished: False where it was aborted: it is recorded as far as its tokens came, whose rows are on their way.
+            finished: False where the call was aborted. It is recorded as far as its tokens came: their rows still come.
         """
         if call.accepted and not call.complete():
             task = asyncio.get_running_loop().create_task(self._when_complete(call, finished=finished))
@@ -60,13 +62,13 @@ class Recorder:
         self._metrics.responses_incomplete[self._metrics.engine_of(None), reason].inc()
 
     async def flush_at_intervals(self) -> None:
-        """Tell Prometheus what was recorded, until cancelled."""
+        """Flush the tally to Prometheus every `FLUSH_SECONDS`, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             self.tally.flush()
 
     def close(self) -> None:
-        """Let the sinks go."""
+        """Close the sinks."""
         for sink in self._sinks:
             sink.close()
 

@@ -1,4 +1,4 @@
-"""What is kept of a generation that has ended, for those who look at all of them: the spike log, telemetry."""
+"""A scored choice after its end, and the protocol of those who take every such choice: the spike log, telemetry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from traitwatch_server.traits import ServedTrait
 
 @dataclass(frozen=True)
 class Recorded:
-    """One choice of one call of the engine, scored, after it has ended.
+    """One choice of one call of the engine, after its end, with its scores.
 
     Attributes:
-        request_id: the engine's id of the request; begins with the id of the response.
+        request_id: the engine's id of the request, which begins with the id of the response.
         index: number of the choice.
         model: the served model's name, or the adapter's that answered.
         engine: engine index, as vLLM's metrics have it.
-        traits: the traits it was scored for.
+        traits: the traits for which it was scored.
         mean_z: `[num_traits]`, float64, mean over its token states in standard deviations of the baseline; NaN where
             the trait is uncalibrated or the response has no state.
-        spikes: of each trait.
+        spikes: the spikes of each trait.
         prompt_token_ids: tokens of the prompt.
         token_ids: tokens that were generated.
         complete: whether every state was scored.
@@ -40,10 +40,10 @@ class Recorded:
 
 
 class Sink(Protocol):
-    """Takes what was recorded. Both methods are called in the event loop."""
+    """Takes every recorded choice. Both methods are called in the event loop."""
 
     def record(self, response: Recorded) -> None:
-        """Take a response; returns at once, and raises nothing."""
+        """Take a choice; return at once, and raise nothing."""
 
     def close(self) -> None:
-        """Let go of what it holds, after writing what waits."""
+        """Write the choices that still wait, then close the files and connections."""

@@ -1,8 +1,9 @@
 """The spike event log: a line of JSON for each spike, in a file or on stdout.
 
-A thread writes it (`traitwatch_server.recording.background`). A file is rotated by size, and several API processes may write to the same
-one: `concurrent-log-handler` writes each line and does each rotation under a lock on a file beside it, and a process
-that finds its file renamed by another opens the new one. It is readable by its owner alone, since texts may be in it.
+A thread writes the log (`traitwatch_server.recording.background`). A file is rotated by size. Several API processes may
+write to the same file: `concurrent-log-handler` writes each line, and does each rotation, under a lock on a file beside
+it. A process whose file was renamed by another process opens the new one. Only its owner can read the file, since it
+may hold texts.
 """
 
 import contextlib
@@ -31,8 +32,8 @@ logger = logging.getLogger(__name__)
 STDOUT = "-"
 # Events that `recent` can return.
 RECENT = 200
-# Responses with a spike whose events may wait for the disk. A text is an integer a token until it is written, prompt
-# included, so fewer of those may wait.
+# Responses with a spike whose events may wait for the disk. With texts fewer may wait: until a text is written, it is
+# held as one integer for each token, the prompt included.
 _WAITING = 1024
 _WAITING_WITH_TEXT = 128
 _PRIVATE = 0o600
@@ -40,7 +41,7 @@ _DECIMALS = 4
 
 
 class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One spike, as the log has it: the fields are those of the line, in their order."""
+    """One spike in the log. The fields are those of the line, in their order."""
 
     time: Annotated[str, Meta(description="when the response ended; RFC 3339, UTC, milliseconds")]
     event: Annotated[Literal["spike"], Meta(description="the kind of line")] = "spike"
@@ -93,10 +94,10 @@ class SpikeLog:
         Args:
             target: path of the file, or `-` for stdout, which is not rotated; None where only `recent` is wanted.
             max_bytes: size at which the file is rotated (a line may go beyond it); 0 for never.
-            keep: rotated files to keep: FILE.1, the latest, to FILE.<keep>. With 0 the file is emptied instead.
+            keep: number of rotated files: FILE.1, the latest, to FILE.<keep>. With 0 the file is emptied instead.
             dropped: called with a number of events that were not written, from any thread.
-            decode: token ids to text. Where it is given, the log has texts. It is called in the log's own thread, so
-                it needs a tokenizer that no other thread uses.
+            decode: turns token ids into text; with it the log has texts. It is called in the log's own thread, so it
+                needs a tokenizer that no other thread uses.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -133,7 +134,7 @@ class SpikeLog:
         return [msgspec.to_builtins(event) for event in events[::-1][:count]]
 
     def close(self) -> None:
-        """Write what still waits and close the file, within a few seconds."""
+        """Write the events that still wait and close the file, within a few seconds."""
         self._background.close()
 
     def _take(self, job: _Job) -> None:
@@ -157,7 +158,7 @@ class SpikeLog:
                 for event in job.events
             ]
         except Exception:
-            # The spike is worth a line without its text.
+            # A line without the text is better than no line.
             if self._undecoded.due():
                 logger.exception("The text of a spike could not be decoded; its event has none.")
             return job.events
@@ -197,16 +198,16 @@ def spike_events(response: Recorded, time: datetime) -> list[SpikeEvent]:
 
 
 class _EventFile(ConcurrentRotatingFileHandler):
-    """The rotated file. What goes wrong is raised, where the handler would print it for each line."""
+    """The rotated file. It raises errors, where the handler would print each of them."""
 
     def do_write(self, msg: str) -> None:
-        """Write lines, or leave the file as it was: half a line would spoil the next one too. The lock is held."""
+        """Write lines, or leave the file unchanged: half a line would spoil the next one. The caller holds the lock."""
         path = Path(self.baseFilename)
         size = path.stat().st_size if path.exists() else 0
         try:
             super().do_write(msg)
         except OSError:
-            # The stream still holds what it could not write.
+            # The buffer of the stream still holds the lines that it could not write.
             stream, self.stream = self.stream, None
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -221,7 +222,7 @@ class _EventFile(ConcurrentRotatingFileHandler):
 
 
 def checked_file(target: str) -> Path:
-    """Return the file of a log, there and private: what the launcher can refuse before an engine starts.
+    """Return the file of a log, which exists then and is private; the launcher calls this before it starts an engine.
 
     Args:
         target: path of the file, not `-`.

@@ -1,7 +1,7 @@
-"""Counts scored responses in numpy, and tells Prometheus at intervals.
+"""Counts scored responses in numpy, and passes the counts to Prometheus at intervals.
 
-A response adds to its traits' histograms all at once, whatever their number and its length. Telling Prometheus goes
-bucket by bucket in Python, so it happens a few times a second at most (`FLUSH_SECONDS`), and when this process is asked
+A response adds to the histograms of all its traits in one step, however many traits and tokens it has. Prometheus takes
+the counts bucket by bucket, in Python. So `flush` runs only every `FLUSH_SECONDS`, and when a client asks this process
 for its metrics.
 """
 
@@ -24,49 +24,50 @@ _EXEMPLAR_LENGTH = 100
 
 
 class Tally:
-    """What was scored, by engine and trait.
-
-    Args of the constructor:
-        metrics: what Prometheus is told through.
-    """
+    """The counts of scored responses, by engine and trait."""
 
     def __init__(self, metrics: Metrics):
+        """Start with no counts.
+
+        Args:
+            metrics: the server's metrics, to which the counts are passed.
+        """
         self._metrics = metrics
         self._engine_of = {engine: i for i, engine in enumerate(metrics.engines)}
         self._slot_of: dict[str, int] = {}
-        self._shown: dict[str, ServedTrait] = {}
+        self._loaded: dict[str, ServedTrait] = {}
         self._dirty = False
         self._drift = [Drift(0) for _ in metrics.engines]
         self._make_arrays()
 
     def show(self, traits: Iterable[ServedTrait]) -> None:
-        """Tell which traits are loaded. The baseline of one that has left, or was replaced, goes with it."""
+        """Take the loaded traits. The drift of a trait that was unloaded or replaced begins anew."""
         self.flush()
         traits = list(traits)
         self._metrics.show(traits)
         for trait in traits:
             self._slot_of.setdefault(trait.name, len(self._slot_of))
-        shown = {trait.name: trait for trait in traits}
-        gone = [name for name, trait in self._shown.items() if shown.get(name) is not trait]
+        loaded = {trait.name: trait for trait in traits}
+        gone = [name for name, trait in self._loaded.items() if loaded.get(name) is not trait]
         slots = np.array([self._slot_of[name] for name in gone], dtype=np.intp)
         for engine, drift in zip(self._metrics.engines, self._drift, strict=True):
             drift.grow(len(self._slot_of))
             drift.forget(slots)
-            # What they tell of the traffic is no longer so; an alert would go on.
+            # The last values of the gauges are no longer true, and an alert on them would go on.
             for name in gone:
-                told = self._metrics.of_trait[engine, name]
-                for gauge in (told.ewma, told.drift, told.cusum_up, told.cusum_down):
+                metrics = self._metrics.of_trait[engine, name]
+                for gauge in (metrics.ewma, metrics.drift, metrics.cusum_up, metrics.cusum_down):
                     gauge.set(0)
-        self._shown = shown
+        self._loaded = loaded
         self._make_arrays()
 
     def add(self, engine: str, scores: Scores, request_id: str) -> None:
         """Count a response.
 
         Args:
-            engine: one of the metrics' engines.
-            scores: of traits that were shown.
-            request_id: for exemplars.
+            engine: one of the engines of the metrics.
+            scores: its scores, for traits that `show` has had.
+            request_id: the engine's id of the request, for exemplars.
         """
         e = self._engine_of[engine]
         slots = np.array([self._slot_of[trait.name] for trait in scores.traits], dtype=np.intp)
@@ -88,7 +89,7 @@ class Tally:
         self._dirty = True
 
     def flush(self) -> None:
-        """Tell Prometheus what was added since the last time."""
+        """Pass the counts since the last flush to Prometheus."""
         if not self._dirty:
             return
         self._dirty = False
@@ -97,25 +98,25 @@ class Tally:
         for e, engine in enumerate(self._metrics.engines):
             drift = self._drift[e].drift()
             for slot in np.flatnonzero(self._means[e].any(axis=1) | self._tokens[e].any(axis=1)).tolist():
-                told = self._metrics.of_trait[engine, names[slot]]
-                _add(told.token_z, self._tokens[e, slot])
+                metrics = self._metrics.of_trait[engine, names[slot]]
+                _add(metrics.token_z, self._tokens[e, slot])
                 ids, values = self._exemplar_ids[e, slot], self._exemplar_values[e, slot]
-                _add(told.mean_z, self._means[e, slot], ids, values, now)
-                told.responses.inc(int(self._means[e, slot].sum()))
-                told.z_positive.inc(self._signed[e, slot, 0])
-                told.z_negative.inc(self._signed[e, slot, 1])
+                _add(metrics.mean_z, self._means[e, slot], ids, values, now)
+                metrics.responses.inc(int(self._means[e, slot].sum()))
+                metrics.z_positive.inc(self._signed[e, slot, 0])
+                metrics.z_negative.inc(self._signed[e, slot, 1])
                 if self._spikes[e, slot]:
                     exemplar = {"request_id": self._spike_ids[e, slot]}
-                    told.spikes.inc(int(self._spikes[e, slot]), exemplar)
-                    told.over_threshold.inc(int(self._over[e, slot]), exemplar)
-                told.ewma.set(self._drift[e].ewma[slot])
-                told.drift.set(drift[slot])
-                told.cusum_up.set(self._drift[e].cusum_up[slot])
-                told.cusum_down.set(self._drift[e].cusum_down[slot])
+                    metrics.spikes.inc(int(self._spikes[e, slot]), exemplar)
+                    metrics.over_threshold.inc(int(self._over[e, slot]), exemplar)
+                metrics.ewma.set(self._drift[e].ewma[slot])
+                metrics.drift.set(drift[slot])
+                metrics.cusum_up.set(self._drift[e].cusum_up[slot])
+                metrics.cusum_down.set(self._drift[e].cusum_down[slot])
         self._make_arrays()
 
     def _make_arrays(self) -> None:
-        """Start to count anew: arrays of engine, trait and, where there are any, bucket or sign."""
+        """Set all counts to 0. The axes are engine, trait and, in some arrays, bucket or sign."""
         size = (len(self._metrics.engines), len(self._slot_of))
         buckets = len(MEAN_Z_BUCKETS) + 1
         self._tokens = np.zeros((*size, len(TOKEN_Z_BUCKETS) + 1), dtype=np.int64)
@@ -148,7 +149,7 @@ def _add(
     exemplar_values: npt.NDArray[np.float64] | None = None,
     now: float = 0.0,
 ) -> None:
-    """Add to the buckets of a histogram, which prometheus_client only offers value by value."""
+    """Add counts to the buckets of a histogram; prometheus_client itself takes only single values."""
     for i in np.flatnonzero(counts).tolist():
         bucket = histogram._buckets[i]
         bucket.inc(int(counts[i]))

@@ -1,8 +1,9 @@
 """Scored responses as OpenTelemetry events, `gen_ai.evaluation.result`, where the environment names a collector.
 
-An event for each response and trait: the mean z is the evaluation's score, whether there was a spike its label. Names
-of attributes are those of OpenTelemetry's conventions for generative AI; what they have no name for is under
-`traitwatch.`. No text is in any of them. Events are made in a thread (`traitwatch_server.recording.background`) and sent by `traitwatch_server.recording.otlp`.
+There is an event for each response and trait. The mean z is the score of the evaluation, and its label says whether
+there was a spike. The attributes have the names of OpenTelemetry's conventions for generative AI; an attribute without
+a name there begins with `traitwatch.`. No event holds a text. A thread makes the events
+(`traitwatch_server.recording.background`), and `traitwatch_server.recording.otlp` sends them.
 """
 
 import math
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 EVENT = "gen_ai.evaluation.result"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-# Responses whose events may wait to be made. The thread that makes them never waits for the collector.
+# Responses that may wait for the thread. The thread itself never waits for the collector.
 _WAITING = 1024
-# Spikes that an explanation tells of.
+# Spikes that an explanation lists.
 _EXPLAINED = 3
 
 
 def telemetry_from_environment(dropped: Callable[[int], object]) -> "EvaluationEvents | None":
-    """Return a sink for the collector that the environment names; None where it names none, or wants no events.
+    """Return a sink for the collector that the environment names; None where it names none, or turns events off.
 
     Args:
         dropped: called with a number of events that did not reach the collector, from any thread.
@@ -58,8 +59,8 @@ class EvaluationEvents:
         """Start the thread that makes the events.
 
         Args:
-            pipeline: where they go.
-            dropped: called with a number of events that were not made.
+            pipeline: sends the events.
+            dropped: called with a number of events that could not be made.
         """
         self._pipeline = pipeline
         self._background = Background[tuple[int, Recorded]](
@@ -75,7 +76,7 @@ class EvaluationEvents:
         self._background.put((time.time_ns(), response))
 
     def close(self) -> None:
-        """Send what still waits, for a few seconds at most."""
+        """Send the events that still wait, within a few seconds."""
         self._background.close()
 
     def _take(self, item: tuple[int, Recorded]) -> None:
@@ -86,7 +87,7 @@ class EvaluationEvents:
 
 
 def evaluations(response: Recorded) -> list[dict[str, "Attribute"]]:
-    """Return the attributes of a response's events, one for each trait that has a score (a calibrated one, a state)."""
+    """Return the attributes of a response's events: one event for each trait that has a mean z."""
     return [
         _evaluation(response, trait, mean_z, spikes)
         for trait, mean_z, spikes in zip(response.traits, response.mean_z.tolist(), response.spikes, strict=True)
@@ -115,17 +116,17 @@ def _evaluation(
         attributes["gen_ai.evaluation.score.label"] = "spike"
         attributes["gen_ai.evaluation.explanation"] = _explanation(spikes)
     elif trait.threshold is not None:
-        # Without a threshold there could be none, which says nothing.
+        # Without a threshold there can be no spike, so "no_spike" would mean nothing.
         attributes["gen_ai.evaluation.score.label"] = "no_spike"
     return attributes
 
 
 def _explanation(spikes: Sequence[Spike]) -> str:
-    """Say in words where the spikes are, e.g. `2 spikes: tokens 12 to 18 (peak z 5.90), tokens 30 to 33 (...)`."""
-    told = [f"tokens {spike.start} to {spike.end - 1} (peak z {spike.peak_z:.2f})" for spike in spikes[:_EXPLAINED]]
+    """Describe the spikes in words, e.g. `2 spikes: tokens 12 to 18 (peak z 5.90), tokens 30 to 33 (...)`."""
+    listed = [f"tokens {spike.start} to {spike.end - 1} (peak z {spike.peak_z:.2f})" for spike in spikes[:_EXPLAINED]]
     more = f" and {len(spikes) - _EXPLAINED} more" if len(spikes) > _EXPLAINED else ""
     number = "1 spike" if len(spikes) == 1 else f"{len(spikes)} spikes"
-    return f"{number}: {', '.join(told)}{more}"
+    return f"{number}: {', '.join(listed)}{more}"
 
 
 def _variable(name: str) -> str:

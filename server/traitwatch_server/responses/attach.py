@@ -1,11 +1,12 @@
-"""Attaches scores to the answers of one request: to a JSON body, or to the events of a stream."""
+"""Attaches the scores of one request to its answers: to a JSON body, or to the events of a stream."""
 
 import asyncio
 import re
-from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
+from traitwatch_server.responses.answer_scores import AnswerScores
 from traitwatch_server.responses.endpoints import Carrier, Portion, Shape
 from traitwatch_server.responses.scored_request import ScoredRequest
 
@@ -16,18 +17,21 @@ _ENCODER = msgspec.json.Encoder()
 class Attacher:
     """Rewrites the answers of one request.
 
-    Args of the constructor:
-        request: the scored request.
-        shape: where scores go in the answers of its endpoint.
-
     Attributes:
-        given_up: whether every answer is told, from here on, that its scores are not complete, and nothing else.
+        given_up: whether every answer from here on carries `"traits_complete": false` and no scores.
     """
 
     def __init__(self, request: ScoredRequest, shape: Shape):
+        """Start with no answer.
+
+        Args:
+            request: the scored request.
+            shape: where the scores go in the answers of its endpoint.
+        """
+        self.given_up = False
         self._request = request
         self._shape = shape
-        self.given_up = False
+        self._answers: dict[int, AnswerScores] = {}
 
     async def body(self, body: bytes) -> bytes:
         """Return the JSON answer `body` with scores."""
@@ -42,12 +46,12 @@ class Attacher:
         return _ENCODER.encode(answer)
 
     async def event(self, event: bytes) -> bytes:
-        """Return one event of the stream, with what it takes of the scores; as it came where that is nothing."""
+        """Return one event of the stream with its scores; an event that takes none is returned unchanged."""
         data = event_data(event)
         if data is None or not data.startswith(b"{"):
             return event
         fields = _DECODER.decode(data)
-        carriers: Sequence[Carrier] = self._shape.event(fields)
+        carriers = self._shape.event(fields)
         for carrier in carriers:
             await self._fill(carrier)
         if not any(name in carrier.fields for carrier in carriers for name in ("traits", "traits_complete")):
@@ -56,17 +60,22 @@ class Attacher:
 
     async def _fill(self, carrier: Carrier) -> None:
         if self.given_up:
-            if carrier.part is not Portion.PROGRESS:
+            if carrier.portion is not Portion.PROGRESS:
                 carrier.fields["traits_complete"] = False
-        elif carrier.part is Portion.PROGRESS:
-            await self._request.progress(carrier.fields, carrier.answer)
+        elif carrier.portion is Portion.PROGRESS:
+            await self._answer(carrier.number).progress(carrier.fields)
         else:
-            await self._request.finish(carrier.fields, carrier.answer, whole=carrier.part is Portion.WHOLE)
+            await self._answer(carrier.number).finish(carrier.fields, whole=carrier.portion is Portion.WHOLE)
+
+    def _answer(self, number: int) -> AnswerScores:
+        answer = self._answers.get(number)
+        if answer is None:
+            turns = partial(self._shape.turns, self._request, number)
+            answer = self._answers[number] = AnswerScores(self._request.selection, turns)
+        return answer
 
 
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-
-
 _DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
 

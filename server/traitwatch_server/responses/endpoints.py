@@ -1,16 +1,16 @@
 """Where in an answer the scores go, for each endpoint.
 
-Chat and completions have choices, each with its own field. `/v1/responses` and `/v1/messages` have one answer, which
-gets the field at its top; it may be made of several calls of the engine. In a stream, an event that carries text takes
-the projections that have come, the event that ends an answer takes the rest and the summary.
+Chat and completions have choices, and each choice carries its own scores. `/v1/responses` and `/v1/messages` have one
+answer, which carries the scores at its top; it may be made of several calls of the engine. In a stream, an event with
+text carries the projections that have come. The event that ends an answer carries the rest and the summary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
-Json = dict[str, Any]
+from traitwatch_server.responses.schema import Json
+from traitwatch_server.responses.scored_request import ScoredRequest, Turn
 
 
 class Portion(Enum):
@@ -27,46 +27,48 @@ class Carrier:
 
     Attributes:
         fields: the object.
-        answer: the number of the choice; None where the response is one answer.
-        part: what it takes.
+        number: the number of the answer in the response: that of the choice, or 0 where the response is one answer.
+        portion: what it takes.
     """
 
     fields: Json
-    answer: int | None
-    part: Portion
+    number: int
+    portion: Portion
 
 
 class Without(Enum):
-    """What makes an answer carry no scores: the field of the request that asks for it, where it is true."""
+    """The field of a request that, where it is true, makes the response carry no scores."""
 
-    # Its beams share states and are dropped and continued: no run of tokens that could be scored.
+    # The beams share states, and are dropped and continued: there is no run of tokens that could be scored.
     BEAM_SEARCH = "use_beam_search"
-    # Its answer is fetched later.
+    # The answer is fetched later.
     BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """An endpoint's answers.
+    """The answers of an endpoint.
 
     Attributes:
         body: finds the carriers of a JSON answer.
         event: finds the carriers of one event's data.
-        without: what makes one of them carry no scores; None where nothing does.
+        turns: finds the turns of the answer with a number.
+        without: the field that makes a response carry no scores; None where there is none.
     """
 
     body: Callable[[Json], Sequence[Carrier]]
     event: Callable[[Json], Sequence[Carrier]]
+    turns: Callable[[ScoredRequest, int], Sequence[Turn]]
     without: Without | None = None
 
 
 def _choices_of_body(answer: Json) -> list[Carrier]:
-    # vLLM answers with null where the server is ended in the midst of a request; an embedding has none.
+    # vLLM answers with null where the server is ended in the midst of a request. An embedding has no choices.
     return [Carrier(choice, choice["index"], Portion.WHOLE) for choice in answer.get("choices") or ()]
 
 
 def _choices_of_batch(answer: Json) -> list[Carrier]:
-    # `index` is the conversation's number there, whatever `n` is.
+    # `index` is the number of the conversation there, whatever `n` is.
     return [Carrier(choice, i, Portion.WHOLE) for i, choice in enumerate(answer["choices"] or ())]
 
 
@@ -78,40 +80,45 @@ def _choices_of_event(data: Json) -> list[Carrier]:
 
 
 def _one_answer(answer: Json) -> list[Carrier]:
-    return [Carrier(answer, None, Portion.WHOLE)]
+    return [Carrier(answer, 0, Portion.WHOLE)]
 
 
 def _responses_event(data: Json) -> list[Carrier]:
     kind = data.get("type", "")
     if kind.endswith(".delta"):
-        return [Carrier(data, None, Portion.PROGRESS)]
+        return [Carrier(data, 0, Portion.PROGRESS)]
     if kind in ("response.completed", "response.incomplete", "response.failed"):
-        return [Carrier(data["response"], None, Portion.WHOLE)]
+        return [Carrier(data["response"], 0, Portion.WHOLE)]
     return []
 
 
 def _messages_event(data: Json) -> list[Carrier]:
     kind = data.get("type")
     if kind == "content_block_delta":
-        return [Carrier(data, None, Portion.PROGRESS)]
+        return [Carrier(data, 0, Portion.PROGRESS)]
     if kind == "message_delta":
-        return [Carrier(data, None, Portion.REST)]
+        return [Carrier(data, 0, Portion.REST)]
     return []
 
 
+def _all_turns(request: ScoredRequest, number: int) -> list[Turn]:
+    return request.all_turns()
+
+
 MESSAGES = "/v1/messages"
-# What the server's schema tells of.
+_CHOICES = Shape(_choices_of_body, _choices_of_event, ScoredRequest.choice, Without.BEAM_SEARCH)
+# The endpoints that the server's schema describes.
 SHAPES = {
-    "/v1/chat/completions": Shape(_choices_of_body, _choices_of_event, Without.BEAM_SEARCH),
-    "/v1/completions": Shape(_choices_of_body, _choices_of_event, Without.BEAM_SEARCH),
-    "/v1/chat/completions/batch": Shape(_choices_of_batch, _choices_of_event),
-    "/v1/responses": Shape(_one_answer, _responses_event, Without.BACKGROUND),
-    MESSAGES: Shape(_one_answer, _messages_event),
+    "/v1/chat/completions": _CHOICES,
+    "/v1/completions": _CHOICES,
+    "/v1/chat/completions/batch": Shape(_choices_of_batch, _choices_of_event, ScoredRequest.choice),
+    "/v1/responses": Shape(_one_answer, _responses_event, _all_turns, Without.BACKGROUND),
+    MESSAGES: Shape(_one_answer, _messages_event, _all_turns),
 }
-# SageMaker's one endpoint for all: a chat or a completion, by what the body has.
+# SageMaker's one endpoint: the body makes it a chat or a completion.
 _INVOCATIONS = "/invocations"
 
 
 def shape_of(path: str) -> Shape | None:
-    """Return the shape of an endpoint's answers; None where nothing in them is scored."""
+    """Return the shape of an endpoint's answers; None where the endpoint has no answer that is scored."""
     return SHAPES["/v1/completions"] if path == _INVOCATIONS else SHAPES.get(path)

@@ -1,17 +1,13 @@
 """The ASGI middleware: decides which requests are scored, and attaches the scores to their responses.
 
-While a scored request is handled, it stands in a context variable, where the engine's `generate` finds it. A request
-that says nothing of traits reaches vLLM byte for byte, and so does every response that carries no scores its client.
+While a scored request is handled, the context variable `SCORED_REQUEST` holds it, and the engine's `generate` finds it
+there. Requests without a `traits` field reach vLLM unchanged. Responses without scores reach the client unchanged.
 """
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
-import msgspec
-from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,26 +17,26 @@ from traitwatch_server.recording.recorder import Recorder
 from traitwatch_server.responses.attach import Attacher, EventSplitter
 from traitwatch_server.responses.endpoints import Shape, Without, shape_of
 from traitwatch_server.responses.refusals import refusal, request_path
+from traitwatch_server.responses.request_body import decode, is_true, may_contain, receive_body, replay, with_body
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection, select
 
 _FIELD = "traits"
 _CALLED = {Without.BEAM_SEARCH: "beam search", Without.BACKGROUND: "a background response"}
-# As vLLM reads a field: "false" is false.
-_BOOLEAN = TypeAdapter(bool)
 
 logger = logging.getLogger(__name__)
 
 
 class TraitsMiddleware:
-    """Scores the answers of the paths that have a shape.
-
-    Args of the constructor:
-        app: the application.
-        monitor: returns the monitor; called a request, since the engine is not there yet when the app is built.
-    """
+    """Scores the answers of the paths that have a shape (`traitwatch_server.responses.endpoints`)."""
 
     def __init__(self, app: ASGIApp, monitor: Callable[[], Monitor]):
+        """Stand in front of an application.
+
+        Args:
+            app: the application.
+            monitor: returns the monitor. It is called for each request: when the app is built, the engine is not up.
+        """
         self._app = app
         self._monitor = monitor
 
@@ -51,13 +47,13 @@ class TraitsMiddleware:
             await self._app(scope, receive, send)
             return
         monitor = self._monitor()
-        received = await _receive_body(receive)
+        received = await receive_body(receive)
         try:
             selection, scope, received = _read_request(scope, received, shape, monitor)
         except RequestError as error:
             await refusal(400, str(error), path=request_path(scope), param=_FIELD)(scope, receive, send)
             return
-        receive = _replay(received, receive)
+        receive = replay(received, receive)
         if not isinstance(selection, Selection):
             with _while_handled(selection):
                 await self._app(scope, receive, send)
@@ -70,7 +66,7 @@ class TraitsMiddleware:
 
 @contextmanager
 def _while_handled(request: ScoredRequest | Unscorable | None) -> Iterator[None]:
-    """Let the calls of the engine that are made meanwhile find `request`."""
+    """Have `SCORED_REQUEST` hold `request` meanwhile, for the calls of the engine."""
     token = SCORED_REQUEST.set(request)
     try:
         yield
@@ -81,32 +77,32 @@ def _while_handled(request: ScoredRequest | Unscorable | None) -> Iterator[None]
 def _read_request(
     scope: Scope, received: list[Message], shape: Shape, monitor: Monitor
 ) -> tuple[Selection | Unscorable | None, Scope, list[Message]]:
-    """Decide what a response carries, and take our field out of the request's body.
+    """Decide what a response carries, and remove the `traits` field from the request's body.
 
     Returns:
-        What the response carries (None: no scores), and the request as vLLM is to see it.
+        What the response carries (None: no scores), and the scope and the messages of the request for vLLM.
 
     Raises:
-        RequestError: `traits` is malformed, or asks for what cannot be scored.
+        RequestError: `traits` is malformed, or asks for scores that the response cannot carry.
     """
     body = b"".join(message.get("body", b"") for message in received)
     names = (_FIELD,) if shape.without is None else (_FIELD, shape.without.value)
-    # A body that says none of them, which is the usual one, need not be read.
-    fields = _decode(body) if _may_say(body, *names) else {}
+    # A body without these fields, which is the usual one, need not be decoded.
+    fields = decode(body) if may_contain(body, *names) else {}
     if fields is None:
         return None, scope, received
-    said = _FIELD in fields
+    has_field = _FIELD in fields
     asked = fields.pop(_FIELD, None)
     selection: Selection | Unscorable | None = select(asked, monitor.traits, monitor.default)
-    if shape.without is not None and _is_true(fields.get(shape.without.value)):
+    if shape.without is not None and is_true(fields.get(shape.without.value)):
         if asked is not None and selection is not None:
             raise RequestError(f"traits: {_CALLED[shape.without]} carries no scores; leave one of the two out.")
         selection = None
         if shape.without is Without.BEAM_SEARCH:
             monitor.recorder.not_attached("not_scorable")
             selection = Unscorable.UNSCORABLE
-    if said:
-        scope, received = _with_body(scope, fields)
+    if has_field:
+        scope, received = with_body(scope, fields)
     return selection, scope, received
 
 
@@ -114,6 +110,13 @@ class _AnswerRewriter:
     """A `send` that rewrites answers: a JSON body as a whole, a stream event by event, anything else not at all."""
 
     def __init__(self, attacher: Attacher, send: Send, recorder: Recorder):
+        """Stand in front of a `send`.
+
+        Args:
+            attacher: adds the scores.
+            send: sends to the client.
+            recorder: counts the answers to which no scores could be attached.
+        """
         self._attacher = attacher
         self._recorder = recorder
         self._send = send
@@ -161,8 +164,8 @@ class _AnswerRewriter:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _attached(self, attach: Callable[[bytes], Awaitable[bytes]], part: bytes) -> bytes:
-        """Return a part of vLLM's answer with its scores; after a failure of ours, which says so, without."""
-        # The first failure is of the scores. If even that cannot be said, vLLM's answer goes out as it is.
+        """Return a part of vLLM's answer with its scores; after a failure of ours with `"traits_complete": false`."""
+        # The first failure is of the scores. If adding `traits_complete` fails too, vLLM's answer goes out unchanged.
         for _ in range(2):
             try:
                 return await attach(part)
@@ -170,61 +173,6 @@ class _AnswerRewriter:
                 # A monitoring failure must not fail a generation.
                 if not self._attacher.given_up:
                     self._recorder.not_attached("internal_error")
-                    logger.exception("Scores could not be attached; the answer goes out without.")
+                    logger.exception("Scores could not be attached; the answer goes out without them.")
                 self._attacher.given_up = True
         return part
-
-
-async def _receive_body(receive: Receive) -> list[Message]:
-    """Receive the messages of a request body, up to the last or to the client's leaving."""
-    messages = []
-    while True:
-        message = await receive()
-        messages.append(message)
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return messages
-
-
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """Return a `receive` that gives `messages` first."""
-    waiting = iter(messages)
-
-    async def replay() -> Message:
-        for message in waiting:
-            return message
-        return await receive()
-
-    return replay
-
-
-def _with_body(scope: Scope, fields: dict[str, Any]) -> tuple[Scope, list[Message]]:
-    body = json.dumps(fields).encode()
-    headers = MutableHeaders(raw=list(scope["headers"]))
-    headers["content-length"] = str(len(body))
-    return {**scope, "headers": headers.raw}, [{"type": "http.request", "body": body, "more_body": False}]
-
-
-def _may_say(body: bytes, *names: str) -> bool:
-    """Tell whether a JSON text may have a field of one of these names: written out, escaped, or in UTF-16 or -32."""
-    return b"\\u" in body or b"\0" in body or any(f'"{name}"'.encode() in body for name in names)
-
-
-def _is_true(value: Any) -> bool:
-    try:
-        return _BOOLEAN.validate_python(value)
-    except ValidationError:
-        # vLLM refuses it, or takes a null for its default.
-        return False
-
-
-def _decode(body: bytes) -> dict[str, Any] | None:
-    """Return a JSON object's fields; None for anything else, which vLLM answers with its own error."""
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        # vLLM takes more than JSON: NaN, half a pair of surrogates, other encodings of Unicode.
-        try:
-            fields = json.loads(body)
-        except (ValueError, RecursionError):
-            return None
-    return fields if isinstance(fields, dict) else None

@@ -14,7 +14,7 @@ _ANTHROPIC_TYPES = {400: "invalid_request_error", 503: "overloaded_error"}
 
 
 def request_path(scope: Scope) -> str:
-    """Return the path of a request below what a proxy put before it."""
+    """Return the path of a request, without the prefix that a proxy put before it."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
@@ -22,14 +22,14 @@ def request_path(scope: Scope) -> str:
 def refusal(
     status: int, message: str, *, path: str = "", param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an error in OpenAI's shape; for `/v1/messages` in Anthropic's, which is the same in a frame.
+    """Return an error in OpenAI's shape; for `/v1/messages` in Anthropic's, which wraps the same fields.
 
     Args:
         status: the HTTP status.
         message: what was wrong and what to do.
-        path: of the request, where it may be Anthropic's; see `request_path`.
+        path: the path of the request (`request_path`), where it may be one of Anthropic's.
         param: the field of the request that was wrong.
-        headers: to send with it.
+        headers: headers of the answer.
     """
     error = {"message": message, "type": _OPENAI_TYPES.get(status, _BAD_REQUEST), "param": param, "code": status}
     content: dict[str, Any] = {"error": error}

@@ -1,9 +1,10 @@
-"""Our fields in JSON answers, as types: mypy holds the code that makes them to these, `/openapi.json` shows them.
+"""The types of our fields in requests and answers. mypy checks the code against them, and `/openapi.json` shows them.
 
-They type plain dictionaries: each event of a stream carries some, and a model in between would be made for each.
+They are types of plain dictionaries, not models: a stream has such fields in each event, and a model would cost time in
+each.
 """
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, with_config
 from pydantic.config import JsonDict
@@ -21,6 +22,9 @@ _EXAMPLE: JsonDict = {
     "spikes": [],
     "tokens": [-9.5324, -9.7857, -11.622, -18.7468, -14.8253, -6.0785, -8.6135, None],
 }
+
+Json = dict[str, Any]
+"""A JSON object."""
 
 Projections = list[float | None]
 """Projections in units of the hidden state; null where a token has no state, as the last one of an answer."""

@@ -1,4 +1,4 @@
-"""The `traits` field of a request: what its client wants scored."""
+"""The `traits` field of a request, and the selection that follows from it: what the response carries."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +16,13 @@ from traitwatch_server.traits import Columns, ServedTrait, TraitSet
 
 @dataclass(frozen=True)
 class Selection:
-    """What one response is to carry.
+    """What one response carries.
 
     Attributes:
         traits: the traits, in the order in which the response names them.
-        loaded: the traits that the server had when the request came; they stay its own for as long as it lives.
-        tokens: whether it carries the projection of every token beside the summary.
-        prompt: whether it carries those of the prompt's tokens too.
+        loaded: the traits that the server had when the request came; the request keeps them until it ends.
+        tokens: whether the response carries the projection of every token beside the summary.
+        prompt: whether it carries the projections of the prompt's tokens too.
     """
 
     traits: tuple[ServedTrait, ...]
@@ -36,12 +36,12 @@ class Selection:
         return self.loaded.columns
 
     def projections(self, states: Float32Array) -> Float32Array:
-        """Return the traits' own columns of rows: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""
+        """Return the selected traits' columns: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""
         chosen: Float32Array = states[:, self._places].T
         return chosen
 
     def chosen(self, values: Float32Array) -> Float32Array:
-        """Return the rows of the traits out of those of all loaded ones: `[num_loaded, ...]`."""
+        """Return the rows of the selected traits: `[num_loaded, ...]` becomes `[num_traits, ...]`."""
         return values[self._among_loaded]
 
     @cached_property
@@ -51,12 +51,12 @@ class Selection:
 
     @cached_property
     def _places(self) -> npt.NDArray[np.intp]:
-        """Where the traits' columns stand in a row: `[num_traits]`."""
+        """The index in a row of each trait's column: `[num_traits]`."""
         return self.loaded.places[self._among_loaded]
 
     @cached_property
     def _among_loaded(self) -> list[int]:
-        """Where the traits stand among all that are loaded."""
+        """The index of each trait among all loaded traits."""
         order = {name: i for i, name in enumerate(self.loaded.traits)}
         return [order[name] for name in self.names]
 
@@ -65,12 +65,12 @@ def select(value: object, loaded: TraitSet, default: TraitsDefault) -> Selection
     """Decide what a response carries.
 
     Args:
-        value: the request's `traits`, or None where it says nothing.
+        value: the `traits` field of the request, or None where there is none.
         loaded: the traits that the server has now.
         default: the server's `--traits-default`.
 
     Returns:
-        The selection; None when the response is not to be scored.
+        The selection; None where the response carries no scores.
 
     Raises:
         RequestError: the field is malformed, or names a trait that is not loaded.

@@ -1,4 +1,7 @@
-"""Which rows of a forward pass are sent: of scored requests, all from the prompt's last position on, or all."""
+"""Which rows of a forward pass are sent: those of tracked requests, from the last position of the prompt on.
+
+A request whose prompt is scored too sends all of its rows.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +15,9 @@ class TrackedRequest:
     """A request that carries a key.
 
     Attributes:
-        key: what the API process calls it.
+        key: the key that the API process gave the request.
         prompt_len: tokens of its prompt; the first generated token has this position.
-        with_prompt: whether the rows of its prompt are wanted too.
+        with_prompt: whether the rows of its prompt are sent too.
     """
 
     key: str
@@ -25,11 +28,12 @@ class TrackedRequest:
 def scored_rows(layout: BatchLayout, requests: Mapping[str, TrackedRequest]) -> tuple[list[RowRun], slice | list[int]]:
     """Choose the rows to send.
 
-    Where `layout.num_computed` is an upper bound, the choice is right all the same: it is exact in a prompt, and beyond
-    the prompt every row is sent.
+    The choice is right even where `layout.num_computed` is an upper bound: within a prompt it is exact, and beyond the
+    prompt every row is sent.
 
     Returns:
-        The runs, and their rows in the same order: a slice where they are one run, else the row numbers.
+        The runs, and the numbers of their rows in the same order: a slice where the rows follow one another, else a
+        list.
     """
     runs: list[RowRun] = []
     ranges: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
 """The worker's end of the transport: a thread that sends one msgpack frame a forward pass over ZeroMQ PUSH.
 
-Nothing here waits for anybody: where a reader lags, rows are dropped, and the next frame that gets through says how
-many.
+The forward pass never waits. Where an API process reads too slowly, its rows are dropped, and the next frame that it
+gets has their number.
 """
 
 import logging
@@ -28,13 +28,13 @@ _MAX_QUEUED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows on their way out of the worker: a tensor that may still be in flight, and the event that ends the flight.
+    """The rows of one pass on their way out of the worker; their copy to host memory may still be under way.
 
     Attributes:
-        runs: what the rows are.
+        runs: the requests of the rows, in the order of the rows.
         widths: columns of each tapped layer.
         values: `[num_rows, ROW_HEAD + sum(widths)]`, float32, host memory, as in a frame.
-        ready: recorded after the device-to-host copy; None where there was none.
+        ready: recorded after the copy from device to host; None where nothing was copied.
         time: when the pass ended, seconds since 1970.
     """
 
@@ -54,10 +54,16 @@ class Sender:
     """Sends rows from a thread of its own, so that the forward pass waits for neither the device nor the socket."""
 
     def __init__(self, layers: Sequence[int], engine: int):
+        """Start the thread.
+
+        Args:
+            layers: the tapped layers of this worker, ascending.
+            engine: index of the engine, as vLLM's metrics have it.
+        """
         self._layers = list(layers)
         self._engine = engine
         self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
-        # Bytes put in by the worker and taken out by the thread: each is written by one of the two alone.
+        # Bytes that the worker has queued and that the thread has sent: each number has one writer.
         self._put = 0
         self._taken = 0
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
@@ -70,7 +76,7 @@ class Sender:
         self._queue.put((api_process, endpoint))
 
     def send(self, rows: Rows) -> None:
-        """Queue rows; returns at once, and drops them when the thread is hopelessly behind."""
+        """Queue rows and return at once. The rows are dropped where more than `_MAX_QUEUED_BYTES` wait."""
         if self._put - self._taken > _MAX_QUEUED_BYTES:
             for run in rows.runs:
                 self._lost[api_process_of(run.key)] += run.count
@@ -79,7 +85,7 @@ class Sender:
         self._queue.put(rows)
 
     def close(self) -> None:
-        """Send what is queued and end the thread."""
+        """Send the queued rows and end the thread."""
         self._queue.put(None)
         self._thread.join(timeout=5)
 
@@ -96,7 +102,7 @@ class Sender:
                 for api_process, runs, values in _by_owner(item):
                     self._send(encoder, api_process, runs, item, values)
             except Exception:
-                # One bad pass must not end the monitoring of all that follow.
+                # A failure of one pass must not end the monitoring of later passes.
                 logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
             self._taken += item.nbytes
         for socket in self._sockets.values():
@@ -130,7 +136,7 @@ def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "z
 
 
 def _by_owner(rows: Rows) -> list[tuple[str, Sequence[RowRun], bytes]]:
-    """Split rows by API process; one process, the usual case, takes them as they are."""
+    """Split rows by API process. With one process, which is the usual case, nothing is copied."""
     owners = [api_process_of(run.key) for run in rows.runs]
     values = rows.values.numpy()
     if len(set(owners)) == 1:

@@ -1,8 +1,8 @@
 """The tap: forward hooks that project the hidden states of chosen layers onto the loaded vectors.
 
 Each tapped layer gets two buffers, registered on its module so that torch.compile treats them as it treats weights:
-`vectors` (one unit column a trait) and `projections` (one row a token of the batch). Loading a trait writes a column;
-nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving never see them.
+`vectors` (one unit column for each trait) and `projections` (one row for each token of the batch). Loading a trait
+writes a column; nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving never see them.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Tap:
             modules: layer index to the module whose output is that layer's hidden state.
             hidden_size: width of the residual stream.
             max_tokens: the most tokens that one forward pass can carry, padding included.
-            columns: columns of each layer, free ones included.
+            columns: columns of each layer, the free ones included.
         """
         self.layers = sorted(modules)
         self._modules = {layer: state.module for layer, state in modules.items()}
@@ -79,7 +79,7 @@ class Tap:
 
     @property
     def widths(self) -> list[int]:
-        """Columns that `read` gives of each layer: those up to the last that was ever loaded."""
+        """The number of columns that `read` returns for each layer: up to the last column that was ever loaded."""
         return [self._used[layer] for layer in self.layers]
 
     def load(self, layer: int, column: int, directions: torch.Tensor) -> None:
@@ -118,6 +118,6 @@ class Tap:
 
 
 def _project_hook(summed: bool, module: nn.Module, args: object, output: object) -> None:
-    """Project the hidden state that a module's output is, or is the sum of."""
+    """Project the hidden state of a module's output: the output itself, or the sum of its two tensors."""
     hidden, residual = state_parts(output, summed)
     torch.ops.traitwatch.project(hidden, residual, module.traitwatch_vectors, module.traitwatch_projections)

@@ -18,6 +18,7 @@ from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.sink import Recorded
+from traitwatch_server.responses.answer_scores import AnswerScores
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection
 from traitwatch_server.traits import trait_set
@@ -217,6 +218,13 @@ async def test_without_a_trait_nothing_counts_as_scored(
     assert len(engine.ledger) == 0
 
 
+async def finished(request: ScoredRequest, number: int) -> dict[str, Any]:
+    """Return the fields that an ended choice of the request's response gets."""
+    fields: dict[str, Any] = {}
+    await AnswerScores(request.selection, lambda: request.choice(number)).finish(fields, whole=True)
+    return fields
+
+
 @pytest.mark.parametrize("kind", list(RequestOutputKind))
 async def test_whatever_way_the_engine_tells_tokens_they_are_all_seen(
     engine: Any, request_: ScoredRequest, kind: RequestOutputKind
@@ -227,8 +235,7 @@ async def test_whatever_way_the_engine_tells_tokens_they_are_all_seen(
     SCORED_REQUEST.reset(token)
     assert len(outputs) == (1 if kind == RequestOutputKind.FINAL_ONLY else 3)
     for index in range(2):
-        carrier: dict[str, Any] = {}
-        await request_.finish(carrier, index, whole=True)
+        carrier = await finished(request_, index)
         assert carrier["traits_complete"] is True
         first, second = TOKENS[index][:2]
         assert carrier["traits"]["paternalism"]["tokens"] == [first / 2, second / 2, None]
@@ -255,8 +262,7 @@ async def test_scoring_the_prompt_passes_the_prefix_cache_by(engine: Any) -> Non
     await run(engine, SamplingParams())
     SCORED_REQUEST.reset(token)
     assert engine.seen[0].skip_reading_prefix_cache is True
-    carrier: dict[str, Any] = {}
-    await request.finish(carrier, 0, whole=True)
+    carrier = await finished(request, 0)
     assert carrier["traits"]["paternalism"]["prompt_tokens"] == [50.0, 50.5, 51.0]
     assert carrier["traits_complete"] is True
 

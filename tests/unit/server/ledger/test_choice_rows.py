@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch_server.ledger.choice_rows import ChoiceRows
+from traitwatch_server.ledger.choice_rows import ChoiceRows, RowBlock, Stage
 from traitwatch_server.traits import Columns
 
 PROMPT = [100, 101, 102]
@@ -31,8 +31,8 @@ def write(
 ) -> bool:
     """Write rows at places (-1 is the prompt-last state); each projection is its place plus `value`."""
     values = np.array([[place + value] * len(layers) for place in places], dtype=np.float32)
-    copies = rows.columns.copies(layers, [1] * len(layers))
-    return rows.write(layers, copies, len(PROMPT), [place + len(PROMPT) for place in places], token_ids, values)
+    block = RowBlock(len(PROMPT), [place + len(PROMPT) for place in places], token_ids, values)
+    return rows.write(Stage(layers, (1,) * len(layers)), block)
 
 
 def test_rows_are_found_by_place() -> None:
@@ -118,7 +118,7 @@ def test_stages_of_a_pipeline_fill_their_own_columns() -> None:
     assert rows.complete()
 
 
-def test_without_room_rows_are_dropped_and_said_to_be() -> None:
+def test_without_room_rows_are_dropped_and_write_returns_false() -> None:
     rows = choice(room=False)
     assert write(rows, [-1, 0], [102, 7]) is False
     assert rows.matched() == 0
@@ -135,7 +135,7 @@ def test_an_answer_without_tokens_waits_for_nothing() -> None:
 def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> None:
     """Any order of writes, with tokens that match or not, gives what a dictionary of places gives.
 
-    Where a write brings another token than was there, what is beyond its end is of another text, and goes with it.
+    Where a write brings another token than a place had, the rows beyond the write are of another text and are removed.
     """
     rows = choice()
     rows.tokens = [i % 3 for i in range(num_tokens)]
@@ -152,14 +152,14 @@ def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> N
     right = [p for p in range(num_tokens - 1) if p in naive and naive[p][0] == rows.tokens[p]]
     leading = next((i for i in range(num_tokens) if i not in right), num_tokens - 1)
     assert rows.matched() == leading
-    told = rows.states(0, num_tokens - 1)[:, 0]
-    assert [None if math.isnan(v) else v for v in told.tolist()] == [
+    found = rows.states(0, num_tokens - 1)[:, 0]
+    assert [None if math.isnan(v) else v for v in found.tolist()] == [
         naive[p][1] if p in right else None for p in range(num_tokens - 1)
     ]
 
 
 def test_a_draft_after_a_rejected_one_leaves_no_trace_even_where_its_token_comes_after_all() -> None:
-    """What it was the state of is the text with the rejected draft; the answer's own row is still on its way."""
+    """Its state is of the text with the rejected draft; the own row of the answer is still on its way."""
     rows = choice()
     rows.tokens = [7]
     write(rows, [-1], [102])

@@ -1,4 +1,4 @@
-"""Rows reach the response they belong to, nothing stays behind, and what waits is bounded."""
+"""Each row reaches the response that it belongs to, nothing stays behind, and waiting is bounded."""
 
 import asyncio
 import dataclasses
@@ -12,7 +12,9 @@ from tests.support.frames import SentRows, answer_rows, frame
 from tests.support.samples import sample
 from tests.support.traits import served_trait
 from traitwatch_server.ledger import ledger as ledger_module
-from traitwatch_server.ledger.ledger import Call, Ledger
+from traitwatch_server.ledger import waiter
+from traitwatch_server.ledger.call import Call
+from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import trait_set
 from traitwatch_server.wire import RowFrame, RowRun
@@ -67,7 +69,7 @@ def test_each_call_has_a_key_of_its_own_that_names_the_process(ledger: Ledger) -
         ("2_my-own-id-1b2c3d4e", 1, 0),
     ],
 )
-def test_the_id_of_vllms_request_tells_the_choice(ledger: Ledger, req_id: str, num_choices: int, index: int) -> None:
+def test_the_id_of_vllms_request_names_the_choice(ledger: Ledger, req_id: str, num_choices: int, index: int) -> None:
     call = opened(ledger, num_choices)
     ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS, req_id)))
     assert [call.choice(i).complete() for i in range(num_choices)] == [i == index for i in range(num_choices)]
@@ -158,7 +160,7 @@ def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:
     assert len(ledger) == 0
 
 
-def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
+def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_observed(
     ledger: Ledger, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("traitwatch_server.ledger.ledger.time.time", lambda: 100.25)
@@ -171,7 +173,7 @@ def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_told(
     assert sample(registry, "transport_lag_seconds_bucket", le="0.5") == 1
 
 
-def test_what_the_ledger_holds_is_told(ledger: Ledger, registry: CollectorRegistry) -> None:
+def test_the_calls_and_bytes_of_the_ledger_are_metrics(ledger: Ledger, registry: CollectorRegistry) -> None:
     call = opened(ledger)
     ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     other = opened(ledger)
@@ -205,7 +207,7 @@ async def test_waiting_ends_when_the_last_row_comes(ledger: Ledger) -> None:
 async def test_where_no_frame_comes_at_all_only_the_first_answer_waits_in_full(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "SILENT_TIMEOUT", 0.0)
+    monkeypatch.setattr(waiter, "SILENT_TIMEOUT", 0.0)
     assert await opened(ledger).wait_complete(0, timeout=0.05) is False
     # With the full timeout this would never end within the test's.
     assert await asyncio.wait_for(opened(ledger).wait_complete(0, timeout=3600), 60) is False
@@ -224,4 +226,4 @@ async def test_one_lost_row_does_not_make_the_ledger_silent(ledger: Ledger) -> N
     await asyncio.sleep(0)
     ledger.deliver(frame(answer_rows(other.key, PROMPT, TOKENS)))
     assert await waiting is False
-    assert not ledger.silent
+    assert not ledger.frames.silent

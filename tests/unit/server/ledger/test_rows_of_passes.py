@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from traitwatch_server.ledger.choice_rows import ChoiceRows
+from traitwatch_server.ledger.choice_rows import ChoiceRows, RowBlock, Stage
 from traitwatch_server.traits import Columns
 
 COLUMNS = Columns({2: 1})
-LAYERS = (2,)
+STAGE = Stage((2,), (1,))
 RUNS = 1500
 
 
@@ -24,7 +24,7 @@ class Rows:
 
 
 class Engine:
-    """Generates a text that is known before; a projection is its position, negative where what is before is another."""
+    """Generates a known text. A projection is its position plus 1, negative where the text before it is another one."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -40,12 +40,12 @@ class Engine:
 
     def run(self) -> list[Rows | int]:
         """Return, in their order, the rows of the passes and how many tokens there are after them."""
-        told: list[Rows | int] = []
+        events: list[Rows | int] = []
         while self._known < len(self._text):
             if self.rng.random() < 0.08:
                 self._preempt()
-            told += self._pass()
-        return told
+            events += self._pass()
+        return events
 
     def _preempt(self) -> None:
         """Lose the KV cache, but for some whole blocks; none where the prompt's rows are wanted."""
@@ -65,27 +65,27 @@ class Engine:
         skip = 0 if self.with_prompt else max(0, len(self.prompt) - 1 - first)
         positions = list(range(first, first + len(token_ids)))[skip:]
         signs = [1 if ok else -1 for ok in right[skip:]]
-        told: list[Rows | int] = []
+        events: list[Rows | int] = []
         if positions:
             values = [sign * (p + 1.0) for sign, p in zip(signs, positions, strict=True)]
-            told.append(Rows(positions, token_ids[skip:], values))
+            events.append(Rows(positions, token_ids[skip:], values))
         self._computed = end
         if end == self._known:
             accepted = sum(right[end - first :])
             self._computed = min(end + accepted, len(self._text) - 1)
             self._known = min(end + accepted + 1, len(self._text))
-            told.append(self._known - len(self.prompt))
+            events.append(self._known - len(self.prompt))
         self._cached = max(self._cached, self._computed)
-        return told
+        return events
 
 
-def interleaved(rng: random.Random, told: list[Rows | int]) -> list[Rows | int]:
+def interleaved(rng: random.Random, events: list[Rows | int]) -> list[Rows | int]:
     """Return the same with rows and tokens on ways of different speed, each in its order; or as they were."""
     haste = rng.choice([None, 0.25, 0.5, 0.8])
     if haste is None:
-        return told
-    rows = [x for x in told if isinstance(x, Rows)][::-1]
-    counts = [x for x in told if isinstance(x, int)][::-1]
+        return events
+    rows = [x for x in events if isinstance(x, Rows)][::-1]
+    counts = [x for x in events if isinstance(x, int)][::-1]
     mixed: list[Rows | int] = []
     while rows or counts:
         mixed.append(rows.pop() if rows and (not counts or rng.random() < haste) else counts.pop())
@@ -93,7 +93,7 @@ def interleaved(rng: random.Random, told: list[Rows | int]) -> list[Rows | int]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_wrong_is_ever_told_and_nothing_is_missing_at_the_end(seed: int) -> None:
+def test_no_wrong_state_ever_matches_and_none_is_missing_at_the_end(seed: int) -> None:
     for number in range(RUNS):
         rng = random.Random(seed * RUNS + number)
         engine = Engine(rng)
@@ -104,8 +104,7 @@ def test_nothing_wrong_is_ever_told_and_nothing_is_missing_at_the_end(seed: int)
                 choice.tokens = engine.tokens[:item]
             else:
                 values = np.array(item.projections, dtype=np.float32)[:, None]
-                copies = COLUMNS.copies(LAYERS, [1])
-                choice.write(LAYERS, copies, len(engine.prompt), item.positions, item.token_ids, values)
-            told = choice.states(0, choice.matched())[:, 0].tolist()
-            assert told == [len(engine.prompt) + place + 1.0 for place in range(len(told))], f"run {number}"
+                choice.write(STAGE, RowBlock(len(engine.prompt), item.positions, item.token_ids, values))
+            states = choice.states(0, choice.matched())[:, 0].tolist()
+            assert states == [len(engine.prompt) + place + 1.0 for place in range(len(states))], f"run {number}"
         assert choice.complete(), f"run {number}"

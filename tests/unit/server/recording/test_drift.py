@@ -1,4 +1,4 @@
-"""Drift of the traffic: a shift is told soon, and ordinary traffic is not."""
+"""Drift of the traffic: a shift is found soon, and ordinary traffic has none."""
 
 import numpy as np
 import pytest
@@ -35,11 +35,11 @@ def test_ordinary_traffic_is_no_drift_however_fast_it_comes(seconds_apart: float
 
 
 @pytest.mark.parametrize(("shift", "up"), [(1.0, True), (-1.0, False)])
-def test_a_shift_of_one_standard_deviation_is_told_within_a_hundred_responses(shift: float, *, up: bool) -> None:
+def test_a_shift_of_one_standard_deviation_is_found_within_a_hundred_responses(shift: float, *, up: bool) -> None:
     drift = fed(normal(2000, mean=0.7, std=0.4))
     fed(normal(100, mean=0.7 + 0.4 * shift, std=0.4, seed=1), drift=drift, start=2000)
-    told, other = (drift.cusum_up, drift.cusum_down) if up else (drift.cusum_down, drift.cusum_up)
-    assert told[0] > LIMIT > other[0]
+    risen, other = (drift.cusum_up, drift.cusum_down) if up else (drift.cusum_down, drift.cusum_up)
+    assert risen[0] > LIMIT > other[0]
     assert drift.drift()[0] * (1 if up else -1) > 4
 
 
@@ -67,7 +67,7 @@ def test_one_response_is_no_drift() -> None:
     assert drift.cusum_up[0] <= before + 4 - ALLOWANCE
 
 
-def test_nothing_is_told_before_the_baseline_is_known() -> None:
+def test_there_is_no_drift_before_the_baseline_is_known() -> None:
     drift = fed(np.array([0.0, 100.0] * (WARM_UP // 2)))
     assert drift.cusum_up[0] == drift.cusum_down[0] == 0.0
     assert fed(normal(WARM_UP - 1)).drift()[0] == 0.0

@@ -264,10 +264,10 @@ log.close()
     assert process.stderr is not None
     watchdog = Timer(TIMEOUT, process.kill)
     watchdog.start()
-    said = process.stderr.readline()
+    line = process.stderr.readline()
     out, errors = process.communicate()
     watchdog.cancel()
-    seconds, lost = said.split()
+    seconds, lost = line.split()
     assert not errors
     written = [json.loads(line) for line in out.splitlines()]
     assert int(lost) > 1000
@@ -305,7 +305,7 @@ print(sum(dropped))
 
 
 @pytest.mark.parametrize(
-    ("target", "says"),
+    ("target", "message"),
     [
         ("missing/events.jsonl", "must be a directory"),
         ("", "not a regular file"),
@@ -314,12 +314,12 @@ print(sum(dropped))
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused_at_once(
-    open_log: Callable[..., SpikeLog], tmp_path: Path, target: str, says: str
+    open_log: Callable[..., SpikeLog], tmp_path: Path, target: str, message: str
 ) -> None:
     mode = Path("/dev/null").stat().st_mode
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         checked_file(str(tmp_path / target))
-    with pytest.raises(ConfigError, match=says) as refusal:
+    with pytest.raises(ConfigError, match=message) as refusal:
         open_log(str(tmp_path / target))
     assert str(tmp_path / target) in str(refusal.value)
     assert Path("/dev/null").stat().st_mode == mode

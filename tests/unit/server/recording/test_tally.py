@@ -1,4 +1,4 @@
-"""What is scored is what Prometheus is told: each response counted once, in the buckets of its values."""
+"""Prometheus gets each scored response once, in the buckets of its values."""
 
 import dataclasses
 import time
@@ -31,7 +31,7 @@ def scores(values: Values, traits: tuple[ServedTrait, ...] = (A, B)) -> Scores:
     return Scores(traits, states, np.zeros(len(traits), dtype=np.float32))
 
 
-def told(*responses: Scores, traits: tuple[ServedTrait, ...] = (A, B)) -> CollectorRegistry:
+def counted(*responses: Scores, traits: tuple[ServedTrait, ...] = (A, B)) -> CollectorRegistry:
     """Return the registry after some responses."""
     registry = CollectorRegistry()
     tally = Tally(Metrics(registry))
@@ -44,7 +44,7 @@ def told(*responses: Scores, traits: tuple[ServedTrait, ...] = (A, B)) -> Collec
 
 @given(st.lists(st.lists(st.floats(-9, 9, width=16), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_the_histograms_are_those_of_observing_value_by_value(responses: list[list[float]]) -> None:
-    registry = told(*(scores([values], (A,)) for values in responses), traits=(A,))
+    registry = counted(*(scores([values], (A,)) for values in responses), traits=(A,))
     naive = CollectorRegistry()
     tokens = Histogram("tokens", "", buckets=TOKEN_Z_BUCKETS, registry=naive)
     means = Histogram("means", "", buckets=MEAN_Z_BUCKETS, registry=naive)
@@ -63,7 +63,7 @@ def test_the_histograms_are_those_of_observing_value_by_value(responses: list[li
 def test_each_trait_has_its_own_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both responses at once: the older one would weigh a little less.
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    registry = told(scores([[4, 4], [4, 4]]), scores([[-1, -2], [-3, -5]]))
+    registry = counted(scores([[4, 4], [4, 4]]), scores([[-1, -2], [-3, -5]]))
     assert sample(registry, "response_z_total", trait="a", sign="positive") == 4
     assert sample(registry, "response_z_total", trait="a", sign="negative") == 1.5
     assert sample(registry, "response_z_total", trait="b", sign="positive") == 2
@@ -75,7 +75,7 @@ def test_each_trait_has_its_own_baseline(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_spikes_and_the_responses_that_have_one_are_counted_apart() -> None:
     loud, quiet = [9.0] * 5, [-9.0] * 20
-    registry = told(scores([[*loud, *quiet, *loud, *loud], [0.0] * 35]), scores([loud, loud]))
+    registry = counted(scores([[*loud, *quiet, *loud, *loud], [0.0] * 35]), scores([loud, loud]))
     assert sample(registry, "spikes_total", trait="a") == 3
     assert sample(registry, "responses_over_threshold_total", trait="a") == 2
     assert sample(registry, "spikes_total", trait="b") == 1
@@ -83,7 +83,7 @@ def test_spikes_and_the_responses_that_have_one_are_counted_apart() -> None:
 
 
 def test_every_label_set_is_there_from_the_start() -> None:
-    registry = told()
+    registry = counted()
     for name in (
         "spikes_total",
         "responses_total",
@@ -100,7 +100,7 @@ def test_every_label_set_is_there_from_the_start() -> None:
 
 def test_a_missing_state_and_an_uncalibrated_trait_count_for_nothing() -> None:
     bare = uncalibrated(B)
-    registry = told(scores([[1, float("nan"), 3], [1, 2, 3]], (A, bare)), traits=(A, bare))
+    registry = counted(scores([[1, float("nan"), 3], [1, 2, 3]], (A, bare)), traits=(A, bare))
     assert sample(registry, "token_z_count", trait="a") == 2
     assert sample(registry, "response_z_total", trait="a", sign="positive") == 2
     assert sample(registry, "token_z_count", trait="b") == 0
@@ -108,11 +108,11 @@ def test_a_missing_state_and_an_uncalibrated_trait_count_for_nothing() -> None:
 
 
 def test_a_response_without_states_is_no_response_of_a_trait() -> None:
-    registry = told(scores([[], []]))
+    registry = counted(scores([[], []]))
     assert sample(registry, "responses_total", trait="a") == 0
 
 
-def test_nothing_is_told_twice() -> None:
+def test_nothing_is_counted_twice() -> None:
     registry = CollectorRegistry()
     tally = Tally(Metrics(registry))
     tally.show([A])
@@ -147,7 +147,7 @@ def test_traits_come_and_go_and_counts_stay() -> None:
     tally.add("0", scores([[9.0] * 5], (A,)), "x")
     tally.show([B])
     described = {"trait": "a", "layer": "2", "sha256": A.vector.sha256, "calibration_date": "2026-01-01"}
-    assert sample(registry, "token_z_count", trait="a") == 5, "what was not told yet is not lost"
+    assert sample(registry, "token_z_count", trait="a") == 5, "counts that were not flushed yet are not lost"
     with pytest.raises(KeyError):
         sample(registry, "vector_info", **described)
     with pytest.raises(KeyError):
@@ -163,7 +163,7 @@ def test_traits_come_and_go_and_counts_stay() -> None:
     assert sample(registry, "threshold_rate", trait="a") == 0.01
 
 
-def test_what_was_told_of_recent_traffic_leaves_with_its_trait() -> None:
+def test_the_gauges_of_recent_traffic_are_reset_with_their_trait() -> None:
     """An alert on it would go on until the server ends."""
     registry = CollectorRegistry()
     tally = Tally(Metrics(registry))
@@ -193,7 +193,7 @@ def test_a_trait_in_the_place_of_another_has_a_baseline_of_its_own() -> None:
     assert sample(registry, "z_ewma", trait="a") == 1.0
 
 
-def test_engines_are_told_apart_and_one_that_is_not_known_is_called_so() -> None:
+def test_each_engine_has_its_counts_and_an_unknown_engine_is_named_unknown() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry, engines=("0", "1"))
     tally = Tally(metrics)

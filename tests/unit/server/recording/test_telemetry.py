@@ -187,14 +187,15 @@ for variables in (
     os.environ.clear()
     os.environ.update(variables)
     assert telemetry_from_environment(print) is None, variables
-    assert not [name for name in sys.modules if name == "traitwatch_server.recording.otlp" or name.startswith("opentelemetry.exporter")]
+    late = ("traitwatch_server.recording.otlp", "opentelemetry.exporter")
+    assert not [name for name in sys.modules if name.startswith(late)]
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
     assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "says"),
+    ("variable", "value", "message"),
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "http/json"),
         ("OTEL_EXPORTER_OTLP_LOGS_COMPRESSION", "zip", "zip"),
@@ -202,11 +203,11 @@ for variables in (
     ],
 )
 def test_a_variable_that_opentelemetry_does_not_take_is_refused_at_once(
-    environment: pytest.MonkeyPatch, variable: str, value: str, says: str
+    environment: pytest.MonkeyPatch, variable: str, value: str, message: str
 ) -> None:
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     environment.setenv(variable, value)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         telemetry_from_environment(print)
 
 

@@ -1,4 +1,4 @@
-"""What a request may say of traits, and what it gets."""
+"""The `traits` field of a request, and the selection that follows from it."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_what_goes_unscored(value: object, default: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         ({"include": ["kindness"]}, "'kindness'"),
         ({"include": "paternalism"}, "include"),
@@ -49,8 +49,8 @@ def test_what_goes_unscored(value: object, default: str) -> None:
         (1, "true, false or an object"),
     ],
 )
-def test_what_is_refused(value: object, says: str) -> None:
-    with pytest.raises(RequestError, match=says):
+def test_what_is_refused(value: object, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
         select(value, LOADED, "tokens")
 
 

@@ -133,7 +133,7 @@ async def test_the_socket_is_in_the_launchers_directory_and_goes_away(
     assert not path.exists()
 
 
-async def test_where_the_reader_lags_rows_are_dropped_and_told(
+async def test_where_the_reader_lags_rows_are_dropped_and_counted(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""

@@ -1,4 +1,4 @@
-"""What a response says of its traits, in the units the API promises."""
+"""The score fields of a response, in the units that the API promises."""
 
 import dataclasses
 import math
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch.spikes import find_spikes
 from traitwatch.vectors import Float32Array
-from traitwatch_server.ledger.scores import Scores, token_values
+from traitwatch_server.ledger.scores import Scores
+from traitwatch_server.responses.answer_scores import summaries, token_values
 from traitwatch_server.traits import ServedTrait
 
 PROMPT_LAST = np.array([0.25], dtype=np.float32)
@@ -25,32 +26,32 @@ def projections(*values: float) -> Float32Array:
 
 
 def fields(trait: ServedTrait, *values: float) -> dict[str, Any]:
-    return Scores((trait,), projections(*values), PROMPT_LAST).of([trait])[trait.name]
+    return dict(summaries(Scores((trait,), projections(*values), PROMPT_LAST), [trait])[trait.name])
 
 
 def test_z_is_in_standard_deviations_of_the_baseline() -> None:
-    told = fields(served_trait(mean=1.0, std=2.0), 3, 5, 1)
-    assert told["mean"] == 3.0
-    assert told["z"] == 1.0
-    assert told["max_z"] == 2.0
-    assert told["prompt_last"] == 0.25
-    assert told["layer"] == 2
+    found = fields(served_trait(mean=1.0, std=2.0), 3, 5, 1)
+    assert found["mean"] == 3.0
+    assert found["z"] == 1.0
+    assert found["max_z"] == 2.0
+    assert found["prompt_last"] == 0.25
+    assert found["layer"] == 2
 
 
 def test_an_uncalibrated_trait_has_projections_and_no_z() -> None:
-    told = fields(uncalibrated(served_trait()), 3, 5, 1)
-    assert told["mean"] == 3.0
-    assert told["z"] is None
-    assert told["max_z"] is None
-    assert told["spikes"] == []
+    found = fields(uncalibrated(served_trait()), 3, 5, 1)
+    assert found["mean"] == 3.0
+    assert found["z"] is None
+    assert found["max_z"] is None
+    assert found["spikes"] == []
 
 
 @pytest.mark.parametrize("values", [projections(), projections()[:, :0]], ids=["one token", "no token"])
 def test_a_response_without_states_has_no_mean(values: Float32Array) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        told = Scores((served_trait(),), values, PROMPT_LAST).of([served_trait()])["paternalism"]
-    assert (told["mean"], told["z"], told["max_z"], told["spikes"]) == (None, None, None, [])
+        found = summaries(Scores((served_trait(),), values, PROMPT_LAST), [served_trait()])["paternalism"]
+    assert (found["mean"], found["z"], found["max_z"], found["spikes"]) == (None, None, None, [])
 
 
 def test_missing_states_are_null_and_left_out_of_the_mean() -> None:
@@ -62,8 +63,8 @@ def test_traits_do_not_mix() -> None:
     values = np.array([[1, 3, np.nan], [7, 9, np.nan]], dtype=np.float32)
     last = np.array([0.5, 0.75], dtype=np.float32)
     traits = (served_trait("a", mean=0, std=1), served_trait("b", mean=8, std=2))
-    told = Scores(traits, values, last).of(traits)
-    assert [(t["mean"], t["z"], t["max_z"], t["prompt_last"]) for t in told.values()] == [
+    found = summaries(Scores(traits, values, last), traits)
+    assert [(t["mean"], t["z"], t["max_z"], t["prompt_last"]) for t in found.values()] == [
         (2.0, 2.0, 3.0, 0.5),
         (8.0, 0.0, 0.5, 0.75),
     ]
@@ -79,20 +80,20 @@ def test_sustained_high_z_is_reported_as_a_spike() -> None:
 @given(st.lists(st.one_of(st.floats(-8, 8, width=32), st.just(math.nan)), max_size=40), st.floats(-1, 4))
 def test_the_spikes_are_those_of_the_definition(values: list[float], threshold: float) -> None:
     """Whatever is passed over for speed: gaps, quiet responses, spikes at either end."""
-    told = fields(served_trait(mean=0.0, std=1.0, threshold=threshold), *values)["spikes"]
+    found = fields(served_trait(mean=0.0, std=1.0, threshold=threshold), *values)["spikes"]
     z = projections(*values).astype(np.float64)[0].tolist()
-    assert [(s["start"], s["end"]) for s in told] == [(s.start, s.end) for s in find_spikes(z, threshold)]
+    assert [(s["start"], s["end"]) for s in found] == [(s.start, s.end) for s in find_spikes(z, threshold)]
 
 
 def test_a_trait_without_threshold_has_z_and_no_spikes() -> None:
     trait = dataclasses.replace(served_trait(), threshold=None)
-    told = fields(trait, *[17.0] * 9)
-    assert told["z"] == 8.0
-    assert told["spikes"] == []
+    found = fields(trait, *[17.0] * 9)
+    assert found["z"] == 8.0
+    assert found["spikes"] == []
 
 
-def test_some_of_the_traits_are_told_in_the_order_that_is_asked_for() -> None:
+def test_some_of_the_traits_come_in_the_order_that_is_asked_for() -> None:
     values = np.array([[1, np.nan], [7, np.nan], [5, np.nan]], dtype=np.float32)
     traits = tuple(served_trait(name) for name in "abc")
-    told = Scores(traits, values, np.zeros(3, dtype=np.float32)).of([traits[2], traits[0]])
-    assert [(name, of["mean"]) for name, of in told.items()] == [("c", 5.0), ("a", 1.0)]
+    found = summaries(Scores(traits, values, np.zeros(3, dtype=np.float32)), [traits[2], traits[0]])
+    assert [(name, of["mean"]) for name, of in found.items()] == [("c", 5.0), ("a", 1.0)]

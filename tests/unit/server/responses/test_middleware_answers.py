@@ -1,4 +1,4 @@
-"""Scores are attached to answers; everything else passes byte for byte. The application behind it is a recorder."""
+"""Scores are attached to the answers of every endpoint; whatever carries no scores passes unchanged."""
 
 import asyncio
 import json
@@ -7,62 +7,33 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.support.asgi import CHAT, App, call
+from tests.support.asgi import (
+    ASKED,
+    BATCH,
+    CHAT,
+    COMPLETIONS,
+    EVENTS,
+    FIRST_CHOICE,
+    MESSAGES,
+    RESPONSES,
+    App,
+    call,
+    choices,
+    chunk,
+    monitor_of,
+    settled,
+)
 from tests.support.engine import TOKENS, Engine
 from tests.support.samples import sample
-from tests.support.traits import served_trait
 from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
-from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.settings import TraitsDefault
-from traitwatch_server.traits import trait_set
-
-COMPLETIONS, BATCH = "/v1/completions", "/v1/chat/completions/batch"
-RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
-EVENTS = "text/event-stream; charset=utf-8"
-MINE = [3.5, 4.0, None]
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def monitor(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    monkeypatch.setattr("traitwatch_server.responses.scored_request.ROWS_TIMEOUT", 0.05)
-    monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 0.05)
-    return monitor_of(registry, "tokens")
-
-
-def monitor_of(registry: CollectorRegistry, default: TraitsDefault) -> Monitor:
-    return Monitor(trait_set([served_trait(mean=0.0, std=1.0)]), default, "api", Metrics(registry))
-
-
-async def settled(monitor: Monitor) -> None:
-    """Wait until everything is recorded and let go of, and tell Prometheus."""
-    async with asyncio.timeout(20):
-        while len(monitor.ledger):
-            await asyncio.sleep(0.001)
-    monitor.recorder.tally.flush()
-
-
-def choices(*indices: int) -> bytes:
-    return json.dumps({"id": "x", "choices": [{"index": i, "text": "é"} for i in indices]}).encode()
-
-
-def chunk(number: int) -> bytes:
-    choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": "stop" if number == -1 else None}
-    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-
-
-def _data(number: int) -> dict[str, Any]:
+def data_of(number: int) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(chunk(number).removeprefix(b"data: "))
     return data
-
-
-ASKED = b'{"messages": [] }'
 
 
 @pytest.mark.parametrize("cut", [1, 11, 10**6])
@@ -70,14 +41,14 @@ async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
     app = App(monitor, choices(0), cut=cut)
     result = await call(app, monitor, ASKED)
     (choice,) = result.json["choices"]
-    assert choice["traits"]["paternalism"]["tokens"] == MINE
+    assert choice["traits"]["paternalism"]["tokens"] == FIRST_CHOICE
     assert choice["traits"]["paternalism"]["prompt_last"] == 51.0
     assert choice["traits"]["paternalism"]["mean"] == 3.75
     assert choice["traits_complete"] is True
     assert choice["text"] == "é"
     assert result.headers[b"content-length"] == str(len(result.body)).encode()
     assert result.headers[b"x-test"] == b"1"
-    assert app.body == ASKED, "a request that says nothing of traits reaches vLLM byte for byte"
+    assert app.body == ASKED, "a request without a traits field reaches vLLM unchanged"
 
 
 @pytest.mark.parametrize(
@@ -91,32 +62,26 @@ async def test_an_answer_without_choices_passes(monitor: Monitor, registry: Coll
     assert sample(registry, "responses_incomplete_total", reason="internal_error") == 0
 
 
-async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
-    app = App(monitor, choices(0))
-    await call(app, monitor, b'{"messages": [], "traits": {"include": ["paternalism"]}}')
-    assert json.loads(app.body) == {"messages": []}
-
-
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/invocations"])
 async def test_each_choice_of_each_prompt_gets_its_own_scores(monitor: Monitor, path: str) -> None:
     """Choice k of prompt p is number p * n + k, in whatever order they stand."""
     app = App(monitor, choices(0, 3, 2, 1), n=2, calls=2)
     result = await call(app, monitor, b'{"prompt": "p", "n": "2"}', path)
     tokens = {choice["index"]: choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]}
-    assert tokens == {0: MINE, 1: [8.5, 9.0, None], 2: MINE, 3: [8.5, 9.0, None]}
+    assert tokens == {0: FIRST_CHOICE, 1: [8.5, 9.0, None], 2: FIRST_CHOICE, 3: [8.5, 9.0, None]}
 
 
 async def test_the_choices_of_a_batch_are_in_the_order_of_its_conversations(monitor: Monitor) -> None:
     """With n = 2 vLLM gives both choices of a conversation its number as their index."""
     result = await call(App(monitor, choices(0, 0, 1, 1), n=2, calls=2), monitor, ASKED, BATCH)
     tokens = [choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]]
-    assert tokens == [MINE, [8.5, 9.0, None], MINE, [8.5, 9.0, None]]
+    assert tokens == [FIRST_CHOICE, [8.5, 9.0, None], FIRST_CHOICE, [8.5, 9.0, None]]
 
 
 @pytest.mark.parametrize("path", [RESPONSES, MESSAGES])
 async def test_an_answer_without_choices_gets_scores_at_its_top(monitor: Monitor, path: str) -> None:
     result = await call(App(monitor, b'{"id": "x", "output": []}'), monitor, ASKED, path)
-    assert result.json["traits"]["paternalism"]["tokens"] == MINE
+    assert result.json["traits"]["paternalism"]["tokens"] == FIRST_CHOICE
     assert result.json["traits_complete"] is True
     assert result.json["output"] == []
 
@@ -124,9 +89,9 @@ async def test_an_answer_without_choices_gets_scores_at_its_top(monitor: Monitor
 async def test_an_answer_of_several_turns_has_the_tokens_of_all(monitor: Monitor) -> None:
     """A response that calls a tool inside the server is generated in several calls of the engine."""
     result = await call(App(monitor, b'{"output": []}', calls=2), monitor, ASKED, RESPONSES)
-    told = result.json["traits"]["paternalism"]
-    assert told["tokens"] == [*MINE, *MINE]
-    assert told["mean"] == 3.75
+    found = result.json["traits"]["paternalism"]
+    assert found["tokens"] == [*FIRST_CHOICE, *FIRST_CHOICE]
+    assert found["mean"] == 3.75
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8, 1000])
@@ -155,7 +120,7 @@ async def test_an_event_that_overtakes_its_rows_waits_for_them(monitor: Monitor)
 
 
 async def test_where_rows_lag_an_answer_waits_in_vain_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("traitwatch_server.ledger.ledger.OVERTAKEN_TIMEOUT", 0.5)
+    monkeypatch.setattr("traitwatch_server.ledger.waiter.OVERTAKEN_TIMEOUT", 0.5)
     tokens = list(range(7, 47))
     app = App(monitor, lambda number: chunk(0), EVENTS)
     app.engine = Engine(monitor.ledger, [tokens], lost=range(1, 40))
@@ -178,7 +143,7 @@ async def test_a_stream_of_responses(monitor: Monitor) -> None:
     first, second, last = result.events
     assert "traits" not in first
     assert second["traits"] == {"paternalism": {"start": 0, "tokens": [3.5]}}
-    assert last["response"]["traits"]["paternalism"]["tokens"] == MINE
+    assert last["response"]["traits"]["paternalism"]["tokens"] == FIRST_CHOICE
     assert "start" not in last["response"]["traits"]["paternalism"]
     assert last["response"]["traits_complete"] is True
     assert result.body.count(b"event: response.") == 3
@@ -222,7 +187,7 @@ async def test_a_full_ledger_answers_unscored_and_at_once(
     monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("traitwatch_server.ledger.ledger.MAX_OPEN_CALLS", 0)
-    monkeypatch.setattr("traitwatch_server.responses.scored_request.ROWS_TIMEOUT", 3600)
+    monkeypatch.setattr("traitwatch_server.responses.answer_scores.ROWS_TIMEOUT", 3600)
     monkeypatch.setattr("traitwatch_server.recording.recorder.ROWS_TIMEOUT", 3600)
     (choice,) = (await call(App(monitor, choices(0)), monitor, ASKED)).json["choices"]
     assert choice["traits_complete"] is False
@@ -231,13 +196,13 @@ async def test_a_full_ledger_answers_unscored_and_at_once(
 
 
 @pytest.mark.parametrize("media_type", ["application/json", EVENTS])
-async def test_a_failure_of_ours_leaves_vllms_answer_and_says_so(
+async def test_a_failure_of_ours_leaves_vllms_answer_and_marks_it_incomplete(
     monitor: Monitor, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, media_type: str
 ) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("traitwatch_server.ledger.scores.Scores.of", broken)
+    monkeypatch.setattr("traitwatch_server.responses.answer_scores.summaries", broken)
     answer = choices(0) if media_type == "application/json" else chunk
     result = await call(App(monitor, answer, media_type), monitor, ASKED)
     assert result.messages[0]["status"] == 200
@@ -247,7 +212,7 @@ async def test_a_failure_of_ours_leaves_vllms_answer_and_says_so(
     # What had gone out before the failure was right.
     for part in parts[:-1]:
         part.pop("traits", None)
-    theirs = [json.loads(choices(0))] if media_type == "application/json" else [_data(n) for n in (0, 1, -1)]
+    theirs = [json.loads(choices(0))] if media_type == "application/json" else [data_of(n) for n in (0, 1, -1)]
     assert parts == [answer["choices"][0] for answer in theirs]
     assert sample(registry, "responses_incomplete_total", reason="internal_error") == 1
 
@@ -260,141 +225,11 @@ async def test_an_answer_that_we_cannot_read_passes(monitor: Monitor, registry: 
     assert sample(registry, "responses_incomplete_total", reason="internal_error") == 2
 
 
-@pytest.mark.parametrize(
-    ("path", "fields"),
-    [
-        (RESPONSES, b'"use_beam_search": true'),
-        (MESSAGES, b'"use_beam_search": true'),
-        (CHAT, b'"use_beam_search": "false"'),
-        (COMPLETIONS, b'"use_beam_search": "0"'),
-        (CHAT, b'"use_beam_search": null'),
-        (CHAT, b'"background": true'),
-        (MESSAGES, b'"background": true'),
-        (RESPONSES, b'"background": "off"'),
-    ],
-    ids=str,
-)
-async def test_a_field_that_means_nothing_to_vllm_opts_out_of_nothing(
-    monitor: Monitor, registry: CollectorRegistry, path: str, fields: bytes
-) -> None:
-    answer = b'{"output": []}' if path in (RESPONSES, MESSAGES) else choices(0)
-    result = await call(App(monitor, answer), monitor, b'{"traits": true, ' + fields + b"}", path)
-    (carrier,) = result.json.get("choices", [result.json])
-    assert carrier["traits_complete"] is True
-    assert sample(registry, "responses_scored_total") == 1
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"use\\u005fbeam_search": true}',
-        b'{"top_p": NaN, "use_beam_search": "yes"}',
-        '{"use_beam_search": 1}'.encode("utf-16"),
-    ],
-    ids=["escaped", "with what is no JSON", "UTF-16"],
-)
-async def test_a_beam_search_is_seen_however_it_is_written(
-    monitor: Monitor, registry: CollectorRegistry, body: bytes
-) -> None:
-    app = App(monitor, choices(0))
-    assert (await call(app, monitor, body)).body == choices(0)
-    assert app.body == body
-    assert sample(registry, "responses_incomplete_total", reason="not_scorable") == 1
-    assert sample(registry, "responses_scored_total") == 0
-
-
-@pytest.mark.parametrize("traits", ["traits", "tr\\u0061its"])
-async def test_what_goes_on_to_vllm_is_what_the_client_wrote(monitor: Monitor, traits: str) -> None:
-    """Half a pair of surrogates and NaN too, which vLLM reads."""
-    app = App(monitor, choices(0))
-    body = b'{"top_p": NaN, "user": "\\ud800", "' + traits.encode() + b'": {"include": ["paternalism"]}}'
-    result = await call(app, monitor, body)
-    assert list(result.json["choices"][0]["traits"]) == ["paternalism"]
-    assert app.body == b'{"top_p": NaN, "user": "\\ud800"}'
-
-
-@pytest.mark.parametrize(
-    ("body", "path", "method"),
-    [
-        (b'{"messages": [],   "traits_like": 1}', CHAT, "POST"),
-        (b'{"messages": [{"content":   "say \\"traits\\"", "traits": 1}]}', CHAT, "POST"),
-        (b'{"traits": not json at all', CHAT, "POST"),
-        (b'["traits",   "a list"]   ', CHAT, "POST"),
-        (b'{"traits": "\xff"}', CHAT, "POST"),
-        (b'{"traits": true, "deep": ' + b"[" * 100_000, CHAT, "POST"),
-        (b'{"traits": true, "input": "x"}', "/v1/embeddings", "POST"),
-        (b'{"traits": true}', CHAT, "GET"),
-    ],
-)
-async def test_what_is_not_to_be_scored_passes_byte_for_byte(
-    registry: CollectorRegistry, body: bytes, path: str, method: str
-) -> None:
-    off = monitor_of(registry, "off")
-    answer = b'{"a":  1, "choices": [{"index": 0}]}'
-    app = App(off, answer)
-    result = await call(app, off, body, path, method)
-    assert app.body == body
-    assert result.body == answer
-
-
-async def test_traits_false_is_taken_out_and_the_answer_left_alone(monitor: Monitor) -> None:
-    answer = b'{"choices":  [{"index": 0}]}'
-    app = App(monitor, answer)
-    result = await call(app, monitor, b'{"traits": false, "messages": []}')
-    assert json.loads(app.body) == {"messages": []}
-    assert result.body == answer
-
-
 async def test_an_error_of_vllms_passes_untouched(monitor: Monitor) -> None:
     error = b'{"error":  {"message": "no"}}'
     result = await call(App(monitor, error, status=400), monitor, b'{"traits": true}')
     assert result.messages[0]["status"] == 400
     assert result.body == error
-
-
-@pytest.mark.parametrize(
-    "traits", [b'{"include": ["kindness"]}', b'{"tokens": 1}', b'{"layer": 3}', b'"all"'], ids=repr
-)
-async def test_what_cannot_be_honoured_is_a_400_and_vllm_is_not_asked(monitor: Monitor, traits: bytes) -> None:
-    app = App(monitor, b"{}")
-    result = await call(app, monitor, b'{"traits": ' + traits + b"}")
-    assert result.messages[0]["status"] == 400
-    assert result.json["error"]["param"] == "traits"
-    assert app.body == b""
-    assert app.engine.seen == []
-
-
-async def test_what_cannot_be_scored_is_answered_unscored_and_counted(
-    monitor: Monitor, registry: CollectorRegistry
-) -> None:
-    body = json.dumps({"messages": [], "use_beam_search": True}).encode()
-    app = App(monitor, choices(0), n=2)
-    result = await call(app, monitor, body)
-    assert app.body == body
-    assert result.body == choices(0)
-    assert not app.engine.seen[0].extra_args
-    assert sample(registry, "responses_incomplete_total", reason="not_scorable") == 1
-    assert sample(registry, "tokens_unscored_total", reason="not_scorable") == 2 * len(TOKENS[0])
-    assert sample(registry, "tokens_scored_total") == 0
-
-
-async def test_a_background_response_carries_no_scores_and_is_recorded(
-    monitor: Monitor, registry: CollectorRegistry
-) -> None:
-    body = json.dumps({"input": "", "background": True}).encode()
-    result = await call(App(monitor, b'{"output":  []}'), monitor, body, RESPONSES)
-    assert result.body == b'{"output":  []}'
-    await settled(monitor)
-    assert sample(registry, "responses_scored_total") == 1
-
-
-@pytest.mark.parametrize(("path", "field"), [(CHAT, "use_beam_search"), (RESPONSES, "background")])
-async def test_scores_that_a_response_cannot_carry_are_refused(monitor: Monitor, path: str, field: str) -> None:
-    app = App(monitor, b"{}")
-    refused = await call(app, monitor, json.dumps({field: True, "traits": True}).encode(), path)
-    assert refused.messages[0]["status"] == 400
-    assert "carries no scores" in refused.json["error"]["message"]
-    assert app.engine.seen == []
 
 
 @pytest.mark.parametrize("default", ["off", "tokens"])
@@ -428,5 +263,5 @@ async def test_requests_at_once_do_not_see_each_others_calls(monitor: Monitor) -
         *(call(App(monitor, choices(*range(n)), n=n), monitor, ASKED) for n in (1, 2, 3, 1, 2, 3))
     )
     for n, answer in zip((1, 2, 3, 1, 2, 3), answers, strict=True):
-        told = [choice["traits"]["paternalism"]["tokens"] for choice in answer.json["choices"]]
-        assert told == [[TOKENS[k][0] / 2, TOKENS[k][1] / 2, None] for k in range(n)]
+        found = [choice["traits"]["paternalism"]["tokens"] for choice in answer.json["choices"]]
+        assert found == [[TOKENS[k][0] / 2, TOKENS[k][1] / 2, None] for k in range(n)]
