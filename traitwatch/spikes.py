@@ -125,7 +125,7 @@ def smooth(z: npt.NDArray[Any], window: int = WINDOW) -> Float64Array:
     """Return the smoothed z up to each token.
 
     Args:
-        z: `[..., num_tokens]`, any float: z of each token in order, all finite (a NaN would spread to all later tokens).
+        z: `[..., num_tokens]`, any float: z of each token in order, all finite (a NaN spreads to all later tokens).
         window: tokens of the smoothing, at least 1 (which smooths nothing).
 
     Returns:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 OURS = "Traitwatch"
 # The innermost frame that matches any of these decides; patterns are tried in this order on each frame's file.
 _OWNERS = (
-    (OURS, re.compile(r"^(server|builder)/|/(server|builder)/[a-z_]+\.py$")),
+    (OURS, re.compile(r"(^|/)traitwatch(_[a-z]+)?/[a-z_/]+\.py$")),
     ("vLLM", re.compile(r"(^|/)vllm/")),
     ("pydantic, JSON", re.compile(r"(^|/)(pydantic(_core)?|json|msgspec)/")),
     ("sockets between processes (zmq)", re.compile(r"(^|/)zmq/")),

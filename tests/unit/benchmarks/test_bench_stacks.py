@@ -4,13 +4,14 @@ from tests.benchmarks.serving.stacks import OTHER, OURS, Share, owner, read_stac
 
 # As py-spy 0.4 writes with --format raw --threads --function.
 OUTER = "thread (1): MainThread;Runner.run (asyncio/runners.py:86)"
+ATTACH = "Attacher.event (traitwatch_server/responses/attach.py:34)"
 STACKS = f"""
 {OUTER} 7
-{OUTER};_AnswerRewriter._event (server/traitwatch_server/responses/middleware.py:153);Attacher.event (server/traitwatch_server/responses/attach.py:34) 3
-{OUTER};Attacher.event (server/traitwatch_server/responses/attach.py:34);round (numpy/_core/fromnumeric.py:3618) 2
-{OUTER};Attacher.event (server/traitwatch_server/responses/attach.py:34);RequestResponseCycle.send (uvicorn/protocols/http/httptools_impl.py:463) 5
+{OUTER};_AnswerRewriter._event (traitwatch_server/responses/middleware.py:153);{ATTACH} 3
+{OUTER};{ATTACH};round (numpy/_core/fromnumeric.py:3618) 2
+{OUTER};{ATTACH};RequestResponseCycle.send (uvicorn/protocols/http/httptools_impl.py:463) 5
 {OUTER};stream (vllm/entrypoints/openai/serving.py:466);BaseModel.model_dump_json (pydantic/main.py:538) 4
-{OUTER};call (server/traitwatch_server/responses/middleware.py:20);output_handler (vllm/v1/engine/async_llm.py:845);getenv (<frozen os>:773) 6
+{OUTER};call (traitwatch_server/m.py:20);output_handler (vllm/v1/engine/async_llm.py:845);getenv (<frozen os>:773) 6
 thread (2): AnyIO worker thread;Queue.get (queue.py:154);Condition.wait (threading.py:295) 90
 thread (3): MPClientEngineMonitor;wait (multiprocessing/c.py:933);_PollLikeSelector.select (selectors.py:402) 90
 thread (4): helper;work (other/place.py:1) 1
@@ -21,7 +22,7 @@ def test_the_innermost_frame_that_tells_has_the_sample() -> None:
     owners, functions = shares(read_stacks(STACKS))
     told = {share.owner.split(" (")[0].split(",")[0]: share.samples for share in owners}
     assert told == {"event loop and HTTP": 12, "vLLM": 6, OURS: 5, "pydantic": 4, OTHER: 1}
-    assert functions == [Share(OURS, "server/traitwatch_server/responses/attach.py:Attacher.event", 5)]
+    assert functions == [Share(OURS, "traitwatch_server/responses/attach.py:Attacher.event", 5)]
 
 
 def test_threads_that_wait_do_not_work() -> None:

@@ -1,0 +1,198 @@
+"""The rules of dependency (docs/explanation/architecture.md), held by the imports of every module.
+
+An import inside a function counts like one at the top of its module: an arrow that is drawn late runs up all the same.
+"""
+
+import ast
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from tests.support.imports import PACKAGES, Import, circles, imports, resolved, sources
+
+GROUND = "traitwatch"
+MODULES = sources(PACKAGES)
+IMPORTS = [found for module, path in MODULES.items() for found in imports(module, path.read_text())]
+
+# Of each package, its parts from the lowest to the highest: a part imports parts of lower rows, and its own.
+LAYERS: Mapping[str, Sequence[Sequence[str]]] = {
+    "traitwatch_server": [
+        ["wire", "settings", "errors", "process"],
+        ["traits"],
+        ["metrics"],
+        ["ledger"],
+        ["recording"],
+        ["monitor"],
+        ["responses"],
+        ["app"],
+        ["launch"],
+        ["doctor"],
+    ],
+    "traitwatch_builder": [
+        ["errors", "progress"],
+        ["clients", "models"],
+        ["definitions"],
+        ["storage"],
+        ["reading"],
+        ["answering", "judging", "vectors"],
+        ["report", "steering"],
+        ["steps"],
+        ["pipeline"],
+        ["commands"],
+    ],
+    "traitwatch_dashboards": [["errors", "example_chats"], ["prometheus"], ["grafana", "inspector"], ["demo"]],
+    "traitwatch_dashboards.inspector": [
+        ["theme", "static_files"],
+        ["api"],
+        ["scored"],
+        ["export"],
+        ["tabs"],
+        ["page_head"],
+        ["app"],
+        ["command"],
+    ],
+}
+# A part beside the layers: all that it may import of its package.
+ALONE = {"traitwatch_server.worker": ["wire", "process"]}
+
+
+def part(package: str, module: str) -> str:
+    """Return the part of a package that a module belongs to; empty for the package's own `__init__`."""
+    return module.removeprefix(package).lstrip(".").partition(".")[0]
+
+
+def arrows(found: Sequence[Import]) -> dict[tuple[str, str], Import]:
+    """Return an example for each pair of modules of which the first imports the second."""
+    pairs = {}
+    for one in found:
+        target = resolved(one.target, MODULES)
+        if target is not None and target != one.module:
+            pairs[one.module, target] = one
+    return pairs
+
+
+def upward(found: Sequence[Import]) -> list[str]:
+    """Return the imports that break the rules."""
+    broken = []
+    for (module, target), one in arrows(found).items():
+        here, there = module.partition(".")[0], target.partition(".")[0]
+        if here != there and there != GROUND:
+            broken.append(f"{one}: {here} imports nothing of {there}")
+        for package, layers in LAYERS.items():
+            if not (module.startswith(f"{package}.") and target.startswith(f"{package}.")):
+                continue
+            mine, its = part(package, module), part(package, target)
+            if mine == its:
+                continue
+            allowed = ALONE.get(f"{package}.{mine}")
+            if allowed is None:
+                height = next((i for i, row in enumerate(layers) if mine in row), len(layers))
+                allowed = [name for row in layers[:height] for name in row]
+            if its not in allowed:
+                broken.append(f"{one}: {mine} stands on {', '.join(allowed) or 'nothing'}, not on {its}")
+    return broken
+
+
+def test_no_import_runs_up() -> None:
+    assert not upward(IMPORTS)
+
+
+def test_every_part_has_its_place() -> None:
+    for package, layers in LAYERS.items():
+        known = {name for row in layers for name in row}
+        known |= {name.rpartition(".")[2] for name in ALONE if name.rpartition(".")[0] == package}
+        there = {part(package, module) for module in MODULES if module.startswith(f"{package}.")} - {"__main__"}
+        assert there == known, f"{package}: a part without a place, or a place without a part"
+
+
+def test_no_import_circle() -> None:
+    edges: dict[str, set[str]] = defaultdict(set)
+    for module, target in arrows(IMPORTS):
+        edges[module].add(target)
+    assert not circles(edges)
+
+
+@pytest.mark.parametrize(
+    ("module", "target"),
+    [
+        ("traitwatch.files", "traitwatch_builder.storage.answers.read_answers"),
+        ("traitwatch_server.app.engine", "traitwatch_builder.models.embedded.embedded_model"),
+        ("traitwatch_dashboards.demo.server", "traitwatch_server.launch.command.serve"),
+        ("traitwatch_server.ledger.ledger", "traitwatch_server.recording.recorder.Recorder"),
+        ("traitwatch_server.worker.worker", "traitwatch_server.traits.ServedTrait"),
+        ("traitwatch_builder.definitions.definition", "traitwatch_builder.storage.answers.read_answers"),
+        ("traitwatch_dashboards.inspector.api.client", "traitwatch_dashboards.inspector.tabs.chat"),
+    ],
+)
+def test_one_arrow_too_many_is_found(module: str, target: str) -> None:
+    assert len(upward([*IMPORTS, Import(module, target, 1)])) == len(upward(IMPORTS)) + 1
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+# What vLLM documents and promises, or what every user of its Python interface imports. Whatever else is named of vLLM
+# stands in `traitwatch.vllm_private`, where a contract test holds it to the installed version.
+PROMISED = {
+    "vllm.LLM",
+    "vllm.SamplingParams",
+    "vllm.config.ModelConfig",
+    "vllm.config.VllmConfig",
+    "vllm.engine.protocol.EngineClient",
+    "vllm.lora.request.LoRARequest",
+    "vllm.outputs.RequestOutput",
+    "vllm.platforms.current_platform",
+    "vllm.sampling_params.RequestOutputKind",
+}
+PRIVATE = "traitwatch.vllm_private"
+# Private names of libraries other than vLLM, which have no public way to the same.
+OTHERS = {
+    ("traitwatch.precision", "torch.ops.mkldnn._is_mkldnn_bf16_supported"),
+    ("traitwatch_server.metrics", "histogram._sum"),
+    ("traitwatch_server.recording.tally", "histogram._buckets"),
+}
+
+
+def unpromised(found: Sequence[Import]) -> list[str]:
+    """Return the imports of what vLLM does not promise, outside of their room."""
+    return [
+        str(one)
+        for one in found
+        if one.target.partition(".")[0] == "vllm" and one.target not in PROMISED and not in_private_room(one.module)
+    ]
+
+
+def in_private_room(module: str) -> bool:
+    """Tell whether a module may name what vLLM does not promise."""
+    return module == PRIVATE or module.startswith(f"{PRIVATE}.")
+
+
+def foreign_privates(module: str, source: str) -> set[tuple[str, str]]:
+    """Return the attributes with a leading underscore that a module reads from objects other than its own."""
+    return {
+        (module, ast.unparse(node))
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "other"))
+    }
+
+
+def test_what_vllm_does_not_promise_is_named_in_its_room() -> None:
+    assert not unpromised(IMPORTS)
+
+
+def test_private_attributes_of_others_are_read_in_their_room() -> None:
+    sources_outside = {module: path for module, path in MODULES.items() if not in_private_room(module)}
+    assert set().union(*(foreign_privates(m, path.read_text()) for m, path in sources_outside.items())) == OTHERS
+
+
+def test_a_private_name_is_found() -> None:
+    assert unpromised([Import("traitwatch_server.app.engine", "vllm.v1.engine.core.EngineCoreProc", 1)])
+    assert not unpromised([Import("traitwatch.vllm_private.batch", "vllm.v1.worker.gpu_input_batch.InputBatch", 1)])
+    assert foreign_privates("m", "runner._prepare(1)") == {("m", "runner._prepare")}
+    assert not foreign_privates("m", "self._prepare(1)")
