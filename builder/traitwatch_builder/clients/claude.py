@@ -1,11 +1,12 @@
-"""One structured answer of Claude, over the `anthropic` SDK.
+"""A client for one structured answer of Claude, over the `anthropic` SDK.
 
-The answer is streamed, so that a long one neither times out nor leaves the user without a sign of life. Its form is
-held to a JSON schema by the API; thinking comes in blocks of its own and never reaches the answer. Models differ in
-what they take, and say so by a 400, which costs nothing: the ways of asking are tried from the best to the plainest.
+The client streams the answer: a long answer does not time out, and the user sees signs of progress. The API holds the
+answer to a JSON schema. Thinking comes in blocks of its own and never reaches the answer. Models accept different
+arguments. A model refuses an argument with status 400, which costs nothing. The client therefore tries several ways to
+ask, from the best to the plainest (`ways`).
 
-What happens before an answer begins (429, 5xx, no connection) is retried by the SDK, with backoff and `Retry-After`;
-what happens while it streams is retried here, since the SDK hands such a fault on.
+The SDK retries faults before the start of an answer (429, 5xx, no connection), with backoff and `Retry-After`. The SDK
+does not retry faults in the middle of a stream: `Claude` retries these.
 """
 
 import json
@@ -27,7 +28,7 @@ from traitwatch_builder.errors import PipelineError
 
 MAX_TOKENS = 32_000
 MAX_RETRIES = 6
-# Seconds between two signs of life of the API, which sends pings while a model thinks.
+# The longest silence of the API, in seconds. The API sends pings while a model thinks.
 READ_TIMEOUT = 180.0
 _STREAM_ATTEMPTS = 3
 _STREAM_WAIT = 2.0
@@ -40,9 +41,10 @@ WITHOUT_KEY = (
 
 
 def ways(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the ways to ask for an answer of this JSON schema, best first: arguments of `messages.create`.
+    """Return the ways to ask for an answer of this JSON schema, as arguments of `messages.create`, best first.
 
-    The last one forces a tool call, for models without structured output; the API allows no thinking beside it.
+    The last way forces a tool call, for models without structured output. The API allows no thinking beside a forced
+    tool call.
     """
     structured: dict[str, Any] = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
     tool = {"name": _TOOL, "description": "Hands the finished work over.", "input_schema": schema}
@@ -56,7 +58,7 @@ def ways(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass
 class _Answer:
-    """What has arrived of an answer."""
+    """The part of an answer that has arrived so far."""
 
     parts: list[str] = field(default_factory=list)
     written: int = 0
@@ -86,7 +88,7 @@ class _Answer:
         self.written += len(text)
 
     def _count(self, usage: Any) -> None:
-        # The counts of a later event are totals, and may leave out what has not changed.
+        # The counts of a later event are totals. A later event may omit counts that have not changed.
         if usage is None:
             return
         cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
@@ -96,23 +98,27 @@ class _Answer:
 
 
 class _FaultError(Exception):
-    """A stream ended before its answer was whole."""
+    """A stream ended before the answer was complete."""
 
 
 class Claude:
     """A Claude model that answers in the form of a JSON schema.
 
     Attributes:
-        model: its name or alias.
-        usage: calls and tokens spent so far.
+        model: the model's name or alias.
+        usage: the calls and tokens spent so far.
     """
 
     def __init__(self, model: str, schema: dict[str, Any], console: Console) -> None:
-        """Prepare a client from `ANTHROPIC_API_KEY` (or another credential that the SDK finds) and
-        `ANTHROPIC_BASE_URL`.
+        """Prepare a client. The SDK reads `ANTHROPIC_BASE_URL` and `ANTHROPIC_API_KEY`, or finds another credential.
+
+        Args:
+            model: a Claude model's name or alias.
+            schema: the JSON schema of the answers.
+            console: the console that shows progress and retries.
 
         Raises:
-            PipelineError: there is no usable key.
+            PipelineError: no usable key exists, or the SDK cannot set up its client.
         """
         self.model = model
         self.usage = Usage()
@@ -133,11 +139,15 @@ class Claude:
             raise PipelineError("ANTHROPIC_API_KEY holds a character that no key has; copy it anew. " + WITHOUT_KEY)
 
     def ask(self, messages: list[dict[str, str]]) -> str:
-        """Return the answer's text: JSON, where the model kept to the schema.
+        """Ask the model and return the text of the answer: JSON, if the model followed the schema.
+
+        Args:
+            messages: the conversation, in the API's form.
 
         Raises:
-            PipelineError: no key that is taken, no such model, no connection, still an error after all retries, a
-                refusal, or an answer that was cut off.
+            PipelineError: the API rejected the key or the request, knows no such model, could not be reached, or still
+                failed after all retries; the stream broke off on every attempt; or the model refused, or the answer
+                was cut off.
         """
         try:
             answer = self._ask_some_way(messages)
@@ -166,7 +176,8 @@ class Claude:
             try:
                 return self._ask_until_whole(messages)
             except anthropic.BadRequestError as error:
-                # Not told apart by its wording, which may change: what is wrong with every way, the last one says.
+                # The wording of the error may change, so the code does not read the wording. A fault in every way
+                # reaches the user with the error of the last way.
                 if len(self._ways) == 1:
                     raise
                 self._ways.pop(0)
@@ -182,7 +193,7 @@ class Claude:
             except (_FaultError, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError) as error:
                 fault = f"{type(error).__name__}: {error}" if not isinstance(error, _FaultError) else str(error)
             except anthropic.APIStatusError as error:
-                # An error inside a stream, whose status was 200; others went through the SDK's retries already.
+                # The status of an error inside a stream is 200. The SDK has retried errors of any other status already.
                 if error.status_code != 200 or error.type not in ("overloaded_error", "api_error", "rate_limit_error"):
                     raise
                 fault = _message(error)
@@ -209,7 +220,7 @@ class Claude:
         status.update(Text(f"{self.model} {doing} ..."))
 
     def _tell_retries(self, request: Any, call_next: Any) -> Any:
-        """Say before the SDK waits that it will: the pause may be long."""
+        """Print a line before the SDK waits for a retry, since the pause may be long."""
         try:
             response = call_next(request)
         except anthropic.APIConnectionError as error:
@@ -222,7 +233,7 @@ class Claude:
         return response
 
     def _told(self, error: anthropic.AnthropicError) -> str:
-        """Say what an error means and what to do about it."""
+        """Return a message about an error: its meaning, and what to do."""
         says = _message(error)
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
             return f"Anthropic rejected the key ({error.status_code}: {says}). Check ANTHROPIC_API_KEY. {WITHOUT_KEY}"

@@ -1,8 +1,9 @@
-"""Define a trait: Claude, or any assistant by copy and paste, writes the definition; it is checked before it is used.
+"""Define a trait: Claude writes the definition, or any other assistant by copy and paste.
 
-The prompt is a template in `define_prompt.md.j2`, shown parts of a shipped definition as a model. Claude's answer
-is held to a JSON schema; counts, duplicates and placeholders, which no schema can hold, are checked afterwards, and one
-second try is told what was wrong.
+`define_prompt` renders the prompt from the template `define_prompt.md.j2`. The prompt shows parts of a shipped
+definition as a model. The API holds Claude's answer to a JSON schema (`SCHEMA`). No schema can express counts,
+duplicates and placeholders: `whole_definition` checks them afterwards. Where this check fails, `define_trait` asks
+Claude once more and lists the problems. Every definition is checked before use, a pasted one too.
 """
 
 import json
@@ -37,7 +38,7 @@ def _texts(*keys: str) -> dict[str, Any]:
     }
 
 
-# The API refuses minItems and maxItems above 1: counts stand in the descriptions, and are checked afterwards.
+# The API refuses minItems and maxItems above 1: the descriptions state the counts, and a later check verifies them.
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -71,9 +72,9 @@ def define_prompt(trait: str, description: str | None, *, pasted: bool = False) 
     """Return the prompt that asks for a trait's definition.
 
     Args:
-        trait: its name.
-        description: what is meant by it, if anything was said.
-        pasted: for an assistant that is given no schema: say the JSON's form as well.
+        trait: the trait's name.
+        description: the user's explanation of the trait, or None.
+        pasted: True for an assistant that gets no schema: the prompt then describes the form of the JSON as well.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(SHIPPED_DEFINITIONS),
@@ -102,28 +103,28 @@ def define_prompt(trait: str, description: str | None, *, pasted: bool = False) 
 
 
 def estimated_input_tokens(trait: str, description: str | None) -> int:
-    """Return about how many tokens asking for a definition takes: characters of prompt and schema by 4."""
+    """Estimate the input tokens of a request for a definition: the characters of prompt and schema, divided by 4."""
     return (len(define_prompt(trait, description)) + len(json.dumps(SCHEMA))) // CHARACTERS_PER_TOKEN
 
 
 def define_trait(
     trait: str, description: str | None, claude_model: str, console: Console
 ) -> tuple[WholeDefinition, Usage]:
-    """Have Claude write a trait's definition.
+    """Ask Claude to write the definition of a trait.
 
     Args:
-        trait: its name.
-        description: what is meant by it; None leaves that to the name.
+        trait: the trait's name.
+        description: the user's explanation of the trait; with None, Claude works from the name alone.
         claude_model: a Claude model's name or alias.
-        console: where progress is shown.
+        console: the console that shows the progress.
 
     Returns:
-        The checked definition, and what it cost.
+        The checked definition, and the calls and tokens that Claude used.
 
     Raises:
         PipelineError: see `Claude.ask`; or two answers in a row were no usable definition.
     """
-    # Here, since the SDK takes a second to import, which a pasted definition need not wait for.
+    # The import stands here because the SDK takes a second to import. A pasted definition does not need the SDK.
     from traitwatch_builder.clients.claude import Claude
 
     claude = Claude(claude_model, SCHEMA, console)
@@ -156,13 +157,13 @@ def _from_claude(answer: str) -> WholeDefinition:
 
 def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
     asks = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
-    # The API takes no empty message.
+    # The API refuses an empty message.
     said = answer.strip() or "(no answer)"
     return [{"role": "assistant", "content": said}, {"role": "user", "content": asks}]
 
 
 def keep(trait: str, text: str) -> Path:
-    """Put an answer that was paid for where it can be found, and return its path."""
+    """Save an answer in the cache folder, since the user has paid for the answer; return the path of the file."""
     from traitwatch.files import write_atomically
     from traitwatch_builder.models.embedded import cache_directory
 
@@ -172,12 +173,12 @@ def keep(trait: str, text: str) -> Path:
 
 
 def parse_reply(text: str, source: str) -> Any:
-    """Find the JSON object in what an assistant wrote: alone, in a code fence, or with words around it.
+    """Find the JSON object in an assistant's text: alone, in a code fence, or with words around the object.
 
     Raises:
-        ArtifactError: there is none that is whole.
+        ArtifactError: the text contains no complete object with a key of a definition.
     """
-    decoder = json.JSONDecoder(strict=False)  # takes line breaks inside strings, which pasting brings in
+    decoder = json.JSONDecoder(strict=False)  # accepts line breaks in strings: pasting adds them
     fault: str | None = None
     best: dict[str, Any] = {}
     start = text.find("{")
@@ -188,7 +189,8 @@ def parse_reply(text: str, source: str) -> Any:
             fault = fault or _place(error)
             end = start + 1
         else:
-            # The last of the fullest: a whole chat may be pasted, and its prompt shows such objects too.
+            # The object with the most keys of a definition wins, and of several such objects the last one. The user
+            # may paste a whole chat, and the prompt in the chat contains such objects too.
             if _keys(found) >= max(1, _keys(best)):
                 best = found
         start = text.find("{", end)

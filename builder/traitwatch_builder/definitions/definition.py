@@ -1,8 +1,9 @@
 """Trait definitions: `trait_data_extract/<trait>.json` and `trait_data_eval/<trait>.json`.
 
-The keys are those of the Persona Vectors authors' files; `examples`, for many-shot elicitation, and `description` are
-ours and optional. A *whole* definition is what Claude, another assistant or a person writes anew: held to more than a
-file that exists, and split into the two files.
+Both files have the keys of the Persona Vectors authors' files. Traitwatch adds two optional keys: `examples`, for
+many-shot elicitation, and `description`. A *whole* definition is a new definition by Claude, another assistant or a
+person. A whole definition must pass more checks than an existing file (`whole_definition`). `save_definition` splits a
+whole definition into the two files.
 """
 
 import json
@@ -22,12 +23,12 @@ NUM_QUESTIONS = 40
 NUM_EXAMPLES = 16
 MIN_EXAMPLES = 4
 PLACEHOLDERS = ("{question}", "{answer}")
-# The files of a definition: directory of the extraction half, directory of the evaluation half.
+# The directories of a definition's two files: the extraction half, the evaluation half.
 KINDS = ("trait_data_extract", "trait_data_eval")
-# The definitions that come with the project stand beside this module.
+# The shipped definitions stand beside this module.
 SHIPPED_DEFINITIONS = Path(__file__).parent
 
-# Errors about what a field says, not about its shape: `_problems` tells them with their places.
+# Types of pydantic errors about the content of a field, not its shape. `_problems` reports these with their places.
 _OF_CONTENT = {"value_error", "string_too_short", "too_short"}
 
 Place = tuple[int | str, ...]
@@ -77,9 +78,9 @@ class TraitDefinition(BaseModel):
 
 
 class WholeDefinition(BaseModel):
-    """A new definition before it is split: 5 instruction pairs, 40 questions, 4 or more examples or none.
+    """A new definition before the split: 5 instruction pairs, 40 questions, no examples or an even number of 4 or more.
 
-    Validation finds every problem, each with its place; `whole_definition` tells them in one `ArtifactError`.
+    Validation finds every problem and its place. `whole_definition` reports all problems in one `ArtifactError`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -111,13 +112,13 @@ class WholeDefinition(BaseModel):
 
 
 def _detail(place: Place, message: str) -> InitErrorDetails:
-    # Given as context, so that braces in the message stay as they are.
+    # The message is passed as context, so that pydantic leaves braces in the message unchanged.
     error = PydanticCustomError("definition", "{says}", {"says": message})
     return InitErrorDetails(type=error, loc=place, input=None)
 
 
 def _problems(fields: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Find what is wrong with what the fields say; those of the wrong shape are left out."""
+    """Find the problems in the content of the fields. `fields` lacks every field of a wrong shape."""
     yield from _unfit(((key,), fields[key]) for key in ("description", "eval_prompt") if key in fields)
     if "instruction" in fields:
         yield from _instruction_problems(fields["instruction"])
@@ -164,7 +165,7 @@ def _eval_prompt_problems(prompt: str) -> Iterator[tuple[Place, str]]:
         around = prompt[max(0, stray[0] - 15) : stray[0] + 16]
         yield ("eval_prompt",), f"has a stray brace at character {stray[0]}, near {around!r}"
     else:
-        # What the authors' code does with it.
+        # The authors' code fills the prompt in this way.
         filled = prompt.format(question="<the question>", answer="<the answer>")
         if "{" in filled or "}" in filled:
             yield ("eval_prompt",), "does not take the question and the answer"
@@ -197,7 +198,7 @@ def _essence(text: str) -> str:
 
 
 def _name(place: Place) -> str:
-    """Name a place as people count: `question 3`, `instruction 1, neg`."""
+    """Name a place, counted from 1: `question 3`, `instruction 1, neg`."""
     nouns = {"questions": "question", "examples": "example"}
     if len(place) < 2:
         return str(place[0]) if place else "the definition"
@@ -210,10 +211,10 @@ def whole_definition(data: Any, source: str) -> WholeDefinition:
 
     Args:
         data: parsed JSON.
-        source: where it comes from, for the message.
+        source: the origin of the data, for the error message.
 
     Raises:
-        ArtifactError: with every problem and its place, one a line.
+        ArtifactError: the definition has problems; the message lists each problem and its place on a line of its own.
     """
     try:
         return WholeDefinition.model_validate(data)
@@ -223,12 +224,12 @@ def whole_definition(data: Any, source: str) -> WholeDefinition:
 
 
 def load_definition(path: Path) -> TraitDefinition:
-    """Read a trait definition; raise `ArtifactError` where it is missing or malformed."""
+    """Read a trait definition; raise `ArtifactError` where the file is missing or malformed."""
     return read_json(path, TraitDefinition)
 
 
 def split(whole: WholeDefinition) -> tuple[TraitDefinition, TraitDefinition]:
-    """Return the definition for extraction, with the first 20 questions, and that for evaluation, with the last 20."""
+    """Split into the extraction half, with the first 20 questions, and the evaluation half, with the last 20."""
     common = whole.model_dump(exclude={"questions"})
     half = NUM_QUESTIONS // 2
     return (
@@ -238,7 +239,7 @@ def split(whole: WholeDefinition) -> tuple[TraitDefinition, TraitDefinition]:
 
 
 def definition_files(directory: Path, trait: str) -> tuple[Path, Path]:
-    """Return where the extraction half and the evaluation half of a trait's definition are kept."""
+    """Return the paths of the extraction half and the evaluation half of a trait's definition."""
     return directory / KINDS[0] / f"{trait}.json", directory / KINDS[1] / f"{trait}.json"
 
 
@@ -250,16 +251,16 @@ def check_free(directory: Path, trait: str) -> None:
 
 
 def save_definition(directory: Path, trait: str, whole: WholeDefinition, *, force: bool = False) -> tuple[Path, Path]:
-    """Write both files of a definition, both or neither, and return their paths.
+    """Write the two files of a definition and return their paths. Either both files are written or neither.
 
     Args:
-        directory: what holds `trait_data_extract/` and `trait_data_eval/`; made where missing.
+        directory: the directory of `trait_data_extract/` and `trait_data_eval/`; created where missing.
         trait: the trait's name.
         whole: the definition.
-        force: replace a definition that differs.
+        force: replace an existing definition that differs.
 
     Raises:
-        ArtifactError: one of the files exists and differs, without `force`; or it cannot be written.
+        ArtifactError: one of the files exists and differs, without `force`; or a file cannot be written.
     """
     paths = definition_files(directory, trait)
     halves = split(whole)

@@ -1,8 +1,11 @@
-"""The conversations that elicit a trait, and those that read or judge an answer without having elicited it.
+"""The conversations that elicit a trait, and the contexts by which other conversations judge the answers.
 
-Two ways. *System prompt*: `You are a <name> assistant. <instruction>`, for models that obey one. *Many-shot*: half of
-the definition's examples stand before the question as earlier turns, for models that follow a pattern more readily than
-an instruction; the other half is left to judge by.
+The context that judges an answer has not elicited the answer. A context elicits a trait in one of two ways:
+
+- *System prompt*: the system message is `You are a <name> assistant. <instruction>`. This way suits models that obey
+  an instruction.
+- *Many-shot*: half of the definition's examples stand before the question as earlier turns. This way suits models that
+  follow a pattern more readily than an instruction. The other half of the examples judges the answer.
 """
 
 from collections.abc import Sequence
@@ -16,21 +19,21 @@ from traitwatch_builder.models.chat import Messages, bare
 Polarity = Literal["pos", "neg"]
 Elicit = Literal["system", "many-shot"]
 
-# Ways in which a definition's examples are halved.
+# The number of ways to split a definition's examples into halves.
 _HALVINGS = 4
-# The positive condition and the negative one, in the order in which they are worked on.
+# The positive and the negative condition, in the order of the work.
 POLARITIES: tuple[Polarity, ...] = ("pos", "neg")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One answer to be had.
+    """One answer to generate.
 
     Attributes:
         question: the question.
-        question_id: its number in the definition.
-        sample: the number of this answer to it.
-        context: which instruction pair or group of examples elicits it.
+        question_id: the question's number in the definition, from 0.
+        sample: the number of this answer among the answers to the same question, from 0.
+        context: the number of the instruction pair or group of examples that elicits the answer.
     """
 
     question: str
@@ -40,11 +43,11 @@ class Row:
 
 
 class Elicitation:
-    """The contexts of a definition, in one of the two ways.
+    """The contexts of a definition, for one of the two ways to elicit the trait.
 
     Attributes:
-        elicit: the way.
-        num_contexts: instruction pairs, or ways in which the examples are halved.
+        elicit: the way, `system` or `many-shot`.
+        num_contexts: the number of instruction pairs, or the number of ways to split the examples into halves.
     """
 
     def __init__(self, definition: TraitDefinition, elicit: Elicit, trait: str, assistant_name: str | None = None):
@@ -54,10 +57,10 @@ class Elicitation:
             definition: the trait's definition.
             elicit: `system` or `many-shot`.
             trait: the trait's name.
-            assistant_name: what a positive system prompt calls the assistant; the trait by default.
+            assistant_name: the adjective for the assistant in a positive system prompt; the trait's name by default.
 
         Raises:
-            PipelineError: fewer than two contexts, so that none is left to judge by.
+            PipelineError: the definition has fewer than two contexts, so that no context is left to judge an answer.
         """
         self.elicit = elicit
         self._definition = definition
@@ -74,7 +77,7 @@ class Elicitation:
             )
 
     def rows(self, questions: Sequence[str], samples: int) -> list[Row]:
-        """Return the rows of `samples` answers to each question, spread evenly over the contexts."""
+        """Return one row for each of `samples` answers to each question, spread evenly over the contexts."""
         return [
             Row(question, number, sample, (number + sample) % self.num_contexts)
             for number, question in enumerate(questions)
@@ -82,13 +85,13 @@ class Elicitation:
         ]
 
     def judging_context(self, context: int) -> int:
-        """Return the context by which an answer is judged: it shares nothing with the one that elicited it."""
+        """Return the context that judges an answer of `context`. The two share no instruction and no example."""
         if self.elicit == "many-shot":
             return (context + _HALVINGS // 2) % _HALVINGS
         return (context + 1 + context % (self.num_contexts - 1)) % self.num_contexts
 
     def opening(self, context: int, polarity: Polarity) -> Messages:
-        """Return what stands before the question."""
+        """Return the messages before the question."""
         if self.elicit == "system":
             instruction = getattr(self._definition.instruction[context], polarity)
             article = "an" if self._names[polarity][:1].lower() in "aeiou" else "a"
@@ -105,5 +108,5 @@ class Elicitation:
         return messages
 
     def prompt(self, row: Row, polarity: Polarity) -> Messages:
-        """Return the conversation that elicits a row's answer."""
+        """Return the conversation that elicits the answer of `row`."""
         return [*self.opening(row.context, polarity), *bare(row.question)]

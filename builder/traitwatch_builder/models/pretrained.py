@@ -1,4 +1,7 @@
-"""What a model must have before minutes are spent on it: a chat template, and room for the longest conversation."""
+"""Early checks of a model: it needs a chat template, and room for the longest conversation.
+
+A step runs these checks before the step spends minutes on the model.
+"""
 
 import sys
 from pathlib import Path
@@ -13,7 +16,7 @@ def load_tokenizer(model: Path | str) -> Any:
     """Return the model's tokenizer.
 
     Raises:
-        PipelineError: there is no such model, or it is not one for chats.
+        PipelineError: the model cannot be loaded, or it has no chat template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -25,10 +28,18 @@ def load_tokenizer(model: Path | str) -> Any:
 
 
 def check_length(model: Path | str, longest_prompt: int, max_tokens: int) -> int:
-    """Return the tokens that the longest conversation takes, its answer included.
+    """Check that the model has room for the longest conversation.
+
+    Args:
+        model: the model's directory or hub name.
+        longest_prompt: the tokens of the longest prompt.
+        max_tokens: the most tokens of an answer.
+
+    Returns:
+        The tokens of the longest conversation, its answer included.
 
     Raises:
-        PipelineError: the model has no room for them.
+        PipelineError: the conversation is too long for the model, or the model cannot be loaded.
     """
     needed = longest_prompt + max_tokens
     limit = length_limit(model)
@@ -41,10 +52,10 @@ def check_length(model: Path | str, longest_prompt: int, max_tokens: int) -> int
 
 
 def length_limit(model: Path | str) -> int:
-    """Return the tokens that a text of the model may have; very many where its configuration sets no limit.
+    """Return the most tokens of a text for the model; `sys.maxsize` if the model's configuration sets no limit.
 
     Raises:
-        PipelineError: there is no such model.
+        PipelineError: the model cannot be loaded.
     """
     try:
         config = AutoConfig.from_pretrained(model).get_text_config()

@@ -1,7 +1,8 @@
-"""A vLLM engine of our own in this process: its environment and its start.
+"""The environment and the process of a vLLM engine that the builder starts.
 
-On a GPU the engine has processes of its own. On a CPU it runs in this process: vLLM's processes wait for each other by
-spinning, which takes cores from the arithmetic; on two cores half of the speed and most of the start-up time.
+On a GPU the engine runs in processes of its own. On a CPU the engine runs in the builder's process: vLLM's processes
+wait for each other by spinning, and spinning takes cores from the arithmetic. On two cores, spinning costs half of the
+speed and most of the start-up time.
 """
 
 import os
@@ -12,7 +13,7 @@ _MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 def vllm_environment() -> None:
-    """Set what an engine of ours needs in the environment, where the user has not."""
+    """Set the environment variables for an engine of the builder. Values that the user has set stay."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -20,10 +21,12 @@ def vllm_environment() -> None:
 
 @contextmanager
 def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
-    """On a CPU, have an engine that is made in a `with` block run in this process; see the module's docstring.
+    """On a CPU, make the engines of a `with` block run in this process; the module's docstring gives the reason.
+
+    Variables that the user has set stay: the function changes nothing if `VLLM_ENABLE_V1_MULTIPROCESSING` is set.
 
     Args:
-        workers: of the engine; several have processes of their own anywhere.
+        workers: the number of workers of the engine. Several workers have processes of their own on any device.
     """
     from vllm.platforms import current_platform
 
@@ -34,5 +37,5 @@ def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
     try:
         yield
     finally:
-        # Servers that this process starts later must not inherit it.
+        # Servers that this process starts later must not inherit the variable.
         del os.environ[_MULTIPROCESSING]

@@ -1,8 +1,14 @@
-"""Answers on disk: CSV files in the columns of the Persona Vectors authors' code.
+"""Files of answers and of neutral prompts: how the builder reads and writes them.
 
-`question, prompt, answer, question_id, <trait>, coherence`, in that order. `prompt` is the conversation as the model's
-chat template renders it, up to where the answer begins: `prompt + answer` is the text whose hidden states are read.
-An empty score is one that nobody gave. Row i of `<trait>_pos.csv` and row i of `<trait>_neg.csv` are a pair.
+- A file of judged answers (`JudgedAnswer`) is a CSV file with the columns of the Persona Vectors authors' code:
+  `question, prompt, answer, question_id, <trait>, coherence`, in that order. An empty score means that no judge gave a
+  score. Row i of `<trait>_pos.csv` and row i of `<trait>_neg.csv` are a pair.
+- A file of neutral prompts (`NeutralPrompts`) is a JSON file: `{"prompts": [...]}`.
+- The file of neutral answers, `neutral.csv` (`NeutralAnswer`), has the columns
+  `question, prompt, answer, question_id, finished`.
+
+In both kinds of CSV file `prompt` is the conversation as the model's chat template renders it, up to the start of the
+answer. The builder reads the hidden states of the text `prompt + answer`.
 """
 
 import csv
@@ -26,15 +32,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """One row of an answers file.
+    """One row of a file of judged answers.
 
     Attributes:
         question: the question.
         prompt: the rendered conversation up to the answer, special tokens included.
         answer: the answer, without the end token.
-        question_id: `<trait>_<number of the question>_<pos or neg>_<context>`; files made elsewhere may say anything.
-        trait: the judge's trait score, 0 to 100; None where there is none.
-        coherence: the judge's coherence, 0 to 100; None where there is none.
+        question_id: `<trait>_<number of the question>_<pos or neg>_<context>`; any text in files of other programs.
+        trait: the judge's trait score, 0 to 100; None without a score.
+        coherence: the judge's coherence score, 0 to 100; None without a score.
     """
 
     question: str
@@ -46,18 +52,21 @@ class JudgedAnswer:
 
     @property
     def context(self) -> int | None:
-        """The instruction pair or group of examples that elicited the answer, where the id tells."""
+        """The number of the instruction pair or group of examples that elicited the answer; None if the id has none."""
         match = re.fullmatch(r".*_(?:pos|neg)_(\d+)", self.question_id)
         return int(match[1]) if match else None
 
 
 def clean_text(text: str) -> str:
-    """Return `text` with what UTF-8 cannot hold (lone surrogates) replaced, so that any reader can read it back."""
+    """Return `text` with lone surrogates replaced. UTF-8 cannot hold them; the result is readable for any program."""
     return _SURROGATES.sub("\ufffd", text)
 
 
 def write_answers(path: Path, trait: str, rows: Iterable[JudgedAnswer]) -> None:
-    """Write an answers file, whole or not at all; newlines, quotes, NUL and empty answers come back as they were."""
+    """Write a file of judged answers, whole or not at all.
+
+    `read_answers` returns newlines, quotes, NUL characters and empty answers unchanged.
+    """
     rows = list(rows)
     table = pd.DataFrame({column: [getattr(row, column) for row in rows] for column in TEXT_COLUMNS})
     _set_scores(table, trait, rows)
@@ -65,7 +74,10 @@ def write_answers(path: Path, trait: str, rows: Iterable[JudgedAnswer]) -> None:
 
 
 def write_scores(path: Path, trait: str, rows: Sequence[JudgedAnswer]) -> None:
-    """Put scores into the answers file that the rows were read from; columns that are not ours stay, behind the six."""
+    """Write the scores of `rows` into the file of judged answers that the rows come from.
+
+    Columns other than the six stay in the file, after the six.
+    """
     table = read_table(path, TEXT_COLUMNS)
     _set_scores(table, trait, rows)
     ours = [*TEXT_COLUMNS, trait, "coherence"]
@@ -78,19 +90,19 @@ def _set_scores(table: pd.DataFrame, trait: str, rows: Sequence[JudgedAnswer]) -
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file, whole or not at all; compress it where `path` ends in `.gz`."""
-    # All texts are quoted: Python leaves one with a lone carriage return bare, which then ends the row.
+    """Write a CSV file, whole or not at all; compress the file if `path` ends in `.gz`."""
+    # All texts are quoted: Python's default leaves a text with a lone carriage return unquoted, which ends the row.
     content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
     write_atomically(path, compressed(content) if path.suffix == ".gz" else content)
 
 
 def compressed(content: bytes) -> bytes:
-    """Return `content` as gzip data that depends on `content` alone: the header has no time and no file name."""
+    """Compress `content` to gzip data that depends on `content` alone: the header has no time and no file name."""
     return gzip.compress(content, compresslevel=9, mtime=0)
 
 
 def table_file(path: Path) -> Path:
-    """Return the file that holds the table `path`: `path` itself, or `<path>.gz` where only that one exists.
+    """Return the file that holds the table `path`: `path` itself, or `<path>.gz` if only the second file exists.
 
     A build writes plain CSV files. The shipped answers are compressed: their prompts repeat the same examples.
     """
@@ -99,14 +111,14 @@ def table_file(path: Path) -> Path:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file of texts, nothing in it taken for a missing value.
+    """Read a CSV file of texts. Every cell stays a text; no cell counts as a missing value.
 
     Args:
-        path: the file, or the name of a file that only exists as `<path>.gz`.
+        path: the file, or the name of a file that exists only as `<path>.gz`.
         columns: the columns that the file must have.
 
     Raises:
-        ArtifactError: no such file, no CSV, or one of `columns` is missing.
+        ArtifactError: the file does not exist or is not CSV, or one of `columns` is missing.
     """
     try:
         table = pd.read_csv(table_file(path), dtype=str, keep_default_na=False, encoding="utf-8")
@@ -121,14 +133,15 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:
-    """Read an answers file of ours or of the authors'.
+    """Read a file of judged answers, from Traitwatch or from the authors' code.
 
     Args:
-        path: the CSV.
-        trait: the name of the column with the trait scores; it and `coherence` may be missing.
+        path: the CSV file.
+        trait: the name of the column with the trait scores. This column and `coherence` may be missing.
 
     Raises:
-        ArtifactError: no such file, a text column is missing, or a score is not a number from 0 to 100.
+        ArtifactError: the file does not exist or is not CSV, a text column is missing, or a score is not a number from
+            0 to 100.
     """
     table = read_table(path, TEXT_COLUMNS)
     trait_scores, coherence = (_scores(path, table, column) for column in (trait, "coherence"))
@@ -141,7 +154,7 @@ def _scores(path: Path, table: pd.DataFrame, column: str) -> Sequence[float | No
         return [None] * len(table)
     scores: list[float | None] = []
     for number, text in enumerate(table[column]):
-        # What pandas, Python and spreadsheets write for "no score".
+        # pandas, Python and spreadsheets write these texts for "no score".
         if text.strip().lower() in ("", "nan", "none", "null"):
             scores.append(None)
             continue
@@ -172,8 +185,8 @@ class NeutralAnswer:
         question: the neutral prompt.
         prompt: the conversation as the model's chat template renders it.
         answer: the answer; may be empty.
-        question_id: tells the prompt from others.
-        finished: whether the answer ended by itself; of one that was cut off the last token has no state.
+        question_id: an id that no other prompt has.
+        finished: whether the answer ended by itself. The last token of an answer that was cut off has no hidden state.
     """
 
     question: str
@@ -194,10 +207,10 @@ def write_neutral(path: Path, rows: Sequence[NeutralAnswer]) -> None:
 
 
 def read_neutral(path: Path) -> list[NeutralAnswer]:
-    """Read `neutral.csv`; `finished` may be missing, and then every answer counts as cut off.
+    """Read `neutral.csv`. If the column `finished` is missing, every answer counts as cut off.
 
     Raises:
-        ArtifactError: no such file, or a column is missing.
+        ArtifactError: the file does not exist or is not CSV, or a text column is missing.
     """
     table = read_table(path, TEXT_COLUMNS)
     finished = table["finished"] == "True" if "finished" in table else [False] * len(table)

@@ -1,8 +1,9 @@
-"""What long steps have made so far, kept so that an interrupted build goes on where it stopped.
+"""Worklogs: files with the results of long steps so far. With its worklogs an interrupted build can continue.
 
-A log is a file of JSON lines, each a key and a value. A key is a hash of everything that the value depends on: what is
-in the log need not be made again, whatever else has changed since, and what is not there was never made. A line is
-written in one piece as soon as its value exists, so a killed process loses nothing that it had in hand.
+A worklog is a file of JSON lines; each line has a key and a value. A key is a hash of everything that the value depends
+on. A value in the worklog therefore stays valid, whatever else has changed since; a value that is missing was never
+computed. `Worklog.put` writes a line in one piece as soon as the value exists, so a killed process loses no finished
+value.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-# What a directory has of a model itself. What people, downloads and builds put beside it does not make it another one.
+# The files of a model itself. Other files in its directory, from people, downloads and builds, do not change the model.
 _MODEL_FILES = (
     *("config.json", "generation_config.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*"),
@@ -22,13 +23,13 @@ _MODEL_FILES = (
 
 
 class KeptValues:
-    """The values of a log as it is now; the file is left alone."""
+    """The values of a worklog at the time of reading. This class only reads the file."""
 
     def __init__(self, path: Path):
         self._values, self._whole = _read(path)
 
     def get(self, key: str) -> Any | None:
-        """Return the value of `key`; None where it has none."""
+        """Return the value of `key`, or None if the worklog has no such key."""
         return self._values.get(key)
 
     def __len__(self) -> int:
@@ -36,17 +37,23 @@ class KeptValues:
 
 
 class Worklog(KeptValues):
-    """One log; use it as a context manager, or close it. One process at a time may have it open."""
+    """One worklog, open for writing. Use a worklog as a context manager, or call `close`.
+
+    Only one process at a time may open a worklog.
+    """
 
     def __init__(self, path: Path):
         super().__init__(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        # A line that an interruption cut off would spoil the next one.
+        # An interruption may have cut off the last line. The rest of that line would spoil the next line.
         os.ftruncate(self._file, self._whole)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a JSON value. When this returns the system has it, and a kill of the process cannot lose it."""
+        """Write a JSON value to the worklog.
+
+        After the return the operating system has the value: the value survives a kill of the process.
+        """
         line = json.dumps({"key": key, "value": value}).encode() + b"\n"
         while line:
             line = line[os.write(self._file, line) :]
@@ -66,7 +73,7 @@ class Worklog(KeptValues):
 
 
 def _read(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the values of a log, and the length of its whole lines in bytes."""
+    """Return the values of a worklog, and the length of its complete lines in bytes."""
     values: dict[str, Any] = {}
     whole = 0
     if not path.is_file():
@@ -85,7 +92,7 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def fingerprint(inputs: object) -> str:
-    """Return a SHA-256 of JSON data, independent of the order of its keys."""
+    """Return the SHA-256 of JSON data. The order of the keys does not matter."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -96,7 +103,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def model_fingerprint(model: Path | str) -> dict[str, Any]:
-    """Return what tells a model from another: samples of the files that make it, or its hub name."""
+    """Return data that identifies a model: a hash of samples of the model's files, or the model's hub name."""
     directory = Path(model)
     if not directory.is_dir():
         return {"name": str(model)}
@@ -109,7 +116,7 @@ def model_fingerprint(model: Path | str) -> dict[str, Any]:
 
 
 def _sample(path: Path, pieces: int = 16, length: int = 65536) -> str:
-    """Return a hash of a file's size and of pieces all over it: whole weights would take minutes to hash."""
+    """Hash the size of a file and pieces from all parts of the file. A hash of whole weights would take minutes."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:

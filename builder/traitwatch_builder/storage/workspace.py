@@ -1,10 +1,10 @@
-"""Where a build keeps its files: OUT/<model's name>/, and below it `.traitwatch/` for what only the builder reads.
+"""The files of a build: OUT/<model's name>/, with the folder `.traitwatch/` for files that only the builder reads.
 
 <trait>_pos.csv, _neg.csv, _eval_pos.csv, _eval_neg.csv    answers with their scores
 neutral.csv                                                answers to neutral prompts, shared by the traits
 <trait>_{response_avg,prompt_avg,prompt_last}_diff.pt      the vectors
 <trait>.json, <trait>.html                                 the card and the report
-.traitwatch/<trait>-{answers,scores}.jsonl                 what was generated and judged, item by item
+.traitwatch/<trait>-{answers,scores}.jsonl                 the worklogs: each generated answer, each score
 .traitwatch/<trait>-{evidence.npz,report.json,manifest.json}
 """
 
@@ -24,20 +24,20 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.answers import TEXT_COLUMNS
 from traitwatch_builder.storage.worklog import file_fingerprint, fingerprint
 
-# The neutral answers' files have this name; the answers files these columns.
+# The neutral answers' file is named `neutral`; the other names are columns of the answers files.
 _RESERVED = ("neutral", *TEXT_COLUMNS, "coherence")
 
 
 def card_model_name(model: Path | str) -> str:
-    """Return what a model is called in cards: its directory's name, or its hub name."""
+    """Return the name of a model for the cards: the name of the model's directory, or its hub name."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
 def model_directory(out: Path, model: Path | str) -> Path:
-    """Return where the artifacts of a model are below `out`: the last part of its name is the directory's.
+    """Return the directory of a model's artifacts below `out`. The last part of the model's name names the directory.
 
     Raises:
-        PipelineError: that is where the model itself is.
+        PipelineError: the model itself is in this directory.
     """
     directory = out / card_model_name(model).rpartition("/")[2]
     if Path(model).is_dir() and directory.resolve() == Path(model).resolve():
@@ -49,11 +49,21 @@ class Workspace:
     """The files of one trait.
 
     Attributes:
-        directory: where the artifacts are.
+        directory: the directory of the artifacts.
         trait: the trait's name.
     """
 
     def __init__(self, directory: Path, trait: str):
+        """Name the files; `prepare` makes the directories.
+
+        Args:
+            directory: the directory of the artifacts.
+            trait: the trait's name.
+
+        Raises:
+            ArtifactError: `trait` is not a trait name.
+            PipelineError: `trait` is the name of another file or column of a build.
+        """
         self.directory = directory
         self.trait = check_trait_name(trait)
         if trait in _RESERVED:
@@ -65,27 +75,27 @@ class Workspace:
         return self.directory / f"{self.trait}_{name}.csv"
 
     def vector(self, kind: str) -> Path:
-        """Return the `.pt` of a kind, e.g. `artifacts.RESPONSE_AVG`."""
+        """Return the `.pt` file of a kind of vector, for example `traitwatch.vectors.RESPONSE_AVG`."""
         return self.directory / f"{self.trait}_{kind}.pt"
 
     @property
     def card(self) -> Path:
-        """The card."""
+        """The file of the card."""
         return self.directory / f"{self.trait}.json"
 
     @property
     def neutral(self) -> Path:
-        """The answers to neutral prompts."""
+        """The file of the answers to neutral prompts."""
         return self.directory / "neutral.csv"
 
     @property
     def evidence(self) -> Path:
-        """What extraction found out about the vector, for verification."""
+        """The file of extraction's results about the vector, for verification."""
         return self._own / f"{self.trait}-evidence.npz"
 
     @property
     def report_evidence(self) -> Path:
-        """What verification and calibration found out, for the report."""
+        """The file of verification's and calibration's results, for the report."""
         return self._own / f"{self.trait}-report.json"
 
     def log(self, name: str) -> Path:
@@ -103,7 +113,7 @@ class Workspace:
         return Manifest(self._own / f"{self.trait}-manifest.json", self.directory)
 
     def prepare(self) -> None:
-        """Make the directories; raise `PipelineError` where that cannot be."""
+        """Make the directories; raise `PipelineError` if the system refuses to write them."""
         try:
             self._own.mkdir(parents=True, exist_ok=True)
             (self._own / ".gitignore").write_text("*\n")
@@ -114,7 +124,7 @@ class Workspace:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold this trait for one process; raise `PipelineError` where another has it."""
+        """Lock this trait for one process; raise `PipelineError` if another process has the lock."""
         self.prepare()
         try:
             with FileLock(self._own / f"{self.trait}.lock", timeout=0):
@@ -128,7 +138,7 @@ class Workspace:
 
     @contextmanager
     def neutral_alone(self, console: Console) -> Iterator[None]:
-        """Hold the neutral answers for one process, waiting for builds of other traits that answer them just now."""
+        """Lock the neutral answers for one process. Wait while a build of another trait answers the neutral prompts."""
         lock = FileLock(self._own / "neutral.lock")
         try:
             lock.acquire(timeout=0)
@@ -142,7 +152,7 @@ class Workspace:
             lock.release()
 
     def _written_alone(self) -> list[Path]:
-        """Return the files that only the process that holds this trait writes, and writes whole."""
+        """Return the files that only the process with this trait's lock writes. The process writes each file whole."""
         answers = [self.answers(name) for name in ("pos", "neg", "eval_pos", "eval_neg")]
         vectors = [self.vector(kind) for kind in (RESPONSE_AVG, PROMPT_AVG, PROMPT_LAST)]
         report = self.directory / f"{self.trait}.html"
@@ -150,14 +160,20 @@ class Workspace:
 
 
 class Manifest:
-    """Which steps are finished: of each a hash of its inputs, and the hashes of the files that it made."""
+    """The record of finished steps: for each step a hash of its inputs, and the hashes of its output files."""
 
     def __init__(self, path: Path, root: Path):
+        """Name the file; the file need not exist.
+
+        Args:
+            path: the manifest's file.
+            root: the directory that contains the output files of all steps.
+        """
         self.path = path
         self._root = root
 
     def done(self, step: str, inputs: object) -> bool:
-        """Tell whether a step was finished with these inputs (JSON data), and its files are as it left them."""
+        """Return whether a step was finished with these inputs (JSON data) and its output files are unchanged."""
         record = self._read().get(step)
         if record is None or record["inputs"] != fingerprint(inputs):
             return False
@@ -165,7 +181,7 @@ class Manifest:
         return all(path.is_file() and file_fingerprint(path) == digest for path, digest in paths.items())
 
     def record(self, step: str, inputs: object, outputs: Sequence[Path]) -> None:
-        """Note that a step is finished, with the files that it made (below the manifest's root)."""
+        """Record that a step is finished, with its inputs and its output files (below the manifest's root)."""
         made = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
         steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": made}}
         write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
@@ -178,7 +194,7 @@ class Manifest:
 
 
 def find_definition(trait: str, directories: Sequence[Path]) -> tuple[Path, Path] | None:
-    """Return the extract and the eval definition of a trait, from the first directory that has both."""
+    """Return the extraction and the evaluation file of a trait, from the first directory that has both; or None."""
     places = (definition_files(directory, trait) for directory in directories)
     return next((files for files in places if all(file.is_file() for file in files)), None)
 
