@@ -7,7 +7,7 @@ import torch
 
 from tests.support.forks import prepare
 from tests.support.random_llama import Oracle
-from tests.support.reference import Reference
+from tests.support.reference import SERVED_PRECISION, Reference
 from tests.support.serving import Server
 from tests.support.shared_servers import SHIPPED_VECTORS, SharedServers, embedded_directions
 from traitwatch.vectors import Float32Array
@@ -67,6 +67,6 @@ def reference(model: Path) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def in_bfloat16(model: Path) -> Reference:
-    """How far from `reference` bfloat16 alone is."""
-    return Reference(model, torch.bfloat16)
+def in_served_precision(model: Path) -> Reference:
+    """The model in the served precision: how far from `reference` rounding alone is."""
+    return Reference(model, getattr(torch, SERVED_PRECISION))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.engine
 def test_projections_are_those_of_transformers(
     embedded: Server,
     reference: Reference,
-    in_bfloat16: Reference,
+    in_served_precision: Reference,
     directions: dict[str, tuple[int, Float32Array]],
 ) -> None:
-    check_parity(embedded, reference, in_bfloat16, directions)
+    check_parity(embedded, reference, in_served_precision, directions)

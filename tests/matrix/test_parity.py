@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.support.parity import check_parity
-from tests.support.reference import Reference
+from tests.support.reference import SERVED_PRECISION, Reference
 from tests.support.serving import Server, serving, traitwatch
 from tests.support.shared_servers import EMBEDDED_LAYER_OPTIONS, embedded_directions, save_embedded_probes
+from traitwatch.precision import default_vllm_dtype
 from traitwatch_builder.models.embedded import embedded_model
 
 pytestmark = pytest.mark.engine
@@ -23,11 +24,12 @@ def embedded_probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compiled(embedded_probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = traitwatch("serve", embedded_model(), "--traits", embedded_probes, *EMBEDDED_LAYER_OPTIONS)
+    command += ["--dtype", default_vllm_dtype()]
     with serving(command, tmp_path_factory.mktemp("compiled") / "server.log") as server:
         yield server
 
 
 def test_projections_are_those_of_transformers(compiled: Server, embedded_probes: Path) -> None:
     model = embedded_model()
-    in_float32, in_bfloat16 = Reference(model), Reference(model, torch.bfloat16)
-    check_parity(compiled, in_float32, in_bfloat16, embedded_directions(embedded_probes))
+    in_float32, in_served_precision = Reference(model), Reference(model, getattr(torch, SERVED_PRECISION))
+    check_parity(compiled, in_float32, in_served_precision, embedded_directions(embedded_probes))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.reference import MAX_RELATIVE_ERROR, MAX_TIMES_BFLOAT16, MIN_CORRELATION, Reference
+from tests.support.reference import MAX_RELATIVE_ERROR, MAX_TIMES_ROUNDING, MIN_CORRELATION, Reference
 from tests.support.serving import MODEL_NAME, Server
 from traitwatch.vectors import Float32Array
 
@@ -40,7 +40,7 @@ CHATS: list[list[dict[str, str]]] = [
 def check_parity(
     server: Server,
     reference: Reference,
-    in_bfloat16: Reference,
+    in_served_precision: Reference,
     directions: dict[str, tuple[int, Float32Array]],
 ) -> None:
     """Assert that a server reports what transformers computes: each chat, each direction, each token.
@@ -48,7 +48,7 @@ def check_parity(
     Args:
         server: a server of the embedded model, with the vectors of `directions`.
         reference: the model in float32.
-        in_bfloat16: the model in bfloat16.
+        in_served_precision: the model in the precision of the server.
         directions: the layer and the unit direction of each vector.
     """
     for number, chat in enumerate(CHATS):
@@ -62,13 +62,13 @@ def check_parity(
             logger.info("chat %d %s: correlation %.5f, relative error %.4f", number, name, correlation, error)
             if correlation >= MIN_CORRELATION and error <= MAX_RELATIVE_ERROR:
                 continue
-            # transformers in bfloat16 takes longer than all the rest: it computes only the texts that are hard.
-            rounded = rounded or in_bfloat16.projections(prompt, response, directions)
+            # transformers in that precision takes longest of all: it computes only the texts that are hard.
+            rounded = rounded or in_served_precision.projections(prompt, response, directions)
             least, most = _agreement(rounded[name], expected[name])
-            assert 1 - correlation <= max(1 - MIN_CORRELATION, MAX_TIMES_BFLOAT16**2 * (1 - least)), (
+            assert 1 - correlation <= max(1 - MIN_CORRELATION, MAX_TIMES_ROUNDING**2 * (1 - least)), (
                 f"chat {number}, {name}: correlation {correlation}"
             )
-            assert error <= max(MAX_RELATIVE_ERROR, MAX_TIMES_BFLOAT16 * most), (
+            assert error <= max(MAX_RELATIVE_ERROR, MAX_TIMES_ROUNDING * most), (
                 f"chat {number}, {name}: relative error {error}"
             )
 

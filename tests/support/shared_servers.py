@@ -18,6 +18,7 @@ import numpy as np
 from tests.support.cases import GRAMMAR_OPTIONS
 from tests.support.random_llama import LAYER_OPTIONS, save_model, save_probes
 from tests.support.serving import Server, plain_vllm, serving, traitwatch
+from traitwatch.precision import default_vllm_dtype
 from traitwatch.vectors import SHIPPED, Float32Array, load_vectors, save_tensor
 from traitwatch_builder.models.embedded import embedded_model
 
@@ -45,7 +46,8 @@ SHIPPED_VECTORS = SHIPPED / "SmolLM2-135M-Instruct"
 LOW_THRESHOLD = ("--traits-threshold", "deception=-0.5")
 # A budget below the longest prompts, so that they are prefilled in chunks.
 _EMBEDDED_OPTIONS = (
-    *("--enforce-eager", "--max-num-batched-tokens", "128", "--max-num-seqs", "64"),
+    *("--dtype", default_vllm_dtype(), "--enforce-eager"),
+    *("--max-num-batched-tokens", "128", "--max-num-seqs", "64"),
     *(*LOW_THRESHOLD, "--traits-events-text"),
 )
 
