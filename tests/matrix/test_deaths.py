@@ -29,9 +29,14 @@ def test_an_engine_that_dies_takes_all_api_processes_down(model: Path, probes: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_as_it_ends_vllm(number: int, model: Path, probes: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_the_server_as_it_ends_vllm(
+    number: int, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # With a short name, as the path of a socket must be: that of `tmp_path` has the name of the test.
+    directory = tmp_path_factory.mktemp("d")
+
     def status(name: str, command: list[str]) -> int:
-        with serving_alone(in_directory(tmp_path / name, command), tmp_path / f"{name}.log") as server:
+        with serving_alone(in_directory(directory / name, command), directory / f"{name}.log") as server:
             # The client hangs up then: vLLM kills its engine, and could wait in vain for the end of a stream.
             with streaming(server):
                 server.process.send_signal(number)
@@ -41,4 +46,4 @@ def test_a_signal_ends_the_server_as_it_ends_vllm(number: int, model: Path, prob
         theirs = pool.submit(status, "plain", plain_vllm(model, *OPTIONS))
         mine = pool.submit(status, "ours", ours(model, probes))
     assert mine.result() == theirs.result()
-    assert not sockets(tmp_path / "ours")
+    assert not sockets(directory / "ours")
