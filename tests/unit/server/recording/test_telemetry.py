@@ -246,10 +246,14 @@ print(sorted(took)[-len(took) // 100], before, time.monotonic() - late[0] - star
         "OTEL_BLRP_SCHEDULE_DELAY": "100",
         "OTEL_BLRP_MAX_QUEUE_SIZE": "600",
     }
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=2 * TIMEOUT
-    )
-    assert process.returncode == 0, process.stderr
+    # Where the machine stands still for the one second of the exporter, a timeout hides the reason: it is tried again.
+    for _ in range(3):
+        process = subprocess.run(
+            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=2 * TIMEOUT
+        )
+        assert process.returncode == 0, process.stderr
+        if "due to timeout" not in process.stderr:
+            break
     slow, dropped, closing = map(float, process.stdout.split())
     assert dropped > 500
     # Of a hundred, ninety-nine took less: a machine that stands still may hold up a few.
