@@ -12,7 +12,7 @@ from rich.console import Console
 
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, load_vector, unit_rows
 from traitwatch_builder.progress import bar
-from traitwatch_builder.reading.session import ReaderOptions, Session, session
+from traitwatch_builder.reading.session import ReaderOptions, Session, open_session
 from traitwatch_builder.reading.states import Span
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_neutral
 from traitwatch_builder.storage.workspace import Workspace
@@ -24,7 +24,7 @@ from .data import LAYER, TRAITS, VECTORS, HeldOutZ, TraitMeans
 
 def answer_means(console: Console, model: Path) -> dict[str, TraitMeans]:
     """Read the shipped answers of every trait with transformers in float32, and return z by trait."""
-    with session(model, ReaderOptions(), console) as opened:
+    with open_session(model, ReaderOptions(), console) as opened:
         neutral = _mean_states(opened, _neutral_spans(opened))
         return {trait: _trait_means(opened, trait, neutral) for trait in TRAITS}
 

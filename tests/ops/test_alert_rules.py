@@ -260,8 +260,8 @@ def test_a_silent_monitor_pages_and_is_resolved(tmp_path: Path) -> None:
             50,
             server_silent("a"),
             "a is not monitored: tokens of m flow and none is scored",
-            "a generated 3k tokens of m in the last 10 minutes, and Traitwatch scored none of them. What this server "
-            "says is missing from every figure about the model.",
+            "a generated 3k tokens of m in the last 10 minutes, and Traitwatch scored none of them. The responses of "
+            "this server are missing from every figure about the model.",
         ),
     ]
     check(tmp_path, given, {30: [], 39: [], 44: [], 50: both, 70: both, 75: []}, told)
