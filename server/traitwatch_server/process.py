@@ -2,8 +2,8 @@
 
 When the launcher is killed, vLLM leaves processes running: its engines wait for an API process for ever. No code of
 ours runs in the process of an engine. So each worker watches for its engine, and each API process for itself: a thread
-sleeps until the launcher is gone. Then it ends the child of the launcher that this process is, or whose child this
-process is. This does nothing for workers on other machines, nor on systems without file descriptors of processes.
+sleeps until the launcher has ended. Then the thread ends a child of the launcher: this process, or the parent of this
+process. It does nothing for workers on other machines, nor on systems without file descriptors of processes.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+# Our loggers: the ground and the server.
+_OURS = ("traitwatch", "traitwatch_server")
 # Seconds that a process has to end by itself, as in vLLM.
 _GRACE = 5.0
 
@@ -34,7 +36,7 @@ def end_with(launcher: int) -> None:
 
 
 def _child_of(launcher: int) -> int | None:
-    """Return the child of the launcher that this process is, or is a child of."""
+    """Return the child of the launcher that is this process or its parent; None where neither is one."""
     pid, parent = os.getpid(), os.getppid()
     if parent == launcher:
         return pid
@@ -66,9 +68,6 @@ def _ended(process: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(None if timeout is None else timeout * 1000))
-
-
-_OURS = ("traitwatch", "traitwatch_server")
 
 
 def log_with_vllm() -> None:

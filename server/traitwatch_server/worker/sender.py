@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import torch
 import zmq
-import zmq.asyncio
 
 from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame, RowRun, api_process_of
 
@@ -63,7 +62,7 @@ class Sender:
         self._layers = list(layers)
         self._engine = engine
         self._queue: queue.SimpleQueue[Rows | tuple[str, str] | None] = queue.SimpleQueue()
-        # Bytes that the worker has queued and that the thread has sent: each number has one writer.
+        # Bytes that the worker has queued, and bytes that the thread has sent. Each number has one writer.
         self._put = 0
         self._taken = 0
         self._sockets: dict[str, zmq.Socket[bytes]] = {}

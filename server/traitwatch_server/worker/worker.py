@@ -1,7 +1,8 @@
 """The worker class for `--worker-cls`: the platform's own worker, with the tap in its model.
 
-After each forward pass it asks which rows belong to which request, keeps those from the prompt's last position on of
-the requests that carry a key, and hands them to the sender. Hidden states never leave the device.
+After each forward pass, the worker asks the model runner which rows belong to which request. It chooses the rows of the
+requests that carry a key, from the last position of the prompt on. It hands the projections of these rows to the
+sender. Hidden states never leave the device.
 """
 
 import logging
@@ -43,7 +44,10 @@ class TraitWorker(StateWorker):
     def _make_tap(self) -> Tap:
         config = self.additional_config(CONFIG_KEY)
         if config["tap"] != TAP_VERSION:
-            raise LayoutError(f"configuration is of tap {config['tap']}, the worker of {TAP_VERSION}; install one.")
+            raise LayoutError(
+                f"the configuration has version {config['tap']} of the tap, but the worker has version {TAP_VERSION}; "
+                "install the same Traitwatch for both."
+            )
         states = self.state_modules()
         return Tap(
             {layer: states[layer] for layer in config["layers"] if layer in states},
@@ -90,19 +94,19 @@ class TraitWorker(StateWorker):
             if self._sender is not None and self._requests and has_tokens(scheduler_output):
                 self._send(self.read_layout())
         except Exception:
-            # A monitoring failure must not end the engine; it is told once, and its responses are incomplete.
+            # A monitoring failure must not end the engine. The log has the first failure; the responses are incomplete.
             if not self._failed:
                 logger.exception("The projections of a pass could not be read; there may be more such passes.")
             self._failed = True
         return output
 
     def _track(self, scheduler_output: Any) -> None:
-        """Remember the requests that carry a key, from their first pass until vLLM says they ended."""
+        """Remember the requests that carry a key, from their first pass until vLLM lists them as ended."""
         for req_id in finished_requests(scheduler_output):
             self._requests.pop(req_id, None)
         for new in new_requests(scheduler_output):
             key = new.extra_args.get(REQUEST_KEY)
-            # A key of no API process is a client's own invention.
+            # A client made up a key that belongs to no API process.
             if not isinstance(key, str) or api_process_of(key) not in self._api_processes:
                 continue
             if new.req_id not in self._requests:
@@ -116,7 +120,7 @@ class TraitWorker(StateWorker):
             return
         index = rows if isinstance(rows, slice) else self._on_device(rows)
         head = torch.stack([layout.positions[index].float(), layout.token_ids[index].float()], dim=1)
-        # A copy, ordered on the current stream before the next pass overwrites the buffers.
+        # This is a copy. On the current stream it comes before the next pass, which overwrites the buffers.
         values = torch.cat([head, *self._tap.read(index)], dim=1)
         ready = None
         if values.is_cuda:
