@@ -11,6 +11,10 @@ import uuid
 
 import msgspec
 
+# The name of our entry in vLLM's additional_config.
+CONFIG_KEY = "traitwatch"
+# Part of vLLM's compile cache key, through additional_config. Raise this number whenever the traced code changes.
+TAP_VERSION = 2
 # Name of a request's key in sampling_params.extra_args, which reach the worker.
 REQUEST_KEY = "traitwatch"
 # Name beside it: true where the rows of the prompt are wanted too.
@@ -68,10 +72,3 @@ def new_key(api_process: str) -> str:
 def api_process_of(key: str) -> str:
     """Return the API process that a key belongs to."""
     return key.partition(":")[0]
-
-
-# The name of our entry in vLLM's additional_config.
-CONFIG_KEY = "traitwatch"
-
-# Part of vLLM's compile cache key, through additional_config. Raise this number whenever the traced code changes.
-TAP_VERSION = 2

@@ -30,6 +30,8 @@ _WHY = {
     404: "No such trait is loaded, or it has no report.",
     409: "All columns of the layer are in use.",
 }
+# Decimals of a cosine.
+_DECIMALS = 4
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,6 @@ def _registry(serving: Serving) -> Registry:
     if serving.registry is None:
         raise AdminError(403, "traits are not loaded or unloaded here; start the server with --traits-admin.")
     return serving.registry
-
-
-_DECIMALS = 4
 
 
 def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:

@@ -12,6 +12,8 @@ from traitwatch_server.responses.scored_request import ScoredRequest
 
 _DECODER = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
+_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
 
 class Attacher:
@@ -73,10 +75,6 @@ class Attacher:
             turns = partial(self._shape.turns, self._request, number)
             answer = self._answers[number] = AnswerScores(self._request.selection, turns)
         return answer
-
-
-_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
 
 class EventSplitter:

@@ -22,7 +22,9 @@ from traitwatch_dashboards.inspector.scored.tables import number
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 
 _HIGH, _LOW = "238 138 76", "98 172 222"
+# The colours and the styles of the lines of the panes.
 _LINES = ("#b4430a", "#0b62a8")
+_STYLES = ("-", "--")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,3 @@ def _plot(panes: Sequence[Transcript], name: str) -> str:
         figure.savefig(written, format="svg", metadata={"Date": None})
     svg = written.getvalue()
     return svg[svg.index("<svg") :]
-
-
-_STYLES = ("-", "--")
