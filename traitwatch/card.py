@@ -1,7 +1,7 @@
 """The card of a persona vector, `<trait>.json`: the model, how the vector was made, how far it can be trusted.
 
 A card is read and written as JSON, and pydantic checks it. Lists named `layers` have one entry for each layer index, 0
-to num_layers, in order. Servers and people read cards through `traitwatch.vectors`, which exports these types.
+to num_layers, in order. `traitwatch.vectors` loads and saves cards.
 """
 
 import datetime
@@ -64,18 +64,20 @@ class LayerVerification(BaseModel):
         ge=0,
         le=1,
         default=None,
-        description="of the response's mean projection, positive against negative held-out answers",
+        description="AUC of the response's mean projection, positive against negative held-out answers",
     )
     null_auc: float | None = Field(
         default=None,
         description="95th percentile of that AUC (as max(auc, 1 - auc)) over vectors from shuffled labels",
     )
     auc_prompt_last: float | None = Field(
-        default=None, description="of the projection at the prompt's last token, under the prompts that elicit"
+        default=None,
+        description="AUC of the projection at the prompt's last token, under the prompts that elicit the trait",
     )
     correlation: float | None = Field(
         default=None,
-        description="Pearson's, of the response's projection with the judge's trait score, all held-out answers",
+        description="Pearson correlation of the response's projection with the judge's trait score, all held-out "
+        "answers",
     )
     correlation_pos: float | None = Field(
         default=None,
@@ -85,13 +87,13 @@ class LayerVerification(BaseModel):
 
 
 class Verification(BaseModel):
-    """Whether the vector tells the trait, and the evidence layer by layer."""
+    """Whether the vector shows the trait, and the evidence layer by layer."""
 
     model_config = _STRICT
     layers: list[LayerVerification] = Field(description="one a layer index, from 0")
     num_pos: int = Field(ge=0, description="held-out positive answers")
     num_neg: int = Field(ge=0, description="held-out negative answers")
-    better_than_null: bool = Field(description="whether it is better than vectors from shuffled labels")
+    better_than_null: bool = Field(description="whether the vector is better than vectors from shuffled labels")
     verdict: str = Field(description="the result of the evidence, in plain words")
     date: datetime.date = Field(description="day of the measurement")
 
@@ -101,7 +103,7 @@ class SteeringResult(BaseModel):
 
     model_config = _STRICT
     layer: int = Field(ge=0, description="layer index")
-    coefficient: float = Field(description="of the vector as it is, not of its unit vector; 0 is no steering")
+    coefficient: float = Field(description="factor of the vector as it is, not of its unit vector; 0 is no steering")
     trait_score: float = Field(description="mean trait score of the judge, 0 to 100")
     coherence: float = Field(description="mean coherence, 0 to 100")
     num_answers: int = Field(ge=1, description="answers behind both means")
@@ -165,7 +167,7 @@ class Card(BaseModel):
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the values of `<trait>_response_avg_diff.pt`"
     )
-    best_layer: int | None = Field(default=None, description="the layer index at which the vector tells the trait best")
+    best_layer: int | None = Field(default=None, description="the layer index at which the vector shows the trait best")
     best_layer_reason: str = Field(default="", description="the reason for that layer")
     calibration: Calibration | None = Field(default=None, description="what `traitwatch calibrate` measured")
     verification: Verification | None = Field(default=None, description="what `traitwatch verify` measured")

@@ -34,8 +34,10 @@ __all__ = [
     "Calibration",
     "Card",
     "Float32Array",
+    "Float64Array",
     "LayerCalibration",
     "PersonaVector",
+    "bad_layers",
     "check_trait_name",
     "load_card",
     "load_tensor",
@@ -43,6 +45,7 @@ __all__ = [
     "load_vectors",
     "save_card",
     "save_tensor",
+    "unit_rows",
     "vector_sha256",
 ]
 

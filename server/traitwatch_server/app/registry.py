@@ -33,7 +33,9 @@ class LoadRequest(BaseModel):
         default=None,
         description="the vector's .pt, below one of the --traits directories; default: NAME_response_avg_diff.pt",
     )
-    layer: int | Literal["best"] | None = Field(default=None, description="layer index; default: as of --traits-layer")
+    layer: int | Literal["best"] | None = Field(
+        default=None, description="layer index; default: the layer of --traits-layer"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

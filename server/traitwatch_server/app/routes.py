@@ -91,7 +91,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
         include_in_schema=admin,
     )
     async def load_trait(name: str, request: LoadRequest | None = None) -> TraitInfo | JSONResponse:
-        """Load a persona vector as a trait, or replace the one of that name."""
+        """Load a persona vector as a trait, or replace the loaded trait of that name."""
         try:
             trait = await _registry(serving()).load(name, request or LoadRequest())
         except AdminError as error:

@@ -57,7 +57,7 @@ class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
     mean_z: Annotated[float | None, Meta(description="mean z of the response; null where it has none")]
     threshold: Annotated[
         float | None,
-        Meta(description="the smoothed z above which a run of tokens is a spike; null for a trait without its own"),
+        Meta(description="the smoothed z above which a run of tokens is a spike; null for a trait without a threshold"),
     ]
     tokens: Annotated[int, Meta(description="number of tokens of the response")]
     prompt: Annotated[

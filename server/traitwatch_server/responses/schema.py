@@ -41,19 +41,20 @@ class TraitsField(BaseModel):
     )
     tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
     prompt: StrictBool = Field(
-        default=False, description="whether those of the prompt's tokens come too; the prompt is computed anew then"
+        default=False,
+        description="whether the projections of the prompt's tokens come too; the model then computes the prompt anew",
     )
 
 
 class TraitsRequest(TypedDict):
-    """What a request may say of its scores, beside the endpoint's own fields."""
+    """Our field in a request, beside the endpoint's own fields."""
 
     traits: NotRequired[
         Annotated[
             bool | TraitsField | None,
             Field(
                 description="What the response is to carry: true for every loaded trait with the projection of every "
-                "token, false for no scores. Left out or null: as `--traits-default` says.",
+                "token, false for no scores. Left out or null: the scores that `--traits-default` names.",
                 examples=[True, {"include": ["paternalism"], "tokens": True, "prompt": False}],
             ),
         ]
@@ -84,7 +85,7 @@ class TraitScores(TypedDict):
     ]
     max_z: Annotated[
         float | None,
-        Field(description="z of the highest token, standard deviations of the baseline; null as of `z`"),
+        Field(description="z of the highest token, standard deviations of the baseline; null where `z` is null"),
     ]
     prompt_last: Annotated[
         float | None,
@@ -110,18 +111,18 @@ class TraitScores(TypedDict):
 
 @with_config(_CLOSED)
 class TraitPart(TypedDict):
-    """What an event in the midst of a stream brings for one trait: the projections that came since the last one."""
+    """The scores of one trait in an event in mid-stream: the projections that came since the event before."""
 
     start: Annotated[int, Field(description="number of the first of `tokens` in the answer, from 0", ge=0)]
     tokens: Annotated[Projections, Field(description="projections, units of the hidden state")]
 
 
-_COMPLETE = "whether every state of the answer was scored; where not, null stands for what is missing"
+_COMPLETE = "whether every state of the answer was scored; if not, null stands for each missing projection"
 
 
 @with_config(ConfigDict(json_schema_extra={"dependentRequired": {"traits": ["traits_complete"]}}))
 class ScoredAnswer(TypedDict):
-    """What an answer or a choice has beside vLLM's own fields. Without either where no scores were asked for."""
+    """Our fields in an answer or a choice, beside vLLM's own. Both are absent where the request wants no scores."""
 
     traits: NotRequired[Annotated[dict[str, TraitScores], Field(description="scores by the name of the trait")]]
     traits_complete: NotRequired[Annotated[bool, Field(description=_COMPLETE)]]
@@ -135,13 +136,13 @@ class ScoredChoices(TypedDict):
 
 @with_config(ConfigDict(json_schema_extra={"not": {"required": ["traits_complete"]}}))
 class StreamedPart(TypedDict):
-    """What an event, or a choice in it, has in the midst of a stream: without the field where no projection came."""
+    """Our field in an event in mid-stream, or in its choice. It is absent where no projection came."""
 
     traits: NotRequired[Annotated[dict[str, TraitPart], Field(description="parts by the name of the trait")]]
 
 
 class StreamedEnd(TypedDict):
-    """What the event that ends an answer, or its choice, has: the summary, and the tokens that no event carried."""
+    """Our fields in the event that ends an answer, or in its choice: the summary, and the rest of the projections."""
 
     traits: Annotated[dict[str, TraitScores], Field(description="scores by the name of the trait")]
     traits_complete: Annotated[bool, Field(description=_COMPLETE)]
@@ -170,24 +171,27 @@ ScoredMessagesEvent = Annotated[
 
 
 class TraitThreshold(TypedDict):
-    """What makes a run of tokens a spike."""
+    """The threshold above which a run of tokens is a spike."""
 
     z: Annotated[float, Field(description="the smoothed z must be above it, standard deviations of the baseline")]
     rate: Annotated[float, Field(description="share of neutral responses that may have a spike")]
 
 
 class TraitVerification(TypedDict):
-    """What the vector is worth on held-out answers."""
+    """How good the vector is on held-out answers."""
 
     auc: Annotated[
         float | None,
         Field(
-            description="how surely the mean projection at the layer puts a positive above a negative answer, 0 to 1"
+            description="AUC at the layer: how often the mean projection puts a positive answer above a negative one, "
+            "0 to 1"
         ),
     ]
     best_layer: Annotated[int | None, Field(description="the layer that the card names as the best")]
-    better_than_null: Annotated[bool, Field(description="whether it is better than vectors of shuffled labels")]
-    verdict: Annotated[str, Field(description="what the evidence says, in words")]
+    better_than_null: Annotated[
+        bool, Field(description="whether the vector is better than vectors from shuffled labels")
+    ]
+    verdict: Annotated[str, Field(description="the result of the evidence, in plain words")]
 
 
 class TraitInfo(TypedDict):
@@ -197,12 +201,16 @@ class TraitInfo(TypedDict):
     object: Literal["trait"]
     layer: Annotated[int, Field(description="layer index at which it is read, as of `output_hidden_states`")]
     description: str
-    sha256: Annotated[str, Field(description="of its vector's values")]
-    threshold: Annotated[TraitThreshold | None, Field(description="null where nobody knows one: it never spikes then")]
+    sha256: Annotated[str, Field(description="SHA-256 of the vector's values")]
+    threshold: Annotated[
+        TraitThreshold | None, Field(description="null where the trait has none; the trait then has no spikes")
+    ]
     calibration: Annotated[LayerCalibration | None, Field(description="the baseline of z; null without one")]
     calibration_date: Annotated[str | None, Field(description="the day on which it was measured, ISO 8601")]
     verification: TraitVerification | None
-    cosines: Annotated[dict[str, float], Field(description="with the other traits that are read at the same layer")]
+    cosines: Annotated[
+        dict[str, float], Field(description="cosines with the other traits that are read at the same layer")
+    ]
     report: Annotated[str | None, Field(description="path of its report on this server; null where it has none")]
 
 
