@@ -30,7 +30,7 @@ COMMANDS = {
     ),
     "doctor": (
         "traitwatch_server.doctor.command:doctor",
-        "Check on this machine that a model is scored rightly, and at what cost.",
+        "Check on this machine that a model's scores are right, and what they cost.",
     ),
     "extract": ("traitwatch_builder.commands.extract:extract_command", "Make vectors out of judged answers."),
     "judge": ("traitwatch_builder.commands.judge:judge_command", "Score answers for a trait and for coherence."),
@@ -48,7 +48,7 @@ COMMANDS = {
         "traitwatch_dashboards.prometheus.rules:rules",
         "Write the Prometheus and Alertmanager files, ready to be loaded.",
     ),
-    "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, every generated token scored."),
+    "serve": ("traitwatch_server.launch.command:serve", "Serve a model with vLLM, and score every generated token."),
     "ui": ("traitwatch_dashboards.inspector.command:ui", "Show a server's traits in a browser."),
     "verify": (
         "traitwatch_builder.commands.verify:verify_command",

@@ -47,7 +47,7 @@ class Settings:
         admin: whether clients may load and unload traits.
         spare_layers: layers to tap beside those of the traits, for traits that are loaded later.
         spike_rate: the share of neutral responses that may have a spike.
-        threshold_of: trait to a threshold (smoothed z), in place of its card's.
+        threshold_of: trait to a threshold (smoothed z), in place of the card's.
         spike_log: the log of spikes; None for no log.
         drain_seconds: how long running answers may take to finish when the server gets SIGTERM or Ctrl-C.
     """

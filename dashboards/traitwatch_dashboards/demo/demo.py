@@ -39,9 +39,9 @@ _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
 def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     """Serve the embedded model with the shipped paternalism vector and show two chats.
 
-    Both chats end in the same question; in one the replies so far were paternalistic, in the other respectful. Each
-    token of the answers is coloured by its z: how many standard deviations its projection lies above (red) or below
-    (blue) that of neutral chats. The server goes on until Ctrl-C.
+    Both chats end in the same question. The replies before it are paternalistic in one chat and respectful in the
+    other. Each token of an answer has the colour of its z: how many standard deviations its projection lies above (red)
+    or below (blue) the mean of neutral chats. The server goes on until Ctrl-C.
     """
     console = Console(width=None if sys.stdout.isatty() else 110)
     model = prepare_embedded_model()

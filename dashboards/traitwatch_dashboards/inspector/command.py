@@ -25,7 +25,8 @@ from traitwatch_dashboards.errors import DashboardError
 @click.option(
     "--root-path",
     metavar="PATH",
-    help="The path under which a proxy serves the page, such as /inspector; its whole address where it changes Host.",
+    help="The path under which a proxy serves the page, such as /inspector. If the proxy changes the header Host, give "
+    "the page's whole address.",
 )
 @click.option(
     "--api-key",
@@ -33,7 +34,7 @@ from traitwatch_dashboards.errors import DashboardError
     multiple=True,
     envvar="TRAITWATCH_API_KEY",
     show_envvar=True,
-    help="API key of the servers; several in the order of --url. It stays on this side of the page.",
+    help="API key of the servers; several keys in the order of --url. The browser does not get them.",
 )
 def ui(
     *, urls: tuple[str, ...], host: str, port: int, auth: str | None, root_path: str | None, keys: tuple[str, ...]

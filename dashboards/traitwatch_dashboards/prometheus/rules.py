@@ -63,7 +63,7 @@ _TOKEN = re.compile(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("monitoring"),
     show_default=True,
-    help="Directory to write to: prometheus/ and alertmanager/ are made in it.",
+    help="Directory to write to. The files go into prometheus/ and alertmanager/ in it.",
 )
 @click.option(
     "--runbooks",
@@ -78,7 +78,7 @@ _TOKEN = re.compile(
     default=1.0,
     help="Divide every duration by N: for trials, never for production.",
 )
-@click.option("--force", is_flag=True, help="Write over files that are there.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
 def rules(*, out: Path, runbooks: str, speed_up: float, force: bool) -> None:
     """Write the Prometheus and Alertmanager files: scrape configuration, rules, alerts, routing."""
     try:

@@ -19,14 +19,14 @@ from traitwatch_server.launch.versions import check_vllm
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file too.")
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
 def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_arguments: tuple[str, ...]) -> None:
-    """Check on this machine that MODEL's tokens are scored rightly, each its own, and at what cost.
+    """Check that each token of MODEL gets its own right score on this machine, and measure the cost.
 
     \b
         traitwatch doctor --gpu meta-llama/Llama-3.1-8B-Instruct --max-model-len 4096 --out report.md
 
     The report is Markdown for an issue; it holds no texts, paths or host names. The exit status is 0 only if every
-    check was run and passed. Traitwatch's server and plain vLLM are started in turn, --rounds times each: that takes
-    most of the time.
+    check was run and passed. The command starts Traitwatch's server and plain vLLM in turn, --rounds times each. The
+    starts take most of the time.
     """
     check_vllm()
     from traitwatch_server.doctor.assess import assess

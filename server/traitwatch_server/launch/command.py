@@ -72,21 +72,22 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     default=0.01,
     show_default=True,
     metavar="RATE",
-    help="Share of neutral responses that may have a spike: chooses among the thresholds of a trait's card (0.01, "
-    "0.001), and is the budget that alerts count against.",
+    help="Share of neutral responses that may have a spike. This rate chooses a threshold of each trait's card (0.01 "
+    "or 0.001), and is the budget of the alerts.",
 )
 @click.option(
     "--traits-threshold",
     "thresholds",
     multiple=True,
     metavar="NAME=Z",
-    help="Smoothed z above which a run of tokens of trait NAME is a spike, in place of its card's. May be given again.",
+    help="Smoothed z above which a run of tokens of trait NAME is a spike, in place of the card's. May be given again.",
 )
 @click.option(
     "--traits-events",
     "events",
     metavar="FILE",
-    help="Log every spike to FILE as a line of JSON; `-` for standard output. No text, unless --traits-events-text.",
+    help="Log every spike to FILE as a line of JSON; `-` for standard output. The log has no text unless you give "
+    "--traits-events-text.",
 )
 @click.option("--traits-events-text", "events_text", is_flag=True, help="Log the prompt and the response too.")
 @click.option(
@@ -95,7 +96,7 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     type=click.FloatRange(0),
     default=50,
     show_default=True,
-    help="Rotate FILE when it would become longer, MiB; 0 for never.",
+    help="Size at which FILE is rotated, MiB; 0 for never.",
 )
 @click.option(
     "--traits-events-keep",
@@ -118,8 +119,8 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     type=click.FloatRange(0),
     default=20,
     show_default=True,
-    help="How long running answers may take to finish when the server is told to end (SIGTERM, Ctrl-C); then they are "
-    "aborted. New requests get status 503 meanwhile.",
+    help="How long running answers may take to finish after SIGTERM or Ctrl-C. Then the server aborts them. New "
+    "requests get status 503 meanwhile.",
 )
 @click.option(
     "--ui", "with_ui", is_flag=True, help="Start the inspector too (`traitwatch ui`), as long as the server runs."
@@ -152,9 +153,9 @@ def serve(
     ui_port: int,
     vllm_arguments: tuple[str, ...],
 ) -> None:
-    """Serve MODEL with vLLM's OpenAI server, the projection of every generated token attached.
+    """Serve MODEL with vLLM's OpenAI server, and attach the projection of every generated token.
 
-    Options of `vllm serve` are passed through, e.g.
+    vLLM gets all other options, e.g.
 
     \b
         traitwatch serve meta-llama/Llama-3.1-8B-Instruct --traits vectors/Llama-3.1-8B-Instruct --port 8000
@@ -166,7 +167,7 @@ def serve(
     from traitwatch_server.traits import load_served_traits
 
     if events is None and events_text:
-        raise ConfigError("--traits-events-text says what --traits-events is to log; give that too.")
+        raise ConfigError("--traits-events-text adds texts to the log of --traits-events; give --traits-events too.")
     overall, layer_of = parse_layers(layers)
     settings = Settings(
         directories=tuple(d.resolve() for d in directories),

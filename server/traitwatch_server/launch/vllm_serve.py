@@ -74,7 +74,7 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
         os.environ.setdefault("VLLM_RPC_BASE_PATH", sockets)
         run_serve_command(args)
     if launch.engine_died:
-        raise EngineDiedError("an engine process ended before the server was told to; the log above says why.")
+        raise EngineDiedError("an engine process ended by itself, and ended the server; the log above says why.")
 
 
 def _directory_of_sockets() -> str:
