@@ -157,8 +157,9 @@ def drift_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels of the drift detectors."""
     ewma = PanelFrame(
         "Recent mean z (EWMA)",
-        "Exponentially weighted mean of the responses' mean z, from the server; the mean of all engines. It follows "
-        "responses, not time: without traffic it does not change.",
+        "Exponentially weighted mean of the responses' mean z, from the server; the mean of all engines. The "
+        "weight of a response decays with its age, within some five minutes. Without traffic, the value does not "
+        "change.",
         runbook=_DRIFT_ALERTS,
     )
     difference = PanelFrame(
