@@ -11,7 +11,7 @@ from traitwatch.vectors import Float32Array
 from traitwatch_server.errors import RequestError
 from traitwatch_server.responses.schema import TraitsField
 from traitwatch_server.settings import TraitsDefault
-from traitwatch_server.traits import Columns, ServedTrait, TraitSet
+from traitwatch_server.traits import ServedTrait, TraitSet
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Selection:
     loaded: TraitSet
     tokens: bool = True
     prompt: bool = False
-
-    @property
-    def columns(self) -> Columns:
-        """The columns of the response's rows."""
-        return self.loaded.columns
 
     def projections(self, states: Float32Array) -> Float32Array:
         """Return the selected traits' columns: `[num_rows, columns]` becomes `[num_traits, num_rows]`, float32."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.client import Server
-from traitwatch_dashboards.inspector.api.problems import TROUBLE, problem
+from traitwatch_dashboards.inspector.api.problems import TROUBLE
 from traitwatch_dashboards.inspector.scored.scoring import Pasted
 from traitwatch_dashboards.inspector.scored.tables import number
 
@@ -32,7 +32,7 @@ async def read_spikes(server: Server, limit: int = 50) -> list[Event]:
     answer = await server.json("/v1/spikes", limit=limit)
     events = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(events, list):
-        raise DashboardError(problem(DashboardError("The server's response has no list of spikes."), server.url))
+        raise DashboardError("The server's response has no list of spikes.")
     return [event for event in events if isinstance(event, dict)]
 
 
