@@ -1,7 +1,7 @@
 """The `traitwatch` command: one subcommand a job, each imported only when it runs.
 
-torch and vLLM take seconds to import, and `--help` must not wait for them. So the group has of each subcommand its
-name, the place of its code and one line of help. It imports a module when its command is called.
+torch and vLLM take seconds to import, and `--help` must not wait for them. So the group knows only three things of each
+subcommand: its name, the place of its code, and one line of help. It imports a module when the command is called.
 """
 
 import importlib
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand. Of an error that we raise on purpose, the user sees the message without a traceback."""
+        """Run a subcommand. If we raise an error on purpose, the user sees its message without a traceback."""
         try:
             return super().invoke(ctx)
         except TraitwatchError as error:

@@ -1,11 +1,11 @@
 """Ends the processes of a session in order, and watches for the end of the process that owns the session.
 
-A child of ours leads a session of its own. Each process that the child starts belongs to that session, also where the
+A child of ours leads a session of its own. Each process that the child starts belongs to that session, even where the
 process makes a process group of its own, as vLLM's engines do. `end_session` ends them all.
 
 An owner that is killed cannot end its child. So the owner starts this module as a program beside the child: `python -m
-traitwatch.process_guard OWNER LEADER`. The program is a child of the owner. It ends the session when it has become
-the child of another process, that is when the owner has ended. The kernel's own signal at the end of a parent
+traitwatch.process_guard OWNER LEADER`. The program is a child of the owner. When the owner ends, the program becomes
+the child of another process. Then the program ends the session. The kernel's own signal at the end of a parent
 (`PR_SET_PDEATHSIG`) would not do: that signal comes when the *thread* ends that started the child, and the child's own
 children do not get it.
 """

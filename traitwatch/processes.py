@@ -1,6 +1,6 @@
-"""Runs a program that serves as a child process: waits until it answers, and ends it with all that it started.
+"""Runs a server program as a child process: waits until the program answers, and ends all that it has started.
 
-`running` gives two guarantees. When its context ends, the whole session of the program ends in order: SIGTERM to the
+`running` gives two guarantees. When the context ends, the whole session of the program ends in order: SIGTERM to the
 program, a wait, and then SIGKILL to whatever is left. When the process that owns the context is killed, the session
 ends too: `traitwatch.process_guard` sees to that.
 """

@@ -5,7 +5,7 @@ It starts at the baseline's own mean (s_{-1} = 0), so that one loud first token 
 
 `SpikeDetector` works token by token and accepts missing tokens: the server and the inspector find spikes with it.
 `smooth` and `peak_level` work on whole responses and many layers at once: calibration measures with them how often
-neutral responses have a spike. A test holds the two to each other.
+neutral responses have a spike. A test compares the two ways.
 
 The API process imports this module, so it imports no torch, and scipy only inside `smooth`.
 """

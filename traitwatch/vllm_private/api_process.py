@@ -1,4 +1,4 @@
-"""Reads in vLLM's API process what vLLM does not promise: its engines, its metrics, its form of an error."""
+"""Reads in vLLM's API process what vLLM does not promise: engines, metrics, tokenizer, the form of an error."""
 
 import copy
 from typing import Any

@@ -63,8 +63,8 @@ def layout_reader(runner: object) -> LayoutReader:
     """Choose the reader for a model runner; raise `LayoutError` for one whose batch layout is not known."""
     if getattr(getattr(runner, "speculative_config", None), "enable_adaptive_verification", False):
         raise LayoutError(
-            "speculative decoding with enable_adaptive_verification lays its rows out on the device alone, where "
-            "Traitwatch cannot tell whose they are; set it to false."
+            "with enable_adaptive_verification, speculative decoding places the rows on the device alone, where "
+            "Traitwatch cannot see which rows belong to which request; set enable_adaptive_verification to false."
         )
     readers: dict[str, LayoutReader] = {
         "vllm.v1.worker.gpu_model_runner.GPUModelRunner": _read_v1,
@@ -75,8 +75,8 @@ def layout_reader(runner: object) -> LayoutReader:
         if reader is not None:
             return reader
     raise LayoutError(
-        f"model runner {type(runner).__module__}.{type(runner).__qualname__} is not known to Traitwatch, which could "
-        "credit rows to the wrong request; use a vLLM version and a platform that docs list as supported."
+        f"model runner {type(runner).__module__}.{type(runner).__qualname__} is not known to Traitwatch: rows "
+        "could reach the wrong request. Use a vLLM version and a platform that the documents list as supported."
     )
 
 

@@ -198,18 +198,19 @@ def _check_known(model: nn.Module, decoder: nn.Module, layers: nn.ModuleList) ->
     architecture = f"{type(model).__name__} ({type(decoder).__name__})"
     if getattr(decoder, "fast_prefill_enabled", False):
         raise LayoutError(
-            f"{architecture}: with kv_sharing_fast_prefill later layers compute only some of a prompt's tokens, which "
-            "could not be told apart; leave that option out."
+            f"{architecture}: with kv_sharing_fast_prefill, later layers compute only some of a prompt's tokens, and "
+            "Traitwatch cannot see which; leave that option out."
         )
-    # transformers' own layers, which vLLM runs where it has none: transformers itself records their output.
+    # Where vLLM has no layers of its own, it runs those of transformers. transformers lists the classes whose output it
+    # records as hidden states.
     recorded = (getattr(decoder, "_can_record_outputs", None) or {}).get("hidden_states", ())
     classes = tuple(c for c in (recorded if isinstance(recorded, list | tuple) else [recorded]) if isinstance(c, type))
     for layer in layers:
         if not (is_placeholder(layer) or isinstance(layer, classes) or _name(layer) in STATE_IS_SUM | STATE_IS_OUTPUT):
             raise LayoutError(
-                f"{architecture}: it is not known what its {type(layer).__name__} returns, and something else than the "
-                "residual stream could be scored. Serve this architecture with vLLM's --model-impl transformers, build "
-                "for it with --engine transformers, and please report it."
+                f"{architecture}: Traitwatch does not know what its {type(layer).__name__} returns, and could score "
+                "something else than the residual stream. Serve this architecture with vLLM's --model-impl "
+                "transformers, build for it with --engine transformers, and please report it."
             )
 
 

@@ -43,10 +43,10 @@ def has_tokens(scheduler_output: Any) -> bool:
 
 
 def drop_fatal_seeds(scheduler_output: Any) -> None:
-    """Take the seed from new requests whose prompt is prefilled in chunks; only a CPU needs that.
+    """Remove the seed of new requests whose prompt is prefilled in chunks; only a CPU needs that.
 
-    vLLM rewinds the generator of a seeded request after each chunk but the last, which a CPU generator cannot do
-    ("CPU Generator does not use offset"): the engine would end, with every other request in it.
+    vLLM rewinds the generator of a seeded request after each chunk but the last. A CPU generator cannot rewind ("CPU
+    Generator does not use offset"): the engine would end, with every other request in it.
     """
     for new in scheduler_output.scheduled_new_reqs:
         params = new.sampling_params
@@ -54,7 +54,7 @@ def drop_fatal_seeds(scheduler_output: Any) -> None:
             continue
         if new.num_computed_tokens + scheduler_output.num_scheduled_tokens[new.req_id] < _prompt_len(new):
             logger.warning(
-                "The seed of request %s is not used: vLLM cannot on a CPU with so long a prompt.", new.req_id
+                "The seed of request %s is not used: on a CPU, vLLM takes no seed for so long a prompt.", new.req_id
             )
             params.seed = None
 

@@ -43,7 +43,7 @@ def launching() -> Iterator[None]:
     vllm.v1.engine.utils.zmq_socket_ctx = open_socket
     EngineCoreProc.run_engine_core = staticmethod(_run_engine)
     DPCoordinatorProc.run_coordinator = staticmethod(_run_coordinator)
-    # A handler that is not Python's own is left alone by asyncio, and replaced by vLLM once the server is up.
+    # asyncio leaves a handler alone that is not Python's own. vLLM replaces the handler once the server is up.
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         with _in_order():

@@ -1,10 +1,10 @@
-"""The version of the installed vLLM. This module imports nothing of vLLM before it is asked."""
+"""The version of the installed vLLM. This module imports vLLM only when `installed_version` is called."""
 
 
 def installed_version() -> str:
     """Return the version of the installed vLLM; imports vLLM.
 
-    The build for CPUs leaves no metadata under the name `vllm`, so the module is asked.
+    The build for CPUs leaves no metadata under the name `vllm`, so this function reads the module `vllm` itself.
 
     Raises:
         ImportError: vLLM is not installed, or does not import.
