@@ -1,16 +1,16 @@
 """Errors of the server.
 
     ServerError
-    ├── ConfigError       options, vectors and model do not go together; raised before anything starts
+    ├── ConfigError       options, vectors and model do not go together; the server does not start
     ├── CanaryError       the engine is up, but the start-up check found no usable scores; the server refuses to serve
     ├── EngineDiedError   an engine process ended while the server was up, and ended the server
     ├── AnswerError       a server that the doctor runs did not answer as it should
-    ├── NoReferenceError  transformers cannot say what the projections must be
+    ├── NoReferenceError  transformers cannot compute the projections that the doctor compares with
     ├── RequestError      the `traits` of a request are not usable; becomes an HTTP 400 in OpenAI's error shape
     └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
 
-The server raises two errors of `traitwatch.errors` too: `LayoutError` in the worker at start-up, where vLLM is not laid
-out as the tap knows it; and `ProcessError` in the doctor, where a server does not start.
+The server raises two errors of `traitwatch.errors` too. The worker raises `LayoutError` at start-up, where vLLM is not
+laid out as the tap knows it. The doctor and `serve --ui` raise `ProcessError`, where a child process does not start.
 
 Every message says what was wrong, with which input, and what to do.
 """

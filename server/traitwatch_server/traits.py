@@ -176,7 +176,7 @@ def load_served_traits(settings: Settings) -> list[ServedTrait]:
 
 
 def chosen_layer(vector: PersonaVector, layer: Layer) -> int:
-    """Return the layer index at which a vector is read; raise `ConfigError` where "best" is wanted of no card."""
+    """Return the layer index at which a vector is read; raise `ConfigError` for "best" where no card names it."""
     if layer != "best":
         return layer
     if vector.card is None or vector.card.best_layer is None:
@@ -215,8 +215,8 @@ def chosen_threshold(vector: PersonaVector, layer: int, settings: Settings) -> T
     measured_as = (calibration.spike_window or WINDOW, calibration.spike_min_tokens or MIN_TOKENS)
     if not baseline.thresholds or measured_as != (WINDOW, MIN_TOKENS):
         logger.warning(
-            "The card of %s has no threshold for spikes (of %d tokens, smoothed over %d): it will have none, and no "
-            "alert will fire for it; run `traitwatch calibrate`, or give --traits-threshold %s=Z.",
+            "The card of %s has no threshold for spikes (of %d tokens, smoothed over %d): the trait has no spikes, "
+            "and no alert will fire for it; run `traitwatch calibrate`, or give --traits-threshold %s=Z.",
             *(vector.trait, MIN_TOKENS, WINDOW, vector.trait),
         )
         return None

@@ -1,4 +1,4 @@
-"""The files that the page loads into the browser: scripts, style sheet, logo, and Plotly. None comes from elsewhere."""
+"""The files that the page loads into the browser: scripts, style sheet, logo, Plotly. This server has all of them."""
 
 import base64
 from importlib.resources import files

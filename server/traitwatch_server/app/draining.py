@@ -1,9 +1,9 @@
 """Lets a server that gets SIGTERM or Ctrl-C finish its answers.
 
-vLLM's own `--shutdown-timeout` waits in the engine alone. Then it closes the way of the last tokens and projections,
-whoever still reads. So this module waits while everything is up. The server refuses new requests; when the last client
-has its answer with all scores, vLLM ends the rest. A generation that has not finished in time is aborted, which ends
-its response in order too.
+vLLM's own `--shutdown-timeout` waits in the engine alone. Then vLLM closes the connections through which the last
+tokens and projections come, even where a client still reads. So this module waits while everything is up. The server
+refuses new requests. When the last client has its answer with all scores, vLLM ends the rest. A generation that has not
+finished in time is aborted, which ends its response in order too.
 """
 
 import asyncio

@@ -69,9 +69,10 @@ def watch_end(
         nonlocal ended
         if not ended:
             launch.engine_died = engine.errored
-            # vLLM calls this from another thread while requests may be running, and in the loop where it has had none.
             ended = True
             try:
+                # vLLM calls this from another thread where requests may be running. It calls this in the main thread,
+                # which runs the event loop, where the server has had no requests.
                 if not engine.errored and threading.current_thread() is not threading.main_thread():
                     timeout = ENGINE_TIMEOUT
                     asyncio.run_coroutine_threadsafe(drain(), loop).result()

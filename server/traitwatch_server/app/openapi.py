@@ -37,7 +37,7 @@ _OURS = ("/v1/traits", "/v1/spikes")
 
 
 def describe_scores(app: FastAPI) -> None:
-    """Describe the scores of requests and answers in the schema of `app`, which is made when it is first asked for."""
+    """Describe the scores of requests and answers in the schema of `app`, which FastAPI makes at its first use."""
     made_by_fastapi = app.openapi
 
     def openapi() -> Json:

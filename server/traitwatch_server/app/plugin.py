@@ -136,7 +136,7 @@ def build_monitor(
     """Build what the middleware, the routes and the receiver share.
 
     Args:
-        settings: the options of ours.
+        settings: our options.
         traits: the traits to score.
         api_process: the name of this API process in the keys of its requests.
         metrics: the counters of this API process.
@@ -171,7 +171,7 @@ def _spike_log(settings: Settings, engine: EngineClient, metrics: Metrics) -> Sp
     dropped = metrics.events_dropped["log"].inc
     if log is None:
         return SpikeLog(None, dropped=dropped)
-    # The log's thread decodes.
+    # The thread of the log decodes, so it gets a tokenizer of its own.
     decode = tokenizer_of(engine).decode if log.text else None
     return SpikeLog(log.file, max_bytes=log.max_bytes, keep=log.keep, dropped=dropped, decode=decode)
 

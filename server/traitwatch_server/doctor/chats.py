@@ -85,7 +85,7 @@ async def rescored_alone(url: str, probes: Sequence[str], texts: Sequence[Scored
 
 
 async def open_calls(url: str, deadline: float = 20.0) -> float:
-    """Wait until the server holds rows of no call, or the time is up; return of how many calls it still holds rows."""
+    """Wait until the server holds rows of no call, or the time is up; return how many calls still have rows there."""
     ends = time.monotonic() + deadline
     async with _client(url) as client:
         while True:

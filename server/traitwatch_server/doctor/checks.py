@@ -145,7 +145,7 @@ def overhead(scored: Sequence[float], plain: Sequence[float], tokens: int) -> Ch
     table = Table(["pair", "scored, tokens/s", "plain vLLM, tokens/s", "ratio"], rows)
     done = f"{CHATS_AT_ONCE} streams of {tokens} tokens at once, {len(logs)} pairs of loads: ratio {ratio:.3f}"
     if len(logs) < 2:
-        return Check("overhead", Verdict.NOT_RUN, f"{done}. One pair tells nothing of the noise; measure more.", table)
+        return Check("overhead", Verdict.NOT_RUN, f"{done}. One pair does not show the noise; measure more.", table)
     margin = stats.t.ppf((1 + _CONFIDENCE) / 2, len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     low, high = ratio * math.exp(-margin), ratio * math.exp(margin)
     why = f"{done} (95 % interval {low:.3f} to {high:.3f}, as far as the loads are independent). "

@@ -127,7 +127,7 @@ class ChoiceRows:
         self._stages: dict[tuple[int, ...], _StageRows] = {}
         # Whether a row of every tapped layer has come.
         self._covered = not columns.widths
-        # Token states that are here without a gap, from the first on, as far as was looked.
+        # Number of token states that are here without a gap, from the first on, as far as `matched` has looked.
         self._matched = 0
 
     @property

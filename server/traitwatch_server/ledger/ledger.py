@@ -118,7 +118,7 @@ class Ledger:
                 logger.warning("Rows that cannot be a request's were dropped: %s", error)
 
     def _blocks(self, frame: RowFrame) -> Iterator[tuple[RowRun, RowBlock]]:
-        """Give each run of a frame with its rows."""
+        """Yield each run of a frame with its rows."""
         num_rows = sum(run.count for run in frame.runs)
         self._metrics.rows_received.inc(num_rows)
         values = np.frombuffer(frame.data, dtype=np.float32).reshape(num_rows, ROW_HEAD + sum(frame.widths))

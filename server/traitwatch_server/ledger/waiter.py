@@ -1,9 +1,9 @@
 """Waiting for rows. Outputs and rows go different ways to the API process, so a row may come after its token.
 
 Two timers bound the waits. `ROWS_TIMEOUT` is for an answer that waits for its last rows; the caller gives it.
-`OVERTAKEN_TIMEOUT` is for an event of a stream that has overtaken its rows. A fault of the worker costs each of them
-once, not once an answer or an event: after a wait in vain without any frame, answers wait `SILENT_TIMEOUT` alone until
-a frame comes; and a choice whose rows lag waits for none of its events until the rows have caught up.
+`OVERTAKEN_TIMEOUT` is for an event of a stream that has overtaken its rows. A fault of the worker costs each wait once,
+not once for each answer or event. After a wait in vain without any frame, answers wait only `SILENT_TIMEOUT`, until a
+frame comes. A choice whose rows lag waits for none of its events, until the rows have caught up.
 """
 
 import asyncio

@@ -88,7 +88,7 @@ class EventPipeline:
         )
 
     def close(self) -> None:
-        """Send the events that still wait; where the collector does not answer, until its time-out."""
+        """Send the events that still wait. Where the collector does not answer, this lasts until the time-out."""
         self._provider.shutdown()
 
 

@@ -1,6 +1,7 @@
 """Records every generation when it has ended: metrics, spikes, telemetry.
 
-A client can opt out of scores in its response, but not out of being recorded: an alert is worth as much as it covers.
+A client can leave the scores out of its response, but not its calls out of the record: an alert sees only what is
+recorded.
 """
 
 import asyncio
@@ -21,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Records the calls of the engine in one API process."""
+    """Records the calls of the engine in one API process.
+
+    Attributes:
+        tally: counts the scores for Prometheus.
+    """
 
     def __init__(self, ledger: Ledger, metrics: Metrics, model_name: str, sinks: Sequence[Sink] = ()):
         """Start with no call.

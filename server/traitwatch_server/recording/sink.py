@@ -1,4 +1,4 @@
-"""A scored choice after its end, and the protocol of those who take every such choice: the spike log, telemetry."""
+"""A scored choice after its end, and the protocol of the sinks that take every such choice: spike log, telemetry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The scores of one answer as JSON fields: parts while the answer is streamed, the summary at its end.
 
 An answer is made of turns, each a choice of a call of the engine. A choice of a chat or a completion has one turn. The
-answer of `/v1/responses` or `/v1/messages` has a turn for every call. Which it is, is known to the endpoint's shape
-(`traitwatch_server.responses.endpoints`); everything here is the same for both.
+answer of `/v1/responses` or `/v1/messages` has a turn for every call. The endpoint's shape
+(`traitwatch_server.responses.endpoints`) knows the turns. Everything here is the same for both kinds of answer.
 """
 
 import math
