@@ -114,29 +114,25 @@ def inspector(
     port: int,
     log: Path,
     *,
-    host: str = "127.0.0.1",
     api_key: str | None = None,
     auth: str | None = None,
     root_path: str | None = None,
-    waiting: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[str]:
     """Run the inspector (`traitwatch ui`) while the context lasts; yield its address when it answers.
 
     Args:
         urls: addresses of the servers that the inspector shows. They need not answer yet.
-        port: the port that it listens on.
-        log: the file that takes its output.
-        host: the address that it listens on.
+        port: the port of 127.0.0.1 that the inspector listens on.
+        log: the file that takes the output.
         api_key: the API key of the servers. The key goes through the environment, where other users of the machine do
             not see it.
         auth: `user:password` that the page asks for.
         root_path: the path under which a proxy serves the page.
-        waiting: called with the seconds that have passed, again and again until the inspector is ready.
 
     Raises:
         ProcessError: the inspector did not start.
     """
-    command = [sys.executable, "-P", "-m", "traitwatch", "ui", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "traitwatch", "ui", "--host", "127.0.0.1", "--port", str(port)]
     for url in urls:
         command += ["--url", url]
     if root_path is not None:
@@ -148,7 +144,7 @@ def inspector(
         environment["TRAITWATCH_API_KEY"] = api_key
     if auth is not None:
         environment["TRAITWATCH_UI_AUTH"] = auth
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    address = f"http://127.0.0.1:{port}"
     with running(
         "the inspector",
         command,
@@ -156,7 +152,6 @@ def inspector(
         ready=f"{address}/traitwatch/health",
         timeout=_INSPECTOR_START_SECONDS,
         environment=environment,
-        waiting=waiting,
     ):
         yield address
 
