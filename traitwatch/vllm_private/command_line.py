@@ -17,7 +17,7 @@ from traitwatch.vllm_private.startup import launching
 
 
 def parse_serve_arguments(arguments: list[str], prog: str) -> Namespace:
-    """Parse MODEL and options with the parser of `vllm serve`; exits with its message on a bad one.
+    """Parse MODEL and options with the parser of `vllm serve`; a wrong argument ends the process with a message.
 
     Args:
         arguments: the arguments after `serve`.

@@ -165,7 +165,7 @@ class _Reader:
             note_output(output, self._call, deltas=self._deltas)
         except Exception:
             if not self._failed:
-                logger.exception("The tokens of a response could not be read; it is incomplete.")
+                logger.exception("The tokens of a response could not be read; the response is incomplete.")
             self._failed = True
 
 

@@ -37,7 +37,7 @@ _LONGEST_SOCKET_PATH = 107
 
 
 def parse_vllm_arguments(arguments: list[str]) -> Namespace:
-    """Parse MODEL and options with vLLM's own serve parser; exits with its message on a bad one."""
+    """Parse MODEL and options with vLLM's own serve parser; a wrong argument ends the process with a message."""
     return parse_serve_arguments(arguments, prog="traitwatch")
 
 

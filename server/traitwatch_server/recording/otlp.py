@@ -1,4 +1,4 @@
-"""Sends events to an OpenTelemetry collector. Only this module imports OpenTelemetry's SDK, and it is imported late.
+"""Sends events to an OpenTelemetry collector. Only this module imports OpenTelemetry's SDK; others import it late.
 
 The SDK's batch processor collects the events and its exporter sends them, both in a thread of the SDK. When a collector
 does not answer, the exporter logs several lines at each attempt. These lines are filtered out of the log. Instead, one
@@ -114,7 +114,7 @@ class ReportingExporter(LogRecordExporter):
         # The first line that the exporter logs for a batch has the cause; the last line has only that it gave up.
         self._reason = ""
         for name in _EXPORTER_LOGGERS:
-            logging.getLogger(name).addFilter(_kept_off_the_log)
+            logging.getLogger(name).addFilter(_keep_for_the_report)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Send a batch; never raises."""
@@ -157,8 +157,8 @@ class ReportingExporter(LogRecordExporter):
             )
 
 
-def _kept_off_the_log(record: logging.LogRecord) -> bool:
-    """Filter the lines of an exporter that sends our events out of the log, and note them for the report."""
+def _keep_for_the_report(record: logging.LogRecord) -> bool:
+    """Note the lines of an exporter that sends our events for the report, and keep these lines out of the log."""
     exporter = _EXPORTING.get()
     if exporter is None:
         return True

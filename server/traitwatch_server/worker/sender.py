@@ -102,7 +102,7 @@ class Sender:
                     self._send(encoder, api_process, runs, item, values)
             except Exception:
                 # A failure of one pass must not end the monitoring of later passes.
-                logger.warning("Projections of a pass were not sent; its responses are incomplete.", exc_info=True)
+                logger.warning("Projections of a pass were not sent; the responses are incomplete.", exc_info=True)
             self._taken += item.nbytes
         for socket in self._sockets.values():
             socket.close()
