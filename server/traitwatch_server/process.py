@@ -1,4 +1,4 @@
-"""Starts a process of ours: ends it when the launcher has ended, and gives our loggers vLLM's handlers.
+"""Prepares a process of ours at its start: it ends when the launcher has ended, and our loggers get vLLM's handlers.
 
 When the launcher is killed, vLLM leaves processes running: its engines wait for an API process for ever. No code of
 ours runs in the process of an engine. So each worker watches for its engine, and each API process for itself: a thread

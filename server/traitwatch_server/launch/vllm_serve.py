@@ -84,7 +84,7 @@ def _directory_of_sockets() -> str:
 
 
 def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
-    """Refuse options with which tokens would not be scored, or the tap could not place their rows."""
+    """Refuse options under which tokens would have no scores, or the tap could not place their rows."""
     if args.worker_cls != "auto":
         raise ConfigError(f"--worker-cls {args.worker_cls}: Traitwatch brings its own worker class; leave it out.")
     if args.headless or args.grpc or serves_without_python():
@@ -109,8 +109,8 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
         )
     if (args.speculative_config or {}).get("enable_adaptive_verification"):
         raise ConfigError(
-            "--speculative-config: enable_adaptive_verification lets the device decide whose rows are whose, which the "
-            "tap cannot follow; set it to false."
+            "--speculative-config: enable_adaptive_verification lets the device decide which rows belong to which "
+            "request, and the tap cannot follow; set it to false."
         )
     # Without --api-server-count vLLM starts an API process for each data-parallel engine.
     api_processes = args.api_server_count or args.data_parallel_size or 1

@@ -100,6 +100,13 @@ class TraitWorker(StateWorker):
             self._failed = True
         return output
 
+    def shutdown(self) -> None:
+        """End the sender, then the worker."""
+        if getattr(self, "_sender", None) is not None:
+            assert self._sender is not None
+            self._sender.close()
+        super().shutdown()
+
     def _track(self, scheduler_output: Any) -> None:
         """Remember the requests that carry a key, from their first pass until vLLM lists them as ended."""
         for req_id in finished_requests(scheduler_output):
@@ -134,10 +141,3 @@ class TraitWorker(StateWorker):
     def _on_device(self, rows: list[int]) -> torch.Tensor:
         index = torch.tensor(rows, device="cpu", pin_memory=self.device.type == "cuda")
         return index.to(self.device, non_blocking=True)
-
-    def shutdown(self) -> None:
-        """End the sender, then the worker."""
-        if getattr(self, "_sender", None) is not None:
-            assert self._sender is not None
-            self._sender.close()
-        super().shutdown()
