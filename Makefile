@@ -30,7 +30,7 @@ test-matrix: setup ## Serve under every engine feature and compare each projecti
 test-e2e: setup ## Run the tests that drive a real Prometheus, Alertmanager and browser (`make programs` installs them)
 	@.venv/bin/python -m pytest tests/ops tests/e2e $(ARGS)
 
-test-docs: setup ## Follow the tutorial in a clean clone, and hold the documents to the code
+test-docs: setup ## Follow the tutorial in a clean clone, and compare the documents with the code
 	@.venv/bin/python -m pytest tests/docs $(ARGS)
 
 test-containers: setup ## Lint the Dockerfile, check the Compose stack, build the CPU image in a clean Debian tree (as root)

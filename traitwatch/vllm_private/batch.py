@@ -1,8 +1,10 @@
 """Reads from a model runner which rows of a batch belong to which request. vLLM promises none of these attributes.
 
 The builder's engine and the server's tap both stand on this module, and on `traitwatch.vllm_private.layers`. A contract
-test holds each part to the installed vLLM. A runner that does not look as expected is refused at start-up: to read the
-wrong rows is worse than to read none.
+test checks each part against the installed vLLM. A runner that does not look as expected is refused at start-up: to
+read the wrong rows is worse than to read none.
+
+`allocate_stage_inputs` also gives a later pipeline stage on a CPU the tensors that it receives.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Finds the hidden states in a model of vLLM: its decoder layers, its final norm, and what each of them returns.
 
 The meaning is that of transformers' `output_hidden_states`. vLLM's layers differ in what they return, and the shape of
-an output does not show which kind it is. So the classes of layers are listed here by name. A contract test holds the
-lists to the source of the installed vLLM, and engine tests hold the states to those of transformers. An unknown
-architecture is refused at start-up, with its name.
+an output does not show which kind it is. So the classes of layers are listed here by name. A contract test compares
+the lists with the source of the installed vLLM, and engine tests compare the states with those of transformers. An
+unknown architecture is refused at start-up, with its name.
 """
 
 from dataclasses import dataclass

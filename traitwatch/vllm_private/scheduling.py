@@ -1,4 +1,7 @@
-"""Reads which requests begin and which have ended: vLLM hands the scheduler's output to each worker before a pass."""
+"""Reads which requests begin and which have ended: vLLM hands the scheduler's output to each worker before a pass.
+
+`drop_fatal_seeds` changes this output, on a CPU alone.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping
