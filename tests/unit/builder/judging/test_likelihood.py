@@ -30,7 +30,7 @@ def judge(reader: Reader, elicitation: Elicitation) -> LikelihoodJudge:
 
 def scores(judge: LikelihoodJudge, questions: list[Question]) -> list[float | None]:
     found = {score.index: score.value for score in judge.score(questions, nothing)}
-    assert sorted(found) == list(range(len(questions))), "each question is answered once"
+    assert sorted(found) == list(range(len(questions))), "each question has one score"
     return [found[i] for i in range(len(questions))]
 
 
