@@ -17,7 +17,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, defin
 
 @pytest.fixture
 def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A vector of 3 layers with a verified card."""
+    """Return a directory with a vector of 3 layers and its card, which has a verification."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     vector = np.ones((4, 8), dtype=np.float32)
@@ -83,7 +83,7 @@ def test_a_layer_that_cannot_be_steered_is_refused_before_a_model_is_loaded(vect
 
 
 def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shipped_one(vectors: Path) -> None:
-    """A build keeps its own there; the shipped questions and judge prompt would measure another trait."""
+    """A build writes its definition there; the shipped questions and judge prompt would measure another trait."""
     model = vectors / "MODEL"
     model.mkdir()
     for file in ("paternalism.json", f"paternalism_{RESPONSE_AVG}.pt"):
@@ -92,10 +92,10 @@ def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shippe
     for file in files:
         file.parent.mkdir()
         file.write_text("{")
-    told = layers(model, "--judge", "likelihood").stderr
-    assert f"{files[0]} is not a valid TraitDefinition" in " ".join(told.split())
+    stderr = layers(model, "--judge", "likelihood").stderr
+    assert f"{files[0]} is not a valid TraitDefinition" in " ".join(stderr.split())
     given = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(SHIPPED_DEFINITIONS))
-    assert "layer 3 cannot be steered" in given.stderr, "what is named is taken"
+    assert "layer 3 cannot be steered" in given.stderr, "the named directory is used"
 
 
 def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
