@@ -1,8 +1,10 @@
-"""The official anthropic package's ordinary examples, as its documentation has them, against a server that scores.
+"""The examples in the documentation of the anthropic package work with a server that scores.
 
-Nothing in them knows of scores: no field of ours is sent, and no type of theirs declares one. What they have of them is
-`message.traits` and `.traits_complete`; streamed, with the helper `messages.stream` too, `event.traits` of the events
-`content_block_delta` (parts) and `message_delta` (the rest and the summary), and not in `get_final_message()`.
+The examples send no field of ours, and no type of the package declares one. Clients read the scores as extra fields:
+
+- unstreamed: `message.traits` and `message.traits_complete`;
+- streamed, also with the helper `messages.stream`: `event.traits` of the events `content_block_delta` (parts) and
+  `message_delta` (the rest and the summary). `get_final_message()` has no scores.
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
-# What the anthropic SDK has no argument for any more; without it, an answer may be empty.
+# The anthropic SDK has no argument for the temperature any more. Without temperature 0, an answer may be empty.
 GREEDY = {"temperature": 0.0}
 HELLO: list[Any] = [{"role": "user", "content": "Hello, Claude"}]
 
@@ -41,9 +43,9 @@ def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
     stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True)
     events: list[Any] = list(stream)
     assert [events[0].type, events[-1].type] == ["message_start", "message_stop"]
-    told = joined(events)
+    scores = joined(events)
     ended = next(event for event in events if event.type == "message_delta")
-    assert len(told.traits["probe1"]["tokens"]) == ended.usage.output_tokens
+    assert len(scores.traits["probe1"]["tokens"]) == ended.usage.output_tokens
     assert ended.traits_complete is True
 
 
@@ -85,10 +87,10 @@ def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
         {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
     ]
-    told: Any = claude.messages.create(
+    second: Any = claude.messages.create(
         max_tokens=40, messages=answered, model=MODEL_NAME, extra_body=GREEDY, tools=tools
     )
-    scored_whole(told, told.usage.output_tokens)
+    scored_whole(second, second.usage.output_tokens)
 
 
 def test_anthropic_count_tokens(claude: anthropic.Anthropic) -> None:

@@ -1,4 +1,4 @@
-"""What a server says of itself at `/openapi.json` holds of its real requests and answers."""
+"""The schema that a server publishes at `/openapi.json` agrees with its real requests and answers."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from tests.support.serving import Server
 
 pytestmark = pytest.mark.engine
 
-# What a request asks for, each of which gives another shape of scores.
+# The values of `traits` in a request; each gives scores of another shape.
 ASKED = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
 
 
@@ -30,13 +30,13 @@ def schema(scored: Server) -> Schema:
 
 
 def _with_scores(answer: Any) -> list[dict[str, Any]]:
-    """Return the objects of an answer that have scores, wherever they are."""
+    """Return all objects of an answer that have scores."""
     found = [answer, answer.get("response"), *(answer.get("choices") or ())]
     return [carrier for carrier in found if carrier is not None and carrier.get("traits")]
 
 
 def _asked(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
-    """Ask for each of `ASKED`, all at once; return what was asked for, and the response."""
+    """Send one request for each value in `ASKED`, all at once; return each value with its response."""
     bodies = [{**case.body, **fields, "traits": traits} for traits in ASKED]
     for body in bodies:
         schema.request(case.path).validate(body)
@@ -63,9 +63,7 @@ def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: S
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_scores_that_are_not_as_they_come_are_not_as_the_schema_has_them(
-    path: str, scored: Server, schema: Schema
-) -> None:
+def test_the_schema_rejects_changed_scores(path: str, scored: Server, schema: Schema) -> None:
     answer = post(scored, path, bare(path)).json()
     holds = schema.answer(path)
     for change in (
@@ -81,25 +79,25 @@ def test_scores_that_are_not_as_they_come_are_not_as_the_schema_has_them(
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_what_is_refused_is_no_request_of_the_schema(path: str, scored: Server, schema: Schema) -> None:
-    for traits, says in MALFORMED:
+def test_the_schema_rejects_the_requests_that_the_server_refuses(path: str, scored: Server, schema: Schema) -> None:
+    for traits, message in MALFORMED:
         refused = post(scored, path, bare(path), traits=traits)
         assert refused.status_code == 400
         schema.answer(path, status=400).validate(refused.json())
-        # Which names are loaded is no business of a schema that anybody may read, and that is made once.
-        assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in says)
+        # The schema does not name the loaded traits: everybody may read the schema, and it is made only once.
+        assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in message)
 
 
 def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, embedded: Server) -> None:
-    """Without calibration, and with all that a card has."""
+    """One server has traits without a calibration, the other has traits with complete cards."""
     for server in (scored, embedded):
         schema = _schema(server)
         listed = httpx.get(f"{server.url}/v1/traits", timeout=60).json()
         schema.answer("/v1/traits", "get").validate(listed)
-    told = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
-    assert None not in told.values()
-    assert told["calibration"]["thresholds"]
-    report = httpx.get(f"{embedded.url}{told['report']}", timeout=60)
+    paternalism = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
+    assert None not in paternalism.values()
+    assert paternalism["calibration"]["thresholds"]
+    report = httpx.get(f"{embedded.url}{paternalism['report']}", timeout=60)
     assert report.headers["content-type"].partition(";")[0] == "text/html"
     missing = httpx.get(f"{embedded.url}/v1/traits/kindness/report", timeout=60)
     schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
@@ -126,7 +124,7 @@ def test_spikes_are_as_the_schema_has_them(embedded: Server) -> None:
 
 
 def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
-    """What it says of each is held to vLLM's own in a unit test: its names for two of them vary from run to run."""
+    """A unit test compares the schema of each route: vLLM's names for two of the routes vary from run to run."""
     theirs = _schema(unscored).document["paths"]
     ours = schema.document["paths"]
     assert {path: operations.keys() for path, operations in theirs.items()} == {
