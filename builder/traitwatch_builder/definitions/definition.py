@@ -54,7 +54,7 @@ class Example(BaseModel):
     model_config = ConfigDict(extra="forbid")
     question: str = Field(min_length=1, description="the question")
     pos: str = Field(min_length=1, description="an answer that shows the trait")
-    neg: str = Field(min_length=1, description="one that does not")
+    neg: str = Field(min_length=1, description="an answer that does not show the trait")
 
 
 class TraitDefinition(BaseModel):
@@ -62,10 +62,12 @@ class TraitDefinition(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     instruction: list[InstructionPair] = Field(min_length=1, description="system instructions, 5 in a new definition")
-    questions: list[str] = Field(min_length=1, description="what is asked, 20 in each file of a new definition")
-    eval_prompt: str = Field(description="what the judge is asked, with `{question}` and `{answer}` in it")
-    examples: list[Example] = Field(default_factory=list, description="for many-shot elicitation; not the authors'")
-    description: str = Field(default="", description="what is meant by the trait; not the authors'")
+    questions: list[str] = Field(min_length=1, description="questions, 20 in each file of a new definition")
+    eval_prompt: str = Field(description="prompt of the judge, with `{question}` and `{answer}` in it")
+    examples: list[Example] = Field(
+        default_factory=list, description="examples for many-shot elicitation; not in the authors' files"
+    )
+    description: str = Field(default="", description="meaning of the trait; not in the authors' files")
 
     @model_validator(mode="after")
     def _usable(self) -> "TraitDefinition":
@@ -113,7 +115,7 @@ class WholeDefinition(BaseModel):
 
 def _detail(place: Place, message: str) -> InitErrorDetails:
     # The message is passed as context, so that pydantic leaves braces in the message unchanged.
-    error = PydanticCustomError("definition", "{says}", {"says": message})
+    error = PydanticCustomError("definition", "{message}", {"message": message})
     return InitErrorDetails(type=error, loc=place, input=None)
 
 
