@@ -67,7 +67,7 @@ class Workspace:
         self.directory = directory
         self.trait = check_trait_name(trait)
         if trait in _RESERVED:
-            raise PipelineError(f"a trait cannot be called {trait!r}, as a file or a column of a build is.")
+            raise PipelineError(f"a trait cannot be called {trait!r}: a file or a column of a build has this name.")
         self._own = directory / ".traitwatch"
 
     def answers(self, name: str) -> Path:

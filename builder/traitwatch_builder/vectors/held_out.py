@@ -55,8 +55,8 @@ def check_held_out(questions: Iterable[str], made_of: Iterable[str], what_to_do:
     shared = [question for question in asked if question in known]
     if shared:
         raise PipelineError(
-            f"{len(shared)} of {len(asked)} eval questions are those of the extraction, e.g. {shared[0]!r}: on answers "
-            f"to what the vector is made of it would look better than it is. {what_to_do}"
+            f"{len(shared)} of {len(asked)} eval questions are those of the extraction, e.g. {shared[0]!r}. On answers "
+            f"to the questions that made the vector, the vector looks better than it is. {what_to_do}"
         )
 
 

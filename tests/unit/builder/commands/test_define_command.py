@@ -75,7 +75,7 @@ def test_a_paid_answer_that_cannot_be_written_is_saved_elsewhere(serve: Serve, t
     result = run("deception")
     assert isinstance(result.exception, ArtifactError)
     saved = tmp_path / "cache" / "definitions" / "deception.txt"
-    assert f"kept in {saved}" in result.stderr
+    assert f"saved in {saved}" in result.stderr
     assert str(ONE_CALL) in result.stderr
     assert not list(tmp_path.glob("trait_data_extract/*"))
     assert run("deception", "--from", str(saved), "--definitions", "elsewhere").exit_code == 0

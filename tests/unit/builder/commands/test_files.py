@@ -120,7 +120,7 @@ def test_rows_that_are_no_pairs_are_refused_with_the_first_of_them(tiny_model: P
     table.loc[[3, 17]] = table.loc[[17, 3]].to_numpy()
     table.to_csv(neg, index=False)
     error = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
-    assert f"row 4 of {pos} answers 'what of 3?', and of {neg} 'what of 7?'" in " ".join(error.split())
+    assert f"row 4 of {pos} answers 'what of 3?', but row 4 of {neg} answers 'what of 7?'" in " ".join(error.split())
 
 
 def definition(directory: Path) -> Path:

@@ -90,5 +90,5 @@ def test_after_two_unusable_answers_the_last_is_saved(serve: Serve, tmp_path: Pa
     assert str(ONE_CALL + ONE_CALL) in message
     assert len(server.requests) == 2
     saved = tmp_path / "cache" / "definitions" / "deception.txt"
-    assert f"kept in {saved}: mend it and give it with --from" in message
+    assert f"saved in {saved}: mend it and give it with --from" in message
     assert saved.read_text() == last

@@ -83,8 +83,8 @@ def test_the_card_of_a_probed_judge_is_saved_for_a_run_without_questions(tmp_pat
 def test_an_estimate_for_an_unprobed_judge_names_what_may_cost_more() -> None:
     judge, asked = Lengths(), questions_of(rows("one"))
     assert cost_estimate(judge, asked) == (
-        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: one that reasons, or is sampled, "
-        "writes more"
+        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: a judge that reasons or gives "
+        "samples writes more"
     )
     judge.card = JudgeCard(name="lengths", method="logprobs")
     assert cost_estimate(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"

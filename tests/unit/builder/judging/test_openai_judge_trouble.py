@@ -137,7 +137,7 @@ def test_trouble_that_stays_loses_no_score(reply: Reply, message: str) -> None:
             answered.set()
     assert [(score.index, score.value) for score in received] == [(0, 60.0)]
     assert message in str(caught.value)
-    assert "kept, and the same command goes on" in str(caught.value)
+    assert "saved, and the same command goes on" in str(caught.value)
 
 
 def test_an_absent_server_is_reported_soon() -> None:
