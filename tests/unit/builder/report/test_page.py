@@ -22,13 +22,13 @@ from traitwatch_builder.vectors.report_evidence import (
 )
 
 SECTIONS = [
-    "Does it tell the trait?",
+    "Does the vector tell the trait?",
     "The vector itself",
-    "What the judge said",
+    "Scores of the judge",
     "Calibration",
     "Choice of layer",
     "Answers, token by token",
-    "How it was made",
+    "Origin of the vector",
 ]
 PLOTS = [
     "Held-out AUC by layer",
