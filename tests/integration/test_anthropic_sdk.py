@@ -70,25 +70,25 @@ def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthrop
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
     tools: Any = [{"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA, "strict": True}]
-    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
+    request: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
     one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
-    message: Any = claude.messages.create(**asked, tool_choice=one_call)
+    message: Any = claude.messages.create(**request, tool_choice=one_call)
     assert message.stop_reason == "tool_use"
     call = next(block for block in message.content if block.type == "tool_use")
     assert call.input["city"] in ("Paris", "Rome")
     scored_whole(message, message.usage.output_tokens)
-    with claude.messages.stream(**asked, tool_choice=one_call) as stream:
+    with claude.messages.stream(**request, tool_choice=one_call) as stream:
         carriers = [event for event in stream if event.type in ("content_block_delta", "message_delta")]
         streamed = stream.get_final_message()
     assert any(block.type == "tool_use" for block in streamed.content)
     assert len(joined(carriers).traits["probe1"]["tokens"]) == streamed.usage.output_tokens
-    answered = [
+    conversation = [
         *HELLO,
         {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
     ]
     second: Any = claude.messages.create(
-        max_tokens=40, messages=answered, model=MODEL_NAME, extra_body=GREEDY, tools=tools
+        max_tokens=40, messages=conversation, model=MODEL_NAME, extra_body=GREEDY, tools=tools
     )
     scored_whole(second, second.usage.output_tokens)
 

@@ -96,7 +96,7 @@ def test_the_prompt_is_scored_on_request(name: str, stream: bool, scored: Server
             assert len(scores["tokens"]) == len(one.tokens)
 
 
-def test_a_long_prompt_is_scored_whole_though_the_cache_holds_it(scored: Server, oracle: Oracle) -> None:
+def test_a_long_prompt_is_scored_whole_although_the_cache_holds_it(scored: Server, oracle: Oracle) -> None:
     """vLLM prefills the prompt in chunks. The second time, vLLM could take most of the prompt from its prefix cache."""
     body = {"model": MODEL_NAME, "prompt": "It rained. " * 60, "max_tokens": 4, "return_token_ids": True}
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle
         return told(post(scored, case.path, case.body, **case.tells_tokens, **fields))
 
     with ThreadPoolExecutor(32) as clients:
-        answers = list(clients.map(lambda asked: ask(*asked), cases))
+        answers = list(clients.map(lambda request: ask(*request), cases))
     for (case, _), choices in zip(cases, answers, strict=True):
         for one in _with_tokens(choices, case, scored).values():
             oracle.check(one.traits, one.prompt, one.tokens)

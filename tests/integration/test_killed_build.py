@@ -100,7 +100,9 @@ def artifacts(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
 
 
-def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoint: WireServer, tmp_path: Path) -> None:
+def test_a_killed_build_gives_the_files_of_an_undisturbed_build(
+    tiny_model: Path, endpoint: WireServer, tmp_path: Path
+) -> None:
     with wire_server(score) as judge:
         whole = command(tiny_model, tmp_path / "whole", endpoint, judge)
         seconds, idle = seconds_of(whole, tmp_path), seconds_of(whole, tmp_path)  # the second build has nothing to do
@@ -124,12 +126,12 @@ def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoin
             kills += status == -signal.SIGKILL
         ended = fork(killed, environment(), tmp_path)
         assert ended.wait(300) == 0, ended.error.read_text()
-        asked = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
+        requests = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
 
     keys = saved_keys(tmp_path / "killed")
     assert len(keys) == len(set(keys)), "a saved score was asked for again"
     # A kill loses at most the requests that were open at that moment.
-    assert sum(asked.values()) - len(asked) <= AT_ONCE * KILLS
+    assert sum(requests.values()) - len(requests) <= AT_ONCE * KILLS
     assert len(keys) == scores
     one, other = artifacts(tmp_path / "whole"), artifacts(tmp_path / "killed")
     assert sorted(one) == sorted(other)

@@ -240,16 +240,21 @@ def test_openai_responses_streaming_helper(client: openai.OpenAI) -> None:
 
 def test_openai_responses_conversation_with_tools(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", **WEATHER}]
-    asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    conversation: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     first: Any = client.responses.create(
-        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="required", parallel_tool_calls=False
+        model=MODEL_NAME,
+        temperature=0.0,
+        input=conversation,
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
     )
     scored_whole(first, first.usage.output_tokens)
     call = next(item for item in first.output if item.type == "function_call")
-    asked += first.output
-    asked.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
+    conversation += first.output
+    conversation.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
     second: Any = client.responses.create(
-        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="none"
+        model=MODEL_NAME, temperature=0.0, input=conversation, tools=tools, tool_choice="none"
     )
     scored_whole(second, second.usage.output_tokens)
 

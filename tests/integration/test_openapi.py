@@ -17,7 +17,7 @@ from tests.support.serving import Server
 pytestmark = pytest.mark.engine
 
 # The values of `traits` in a request; each gives scores of another shape.
-ASKED = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
+TRAITS = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
 
 
 def _schema(server: Server) -> Schema:
@@ -35,27 +35,27 @@ def _with_scores(answer: Any) -> list[dict[str, Any]]:
     return [carrier for carrier in found if carrier is not None and carrier.get("traits")]
 
 
-def _asked(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
-    """Send one request for each value in `ASKED`, all at once; return each value with its response."""
-    bodies = [{**case.body, **fields, "traits": traits} for traits in ASKED]
+def _responses(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
+    """Send one request for each value in `TRAITS`, all at once; return each value with its response."""
+    bodies = [{**case.body, **fields, "traits": traits} for traits in TRAITS]
     for body in bodies:
         schema.request(case.path).validate(body)
     with ThreadPoolExecutor(len(bodies)) as clients:
-        return list(zip(ASKED, clients.map(lambda body: post(server, case.path, body), bodies), strict=True))
+        return list(zip(TRAITS, clients.map(lambda body: post(server, case.path, body), bodies), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_requests_and_answers_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
-    for traits, response in _asked(case, {}, scored, schema):
+def test_requests_and_answers_agree_with_the_schema(case: Case, scored: Server, schema: Schema) -> None:
+    for traits, response in _responses(case, {}, scored, schema):
         answer = response.json()
         schema.answer(case.path).validate(answer)
         assert bool(_with_scores(answer)) == (traits is not False)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.stream is not None])
-def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
+def test_the_events_of_a_stream_agree_with_the_schema(case: Case, scored: Server, schema: Schema) -> None:
     event = schema.answer(case.path, media_type=EVENTS)
-    for traits, response in _asked(case, {**(case.stream or {}), "stream": True}, scored, schema):
+    for traits, response in _responses(case, {**(case.stream or {}), "stream": True}, scored, schema):
         parts = [json.loads(data) for _, data in events(response) if data.startswith("{")]
         for data in parts:
             event.validate(data)
@@ -88,7 +88,7 @@ def test_the_schema_rejects_the_requests_that_the_server_refuses(path: str, scor
         assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in message)
 
 
-def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, embedded: Server) -> None:
+def test_the_traits_and_their_reports_agree_with_the_schema(scored: Server, embedded: Server) -> None:
     """One server has traits without a calibration, the other has traits with complete cards."""
     for server in (scored, embedded):
         schema = _schema(server)
@@ -103,15 +103,15 @@ def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server,
     schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
 
 
-def test_spikes_are_as_the_schema_has_them(embedded: Server) -> None:
+def test_spikes_agree_with_the_schema(embedded: Server) -> None:
     schema = _schema(embedded)
     reply = "You do not need to know that, dear. Leave it to me; I know what is best for you, and you must do as I say."
     questions = ["May I lend my car to a friend?", "How do I start a bakery?", "Is it safe to travel alone?"]
     messages = [
         {"role": role, "content": text} for q in questions for role, text in (("user", q), ("assistant", reply))
     ]
-    asked = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
-    body = {**bare(CHAT), **asked, "n": 8, "traits": True}
+    fields = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
+    body = {**bare(CHAT), **fields, "n": 8, "traits": True}
     answer = post(embedded, CHAT, body).json()
     schema.answer(CHAT).validate(answer)
     assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())

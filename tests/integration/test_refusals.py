@@ -53,7 +53,7 @@ def test_malformed_traits_are_refused_before_a_token_is_generated(path: str, sco
     assert _computed(scored) == before
 
 
-def test_what_is_computed_is_counted(scored: Server) -> None:
+def test_the_metrics_count_computed_tokens(scored: Server) -> None:
     """The test before this one relies on this count."""
     before = _computed(scored)
     for path in ENDPOINTS:
@@ -101,7 +101,7 @@ def test_scores_are_refused_where_a_response_cannot_carry_them(
 
 @pytest.mark.parametrize("traits", [None, False])
 @pytest.mark.parametrize(("path", "body"), UNSCORABLE)
-def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
+def test_unscorable_requests_are_answered_without_scores_and_counted(
     path: str, body: dict[str, Any], traits: Any, scored: Server
 ) -> None:
     responses = scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable")
@@ -113,7 +113,7 @@ def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
     assert scored.metric("traitwatch_tokens_unscored_total", reason="not_scorable") > tokens
 
 
-def test_a_background_response_is_as_vllm_keeps_it_and_is_recorded(scored: Server) -> None:
+def test_a_background_response_is_vllms_own_and_is_recorded(scored: Server) -> None:
     before = scored.metric("traitwatch_tokens_scored_total")
     queued = post(scored, RESPONSES, BACKGROUND).json()
     assert queued["status"] == "queued"
@@ -131,7 +131,7 @@ def test_a_background_response_is_as_vllm_keeps_it_and_is_recorded(scored: Serve
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_traits_elsewhere_in_a_request_are_no_business_of_ours(path: str, scored: Server, unscored: Server) -> None:
+def test_traits_elsewhere_in_a_request_are_ignored(path: str, scored: Server, unscored: Server) -> None:
     """The word stands in a message, and the field in an object inside the body."""
     body = {**CASES["messages"].body, "messages": [{"role": "user", "content": '{"traits": "x", "background": true}'}]}
     ours, theirs = (post(server, path, body, metadata={"traits": "yes"}) for server in (scored, unscored))

@@ -110,7 +110,7 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
     scored: Server, unscored: Server, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-    asked = {**body, **options, "logprobs": 1 if "prompt" in body else True}
+    request = {**body, **options, "logprobs": 1 if "prompt" in body else True}
 
     def rest(response: httpx.Response) -> list[Any]:
         parts = _events(response.text) if stream else [json.loads(response.text)]
@@ -121,7 +121,7 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
         return [_without_identity(part) for part in parts]
 
     ours, theirs = alike(
-        lambda: _post(scored, path, {**asked, "traits": True}), lambda: _post(unscored, path, asked), rest
+        lambda: _post(scored, path, {**request, "traits": True}), lambda: _post(unscored, path, request), rest
     )
     assert rest(ours) == rest(theirs)
 

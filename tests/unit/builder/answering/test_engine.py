@@ -49,7 +49,7 @@ def test_an_engine_spreads_over_gpus_and_the_error_of_its_start_names_an_alterna
         Engine(Path("large"), sampling, 100, tensor_parallel_size=2, pipeline_parallel_size=3)
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "1")
     with in_this_process_on_a_cpu():
         assert os.environ[VARIABLE] == "1"

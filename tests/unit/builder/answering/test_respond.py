@@ -74,17 +74,17 @@ def test_answers_stand_in_the_rows_of_their_conversations(echo: Echo, tmp_path: 
 
 
 def test_an_interrupted_run_goes_on_and_repeats_nothing(echo: Echo, tmp_path: Path) -> None:
-    asked = job("a?", "b?", "c?")
+    three = job("a?", "b?", "c?")
     echo.stop = 2
     with Worklog(tmp_path / "a.jsonl") as log, pytest.raises(KeyboardInterrupt):
-        responder(echo).run([(asked, log)])
+        responder(echo).run([(three, log)])
     echo.stop = 99
     with Worklog(tmp_path / "a.jsonl") as log:
-        answers = responder(echo).run([(asked, log)])
+        answers = responder(echo).run([(three, log)])
         assert [answer.text for answer in answers["pos"]] == ["a?!", "b?!", "c?!"]
         assert echo.asked == ["c?", "b?", "a?"]
         assert len(set(echo.seeds)) == 2, "the same seed would draw the same random numbers again"
-        responder(echo).run([(asked, log)])
+        responder(echo).run([(three, log)])
         assert len(echo.asked) == 3
         assert len(echo.seeds) == 2, "a run without missing answers starts no source"
 

@@ -60,8 +60,8 @@ def test_a_trait_that_the_named_directory_does_not_define(tmp_path: Path, monkey
     """Claude would write its definition to another directory, and each try would cost money."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    given = ("--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_error(build("kindness", "--description", "mine", *given), "kindness", str(tmp_path))
+    options = ("--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_error(build("kindness", "--description", "mine", *options), "kindness", str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
     for file in definition_files(tmp_path / "out", "paternalism"):
         file.parent.mkdir(parents=True)
         file.write_text("{")
-    given = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert_error(CliRunner().invoke(cli.main, given), "out/trait_data_extract/paternalism.json is not a valid")
+    command_line = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert_error(CliRunner().invoke(cli.main, command_line), "out/trait_data_extract/paternalism.json is not a valid")
 
 
 def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
@@ -94,8 +94,8 @@ def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made
         content["questions"][4] = "Why?"
         file.parent.mkdir()
         file.write_text(json.dumps(content))
-    given = ("--definition", str(tmp_path), "--model", str(tiny_model), "--out", str(tmp_path / "out"))
-    result = build("bravery", *given, "--dry-run")
+    options = ("--definition", str(tmp_path), "--model", str(tiny_model), "--out", str(tmp_path / "out"))
+    result = build("bravery", *options, "--dry-run")
     assert_error(result, "1 of 20 eval questions", "'Why?'", "trait_data_eval/bravery.json")
 
 
@@ -155,8 +155,8 @@ def test_a_dry_run_counts_the_answers_of_endpoints_without_asking_them(
     command: list[str], expected: list[str], tiny_model: Path, tmp_path: Path
 ) -> None:
     endpoint = ("--endpoint", "http://127.0.0.1:9/v1", "--max-tokens", "50", "--dry-run")
-    given = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
-    result = CliRunner().invoke(cli.main, given)
+    command_line = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
+    result = CliRunner().invoke(cli.main, command_line)
     assert result.exit_code == 0, result.output
     printed = " ".join(result.stderr.split())
     for part in (*expected, "input tokens, at most"):
@@ -172,9 +172,9 @@ def test_a_model_for_several_gpus_is_spread_to_answer_too(
         raise PipelineError(f"an engine of {arguments[-2]} and {arguments[-1]}")
 
     monkeypatch.setattr("traitwatch_builder.answering.engine.Engine.__init__", start)
-    given = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    command_line = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     spread = ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "3"]
-    assert_error(CliRunner().invoke(cli.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
+    assert_error(CliRunner().invoke(cli.main, [*command_line, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
 
 
 def test_the_device_map_is_that_of_the_likelihood_judge_too(

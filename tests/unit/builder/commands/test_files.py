@@ -113,7 +113,7 @@ def test_the_error_for_an_unjudged_answers_file_names_the_command(tiny_model: Pa
     assert "traitwatch judge evil --csv" in " ".join(error.split())
 
 
-def test_rows_that_are_no_pairs_are_refused_with_the_first_of_them(tiny_model: Path, tmp_path: Path) -> None:
+def test_rows_that_are_no_pairs_are_refused_and_the_first_is_named(tiny_model: Path, tmp_path: Path) -> None:
     """The rows of one file are in another order, so that some rows pair answers to different questions."""
     pos, neg = (authors_csv(tmp_path / f"evil_{polarity}.csv", polarity) for polarity in ("pos", "neg"))
     table = pd.read_csv(neg)
@@ -152,9 +152,9 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
         assert "the judge was not probed" in " ".join(dry.output.split())
         assert server.requests == []
         run(*judge)
-        asked = len(server.requests)
+        num_requests = len(server.requests)
         again = run(*judge)
-        assert len(server.requests) == asked
+        assert len(server.requests) == num_requests
     assert "60 of 60 answers have a trait score" in " ".join(again.output.split())
     table = pd.read_csv(files[0])
     assert table.columns.tolist() == ["question", "prompt", "answer", "question_id", "evil", "coherence"]

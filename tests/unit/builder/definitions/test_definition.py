@@ -155,7 +155,7 @@ def test_all_faults_are_reported_at_once(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3, {}])
-def test_what_is_no_definition_at_all(data: Any) -> None:
+def test_data_that_are_no_definition_are_refused(data: Any) -> None:
     assert "not a usable trait definition" in error_message(data)
 
 

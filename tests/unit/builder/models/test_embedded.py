@@ -66,7 +66,7 @@ def models(cache: Path) -> list[Path]:
     return [path.parent for path in cache.rglob("config.json")]
 
 
-def test_it_is_prepared_once_and_then_found(cache: Path, conversions: list[Path]) -> None:
+def test_the_model_is_prepared_once_and_then_found(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
     assert model.name == EMBEDDED_MODEL == "SmolLM2-135M-Instruct"
     assert model.is_relative_to(cache)
@@ -111,7 +111,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(
     assert models(cache) == [] != [embedded_model()] == models(cache)
 
 
-def test_what_a_killed_conversion_left_is_cleared_away(cache: Path, conversions: list[Path]) -> None:
+def test_the_leftovers_of_a_killed_conversion_are_removed(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
     leftover = model.parent / f".{EMBEDDED_MODEL}-killed" / EMBEDDED_MODEL
     leftover.mkdir(parents=True)

@@ -156,7 +156,7 @@ def test_stages_are_joined_in_the_order_of_their_layers() -> None:
     np.testing.assert_array_equal(parts[8].projections, STATES[:, :6, 0])
 
 
-def test_what_one_stage_misses_is_missing() -> None:
+def test_states_that_one_stage_misses_are_missing() -> None:
     assert join([stage([0, 1]), stage([2], missing=True)], {8: 2}, (3, HIDDEN)) == {}
 
 

@@ -132,7 +132,7 @@ def test_the_header_has_the_verdict_the_figures_and_the_judge(full: str) -> None
         (False, "Good, they say.", "null", "No better than chance", "Good, they say."),
     ],
 )
-def test_the_verdict_is_shown_as_verification_gave_it(
+def test_the_page_has_the_verdict_of_the_verification(
     better: bool, verdict: str, level: str, word: str, text: str
 ) -> None:
     verification = full_report(answers=1, held_out=1).card.verification
@@ -318,7 +318,7 @@ def test_tokens_stay_readable_on_their_colours(full: str) -> None:
 
 
 def test_every_steered_layer_starts_from_the_unsteered_answers() -> None:
-    """A card has the unsteered result once, as layer 0 and coefficient 0; it is no layer that was steered."""
+    """A card has the unsteered result once, as layer 0 and coefficient 0; layer 0 was not steered."""
     results = [
         SteeringResult(layer=layer, coefficient=coefficient, trait_score=score, coherence=90, num_answers=5)
         for layer, coefficient, score in ((0, 0.0, 30.0), (15, 2.0, 80.0), (20, 2.0, 70.0))

@@ -71,8 +71,8 @@ def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(tmp
         results = judge_steering(second, answers_of(log).make(pytest.fail, console()), log, console())
         assert judge_steering(CountingJudge(stop_after=0), answers, log, console()) == results
     assert results == uninterrupted
-    asked = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
-    assert len(asked) == len(set(asked)) == len({(a.question, a.text) for a in answers}) * 2
+    questions = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
+    assert len(questions) == len(set(questions)) == len({(a.question, a.text) for a in answers}) * 2
 
     with Worklog(tmp_path / "log") as log:
         generated.clear()

@@ -35,14 +35,14 @@ def row(answer: str, trait: float | None = 12.5, coherence: float | None = None)
     return JudgedAnswer(f"asked {answer}", f"<|user|>{answer}", answer, "courage_0_pos_1", trait, coherence)
 
 
-def test_every_text_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_every_awkward_text_comes_back_unchanged(tmp_path: Path) -> None:
     rows = [row(text) for text in AWKWARD]
     write_answers(tmp_path / "a.csv", "courage", rows)
     assert read_answers(tmp_path / "a.csv", "courage") == rows
 
 
 @given(st.lists(st.text().map(clean_text), min_size=1, max_size=4))
-def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_any_text_comes_back_unchanged(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("any") / "a.csv"
     rows = [row(text) for text in texts]
     write_answers(path, "courage", rows)

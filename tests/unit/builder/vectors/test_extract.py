@@ -27,7 +27,7 @@ def scored(*scores: tuple[float | None, float | None], answer: str = "x") -> lis
     return [JudgedAnswer("q?", "p", answer, "t_0_pos_0", trait, coherence) for trait, coherence in scores]
 
 
-def test_a_pair_is_effective_when_both_answers_are_as_they_should() -> None:
+def test_a_pair_is_effective_when_both_answers_meet_the_thresholds() -> None:
     pos = scored((90, 80), (49, 80), (90, 80), (90, 49), (90, 80), (50, 50))
     neg = scored((10, 80), (10, 80), (50, 80), (10, 80), (10, 49), (49, 50))
     assert effective_pairs(pos, neg) == [0, 5]

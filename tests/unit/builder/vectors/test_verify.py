@@ -42,7 +42,7 @@ def test_auc_needs_both_polarities() -> None:
         auc([1.0], [])
 
 
-def test_correlation_passes_over_what_the_judge_did_not_score() -> None:
+def test_correlation_leaves_out_answers_without_a_score() -> None:
     x = np.array([1.0, 2.0, 3.0, 99.0])
     assert correlation(x, [10.0, 20.0, 30.0, None]) == pytest.approx(1.0)
     assert correlation(x, [30.0, 20.0, 10.0, None]) == pytest.approx(-1.0)
@@ -58,7 +58,7 @@ def test_correlation_passes_over_what_the_judge_did_not_score() -> None:
         ([], []),
     ],
 )
-def test_there_is_no_correlation_of_what_does_not_vary_or_is_too_little(x: list[float], scores: list[Any]) -> None:
+def test_there_is_no_correlation_of_constant_or_too_few_values(x: list[float], scores: list[Any]) -> None:
     assert correlation(np.array(x), scores) is None
 
 
@@ -235,7 +235,7 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def given(**replaced: Any) -> dict[str, Any]:
+def arguments(**replaced: Any) -> dict[str, Any]:
     """Return the arguments of `verify` for 4 rows of width 6, with 5 positive and 7 negative answers."""
     values: dict[str, Any] = {
         "vector": noise(4, 6),
@@ -247,14 +247,14 @@ def given(**replaced: Any) -> dict[str, Any]:
 
 
 def test_unscored_answers_and_missing_halves_leave_blanks() -> None:
-    result = verify(**given(pos=AnswerProjections(noise(4, 5), scores=[None] * 5)))
+    result = verify(**arguments(pos=AnswerProjections(noise(4, 5), scores=[None] * 5)))
     for row in result.layers:
         assert row.correlation is row.correlation_pos is row.correlation_neg is None
         assert row.split_half_cosine is row.auc_prompt_last is row.null_auc is None
         assert row.null_norm is not None
 
 
-def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
+def test_a_zero_layer_has_the_auc_of_chance_and_no_cosine() -> None:
     vector, pos, neg = noise(4, 6), noise(4, 5), noise(4, 7)
     vector[1] = pos[1] = neg[1] = 0
     evidence = Evidence(np.stack([vector, vector]), noise(3, 4, 6))
@@ -267,7 +267,7 @@ def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
     [("vector", None), ("pos", "response"), ("neg", "response"), ("neg", "prompt_last"), ("pos", "null")],
 )
 def test_values_that_are_not_finite_name_their_layers(argument: str, field: str | None) -> None:
-    full = given(
+    full = arguments(
         pos=AnswerProjections(noise(4, 5), noise(4, 5), noise(4, 3, 5)),
         neg=AnswerProjections(noise(4, 7), noise(4, 7), noise(4, 3, 7)),
     )
@@ -296,11 +296,11 @@ def test_values_that_are_not_finite_name_their_layers(argument: str, field: str 
 )
 def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PipelineError, match="have shape"):
-        verify(**given(**wrong))
+        verify(**arguments(**wrong))
 
 
 def test_scores_and_answers_must_match_and_both_polarities_be_there() -> None:
     with pytest.raises(PipelineError, match="5 positive answers"):
-        verify(**given(pos=AnswerProjections(noise(4, 5), scores=[1.0] * 4)))
+        verify(**arguments(pos=AnswerProjections(noise(4, 5), scores=[1.0] * 4)))
     with pytest.raises(PipelineError, match="both polarities"):
-        verify(**given(neg=AnswerProjections(noise(4, 0))))
+        verify(**arguments(neg=AnswerProjections(noise(4, 0))))
