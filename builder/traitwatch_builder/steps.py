@@ -177,8 +177,8 @@ def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[Neu
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
     inputs = [_VERSION, session.reading, card.sha256, [asdict(answer) for answer in answers]]
-    shown = _report_evidence(workspace, card)
-    if card.calibration is not None and manifest.done("calibrate", inputs) and shown.neutral_z_histogram:
+    evidence = _report_evidence(workspace, card)
+    if card.calibration is not None and manifest.done("calibrate", inputs) and evidence.neutral_z_histogram:
         session.console.print("The vector is calibrated from an earlier run.")
         return card
     check_model(session, card)
@@ -195,8 +195,8 @@ def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[Neu
     layer = served_layer(card.num_layers)
     baseline = calibration.layers[layer]
     z = [(value - baseline.mean) / baseline.std for part in projections for value in part[layer].tolist()]
-    shown = shown.model_copy(update={"neutral_z_histogram": Histogram.of(z)})
-    save_evidence(workspace.report_evidence, shown)
+    evidence = evidence.model_copy(update={"neutral_z_histogram": Histogram.of(z)})
+    save_evidence(workspace.report_evidence, evidence)
     manifest.record("calibrate", inputs, [])
     return card
 

@@ -156,10 +156,10 @@ def _from_claude(answer: str) -> WholeDefinition:
 
 
 def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
-    asks = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
+    complaint = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
     # The API refuses an empty message.
     content = answer.strip() or "(no answer)"
-    return [{"role": "assistant", "content": content}, {"role": "user", "content": asks}]
+    return [{"role": "assistant", "content": content}, {"role": "user", "content": complaint}]
 
 
 def keep(trait: str, text: str) -> Path:

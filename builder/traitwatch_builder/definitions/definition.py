@@ -195,8 +195,8 @@ def _repeated(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]
 
 def _essence(text: str) -> str:
     """Return a text without case, white space and punctuation."""
-    kept = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "PZC")
-    return "".join(kept) or text.strip()
+    characters = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "PZC")
+    return "".join(characters) or text.strip()
 
 
 def _name(place: Place) -> str:
@@ -270,7 +270,7 @@ def save_definition(directory: Path, trait: str, whole: WholeDefinition, *, forc
         before = [path.read_bytes() if path.exists() else None for path in paths]
         if not force:
             for path, half, content in zip(paths, halves, before, strict=True):
-                if content is not None and not _says(content, half):
+                if content is not None and not _is_definition(content, half):
                     raise ArtifactError(f"{path} exists and differs; give --force to replace it.")
         try:
             for path, half in zip(paths, halves, strict=True):
@@ -288,7 +288,7 @@ def _to_json(definition: TraitDefinition) -> bytes:
     return (json.dumps(definition.model_dump(), indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _says(content: bytes, definition: TraitDefinition) -> bool:
+def _is_definition(content: bytes, definition: TraitDefinition) -> bool:
     try:
         return TraitDefinition.model_validate_json(content) == definition
     except ValidationError:

@@ -182,8 +182,8 @@ class Manifest:
 
     def record(self, step: str, inputs: object, outputs: Sequence[Path]) -> None:
         """Record that a step is finished, with its inputs and its output files (below the manifest's root)."""
-        made = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
-        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": made}}
+        digests = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
+        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": digests}}
         write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Any]:
