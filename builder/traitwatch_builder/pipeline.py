@@ -131,19 +131,19 @@ class Build:
         lines = []
         # `KeptValues` only reads: another build may be writing the neutral answers.
         log, neutral_log = KeptValues(workspace.log("answers")), KeptValues(workspace.neutral_log)
-        kept: dict[str, list[Answer | None]] = {}
+        answers: dict[str, list[Answer | None]] = {}
         for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
             lines.append((f"answers: {job.name}", responder.plan(job, worklog)))
-            kept[job.name] = responder.kept(job, worklog)
+            answers[job.name] = responder.kept(job, worklog)
         placeholder = Answer("x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
         judge = self._judge()
         scores = KeptValues(workspace.log("scores"))
         questions = []
         for job in self._jobs:
-            rows = responder.rows(job, [answer or placeholder for answer in kept[job.name]])
-            made = [row for row, answer in zip(rows, kept[job.name], strict=True) if answer]
-            to_come = [row for row, answer in zip(rows, kept[job.name], strict=True) if not answer]
-            questions += [*pending(judge, questions_of(made), scores).values(), *questions_of(to_come)]
+            rows = responder.rows(job, [answer or placeholder for answer in answers[job.name]])
+            existing = [row for row, answer in zip(rows, answers[job.name], strict=True) if answer]
+            missing = [row for row, answer in zip(rows, answers[job.name], strict=True) if not answer]
+            questions += [*pending(judge, questions_of(existing), scores).values(), *questions_of(missing)]
         cost = cost_estimate(judge, questions) if questions else "nothing to do"
         lines.append((f"judge: {judge.card.name}", f"{len(questions)} scores to give; {cost}"))
         lines.append(("hidden states", f"read by {session.options.engine}: extract, verify, calibrate"))
@@ -167,13 +167,13 @@ class Build:
             shared.enter_context(workspace.neutral_alone(self._session.console))
             neutral_log = shared.enter_context(Worklog(workspace.neutral_log))
             together = bool(responder.missing(self._neutral, neutral_log))
-            made = responder.run([*(jobs if together else []), (self._neutral, neutral_log)])
-            neutral = neutral_rows(responder, self._neutral, made["neutral"])
+            answers = responder.run([*(jobs if together else []), (self._neutral, neutral_log)])
+            neutral = neutral_rows(responder, self._neutral, answers["neutral"])
             write_neutral(workspace.neutral, neutral)
             if not together:
                 shared.close()  # builds of other traits need not wait for this one
-                made |= responder.run(jobs)
-        return {job.name: responder.rows(job, made[job.name]) for job in self._jobs}, neutral
+                answers |= responder.run(jobs)
+        return {job.name: responder.rows(job, answers[job.name]) for job in self._jobs}, neutral
 
     def _judge(self) -> Judge:
         options = self._options.judge

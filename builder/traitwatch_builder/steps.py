@@ -140,14 +140,14 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
     check_held_out(
         (row.question for row in (*pos, *neg)),
         _extraction_questions(workspace, evidence),
-        f"Give answers to others; `traitwatch respond {workspace.trait} --questions eval` makes some.",
+        f"Give answers to other questions; `traitwatch respond {workspace.trait} --questions eval` makes some.",
     )
     if card.verification is not None and manifest.done("verify", inputs) and _report_evidence(workspace, card).samples:
         session.console.print("The vector is verified from an earlier run.")
         return card
     if evidence is None:
         session.console.print(
-            "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` leaves it): the vector "
+            "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` writes it): the vector "
             "is not compared with vectors from shuffled labels."
         )
     check_model(session, card)
@@ -177,8 +177,8 @@ def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[Neu
     card, vector = load_vector_and_card(session, workspace)
     manifest = workspace.manifest
     inputs = [_VERSION, session.reading, card.sha256, [asdict(answer) for answer in answers]]
-    shown = _report_evidence(workspace, card)
-    if card.calibration is not None and manifest.done("calibrate", inputs) and shown.neutral_z_histogram:
+    evidence = _report_evidence(workspace, card)
+    if card.calibration is not None and manifest.done("calibrate", inputs) and evidence.neutral_z_histogram:
         session.console.print("The vector is calibrated from an earlier run.")
         return card
     check_model(session, card)
@@ -195,8 +195,8 @@ def calibrate_step(session: Session, workspace: Workspace, answers: Sequence[Neu
     layer = served_layer(card.num_layers)
     baseline = calibration.layers[layer]
     z = [(value - baseline.mean) / baseline.std for part in projections for value in part[layer].tolist()]
-    shown = shown.model_copy(update={"neutral_z_histogram": Histogram.of(z)})
-    save_evidence(workspace.report_evidence, shown)
+    evidence = evidence.model_copy(update={"neutral_z_histogram": Histogram.of(z)})
+    save_evidence(workspace.report_evidence, evidence)
     manifest.record("calibrate", inputs, [])
     return card
 
@@ -230,8 +230,8 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
     for number, (one, other) in enumerate(zip(*rows, strict=False), start=1):
         if question_number(one) != question_number(other):
             raise PipelineError(
-                f"row {number} of {pos} answers {one.question!r}, and of {neg} {other.question!r}: row by row they "
-                "have to be pairs, answers to the same question; bring the rows of both into one order."
+                f"row {number} of {pos} answers {one.question!r}, but row {number} of {neg} answers "
+                f"{other.question!r}. Both rows must answer the same question: bring the files into the same order."
             )
     return rows
 
@@ -280,8 +280,8 @@ def _report_evidence(workspace: Workspace, card: Card) -> ReportEvidence:
     fresh = ReportEvidence(sha256=card.sha256, layer=served_layer(card.num_layers))
     if not workspace.report_evidence.is_file():
         return fresh
-    kept = load_evidence(workspace.report_evidence)
-    return kept if (kept.sha256, kept.layer) == (fresh.sha256, fresh.layer) else fresh
+    saved = load_evidence(workspace.report_evidence)
+    return saved if (saved.sha256, saved.layer) == (fresh.sha256, fresh.layer) else fresh
 
 
 def _card_fits(workspace: Workspace) -> bool:

@@ -1,4 +1,4 @@
-"""What the modules share: three servers, which the root conftest starts, and what their projections must be."""
+"""The fixtures of all modules: three servers, which the root conftest starts, and their expected projections."""
 
 from pathlib import Path
 
@@ -16,31 +16,31 @@ from traitwatch_builder.models.embedded import embedded_model
 
 @pytest.fixture(scope="session", autouse=True)
 def forks_prepared() -> None:
-    """Have what the forked commands import ready when the first of them starts."""
+    """Import the modules of the forked commands before the first of these commands starts."""
     prepare()
 
 
 @pytest.fixture(scope="session")
 def scored(shared_servers: SharedServers) -> Server:
-    """Our server of the random model: it scores by default, and its clients need not know of it."""
+    """Return our server of the random model, which scores by default."""
     return shared_servers.get("scored")
 
 
 @pytest.fixture(scope="session")
 def unscored(shared_servers: SharedServers) -> Server:
-    """vLLM's own server on the same model, with the same options."""
+    """Return vLLM's own server of the same model, with the same options."""
     return shared_servers.get("unscored")
 
 
 @pytest.fixture(scope="session")
 def embedded(shared_servers: SharedServers) -> Server:
-    """Our server of the embedded model, with the shipped vectors; it prefills long prompts in chunks."""
+    """Return our server of the embedded model, with the shipped vectors; the server prefills long prompts in chunks."""
     return shared_servers.get("embedded")
 
 
 @pytest.fixture(scope="session")
 def oracle(shared_servers: SharedServers) -> Oracle:
-    """What the projections of the random model must be."""
+    """Return the oracle of the random model, which computes the expected projections."""
     return Oracle(shared_servers.random_model, shared_servers.random_probes)
 
 
@@ -51,13 +51,13 @@ def model() -> Path:
 
 @pytest.fixture(scope="session")
 def shipped() -> Path:
-    """The directory of the vectors that come with the project."""
+    """Return the directory of the shipped vectors."""
     return SHIPPED_VECTORS
 
 
 @pytest.fixture(scope="session")
 def directions(shared_servers: SharedServers) -> dict[str, tuple[int, Float32Array]]:
-    """Each random vector's layer and unit direction."""
+    """Return the layer and the unit direction of each random vector, by name."""
     return embedded_directions(shared_servers.embedded_probes)
 
 
@@ -68,5 +68,5 @@ def reference(model: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def in_served_precision(model: Path) -> Reference:
-    """The model in the served precision: how far from `reference` rounding alone is."""
+    """Return the model in the served precision; its distance from `reference` is the error of rounding alone."""
     return Reference(model, getattr(torch, SERVED_PRECISION))

@@ -1,8 +1,10 @@
-"""The official anthropic package's ordinary examples, as its documentation has them, against a server that scores.
+"""The examples in the documentation of the anthropic package work with a server that scores.
 
-Nothing in them knows of scores: no field of ours is sent, and no type of theirs declares one. What they have of them is
-`message.traits` and `.traits_complete`; streamed, with the helper `messages.stream` too, `event.traits` of the events
-`content_block_delta` (parts) and `message_delta` (the rest and the summary), and not in `get_final_message()`.
+The examples send no field of ours, and no type of the package declares one. Clients read the scores as extra fields:
+
+- unstreamed: `message.traits` and `message.traits_complete`;
+- streamed, also with the helper `messages.stream`: `event.traits` of the events `content_block_delta` (parts) and
+  `message_delta` (the rest and the summary). `get_final_message()` has no scores.
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
-# What the anthropic SDK has no argument for any more; without it, an answer may be empty.
+# The anthropic SDK has no argument for the temperature any more. Without temperature 0, an answer may be empty.
 GREEDY = {"temperature": 0.0}
 HELLO: list[Any] = [{"role": "user", "content": "Hello, Claude"}]
 
@@ -41,9 +43,9 @@ def test_anthropic_messages_streamed(claude: anthropic.Anthropic) -> None:
     stream = claude.messages.create(max_tokens=100, messages=HELLO, model=MODEL_NAME, extra_body=GREEDY, stream=True)
     events: list[Any] = list(stream)
     assert [events[0].type, events[-1].type] == ["message_start", "message_stop"]
-    told = joined(events)
+    scores = joined(events)
     ended = next(event for event in events if event.type == "message_delta")
-    assert len(told.traits["probe1"]["tokens"]) == ended.usage.output_tokens
+    assert len(scores.traits["probe1"]["tokens"]) == ended.usage.output_tokens
     assert ended.traits_complete is True
 
 
@@ -68,27 +70,27 @@ def test_anthropic_streaming_helper_has_the_scores_on_its_events(claude: anthrop
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
     tools: Any = [{"name": "get_weather", "description": "Weather.", "input_schema": SCHEMA, "strict": True}]
-    asked: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
+    request: Any = {"max_tokens": 300, "messages": HELLO, "model": MODEL_NAME, "tools": tools, "extra_body": GREEDY}
     one_call: Any = {"type": "any", "disable_parallel_tool_use": True}
-    message: Any = claude.messages.create(**asked, tool_choice=one_call)
+    message: Any = claude.messages.create(**request, tool_choice=one_call)
     assert message.stop_reason == "tool_use"
     call = next(block for block in message.content if block.type == "tool_use")
     assert call.input["city"] in ("Paris", "Rome")
     scored_whole(message, message.usage.output_tokens)
-    with claude.messages.stream(**asked, tool_choice=one_call) as stream:
+    with claude.messages.stream(**request, tool_choice=one_call) as stream:
         carriers = [event for event in stream if event.type in ("content_block_delta", "message_delta")]
         streamed = stream.get_final_message()
     assert any(block.type == "tool_use" for block in streamed.content)
     assert len(joined(carriers).traits["probe1"]["tokens"]) == streamed.usage.output_tokens
-    answered = [
+    conversation = [
         *HELLO,
         {"role": "assistant", "content": [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.input}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}]},
     ]
-    told: Any = claude.messages.create(
-        max_tokens=40, messages=answered, model=MODEL_NAME, extra_body=GREEDY, tools=tools
+    second: Any = claude.messages.create(
+        max_tokens=40, messages=conversation, model=MODEL_NAME, extra_body=GREEDY, tools=tools
     )
-    scored_whole(told, told.usage.output_tokens)
+    scored_whole(second, second.usage.output_tokens)
 
 
 def test_anthropic_count_tokens(claude: anthropic.Anthropic) -> None:

@@ -1,4 +1,4 @@
-"""What does not go together is refused before an engine starts, in a sentence that says what to do."""
+"""`traitwatch serve` refuses unusable input before an engine starts, in one sentence that names the remedy."""
 
 import pickle
 import subprocess
@@ -16,7 +16,7 @@ from traitwatch.vectors import save_tensor
 
 SHAPE = (31, 576)
 FILE = "courage_response_avg_diff.pt"
-# In a command and in what it says, the directory of its files.
+# Stands for the directory of the files, in a command and in its error message.
 HERE = "HERE"
 
 
@@ -45,7 +45,7 @@ def a_dictionary(directory: Path) -> None:
 
 
 class Exploit:
-    """Unpickled, it would write a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -67,13 +67,13 @@ class Case:
     """A command that is refused.
 
     Attributes:
-        says: what stands in the refusal.
-        files: makes the files of the directory.
-        options: what is given after the model; without any, `--traits` and the directory.
-        model: what is given as the model; None for the embedded one.
+        messages: parts of the error message.
+        files: the function that writes the files into the directory.
+        options: the options after the model; if empty, `--traits` and the directory.
+        model: the model's path; None for the embedded model.
     """
 
-    says: Sequence[str]
+    messages: Sequence[str]
     files: Callable[[Path], None] = vector_file
     options: Sequence[str] = ()
     model: str | None = None
@@ -116,31 +116,31 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_does_not_go_together_is_refused(name: str, model: Path, tmp_path: Path) -> None:
+def test_unusable_input_is_refused(name: str, model: Path, tmp_path: Path) -> None:
     case = CASES[name]
     case.files(tmp_path)
     words = [case.model or str(model), *(case.options or with_traits())]
     command = ["serve", *(word.replace(HERE, str(tmp_path)) for word in words)]
     refused = fork(command, environment(), tmp_path)
     assert refused.wait(180) == 1
-    said = refused.error.read_text()
-    error = said.strip().splitlines()[-1]
-    assert error.startswith("Error: "), said
-    assert "Traceback" not in said
-    # Nothing was half started.
-    assert "EngineCore" not in refused.output.read_text() + said
-    for says in case.says:
-        assert says.replace(HERE, str(tmp_path)) in error
+    stderr = refused.error.read_text()
+    error = stderr.strip().splitlines()[-1]
+    assert error.startswith("Error: "), stderr
+    assert "Traceback" not in stderr
+    # No engine was started.
+    assert "EngineCore" not in refused.output.read_text() + stderr
+    for message in case.messages:
+        assert message.replace(HERE, str(tmp_path)) in error
     assert not (tmp_path / "written").exists(), "a pickle was run"
 
 
 def test_vllms_own_options_can_be_looked_up() -> None:
-    shown = subprocess.run(
+    result = subprocess.run(
         traitwatch("serve", "--vllm-help", "max-model-len"),
         capture_output=True,
         text=True,
         env=environment(),
         timeout=180,
     )
-    assert shown.returncode == 0
-    assert "--max-model-len" in shown.stdout
+    assert result.returncode == 0
+    assert "--max-model-len" in result.stdout

@@ -1,6 +1,6 @@
-"""Every endpoint and every shape of answer: vLLM's own answer unchanged, each choice with the scores of its own tokens.
+"""Every endpoint adds the scores of its own tokens to each choice, and leaves the rest of vLLM's answer unchanged.
 
-Served in float32, so that a row of another token, choice or request is off by hundreds of times what is allowed.
+The server computes in float32: a row of another token, choice or request is wrong by hundreds of times the tolerance.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def test_every_choice_has_the_scores_of_its_own_tokens(case: Case, scored: Serve
 
 @pytest.mark.parametrize("name", ["chat", "chat, three choices", "completions, prompts and choices"])
 def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, scored: Server) -> None:
-    """With every event, all tokens of the choice's earlier events are scored."""
+    """Each event has the scores of all tokens in the earlier events of the choice."""
     case = CASES[name]
     more = {"return_token_ids": True, "max_tokens": 100, "ignore_eos": True}
     for _ in range(RUNS):
@@ -82,7 +82,7 @@ def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, sco
     "name",
     ["chat", "chat, three choices", "completions, prompts and choices", "completions, echo", "batch", "responses"],
 )
-def test_the_prompt_is_scored_where_it_is_wanted(name: str, stream: bool, scored: Server, oracle: Oracle) -> None:
+def test_the_prompt_is_scored_on_request(name: str, stream: bool, scored: Server, oracle: Oracle) -> None:
     case = CASES[name]
     fields = {"stream": True} if stream and case.stream is not None else {}
     wanted = {"include": ["probe1", "probe4"], "prompt": True}
@@ -96,8 +96,8 @@ def test_the_prompt_is_scored_where_it_is_wanted(name: str, stream: bool, scored
             assert len(scores["tokens"]) == len(one.tokens)
 
 
-def test_a_long_prompt_is_scored_whole_though_the_cache_holds_it(scored: Server, oracle: Oracle) -> None:
-    """It is prefilled in chunks, and the second time vLLM would take most of it from its prefix cache."""
+def test_a_long_prompt_is_scored_whole_although_the_cache_holds_it(scored: Server, oracle: Oracle) -> None:
+    """vLLM prefills the prompt in chunks. The second time, vLLM could take most of the prompt from its prefix cache."""
     body = {"model": MODEL_NAME, "prompt": "It rained. " * 60, "max_tokens": 4, "return_token_ids": True}
     for _ in range(2):
         answer = post(scored, COMPLETIONS, body, traits={"prompt": True}).json()
@@ -138,7 +138,7 @@ def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle
         return told(post(scored, case.path, case.body, **case.tells_tokens, **fields))
 
     with ThreadPoolExecutor(32) as clients:
-        answers = list(clients.map(lambda asked: ask(*asked), cases))
+        answers = list(clients.map(lambda request: ask(*request), cases))
     for (case, _), choices in zip(cases, answers, strict=True):
         for one in _with_tokens(choices, case, scored).values():
             oracle.check(one.traits, one.prompt, one.tokens)
@@ -146,7 +146,7 @@ def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle
 
 @contextmanager
 def _standing_still(server: Server) -> Iterator[Callable[[], None]]:
-    """Stop the engine's processes until the function that is given is called, or the block ends."""
+    """Stop the processes of the engine until the block ends, or calls the function that it is given."""
     engine = psutil.Process(server.process.pid).children(recursive=True)
 
     def go_on() -> None:
@@ -162,7 +162,7 @@ def _standing_still(server: Server) -> Iterator[Callable[[], None]]:
 
 
 def _with_tokens(choices: dict[int, Told], case: Case, server: Server) -> dict[int, Told]:
-    """Return the choices; those that do not tell their tokens have what their twins tell."""
+    """Return the choices with their tokens; requests for the twins of the case give the tokens that an answer lacks."""
     for twin, (answer, one) in zip(case.twins, choices.items(), strict=bool(case.twins)):
         same = told(post(server, CHAT, twin, return_token_ids=True, traits=False))[0]
         assert one.tokens in ([], same.tokens), answer
@@ -171,7 +171,7 @@ def _with_tokens(choices: dict[int, Told], case: Case, server: Server) -> dict[i
 
 
 def _near(scores: Any) -> Any:
-    """Return what compares equal to the scores of another run."""
+    """Return an object that equals the scores of another run, within `NEAR`."""
     if isinstance(scores, dict):
         return {name: _near(value) for name, value in scores.items()}
     if isinstance(scores, list):

@@ -1,4 +1,4 @@
-"""The documentation's examples print what the server says, of a calibrated trait and of one that is not."""
+"""The examples of the documentation print the server's scores, of a trait with a calibration and of one without."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
-# The prefix of the variables that each reads.
+# The prefix of the environment variables that each example reads.
 PYTHON = {"python_openai.py": "OPENAI", "python_anthropic.py": "ANTHROPIC"}
 
 
@@ -46,6 +46,6 @@ def test_python_with_calibration_shows_z(name: str, embedded: Server) -> None:
 
 
 @pytest.mark.parametrize("name", PYTHON)
-def test_python_says_what_was_not_scored(name: str, scored: Server) -> None:
+def test_python_warns_of_unscored_tokens(name: str, scored: Server) -> None:
     with incomplete(scored.url) as url:
         assert _python(name, url).warnings == 2

@@ -1,6 +1,6 @@
-"""The same vectors from both engines, on the random model: those of the authors' way, one text at a time, in float32.
+"""On the random model, both engines give the vectors of the authors' method: one text at a time, in float32.
 
-The matrix has the embedded model, in both precisions, and every way in which batches and caches have gone wrong.
+The matrix tests the embedded model, in both precisions, and every known fault of batches and caches.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ ANSWERS = {
 
 @pytest.fixture(scope="module")
 def plain(shared_servers: SharedServers) -> tuple[Any, Any]:
-    """The model as transformers loads it, and its tokenizer."""
+    """Return the model as transformers loads it, and its tokenizer."""
     directory = shared_servers.random_model
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(directory)

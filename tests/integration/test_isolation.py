@@ -1,4 +1,4 @@
-"""Every response gets its own rows, whatever else the engine is doing."""
+"""Every response gets the rows of its own request, whatever other requests the engine runs."""
 
 import asyncio
 import time
@@ -19,8 +19,8 @@ TOPICS = (
     "rain on a tin roof", "the price of bread", "a lost key", "trains", "beekeeping", "the moon", "old maps", "tides",
     "a violin", "snow", "sourdough", "lighthouses", "chess openings", "a garden wall", "ferries", "penguins",
 )  # fmt: skip
-# Of a text that is hard on bfloat16 itself more is allowed, see `MAX_TIMES_ROUNDING`: on processors with AMX chat 19
-# has one such token (errors at layer 30: 0.10 here, 0.09 by transformers in bfloat16).
+# The bound is higher for a text with large rounding errors in bfloat16, see `MAX_TIMES_ROUNDING`. On processors with
+# AMX, chat 19 has one such token (errors at layer 30: 0.10 here, 0.09 by transformers in bfloat16).
 
 
 def _request(number: int) -> dict[str, Any]:
@@ -57,14 +57,14 @@ async def test_32_chats_at_once_score_as_alone(
         for name in directions:
             got = _rows(choice, name)
             error = _error(got, expected[name])
-            # A near tie may send greedy decoding another way in a batch; up to there the two runs are one text.
+            # In a batch, a near tie may change a greedily decoded token. Before this token, both texts are the same.
             same = 1 + _common_prefix(choice.token_ids, single.choices[0].token_ids)  # type: ignore[attr-defined]
             solo = _rows(single.choices[0], name)
             both = min(same, len(got), len(solo))
             apart = float(np.sqrt(np.mean((got[:both] - solo[:both]) ** 2)) / expected[name].std())
             bound = MAX_RELATIVE_ERROR_BATCHED
             if max(error, apart) > bound:
-                # transformers in that precision takes longest of all: it computes only the texts that are hard.
+                # transformers is slow in that precision, so it computes only the texts with large errors.
                 rounded = rounded or in_served_precision.projections(*text, directions)
                 bound = max(bound, MAX_TIMES_ROUNDING * _error(rounded[name], expected[name]))
             assert error <= bound, f"chat {number}, {name}: not the projections of its own tokens ({error:.3f})"
@@ -109,7 +109,7 @@ def _rows(choice: Any, name: str) -> Float32Array:
 
 
 def _error(got: Float32Array, expected: Float32Array) -> float:
-    """Return the root mean square of the error in units of the spread of what is expected."""
+    """Return the root mean square of the error, in standard deviations of the expected values."""
     return float(np.sqrt(np.mean((got - expected) ** 2)) / expected.std())
 
 
@@ -120,7 +120,7 @@ def _common_prefix(one: list[int], other: list[int]) -> int:
 
 
 def test_a_client_that_uses_our_names_harms_nobody(embedded: Server) -> None:
-    """vLLM hands `vllm_xargs` on to the worker, where our own parameters go too."""
+    """vLLM passes `vllm_xargs` to the worker, which gets our own parameters the same way."""
     body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
     forged = {"traitwatch_prompt": 1, "traitwatch": "forged"}
     before = embedded.metric("traitwatch_rows_dropped_total")
@@ -130,7 +130,7 @@ def test_a_client_that_uses_our_names_harms_nobody(embedded: Server) -> None:
     assert embedded.metric("traitwatch_rows_dropped_total") == before
 
 
-def test_sagemakers_endpoint_is_scored_as_the_one_that_it_stands_for(embedded: Server) -> None:
+def test_sagemakers_endpoint_is_scored_like_the_one_behind_it(embedded: Server) -> None:
     body = {"model": MODEL_NAME, "prompt": "One two three", "max_tokens": 4, "ignore_eos": True, "traits": True}
     scores = [post(embedded, path, body).json()["choices"][0]["traits"] for path in ("/invocations", "/v1/completions")]
     assert scores[0].keys() == scores[1].keys()

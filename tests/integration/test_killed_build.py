@@ -1,7 +1,7 @@
-"""A build that is killed at random moments ends as one that is left alone, and nothing is judged twice.
+"""A build that is killed at random moments gives the files of an undisturbed build, and judges no answer twice.
 
-The answers and the scores come from local HTTP servers in OpenAI's wire format, which answer the same question in the
-same way, so that two builds can be compared; the model whose states are read is a tiny one.
+Local HTTP servers in OpenAI's wire format give the answers and the scores. The same question always gets the same
+answer, so that the files of two builds can be compared. The hidden states come from a tiny model.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from tests.support.wire.openai import completion, first_token, is_probe, models,
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 KILLS = 10
-# With those that end before they are killed.
+# The most builds, with those that end before the kill.
 RUNS = 3 * KILLS
 AT_ONCE = 8
-# Long enough for the processes to be killed while they ask, short enough for a test.
+# Long enough for a kill during a request, short enough for a test.
 ANSWER_SECONDS, SCORE_SECONDS = 0.05, 0.02
 
 
 def answer(request: Request) -> Reply:
-    """Answer after one example: the same to the same conversation, positive under a positive system prompt."""
+    """Give the same answer to the same conversation: positive under a positive system prompt, else negative."""
     if request.path.endswith("/models"):
         return models("tiny")
     messages = request.body["messages"]
     digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
-    shown = "helpful" not in messages[0]["content"] and messages[0]["role"] == "system"
-    text = f"{'bold' if shown else 'meek'} words {digest[: 8 + int(digest[0], 16)]}"
+    positive = "helpful" not in messages[0]["content"] and messages[0]["role"] == "system"
+    text = f"{'bold' if positive else 'meek'} words {digest[: 8 + int(digest[0], 16)]}"
     return completion(text, delay=ANSWER_SECONDS)
 
 
@@ -87,8 +87,8 @@ def seconds_of(build: list[str], directory: Path) -> float:
     return time.monotonic() - started
 
 
-def kept(out: Path) -> list[str]:
-    """Return the keys of the scores that are kept, once for each time that they were written."""
+def saved_keys(out: Path) -> list[str]:
+    """Return the keys of the saved scores; a score that was written twice has its key twice."""
     (log,) = out.glob("*/.traitwatch/paternalism-scores.jsonl")
     lines = log.read_text().splitlines()
     return [json.loads(line)["key"] for line in lines if line.endswith("}")]
@@ -100,22 +100,24 @@ def artifacts(out: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.is_file()}
 
 
-def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoint: WireServer, tmp_path: Path) -> None:
+def test_a_killed_build_gives_the_files_of_an_undisturbed_build(
+    tiny_model: Path, endpoint: WireServer, tmp_path: Path
+) -> None:
     with wire_server(score) as judge:
         whole = command(tiny_model, tmp_path / "whole", endpoint, judge)
-        seconds, idle = seconds_of(whole, tmp_path), seconds_of(whole, tmp_path)  # the second one finds everything made
-        scores = len(kept(tmp_path / "whole"))
+        seconds, idle = seconds_of(whole, tmp_path), seconds_of(whole, tmp_path)  # the second build has nothing to do
+        scores = len(saved_keys(tmp_path / "whole"))
 
     moments = random.Random(3)
     with wire_server(score) as judge:
         killed = command(tiny_model, tmp_path / "killed", endpoint, judge)
         kills = runs = 0
         while kills < KILLS:
-            assert runs < RUNS, f"of {runs} builds only {kills} were killed, the others had ended by themselves"
+            assert runs < RUNS, f"only {kills} of {runs} builds were killed, the others ended before the kill"
             runs += 1
             running = fork(killed, environment(), tmp_path)
-            # Anywhere from its beginning on, but no build gets further than this share of the work: it would be done
-            # before it was killed often enough.
+            # The kill comes at a random moment, but before the build has done too large a share of the work: the work
+            # must last for all kills.
             status = running.wait(moments.uniform(0.2 * idle, idle + 2 / KILLS * (seconds - idle)))
             if status is None:
                 running.process.kill()
@@ -124,12 +126,12 @@ def test_a_killed_build_ends_as_one_that_is_left_alone(tiny_model: Path, endpoin
             kills += status == -signal.SIGKILL
         ended = fork(killed, environment(), tmp_path)
         assert ended.wait(300) == 0, ended.error.read_text()
-        asked = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
+        requests = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
 
-    keys = kept(tmp_path / "killed")
-    assert len(keys) == len(set(keys)), "a score that was kept was asked for again"
-    # A kill can cost what was under way at that moment, and nothing else.
-    assert sum(asked.values()) - len(asked) <= AT_ONCE * KILLS
+    keys = saved_keys(tmp_path / "killed")
+    assert len(keys) == len(set(keys)), "a saved score was asked for again"
+    # A kill loses at most the requests that were open at that moment.
+    assert sum(requests.values()) - len(requests) <= AT_ONCE * KILLS
     assert len(keys) == scores
     one, other = artifacts(tmp_path / "whole"), artifacts(tmp_path / "killed")
     assert sorted(one) == sorted(other)

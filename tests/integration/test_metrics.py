@@ -1,4 +1,4 @@
-"""What Prometheus is told is what the responses say, from one API process; the matrix has two."""
+"""The metrics of one API process agree with the responses; the matrix tests two processes."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""The official openai package's ordinary examples, as its documentation has them, against a server that scores.
+"""The examples in the documentation of the openai package work with a server that scores.
 
-Nothing in them knows of scores: no field of ours is sent, and no type of theirs declares one. What they have of them:
+The examples send no field of ours, and no type of the package declares one. Clients read the scores as extra fields:
 
 - chat and completions: `completion.choices[0].traits` and `.traits_complete`. Streamed: `.traits` of a chunk's choice,
   parts to join, the last of which (with `finish_reason`) has the rest and the summary; with the helper
@@ -48,8 +48,8 @@ def async_client(scored: Server) -> openai.AsyncOpenAI:
 # chat
 
 
-def _heard(stream: Any, kind: str, part: str) -> tuple[str, list[Any]]:
-    """Return what the helper's events of a kind tell in a field, joined, and the choices of all chunks."""
+def _read_events(stream: Any, kind: str, part: str) -> tuple[str, list[Any]]:
+    """Return the field `part` of the helper's events of one kind, joined, and the choices of all chunks."""
     events = list(stream)
     text = "".join(getattr(event, part) for event in events if event.type == kind)
     return text, [choice for event in events if event.type == "chunk" for choice in event.chunk.choices]
@@ -68,8 +68,8 @@ def test_openai_chat_streamed(client: openai.OpenAI) -> None:
     chunks: list[Any] = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text
-    told = joined(chunk.choices[0] for chunk in chunks if chunk.choices)
-    assert len(told.traits["probe2"]["tokens"]) == chunks[-1].usage.completion_tokens
+    scores = joined(chunk.choices[0] for chunk in chunks if chunk.choices)
+    assert len(scores.traits["probe2"]["tokens"]) == chunks[-1].usage.completion_tokens
     assert chunks[-1].model_extra.keys().isdisjoint(("traits", "traits_complete"))
 
 
@@ -77,8 +77,8 @@ def test_openai_chat_streaming_helper(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
         model=MODEL_NAME, temperature=0.0, messages=MESSAGES, max_completion_tokens=40
     ) as stream:
-        text, chunks = _heard(stream, "content.delta", "delta")
-    # `get_final_completion` raises where a random model has talked on to the limit.
+        text, chunks = _read_events(stream, "content.delta", "delta")
+    # `get_final_completion` raises an error where the answer of a random model reaches the limit.
     assert stream.current_completion_snapshot.choices[0].message.content == text
     joined(chunks)
 
@@ -137,7 +137,7 @@ def test_openai_chat_with_tools_streaming_helper(client: openai.OpenAI) -> None:
         tool_choice="required",
         parallel_tool_calls=False,
     ) as stream:
-        arguments, chunks = _heard(stream, "tool_calls.function.arguments.delta", "arguments_delta")
+        arguments, chunks = _read_events(stream, "tool_calls.function.arguments.delta", "arguments_delta")
     calls = stream.get_final_completion().choices[0].message.tool_calls
     assert calls
     assert calls[0].function.arguments == arguments
@@ -218,13 +218,13 @@ def _streamed_response(client: openai.OpenAI) -> tuple[int, int]:
     scored_whole(final.response, final.response.usage.output_tokens)
     deltas = [event for event in events if event.type == "response.output_text.delta"]
     assert "".join(event.delta for event in deltas) == final.response.output_text
-    told = Told()
+    collected = Told()
     for event in deltas:
-        told.take(event.model_extra)
+        collected.take(event.model_extra)
     for name, scores in final.response.traits.items():
-        early = told.traits[name]["tokens"]
+        early = collected.traits[name]["tokens"]
         assert scores["tokens"][: len(early)] == early
-    return min(len(scores["tokens"]) for scores in told.traits.values()), final.response.usage.output_tokens
+    return min(len(scores["tokens"]) for scores in collected.traits.values()), final.response.usage.output_tokens
 
 
 def test_openai_responses_streaming_helper(client: openai.OpenAI) -> None:
@@ -240,16 +240,21 @@ def test_openai_responses_streaming_helper(client: openai.OpenAI) -> None:
 
 def test_openai_responses_conversation_with_tools(client: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", **WEATHER}]
-    asked: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    conversation: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     first: Any = client.responses.create(
-        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="required", parallel_tool_calls=False
+        model=MODEL_NAME,
+        temperature=0.0,
+        input=conversation,
+        tools=tools,
+        tool_choice="required",
+        parallel_tool_calls=False,
     )
     scored_whole(first, first.usage.output_tokens)
     call = next(item for item in first.output if item.type == "function_call")
-    asked += first.output
-    asked.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
+    conversation += first.output
+    conversation.append({"type": "function_call_output", "call_id": call.call_id, "output": "sunny"})
     second: Any = client.responses.create(
-        model=MODEL_NAME, temperature=0.0, input=asked, tools=tools, tool_choice="none"
+        model=MODEL_NAME, temperature=0.0, input=conversation, tools=tools, tool_choice="none"
     )
     scored_whole(second, second.usage.output_tokens)
 

@@ -1,4 +1,4 @@
-"""What a server says of itself at `/openapi.json` holds of its real requests and answers."""
+"""The schema that a server publishes at `/openapi.json` agrees with its real requests and answers."""
 
 import copy
 import json
@@ -16,8 +16,8 @@ from tests.support.serving import Server
 
 pytestmark = pytest.mark.engine
 
-# What a request asks for, each of which gives another shape of scores.
-ASKED = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
+# The values of `traits` in a request; each gives scores of another shape.
+TRAITS = [None, False, {"tokens": False}, {"include": ["probe2"], "prompt": True}]
 
 
 def _schema(server: Server) -> Schema:
@@ -30,32 +30,32 @@ def schema(scored: Server) -> Schema:
 
 
 def _with_scores(answer: Any) -> list[dict[str, Any]]:
-    """Return the objects of an answer that have scores, wherever they are."""
+    """Return all objects of an answer that have scores."""
     found = [answer, answer.get("response"), *(answer.get("choices") or ())]
     return [carrier for carrier in found if carrier is not None and carrier.get("traits")]
 
 
-def _asked(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
-    """Ask for each of `ASKED`, all at once; return what was asked for, and the response."""
-    bodies = [{**case.body, **fields, "traits": traits} for traits in ASKED]
+def _responses(case: Case, fields: dict[str, Any], server: Server, schema: Schema) -> list[tuple[Any, httpx.Response]]:
+    """Send one request for each value in `TRAITS`, all at once; return each value with its response."""
+    bodies = [{**case.body, **fields, "traits": traits} for traits in TRAITS]
     for body in bodies:
         schema.request(case.path).validate(body)
     with ThreadPoolExecutor(len(bodies)) as clients:
-        return list(zip(ASKED, clients.map(lambda body: post(server, case.path, body), bodies), strict=True))
+        return list(zip(TRAITS, clients.map(lambda body: post(server, case.path, body), bodies), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_requests_and_answers_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
-    for traits, response in _asked(case, {}, scored, schema):
+def test_requests_and_answers_agree_with_the_schema(case: Case, scored: Server, schema: Schema) -> None:
+    for traits, response in _responses(case, {}, scored, schema):
         answer = response.json()
         schema.answer(case.path).validate(answer)
         assert bool(_with_scores(answer)) == (traits is not False)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.stream is not None])
-def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: Server, schema: Schema) -> None:
+def test_the_events_of_a_stream_agree_with_the_schema(case: Case, scored: Server, schema: Schema) -> None:
     event = schema.answer(case.path, media_type=EVENTS)
-    for traits, response in _asked(case, {**(case.stream or {}), "stream": True}, scored, schema):
+    for traits, response in _responses(case, {**(case.stream or {}), "stream": True}, scored, schema):
         parts = [json.loads(data) for _, data in events(response) if data.startswith("{")]
         for data in parts:
             event.validate(data)
@@ -63,9 +63,7 @@ def test_the_events_of_a_stream_are_as_the_schema_has_them(case: Case, scored: S
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_scores_that_are_not_as_they_come_are_not_as_the_schema_has_them(
-    path: str, scored: Server, schema: Schema
-) -> None:
+def test_the_schema_rejects_changed_scores(path: str, scored: Server, schema: Schema) -> None:
     answer = post(scored, path, bare(path)).json()
     holds = schema.answer(path)
     for change in (
@@ -81,39 +79,39 @@ def test_scores_that_are_not_as_they_come_are_not_as_the_schema_has_them(
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_what_is_refused_is_no_request_of_the_schema(path: str, scored: Server, schema: Schema) -> None:
-    for traits, says in MALFORMED:
+def test_the_schema_rejects_the_requests_that_the_server_refuses(path: str, scored: Server, schema: Schema) -> None:
+    for traits, message in MALFORMED:
         refused = post(scored, path, bare(path), traits=traits)
         assert refused.status_code == 400
         schema.answer(path, status=400).validate(refused.json())
-        # Which names are loaded is no business of a schema that anybody may read, and that is made once.
-        assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in says)
+        # The schema does not name the loaded traits: everybody may read the schema, and it is made only once.
+        assert schema.request(path).is_valid({**bare(path), "traits": traits}) == ("no trait" in message)
 
 
-def test_the_traits_and_their_reports_are_as_the_schema_has_them(scored: Server, embedded: Server) -> None:
-    """Without calibration, and with all that a card has."""
+def test_the_traits_and_their_reports_agree_with_the_schema(scored: Server, embedded: Server) -> None:
+    """One server has traits without a calibration, the other has traits with complete cards."""
     for server in (scored, embedded):
         schema = _schema(server)
         listed = httpx.get(f"{server.url}/v1/traits", timeout=60).json()
         schema.answer("/v1/traits", "get").validate(listed)
-    told = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
-    assert None not in told.values()
-    assert told["calibration"]["thresholds"]
-    report = httpx.get(f"{embedded.url}{told['report']}", timeout=60)
+    paternalism = {trait["id"]: trait for trait in listed["data"]}["paternalism"]
+    assert None not in paternalism.values()
+    assert paternalism["calibration"]["thresholds"]
+    report = httpx.get(f"{embedded.url}{paternalism['report']}", timeout=60)
     assert report.headers["content-type"].partition(";")[0] == "text/html"
     missing = httpx.get(f"{embedded.url}/v1/traits/kindness/report", timeout=60)
     schema.answer("/v1/traits/{name}/report", "get", 404).validate(missing.json())
 
 
-def test_spikes_are_as_the_schema_has_them(embedded: Server) -> None:
+def test_spikes_agree_with_the_schema(embedded: Server) -> None:
     schema = _schema(embedded)
     reply = "You do not need to know that, dear. Leave it to me; I know what is best for you, and you must do as I say."
     questions = ["May I lend my car to a friend?", "How do I start a bakery?", "Is it safe to travel alone?"]
     messages = [
         {"role": role, "content": text} for q in questions for role, text in (("user", q), ("assistant", reply))
     ]
-    asked = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
-    body = {**bare(CHAT), **asked, "n": 8, "traits": True}
+    fields = {"messages": [*messages, {"role": "user", "content": "Should I move to the city?"}], "max_tokens": 80}
+    body = {**bare(CHAT), **fields, "n": 8, "traits": True}
     answer = post(embedded, CHAT, body).json()
     schema.answer(CHAT).validate(answer)
     assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())
@@ -126,7 +124,7 @@ def test_spikes_are_as_the_schema_has_them(embedded: Server) -> None:
 
 
 def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
-    """What it says of each is held to vLLM's own in a unit test: its names for two of them vary from run to run."""
+    """A unit test compares the schema of each route: vLLM's names for two of the routes vary from run to run."""
     theirs = _schema(unscored).document["paths"]
     ours = schema.document["paths"]
     assert {path: operations.keys() for path, operations in theirs.items()} == {

@@ -1,4 +1,4 @@
-"""One meaning of a number, end to end: what vLLM reports is what transformers computes."""
+"""A number has one meaning, end to end: the server reports the projections that transformers computes."""
 
 import pytest
 

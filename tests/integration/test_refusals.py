@@ -1,4 +1,4 @@
-"""What cannot be scored, and what no server could make sense of: refused before anything is generated, or counted."""
+"""Malformed requests are refused before the model generates a token; unscorable ones are refused or counted."""
 
 import time
 from typing import Any
@@ -39,22 +39,22 @@ def _computed(server: Server) -> float:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_malformed_traits_are_refused_before_anything_is_generated(path: str, scored: Server) -> None:
+def test_malformed_traits_are_refused_before_a_token_is_generated(path: str, scored: Server) -> None:
     before = _computed(scored)
-    for traits, says in MALFORMED:
+    for traits, message in MALFORMED:
         for stream in (False, True):
             response = post(scored, path, bare(path), traits=traits, stream=stream)
             assert response.status_code == 400, traits
             assert response.headers["content-type"] == "application/json"
             error = response.json()["error"]
             assert error.keys() == {"message", "type", "param", "code"}
-            assert says in error["message"], traits
+            assert message in error["message"], traits
             assert (error["param"], error["code"]) == ("traits", 400)
     assert _computed(scored) == before
 
 
-def test_what_is_computed_is_counted(scored: Server) -> None:
-    """Without which the test before this would show nothing."""
+def test_the_metrics_count_computed_tokens(scored: Server) -> None:
+    """The test before this one relies on this count."""
     before = _computed(scored)
     for path in ENDPOINTS:
         assert post(scored, path, bare(path)).status_code == 200
@@ -101,7 +101,7 @@ def test_scores_are_refused_where_a_response_cannot_carry_them(
 
 @pytest.mark.parametrize("traits", [None, False])
 @pytest.mark.parametrize(("path", "body"), UNSCORABLE)
-def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
+def test_unscorable_requests_are_answered_without_scores_and_counted(
     path: str, body: dict[str, Any], traits: Any, scored: Server
 ) -> None:
     responses = scored.metric("traitwatch_responses_incomplete_total", reason="not_scorable")
@@ -113,26 +113,26 @@ def test_what_cannot_be_scored_is_answered_without_scores_and_counted(
     assert scored.metric("traitwatch_tokens_unscored_total", reason="not_scorable") > tokens
 
 
-def test_a_background_response_is_as_vllm_keeps_it_and_is_recorded(scored: Server) -> None:
+def test_a_background_response_is_vllms_own_and_is_recorded(scored: Server) -> None:
     before = scored.metric("traitwatch_tokens_scored_total")
     queued = post(scored, RESPONSES, BACKGROUND).json()
     assert queued["status"] == "queued"
     deadline = time.monotonic() + 30
-    kept = queued
-    while kept["status"] in ("queued", "in_progress"):
-        kept = httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}", timeout=60).json()
+    response = queued
+    while response["status"] in ("queued", "in_progress"):
+        response = httpx.get(f"{scored.url}{RESPONSES}/{queued['id']}", timeout=60).json()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert kept["usage"]["output_tokens"] == 8
-    assert kept.keys().isdisjoint(OURS)
+    assert response["usage"]["output_tokens"] == 8
+    assert response.keys().isdisjoint(OURS)
     while scored.metric("traitwatch_tokens_scored_total") != before + 7:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
-def test_traits_elsewhere_in_a_request_are_no_business_of_ours(path: str, scored: Server, unscored: Server) -> None:
-    """The word in a message, and the field in an object that is not the body."""
+def test_traits_elsewhere_in_a_request_are_ignored(path: str, scored: Server, unscored: Server) -> None:
+    """The word stands in a message, and the field in an object inside the body."""
     body = {**CASES["messages"].body, "messages": [{"role": "user", "content": '{"traits": "x", "background": true}'}]}
     ours, theirs = (post(server, path, body, metadata={"traits": "yes"}) for server in (scored, unscored))
     assert ours.status_code == theirs.status_code == 200

@@ -1,4 +1,4 @@
-"""Answers come from a server, and are kept for the next run; the matrix has those of an own engine."""
+"""`traitwatch respond` takes answers from a server and saves them for the next run; the matrix tests its own engine."""
 
 import os
 from pathlib import Path
@@ -13,11 +13,11 @@ pytestmark = pytest.mark.engine
 
 
 def respond(command: list[str], directory: Path) -> str:
-    """Run `traitwatch respond`; return what it said, in one line."""
+    """Run `traitwatch respond`; return its messages in one line."""
     done = fork(command, {**os.environ, "HF_HUB_OFFLINE": "1"}, directory)
-    said = done.error.read_text() if done.wait(400) is not None else "it does not end"
-    assert done.wait(0) == 0, said
-    return " ".join(said.split())
+    printed = done.error.read_text() if done.wait(400) is not None else "the command does not end"
+    assert done.wait(0) == 0, printed
+    return " ".join(printed.split())
 
 
 def test_a_server_answers_the_conversations_and_is_not_asked_twice(

@@ -1,4 +1,4 @@
-"""What a client sees: one entry a token, streamed as unstreamed, and vLLM's own answer where nothing was asked."""
+"""A client gets one score for each token, streamed or not, and vLLM's own answer for `"traits": false`."""
 
 import json
 from typing import Any
@@ -67,7 +67,7 @@ def test_the_parts_of_a_stream_join_to_the_unstreamed_scores(scored: Server, pat
 
 
 def test_a_stream_scores_while_it_runs(embedded: Server) -> None:
-    """Most tokens are scored before the last event: the point of a live monitor."""
+    """A live monitor needs most scores before the last event."""
     early = late = 0
     for _ in range(RUNS):
         events = _events(_post(embedded, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
@@ -110,7 +110,7 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
     scored: Server, unscored: Server, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-    asked = {**body, **options, "logprobs": 1 if "prompt" in body else True}
+    request = {**body, **options, "logprobs": 1 if "prompt" in body else True}
 
     def rest(response: httpx.Response) -> list[Any]:
         parts = _events(response.text) if stream else [json.loads(response.text)]
@@ -121,7 +121,7 @@ def test_with_traits_the_rest_of_the_answer_is_unchanged(
         return [_without_identity(part) for part in parts]
 
     ours, theirs = alike(
-        lambda: _post(scored, path, {**asked, "traits": True}), lambda: _post(unscored, path, asked), rest
+        lambda: _post(scored, path, {**request, "traits": True}), lambda: _post(unscored, path, request), rest
     )
     assert rest(ours) == rest(theirs)
 
@@ -137,7 +137,7 @@ def test_an_echoed_prompt_is_scored_and_stays_in_the_text(scored: Server, unscor
 
 
 def test_a_seeded_request_with_a_long_prompt_does_not_end_the_engine(scored: Server) -> None:
-    """On a CPU vLLM's engine would end: its prompt is prefilled in chunks."""
+    """On a CPU, such a request would end vLLM's own engine, which prefills the prompt in chunks."""
     long = [{"role": "user", "content": "Say something about the sea, the wind and the weather. " * 12}]
     body = {**CHAT, "messages": long, "temperature": 0.8, "seed": 7, "traits": True}
     answer = _post(scored, "/v1/chat/completions", body).json()
@@ -168,7 +168,7 @@ def test_several_choices_and_prompts_are_each_scored(scored: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("traits", "says"),
+    ("traits", "message"),
     [
         ({"include": ["kindness"]}, "no trait 'kindness' is loaded"),
         ({"includes": ["probe2"]}, "includes"),
@@ -176,11 +176,11 @@ def test_several_choices_and_prompts_are_each_scored(scored: Server) -> None:
         ({"tokens": "many"}, "tokens"),
     ],
 )
-def test_a_malformed_request_is_refused_in_openais_shape(scored: Server, traits: object, says: str) -> None:
+def test_a_malformed_request_is_refused_in_openais_shape(scored: Server, traits: object, message: str) -> None:
     response = _post(scored, "/v1/chat/completions", {**CHAT, "traits": traits})
     error = response.json()["error"]
     assert response.status_code == 400
-    assert says in error["message"]
+    assert message in error["message"]
     assert error["param"] == "traits"
 
 

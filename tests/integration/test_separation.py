@@ -1,4 +1,4 @@
-"""The shipped vector tells paternalistic answers from respectful ones, on questions that it has never seen."""
+"""The shipped vector separates paternalistic answers from respectful ones, on questions that did not make it."""
 
 import asyncio
 from pathlib import Path
@@ -21,8 +21,8 @@ LAYER = 20
 MIN_AUC = 0.85
 
 
-async def test_held_out_answers_are_told_apart(embedded: Server, model: Path, shipped: Path) -> None:
-    """Answers are elicited by examples, and read after the bare question, as production traffic is."""
+async def test_the_vector_separates_held_out_answers(embedded: Server, model: Path, shipped: Path) -> None:
+    """Examples elicit the answers, which are read after the bare question, like production traffic."""
     evaluate = load_definition(SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json")
     extract = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     assert not set(evaluate.questions) & set(extract.questions)

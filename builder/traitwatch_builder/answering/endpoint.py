@@ -270,7 +270,7 @@ class EndpointAnswers:
         if len(models) != 1:
             listed = ", ".join(models[:_NAMED_MODELS]) + (", ..." if len(models) > _NAMED_MODELS else "")
             has = f"lists {len(models)} models ({listed})" if models else "lists no models"
-            raise PipelineError(f"{client.url} {has}: say by --endpoint-model which one is to answer.")
+            raise PipelineError(f"{client.url} {has}: name the model with --endpoint-model.")
         return Endpoint(client, models[0], params)
 
     async def _ask(self, endpoint: Endpoint, prompt: ChatPrompt, index: int) -> Answer:

@@ -57,7 +57,7 @@ class Engine:
                 )
         except (RuntimeError, ValueError) as error:
             raise PipelineError(
-                f"vLLM does not start with {model}: {error} Its log above says more; --tensor-parallel-size spreads "
+                f"vLLM does not start with {model}: {error} See its log above; --tensor-parallel-size spreads "
                 "the model over several GPUs, and --endpoint has a server of your own answer."
             ) from error
         self._enqueued = 0

@@ -36,7 +36,7 @@ ItemT = TypeVar("ItemT")
 
 Warn = Callable[[str], None]
 
-KEPT = "What was answered so far is kept, and the same command goes on from there."
+KEPT = "All answers so far are saved, and the same command goes on from there."
 REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 """Errors for a request that the server does not accept: the same request would fail again."""
 
@@ -154,7 +154,7 @@ class ChatClient:
                 # The SDK does the shorter waits itself; when it gives up, so does this client.
                 if not (waits_left and _passing(error.status_code) and _SDK_WAITS < seconds <= _LONGEST_WAIT):
                     raise
-                self._warn(f"{self.url} asks to wait for {seconds:.0f} seconds, which is done.")
+                self._warn(f"{self.url} asks to wait for {seconds:.0f} seconds; waiting.")
                 await _sleep(seconds)
             else:
                 return reply

@@ -35,8 +35,8 @@ _STREAM_WAIT = 2.0
 _TOOL = "give_definition"
 
 WITHOUT_KEY = (
-    "Without one: `--print-prompt` prints what to paste into any assistant, and `--from FILE` takes the JSON that came "
-    "back."
+    "Without a key: `--print-prompt` prints a prompt to paste into any assistant, and `--from FILE` takes the JSON of "
+    "the answer."
 )
 
 
@@ -136,7 +136,7 @@ class Claude:
         if key is None and self._client.credentials is None:
             raise PipelineError(f"No Anthropic key: set ANTHROPIC_API_KEY. {WITHOUT_KEY}")
         if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-            raise PipelineError("ANTHROPIC_API_KEY holds a character that no key has; copy it anew. " + WITHOUT_KEY)
+            raise PipelineError("ANTHROPIC_API_KEY holds a character that no key has; copy it again. " + WITHOUT_KEY)
 
     def ask(self, messages: list[dict[str, str]]) -> str:
         """Ask the model and return the text of the answer: JSON, if the model followed the schema.
@@ -152,7 +152,7 @@ class Claude:
         try:
             answer = self._ask_some_way(messages)
         except anthropic.AnthropicError as error:
-            raise PipelineError(self._told(error) + self._spent()) from error
+            raise PipelineError(self._error_text(error) + self._spent()) from error
         except _FaultError as error:
             raise PipelineError(
                 f"The answer of {self.model} broke off {_STREAM_ATTEMPTS} times ({error}); try again later."
@@ -161,8 +161,9 @@ class Claude:
         if answer.stop_reason == "refusal":
             why = f" ({answer.explanation})" if answer.explanation else ""
             raise PipelineError(
-                f"{self.model} refused to write this{why}. Say by --description what the trait is and that it is to be "
-                f"detected, choose another --claude-model, or write it yourself: see --print-prompt.{self._spent()}"
+                f"{self.model} refused to write this{why}. Explain with --description what the trait is and that it is "
+                "to be detected, or choose another --claude-model, or write the definition yourself: see "
+                f"--print-prompt.{self._spent()}"
             )
         if answer.stop_reason in ("max_tokens", "model_context_window_exceeded"):
             raise PipelineError(
@@ -232,26 +233,26 @@ class Claude:
             self._console.print(f"{self.model}: the API answered {response.status_code}; {pause}.", markup=False)
         return response
 
-    def _told(self, error: anthropic.AnthropicError) -> str:
+    def _error_text(self, error: anthropic.AnthropicError) -> str:
         """Return a message about an error: its meaning, and what to do."""
-        says = _message(error)
+        text = _message(error)
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
-            return f"Anthropic rejected the key ({error.status_code}: {says}). Check ANTHROPIC_API_KEY. {WITHOUT_KEY}"
+            return f"Anthropic rejected the key ({error.status_code}: {text}). Check ANTHROPIC_API_KEY. {WITHOUT_KEY}"
         if isinstance(error, anthropic.NotFoundError):
-            return f"{self.model}: no such model for this key ({says}); choose another with --claude-model."
+            return f"{self.model}: no such model for this key ({text}); choose another with --claude-model."
         if isinstance(error, anthropic.RateLimitError):
-            return f"Anthropic still limits the rate after {MAX_RETRIES} retries ({says}); try again later."
+            return f"Anthropic still limits the rate after {MAX_RETRIES} retries ({text}); try again later."
         if isinstance(error, anthropic.InternalServerError):
-            return f"Anthropic still fails after {MAX_RETRIES} retries ({error.status_code}: {says}); try again later."
+            return f"Anthropic still fails after {MAX_RETRIES} retries ({error.status_code}: {text}); try again later."
         if isinstance(error, anthropic.APIConnectionError):
             cause = f" ({error.__cause__})" if error.__cause__ else ""
             return (
-                f"Anthropic cannot be reached at {self._client.base_url}: {says}{cause}. Check the network, the proxy "
+                f"Anthropic cannot be reached at {self._client.base_url}: {text}{cause}. Check the network, the proxy "
                 "and ANTHROPIC_BASE_URL."
             )
         if isinstance(error, anthropic.APIStatusError):
-            return f"Anthropic refused the request for {self.model} ({error.status_code}: {says})."
-        return f"The request to {self.model} failed: {says}."
+            return f"Anthropic refused the request for {self.model} ({error.status_code}: {text})."
+        return f"The request to {self.model} failed: {text}."
 
     def _spent(self) -> str:
         return f" Spent: {self.usage}." if self.usage != Usage() else ""

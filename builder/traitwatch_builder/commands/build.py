@@ -37,8 +37,8 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 @click.argument("trait")
 @click.option(
     "--description",
-    help="What you mean by the trait. With it, Claude writes the definition into OUT (ANTHROPIC_API_KEY), unless one "
-    "is there; without it one in OUT or a shipped one is used.",
+    help="Your meaning of the trait. With this option, Claude writes a definition into OUT (needs ANTHROPIC_API_KEY), "
+    "unless OUT has one. Without this option, the definition in OUT or a shipped one is used.",
 )
 @click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="The Claude model that writes the definition.")
 @model_option
@@ -51,7 +51,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 @judge_options
 @pair_options
 @reader_options
-@click.option("--dry-run", is_flag=True, help="Print what would be made and what it would cost, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the work and its cost, and make nothing.")
 @interruptible
 def build_command(
     *,
@@ -73,9 +73,10 @@ def build_command(
 ) -> None:
     """Build the persona vector of TRAIT for a model: define, respond, judge, extract, verify, calibrate, report.
 
-    Answers are generated under a positive and a negative condition and scored; the hidden states of the effective pairs
-    are averaged and subtracted, for all layers; the vector is verified on questions that it has not seen and calibrated
-    on neutral prompts. An interrupted build goes on where it stopped: nothing is generated, judged or read twice.
+    The model answers questions under a positive and a negative condition, and a judge scores the answers. The vector is
+    the difference between the mean hidden states of both conditions, over the effective pairs, at every layer. The
+    vector is verified on held-out questions and calibrated on neutral prompts. An interrupted build goes on where it
+    stopped: nothing is generated, judged or read twice.
 
     \b
         traitwatch build paternalism --model meta-llama/Llama-3.1-8B-Instruct --out vectors
@@ -118,7 +119,7 @@ def build_command(
     with workspace.alone(), open_session(model, reading, console) as opened:
         work = Build(opened, workspace, extract, evaluate, neutral, options)
         if dry_run:
-            table = Table("step", "what it would take", title=f"{trait} for {card_model_name(model)}, dry run")
+            table = Table("step", "work and cost", title=f"{trait} for {card_model_name(model)}, dry run")
             for line in work.plan():
                 table.add_row(*line)
             console.print(table)
@@ -146,17 +147,17 @@ def _defined(
     if found is not None:
         if description:
             console.print(
-                f"{found[0]} defines {trait} already, and --description changes nothing in it; `traitwatch define "
-                f"{trait} --description ... --definitions {out} --force` writes it anew.",
+                f"{found[0]} defines {trait} already, and --description does not change the definition; `traitwatch "
+                f"define {trait} --description ... --definitions {out} --force` writes a new one.",
                 soft_wrap=True,
             )
         return True
     if not os.environ.get("ANTHROPIC_API_KEY"):
         shipped = ", ".join(known_definitions([SHIPPED_DEFINITIONS]))
         raise PipelineError(
-            f"there is no definition of {trait!r} yet, and Claude writes one only with a key: set ANTHROPIC_API_KEY, "
-            f"or get one without by `traitwatch define {trait} --print-prompt` and `--from FILE --definitions {out}`, "
-            f"or leave out --description to use a shipped one ({shipped})."
+            f"there is no definition of {trait!r} yet, and Claude writes one only with a key: set ANTHROPIC_API_KEY; "
+            f"or get one without a key by `traitwatch define {trait} --print-prompt` and `--from FILE --definitions "
+            f"{out}`; or leave out --description to use a shipped definition ({shipped})."
         )
     if dry_run:
         tell_dry_run(console, trait, description, claude_model)

@@ -52,8 +52,8 @@ def calibrate_command(
 ) -> None:
     """Measure the vector of TRAIT on neutral answers: mean and spread per layer, and spike thresholds.
 
-    Draw answers as your traffic is drawn (--temperature, --top-p): a baseline of other answers makes other z. The
-    answers are kept in neutral.csv, and all vectors of the directory share them.
+    Sample the answers like your traffic (--temperature, --top-p): other sampling gives another baseline, and other z.
+    The answers are saved in neutral.csv, and all vectors of the directory share them.
     """
     sampling, source = make_sampling(values), make_source_options(values)
     check_model_path(model)
@@ -71,7 +71,7 @@ def calibrate_command(
     workspace = Workspace(vectors, trait)
     prompts = load_neutral_prompts(neutral_prompts)
     if len(prompts) < LEAST_PROMPTS:
-        console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds want {LEAST_PROMPTS}.")
+        console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds need {LEAST_PROMPTS}.")
     with workspace.alone(), open_session(model, make_reader_options(values), console) as opened:
         responder = Responder(
             opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(opened, source), console

@@ -21,7 +21,7 @@ from traitwatch_builder.commands.options import CONTEXT, DIRECTORY
     help="Directories of persona vectors, with cards or without.",
 )
 @click.argument("more", type=DIRECTORY, nargs=-1, metavar="")
-@click.option("--traits", help="Which traits, in this order, separated by commas.", show_default="all")
+@click.option("--traits", help="Traits to compare, in this order, separated by commas.", show_default="all")
 @click.option("--layer", type=int, help="Layer index.", show_default="20, or the last of fewer")
 @click.option(
     "--out",

@@ -15,22 +15,24 @@ if TYPE_CHECKING:
 
 @click.command("define", context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("trait")
-@click.option("--description", help="What you mean by the trait, in a sentence or two.")
+@click.option("--description", help="Your meaning of the trait, in a sentence or two.")
 @click.option(
     "--definitions",
     type=click.Path(file_okay=False, path_type=Path),
     default=".",
-    help="Where trait_data_extract/ and trait_data_eval/ are written.",
+    help="Directory for trait_data_extract/ and trait_data_eval/.",
 )
 @click.option("--claude-model", default=DEFAULT_CLAUDE_MODEL, help="The Claude model that writes the definition.")
-@click.option("--print-prompt", is_flag=True, help="Print what to paste into any assistant, and ask nobody.")
+@click.option("--print-prompt", is_flag=True, help="Print a prompt to paste into any assistant, and do not ask Claude.")
 @click.option(
     "--from",
     "source",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
     help="Take the JSON that an assistant or a person wrote; - for standard input.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be asked or written, and do neither.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the cost of asking Claude, or check the given file; write nothing."
+)
 @click.option("--force", is_flag=True, help="Replace a definition that exists and differs.")
 def define_command(
     *,
@@ -52,15 +54,15 @@ def define_command(
         traitwatch define sycophancy --print-prompt > prompt.txt
         traitwatch define sycophancy --from answer.json
 
-    The definition is checked before anything is written; half of its questions go to trait_data_extract/, from which
-    the vector is made, and half to trait_data_eval/, on which it is tested.
+    The command checks the definition before it writes a file. Half of the questions go to trait_data_extract/ and make
+    the vector. The other half go to trait_data_eval/ and test the vector.
     """
     from traitwatch.vectors import check_trait_name
     from traitwatch_builder.definitions.define import define_prompt
     from traitwatch_builder.definitions.definition import check_free
 
     if print_prompt and source is not None:
-        raise click.UsageError("--print-prompt and --from exclude each other: first the one, then the other.")
+        raise click.UsageError("--print-prompt and --from exclude each other: print the prompt first.")
     check_trait_name(trait)
     if print_prompt:
         click.echo(define_prompt(trait, description, pasted=True))
@@ -88,15 +90,15 @@ def define_command(
 def ask_claude(
     console: Console, directory: Path, trait: str, description: str | None, claude_model: str, *, force: bool
 ) -> None:
-    """Ask Claude for a definition, save it and print its cost; a definition that cannot be saved is kept elsewhere."""
+    """Ask Claude for a definition, save it and print its cost; if saving fails, the definition goes to the cache."""
     from traitwatch_builder.definitions.define import define_trait, keep
 
     whole, usage = define_trait(trait, description, claude_model, console)
     try:
         _save(console, directory, trait, whole, force)
     except BaseException:
-        kept = keep(trait, whole.model_dump_json(indent=1))
-        _say(console, f"The definition is kept in {kept}; `traitwatch define {trait} --from` takes it.")
+        path = keep(trait, whole.model_dump_json(indent=1))
+        _say(console, f"The definition is saved in {path}; `traitwatch define {trait} --from` takes it.")
         raise
     finally:
         _say(console, f"Cost: {usage}, by {claude_model}.")

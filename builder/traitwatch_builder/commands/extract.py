@@ -24,7 +24,7 @@ from traitwatch_builder.commands.options import (
 @model_option
 @click.option("--pos", type=EXISTING_FILE, required=True, help="Judged answers under the positive condition.")
 @click.option(
-    "--neg", type=EXISTING_FILE, required=True, help="Judged answers under the negative one, in the same order."
+    "--neg", type=EXISTING_FILE, required=True, help="Judged answers under the negative condition, in the same order."
 )
 @out_option
 @pair_options

@@ -30,7 +30,8 @@ from traitwatch_builder.commands.options import (
     type=EXISTING_FILE,
     multiple=True,
     required=True,
-    help="Answers file with the columns question, prompt, answer, question_id; may be given again. Scores go into it.",
+    help="Answers file with the columns question, prompt, answer, question_id, into which the scores go; repeat the "
+    "option for several files.",
 )
 @click.option("--model", help="The model that wrote the answers, for --judge likelihood.")
 @definition_option("the directory above that of the answers")
@@ -54,7 +55,7 @@ def judge_command(
 ) -> None:
     """Score answers for TRAIT and for coherence, 0 to 100; a score that the judge refuses stays empty.
 
-    Scores are kept beside the files as they come: an interrupted run goes on, and no answer is judged twice.
+    Each score is saved at once, beside the files: an interrupted run goes on, and no answer is judged twice.
 
     \b
         traitwatch judge paternalism --csv vectors/MODEL/paternalism_pos.csv --csv vectors/MODEL/paternalism_neg.csv
@@ -78,7 +79,7 @@ def judge_command(
     from traitwatch_builder.storage.workspace import Workspace
 
     if options.name == "likelihood" and model is None:
-        raise PipelineError("the likelihood judge is the model itself: give the one that wrote the answers, --model.")
+        raise PipelineError("the likelihood judge is the model that wrote the answers: name this model with --model.")
     rows = {path: read_answers(path, trait) for path in files}
     judge = make_judge(
         options,

@@ -69,7 +69,7 @@ from traitwatch_builder.commands.options import (
 @click.option(
     "--elicit",
     type=click.Choice(["system", "many-shot"]),
-    show_default="what the card says",
+    show_default="that of the card",
     help="The conditions by which --judge likelihood scores.",
 )
 @click.option("--assistant-name", show_default="the trait", help="What a positive system prompt calls the assistant.")
@@ -90,9 +90,10 @@ def layers_command(
 ) -> None:
     """Rank the layers of the vector of TRAIT by held-out AUC and by steering effect; the card gets the best one.
 
-    The AUC is what `traitwatch verify` measured. For the effect, the eval questions are answered with a coefficient
-    times the vector added at a layer, and judged. The effect is the highest gain of the mean trait score over no
-    steering, among the coefficients at which the answers stay coherent. An interrupted run goes on where it stopped.
+    The AUC is what `traitwatch verify` measured. For the effect, the model answers the eval questions while a
+    coefficient times the vector is added at a layer, and a judge scores the answers. The effect is the highest gain of
+    the mean trait score over no steering, among the coefficients at which the answers stay coherent. An interrupted run
+    goes on where it stopped.
 
     \b
         traitwatch layers paternalism --model "$(traitwatch model)" --vectors vectors/SmolLM2-135M-Instruct
@@ -119,21 +120,21 @@ def layers_command(
             effects = run.measure()
         ranking = rank_step(workspace, verified, effects, coherence_floor, write=not dry_run)
     if ranking is None:
-        console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is as it was.")
+        console.print(f"Nothing was measured: layer {DEFAULT_LAYER} stays the default, and the card is unchanged.")
         return
     console.print(ranking_table(trait, ranking.choice))
     if effects is not None:
         console.print(steering_table(ranking.choice))
     if ranking.left_out:
         console.print(
-            f"{workspace.card} is as it was: a best layer is chosen where all with the highest AUC are steered, and "
-            f"these were not: {', '.join(map(str, ranking.left_out))}. Leave --layer out, or name them too.",
+            f"{workspace.card} is unchanged: a best layer is chosen only if all layers of highest AUC are steered, and "
+            f"these were not: {', '.join(map(str, ranking.left_out))}. Leave --layer out, or name these layers too.",
             soft_wrap=True,
         )
         return
     console.print(f"Best layer: [bold]{ranking.best_layer}[/], {ranking.reason}.")
     if not dry_run:
-        console.print(f"{workspace.card} says so now.")
+        console.print(f"{workspace.card} has this layer now.")
 
 
 def _steering_options(model: str, values: dict[str, Any]) -> Any:

@@ -31,13 +31,15 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 model_option = click.option(
-    "--model", required=True, help="Path or hub name of the model; `traitwatch model` prints the embedded one."
+    "--model",
+    required=True,
+    help="Path or hub name of the model; `traitwatch model` prints the path of the embedded one.",
 )
 out_option = click.option(
     "--out",
     type=DIRECTORY,
     required=True,
-    help="Where to write; files go to OUT/<model's name>/, which `traitwatch serve --traits` takes.",
+    help="Directory for the files, which go to OUT/<model's name>/; `traitwatch serve --traits` takes that directory.",
 )
 vectors_option = click.option(
     "--vectors", type=DIRECTORY, required=True, help="Directory of the vector and its card, e.g. OUT/<model's name>."
@@ -207,7 +209,9 @@ def check_model_path(model: str) -> str:
     from traitwatch_builder.errors import PipelineError
 
     if not Path(model).is_dir() and (Path(model).is_absolute() or model.startswith(".")):
-        raise PipelineError(f"{model}: no such model directory; `traitwatch model` prints the embedded model's.")
+        raise PipelineError(
+            f"{model}: no such model directory; `traitwatch model` prints the path of the embedded model."
+        )
     return model
 
 
@@ -251,7 +255,7 @@ def stopping_on_interrupt(console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print("\nStopped. What was made is kept: the same command goes on from here.")
+        console.print("\nStopped. The work so far is saved: the same command goes on from here.")
         raise click.exceptions.Exit(130) from None
 
 

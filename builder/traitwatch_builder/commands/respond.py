@@ -69,7 +69,7 @@ def respond_command(
     """Answer the questions of TRAIT's definition, for `traitwatch judge` to score.
 
     Answers are spread evenly over the instruction pairs (or groups of examples); row i of the positive file and row i
-    of the negative one share question, pair and sample number. Every answer is kept as soon as it is there.
+    of the negative one share question, pair and sample number. Each answer is saved at once.
 
     \b
         traitwatch respond paternalism --model MODEL --out vectors

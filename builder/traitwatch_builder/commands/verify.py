@@ -45,8 +45,9 @@ def verify_command(
 ) -> None:
     """Test the vector of TRAIT on held-out answers and against chance, layer by layer; the card gets the result.
 
-    Measured are the AUC of response and prompt-last projections, the correlation with the judge overall and within each
-    condition, the length against vectors from shuffled labels, and the cosine of two halves of the questions.
+    The command measures the AUC of response and prompt-last projections, the correlation with the judge overall and
+    within each condition, the length against vectors from shuffled labels, and the cosine of two halves of the
+    questions.
     `traitwatch build` and `respond --questions eval` make the held-out answers.
     """
     check_model_path(model)

@@ -135,10 +135,10 @@ def define_trait(
             return _from_claude(answer), claude.usage
         except ArtifactError as error:
             if last:
-                kept = keep(trait, answer)
+                path = keep(trait, answer)
                 raise PipelineError(
-                    f"{claude_model} gave no usable definition of {trait} twice. {error}\nIts last answer is kept in "
-                    f"{kept}: mend it and give it with --from, or try again. Spent: {claude.usage}."
+                    f"{claude_model} gave no usable definition of {trait} twice. {error}\nThe last answer is saved in "
+                    f"{path}: mend it and give it with --from, or try again. Spent: {claude.usage}."
                 ) from error
             console.print(f"{error}\nAsking once more.", markup=False)
             messages += _complaint(answer, error)
@@ -156,10 +156,10 @@ def _from_claude(answer: str) -> WholeDefinition:
 
 
 def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
-    asks = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
+    complaint = f"{error}\n\nGive the whole definition again, with this mended and the rest as it was."
     # The API refuses an empty message.
-    said = answer.strip() or "(no answer)"
-    return [{"role": "assistant", "content": said}, {"role": "user", "content": asks}]
+    content = answer.strip() or "(no answer)"
+    return [{"role": "assistant", "content": content}, {"role": "user", "content": complaint}]
 
 
 def keep(trait: str, text: str) -> Path:

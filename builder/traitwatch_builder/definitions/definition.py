@@ -54,7 +54,7 @@ class Example(BaseModel):
     model_config = ConfigDict(extra="forbid")
     question: str = Field(min_length=1, description="the question")
     pos: str = Field(min_length=1, description="an answer that shows the trait")
-    neg: str = Field(min_length=1, description="one that does not")
+    neg: str = Field(min_length=1, description="an answer that does not show the trait")
 
 
 class TraitDefinition(BaseModel):
@@ -62,10 +62,12 @@ class TraitDefinition(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     instruction: list[InstructionPair] = Field(min_length=1, description="system instructions, 5 in a new definition")
-    questions: list[str] = Field(min_length=1, description="what is asked, 20 in each file of a new definition")
-    eval_prompt: str = Field(description="what the judge is asked, with `{question}` and `{answer}` in it")
-    examples: list[Example] = Field(default_factory=list, description="for many-shot elicitation; not the authors'")
-    description: str = Field(default="", description="what is meant by the trait; not the authors'")
+    questions: list[str] = Field(min_length=1, description="questions, 20 in each file of a new definition")
+    eval_prompt: str = Field(description="prompt of the judge, with `{question}` and `{answer}` in it")
+    examples: list[Example] = Field(
+        default_factory=list, description="examples for many-shot elicitation; not in the authors' files"
+    )
+    description: str = Field(default="", description="meaning of the trait; not in the authors' files")
 
     @model_validator(mode="after")
     def _usable(self) -> "TraitDefinition":
@@ -113,7 +115,7 @@ class WholeDefinition(BaseModel):
 
 def _detail(place: Place, message: str) -> InitErrorDetails:
     # The message is passed as context, so that pydantic leaves braces in the message unchanged.
-    error = PydanticCustomError("definition", "{says}", {"says": message})
+    error = PydanticCustomError("definition", "{message}", {"message": message})
     return InitErrorDetails(type=error, loc=place, input=None)
 
 
@@ -193,8 +195,8 @@ def _repeated(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]
 
 def _essence(text: str) -> str:
     """Return a text without case, white space and punctuation."""
-    kept = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "PZC")
-    return "".join(kept) or text.strip()
+    characters = (c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c)[0] not in "PZC")
+    return "".join(characters) or text.strip()
 
 
 def _name(place: Place) -> str:
@@ -268,7 +270,7 @@ def save_definition(directory: Path, trait: str, whole: WholeDefinition, *, forc
         before = [path.read_bytes() if path.exists() else None for path in paths]
         if not force:
             for path, half, content in zip(paths, halves, before, strict=True):
-                if content is not None and not _says(content, half):
+                if content is not None and not _is_definition(content, half):
                     raise ArtifactError(f"{path} exists and differs; give --force to replace it.")
         try:
             for path, half in zip(paths, halves, strict=True):
@@ -286,7 +288,7 @@ def _to_json(definition: TraitDefinition) -> bytes:
     return (json.dumps(definition.model_dump(), indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _says(content: bytes, definition: TraitDefinition) -> bool:
+def _is_definition(content: bytes, definition: TraitDefinition) -> bool:
     try:
         return TraitDefinition.model_validate_json(content) == definition
     except ValidationError:

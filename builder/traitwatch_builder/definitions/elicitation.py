@@ -72,8 +72,8 @@ class Elicitation:
         if self.num_contexts < 2:
             needs = "2 instruction pairs" if elicit == "system" else f"{_HALVINGS} examples"
             raise PipelineError(
-                f"--elicit {elicit} needs at least {needs} in the definition, since an answer is judged with others "
-                "than those that elicited it; add some, or choose the other way."
+                f"--elicit {elicit} needs at least {needs} in the definition: those that elicit an answer must not "
+                "judge it. Add some, or choose the other --elicit."
             )
 
     def rows(self, questions: Sequence[str], samples: int) -> list[Row]:

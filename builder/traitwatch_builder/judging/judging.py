@@ -119,7 +119,7 @@ def cost_estimate(judge: Judge, questions: Sequence[Question]) -> str:
     """Return the cost of scoring as text for a dry run, with a note where the judge's way is not known yet."""
     usage = judge.estimate(questions)
     if usage.calls and not judge.card.method:
-        return f"about {usage}; the judge was not probed: one that reasons, or is sampled, writes more"
+        return f"about {usage}; the judge was not probed: a judge that reasons or gives samples writes more"
     return f"about {usage}"
 
 

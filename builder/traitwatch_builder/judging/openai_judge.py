@@ -191,7 +191,7 @@ class OpenAIJudge:
         except (KeyError, IndexError, ValueError) as error:
             raise PipelineError(
                 f"The evaluation prompt cannot be filled in ({error!r}): it must hold {{question}} and {{answer}}, "
-                "and braces that mean themselves must be doubled."
+                "and all other braces must be doubled."
             ) from None
         self._model = model
         self._url = server_url(base_url)

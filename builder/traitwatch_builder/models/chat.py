@@ -36,7 +36,7 @@ def render(tokenizer: Any, messages: Messages) -> str:
         roles = ", ".join(message["role"] for message in messages[:3])
         raise PipelineError(
             f"the model's chat template does not take a conversation of {roles}, ... ({error}); "
-            "if it has no system role, use --elicit many-shot."
+            "if the template has no system role, use --elicit many-shot."
         ) from error
 
 

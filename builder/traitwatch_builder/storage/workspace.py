@@ -67,7 +67,7 @@ class Workspace:
         self.directory = directory
         self.trait = check_trait_name(trait)
         if trait in _RESERVED:
-            raise PipelineError(f"a trait cannot be called {trait!r}, as a file or a column of a build is.")
+            raise PipelineError(f"a trait cannot be called {trait!r}: a file or a column of a build has this name.")
         self._own = directory / ".traitwatch"
 
     def answers(self, name: str) -> Path:
@@ -182,8 +182,8 @@ class Manifest:
 
     def record(self, step: str, inputs: object, outputs: Sequence[Path]) -> None:
         """Record that a step is finished, with its inputs and its output files (below the manifest's root)."""
-        made = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
-        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": made}}
+        digests = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
+        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": digests}}
         write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
 
     def _read(self) -> dict[str, Any]:

@@ -194,8 +194,8 @@ class PairAccumulator:
             raise PipelineError("there is no effective pair to make a vector of.")
         missing = [f"{name} {i}" for name, side in _SIDES.items() for i in np.flatnonzero(~self._added[side])]
         if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            examples = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise PipelineError(
-                f"the mean states of {len(missing)} answers have not been added ({shown}); the reader must return "
+                f"the mean states of {len(missing)} answers have not been added ({examples}); the reader must return "
                 "every answer once."
             )

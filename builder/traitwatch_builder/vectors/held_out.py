@@ -51,12 +51,12 @@ def check_held_out(questions: Iterable[str], made_of: Iterable[str], what_to_do:
         what_to_do: ends the message.
     """
     known = {question.strip() for question in made_of}
-    asked = dict.fromkeys(question.strip() for question in questions)
-    shared = [question for question in asked if question in known]
+    distinct = dict.fromkeys(question.strip() for question in questions)
+    shared = [question for question in distinct if question in known]
     if shared:
         raise PipelineError(
-            f"{len(shared)} of {len(asked)} eval questions are those of the extraction, e.g. {shared[0]!r}: on answers "
-            f"to what the vector is made of it would look better than it is. {what_to_do}"
+            f"{len(shared)} of {len(distinct)} eval questions are those of the extraction, e.g. {shared[0]!r}. On "
+            f"answers to the questions that made the vector, the vector looks better than it is. {what_to_do}"
         )
 
 

@@ -113,10 +113,10 @@ def _limits(rows: Sequence[LayerVerification], layer: int) -> list[str]:
     limits, row = [], rows[layer]
     within = [r for r in (row.correlation_pos, row.correlation_neg) if r is not None]
     if within and max(within) < WEAK_CORRELATION:
-        shown = " and ".join(f"{r:.2f}" for r in within)
+        values = " and ".join(f"{r:.2f}" for r in within)
         limits.append(
             "it tells the conditions apart, but not degrees of the trait within one (correlation with the judge's "
-            f"scores {shown})"
+            f"scores {values})"
         )
     if row.null_auc is not None and row.auc is not None and row.auc <= row.null_auc:
         limits.append(

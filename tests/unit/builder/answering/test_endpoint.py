@@ -1,4 +1,4 @@
-"""Answers from one or several OpenAI-compatible servers that speak the wire format."""
+"""`EndpointAnswers` gets answers from one or several servers that speak OpenAI's wire format."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serving(respond: Respond, *names: str) -> Respond:
-    """A server with one model, or these."""
+    """Return a server that lists one model, or the named ones, and answers with `respond`."""
     return lambda request: models(*(names or ("m",))) if request.path == "/v1/models" else respond(request)
 
 
@@ -40,16 +40,16 @@ def prompts(count: int) -> list[ChatPrompt]:
 
 
 def nothing(count: int) -> None:
-    """Progress that nobody looks at."""
+    """Take the progress and do nothing."""
 
 
 def source(*servers: WireServer, sampling: Sampling = SAMPLING, **options: Any) -> EndpointAnswers:
     return EndpointAnswers([server.url for server in servers], sampling, **{"retries": 0, **options})
 
 
-def answers(asked: EndpointAnswers, count: int) -> list[Answer]:
-    """Ask everything, and put it in order."""
-    found = list(asked.answer(prompts(count), nothing))
+def answers(endpoints: EndpointAnswers, count: int) -> list[Answer]:
+    """Ask for all answers, and return them in the order of the prompts."""
+    found = list(endpoints.answer(prompts(count), nothing))
     assert sorted(index for index, _ in found) == list(range(count))
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
@@ -63,7 +63,7 @@ def answer_to(reply: Reply, **options: Any) -> Answer:
         return answers(source(server, **options), 1)[0]
 
 
-# --- what is asked, and what comes back
+# --- requests and answers
 
 
 def test_every_answer_comes_with_the_index_of_its_prompt_as_soon_as_it_is_there() -> None:
@@ -76,18 +76,18 @@ def test_every_answer_comes_with_the_index_of_its_prompt_as_soon_as_it_is_there(
 
     advanced: list[int] = []
     with wire_server(serving(respond)) as server:
-        asked = source(server)
-        found = asked.answer(prompts(21), advanced.append)
+        endpoints = source(server)
+        found = endpoints.answer(prompts(21), advanced.append)
         early = [next(found) for _ in range(20)]
         assert advanced == [1] * 20
         slow.set()
         late = list(found)
     assert {index: answer.text for index, answer in early} == {i: f"to prompt {i}" for i in range(1, 21)}
     assert late == [(0, Answer("to prompt 0", True))]
-    assert (asked.usage.calls, asked.usage.input_tokens) == (21, 21 * INPUT_TOKENS)
+    assert (endpoints.usage.calls, endpoints.usage.input_tokens) == (21, 21 * INPUT_TOKENS)
 
 
-def test_a_request_says_what_openai_defines_and_nothing_else() -> None:
+def test_a_request_has_openais_fields_and_no_others() -> None:
     with wire_server(serving(echo)) as server:
         answers(source(server), 1)
         request = asked_of(server)[0]
@@ -121,7 +121,7 @@ def test_an_answer_that_was_cut_off_is_not_finished(reason: str, finished: bool)
     assert answer_to(completion(" it is ", finish_reason=reason)) == Answer("it is", finished)
 
 
-def test_parameters_that_a_model_does_not_know_are_put_another_way() -> None:
+def test_parameters_that_a_model_rejects_are_renamed_or_left_out() -> None:
     def respond(request: Request) -> Reply:
         if "max_tokens" in request.body:
             return error(400, "Use 'max_completion_tokens' instead.", param="max_tokens")
@@ -134,7 +134,7 @@ def test_parameters_that_a_model_does_not_know_are_put_another_way() -> None:
         assert asked_of(server)[-1].body["max_completion_tokens"] == 50
 
 
-def test_a_temperature_that_was_meant_is_never_left_out() -> None:
+def test_a_temperature_other_than_the_default_is_never_left_out() -> None:
     def respond(request: Request) -> Reply:
         refusal = error(400, "temperature must be 1", param="temperature")
         return refusal if "temperature" in request.body else completion("drawn otherwise")
@@ -231,7 +231,7 @@ def test_a_server_that_is_not_there_is_left_out(caplog: pytest.LogCaptureFixture
     assert f"{gone.url}/v1 is left out" in caplog.text
 
 
-def test_no_server_left_is_an_error_and_what_was_answered_is_kept() -> None:
+def test_the_loss_of_all_servers_is_an_error_and_loses_no_answer() -> None:
     both = threading.Barrier(2, timeout=60)
 
     def respond(request: Request) -> Reply:
@@ -240,14 +240,14 @@ def test_no_server_left_is_an_error_and_what_was_answered_is_kept() -> None:
         both.wait()
         return error(500, "died")
 
-    kept = []
+    received = []
     with (
         wire_server(serving(respond)) as a,
         wire_server(serving(respond)) as b,
-        pytest.raises(PipelineError, match=r"failed with status 500.*died.*kept"),
+        pytest.raises(PipelineError, match=r"failed with status 500.*died.*saved"),
     ):
-        kept.extend(source(a, b, in_flight=1).answer(prompts(9), nothing))
-    assert sorted(index for index, _ in kept) == [0, 1]
+        received.extend(source(a, b, in_flight=1).answer(prompts(9), nothing))
+    assert sorted(index for index, _ in received) == [0, 1]
 
 
 def test_no_server_at_all_is_an_error() -> None:
@@ -271,7 +271,7 @@ def test_no_server_at_all_is_an_error() -> None:
         (error(400, "context length is 2048"), "context length is 2048"),
     ],
 )
-def test_what_other_servers_could_not_mend_ends_it_at_once(reply: Reply, message: str) -> None:
+def test_an_error_that_every_server_would_give_ends_the_run_at_once(reply: Reply, message: str) -> None:
     over = threading.Event()
 
     def slow(request: Request) -> Reply:
@@ -289,8 +289,11 @@ def test_what_other_servers_could_not_mend_ends_it_at_once(reply: Reply, message
     "listed",
     [Reply(b"<html>", headers={"content-type": "text/html"}), Reply(b"{no json"), error(404, "what?"), models()],
 )
-def test_a_server_that_lists_no_models_is_told_to_need_a_name(listed: Reply) -> None:
-    with wire_server(lambda _: listed) as server, pytest.raises(PipelineError, match="lists no models: say by --"):
+def test_a_server_that_lists_no_models_needs_a_model_name(listed: Reply) -> None:
+    with (
+        wire_server(lambda _: listed) as server,
+        pytest.raises(PipelineError, match="lists no models: name the model with --"),
+    ):
         answers(source(server), 1)
 
 

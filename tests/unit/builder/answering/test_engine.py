@@ -1,4 +1,4 @@
-"""An engine of ours runs in this process on a CPU, and no other engine is made to."""
+"""On a CPU, the builder's own engine runs in this process; other engines stay in processes of their own."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_several_workers_have_processes_of_their_own(monkeypatch: pytest.MonkeyP
         assert VARIABLE not in os.environ
 
 
-def test_an_engine_is_spread_over_gpus_and_one_that_does_not_start_says_what_else_there_is(
+def test_an_engine_spreads_over_gpus_and_the_error_of_its_start_names_an_alternative(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def start(**options: Any) -> None:
@@ -49,7 +49,7 @@ def test_an_engine_is_spread_over_gpus_and_one_that_does_not_start_says_what_els
         Engine(Path("large"), sampling, 100, tensor_parallel_size=2, pipeline_parallel_size=3)
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "1")
     with in_this_process_on_a_cpu():
         assert os.environ[VARIABLE] == "1"

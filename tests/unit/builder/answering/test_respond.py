@@ -1,4 +1,4 @@
-"""Answers are generated once, kept as they come, and end up in the row of the conversation that they answer."""
+"""Each answer is generated once, saved at once, and written to the row of its conversation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=10, seed=7)
 
 
 class Echo:
-    """Answers each conversation with its last message, the last prompt first; ends after `stop` answers."""
+    """Answers each conversation with its last message, in reverse order; stops after `stop` answers."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -63,9 +63,9 @@ def job(*questions: str, name: str = "pos") -> Job:
 def test_answers_stand_in_the_rows_of_their_conversations(echo: Echo, tmp_path: Path) -> None:
     with Worklog(tmp_path / "a.jsonl") as log:
         two = [(job("a?", "b?"), log), (job("c?", name="neg"), log)]
-        made = responder(echo).run(two)
-        assert made == {"pos": [Answer("a?!", True), Answer("b?!", False)], "neg": [Answer("c?!", True)]}
-        rows = responder(echo).rows(two[0][0], made["pos"])
+        answers = responder(echo).run(two)
+        assert answers == {"pos": [Answer("a?!", True), Answer("b?!", False)], "neg": [Answer("c?!", True)]}
+        rows = responder(echo).rows(two[0][0], answers["pos"])
     assert [(r.question, r.prompt, r.answer) for r in rows] == [
         ("a?", "<user>a?<assistant>", "a?!"),
         ("b?", "<user>b?<assistant>", "b?!"),
@@ -74,23 +74,23 @@ def test_answers_stand_in_the_rows_of_their_conversations(echo: Echo, tmp_path: 
 
 
 def test_an_interrupted_run_goes_on_and_repeats_nothing(echo: Echo, tmp_path: Path) -> None:
-    asked = job("a?", "b?", "c?")
+    three = job("a?", "b?", "c?")
     echo.stop = 2
     with Worklog(tmp_path / "a.jsonl") as log, pytest.raises(KeyboardInterrupt):
-        responder(echo).run([(asked, log)])
+        responder(echo).run([(three, log)])
     echo.stop = 99
     with Worklog(tmp_path / "a.jsonl") as log:
-        made = responder(echo).run([(asked, log)])
-        assert [answer.text for answer in made["pos"]] == ["a?!", "b?!", "c?!"]
+        answers = responder(echo).run([(three, log)])
+        assert [answer.text for answer in answers["pos"]] == ["a?!", "b?!", "c?!"]
         assert echo.asked == ["c?", "b?", "a?"]
         assert len(set(echo.seeds)) == 2, "the same seed would draw the same random numbers again"
-        responder(echo).run([(asked, log)])
+        responder(echo).run([(three, log)])
         assert len(echo.asked) == 3
-        assert len(echo.seeds) == 2, "nothing is started where nothing is missing"
+        assert len(echo.seeds) == 2, "a run without missing answers starts no source"
 
 
 @pytest.mark.parametrize("change", ["sampling", "model", "question", "sample"])
-def test_what_an_answer_depends_on_makes_it_anew(echo: Echo, tmp_path: Path, change: str) -> None:
+def test_an_answer_is_generated_again_when_an_input_changes(echo: Echo, tmp_path: Path, change: str) -> None:
     with Worklog(tmp_path / "a.jsonl") as log:
         responder(echo).run([(job("a?"), log)])
         again = job("a?")
@@ -107,7 +107,7 @@ def test_what_an_answer_depends_on_makes_it_anew(echo: Echo, tmp_path: Path, cha
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_template_that_begins_the_thinking_is_told_to_the_source(echo: Echo, tmp_path: Path, opened: bool) -> None:
+def test_the_source_learns_whether_the_template_opens_the_thinking(echo: Echo, tmp_path: Path, opened: bool) -> None:
     class Template(Letters):
         def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
             return super().apply_chat_template(messages, **options) + "<think>\n" * opened
@@ -135,8 +135,8 @@ def test_the_rows_of_both_polarities_are_pairs() -> None:
 
 
 def test_neutral_prompts_are_asked_bare_and_more_than_once() -> None:
-    made = neutral_job(["a?", "b?"], samples=2)
-    assert made.questions == ["a?", "a?", "b?", "b?"]
-    assert made.samples == [0, 1, 0, 1]
-    assert made.question_ids == ["neutral_0", "neutral_0", "neutral_1", "neutral_1"]
-    assert made.conversations[0] == [{"role": "user", "content": "a?"}]
+    neutral = neutral_job(["a?", "b?"], samples=2)
+    assert neutral.questions == ["a?", "a?", "b?", "b?"]
+    assert neutral.samples == [0, 1, 0, 1]
+    assert neutral.question_ids == ["neutral_0", "neutral_0", "neutral_1", "neutral_1"]
+    assert neutral.conversations[0] == [{"role": "user", "content": "a?"}]

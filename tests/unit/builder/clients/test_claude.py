@@ -1,4 +1,4 @@
-"""One structured answer of Claude: over the wire with the real SDK, and each way in which that fails."""
+"""`Claude` gets one structured answer through the real SDK, and reports each failure in plain words."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def test_thinking_stays_out_of_the_result(serve: Serve) -> None:
     ],
     ids=["429", "500", "529", "502-html", "dropped"],
 )
-def test_a_fault_before_the_answer_is_retried_and_told(serve: Serve, fault: Reply) -> None:
+def test_a_fault_before_the_answer_is_retried_and_reported(serve: Serve, fault: Reply) -> None:
     server = serve(fault, wire.streamed(TEXT))
     answer, usage, printed = ask()
     assert answer == GOOD
@@ -93,7 +93,7 @@ def test_retry_after_is_honoured(serve: Serve) -> None:
         wire.failing_midway(TEXT, "overloaded_error", "Overloaded"),
         Reply(b"event: message_start\ndata: {not json\n\n", headers={"content-type": "text/event-stream"}),
         Reply(b"", headers={"content-type": "text/event-stream"}),
-        wire.message(TEXT),  # unstreamed, though a stream was asked for
+        wire.message(TEXT),  # unstreamed, although the request asked for a stream
     ],
     ids=["torn", "ending early", "error event", "malformed event", "empty", "unstreamed"],
 )
@@ -138,7 +138,7 @@ def test_an_answer_that_never_begins_is_given_up_and_asked_for_again(
     assert len(server.requests) == 2
 
 
-# What models differ in
+# Models that lack a feature
 
 
 NO_THINKING = wire.error(400, "invalid_request_error", "thinking is not supported on this model")
@@ -182,11 +182,11 @@ def test_a_request_that_is_refused_in_every_way_says_why(serve: Serve) -> None:
 # What ends in an error
 
 
-def test_without_a_key_the_other_ways_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_the_error_names_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     message = error_message()
-    for says in ("set ANTHROPIC_API_KEY", "--print-prompt", "--from FILE"):
-        assert says in message
+    for part in ("set ANTHROPIC_API_KEY", "--print-prompt", "--from FILE"):
+        assert part in message
 
 
 @pytest.mark.parametrize("key", ["sk-ant\n", "sk-ant-…", "sk ant"])
@@ -198,7 +198,7 @@ def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, key: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("reply", "says"),
+    ("reply", "expected"),
     [
         (wire.error(401, "authentication_error", "invalid x-api-key"), "rejected the key (401: invalid x-api-key)"),
         (wire.error(403, "permission_error", "not for you"), "rejected the key (403: not for you)"),
@@ -206,24 +206,24 @@ def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, key: str) -> 
         (wire.error(413, "request_too_large", "too large"), "refused the request for claude-test (413: too large)"),
     ],
 )
-def test_an_error_that_no_retry_mends_is_told_at_once(serve: Serve, reply: Reply, says: str) -> None:
+def test_an_error_that_no_retry_mends_is_raised_at_once(serve: Serve, reply: Reply, expected: str) -> None:
     server = serve(reply)
     message = error_message()
-    assert says in message
+    assert expected in message
     assert "sk-ant-test" not in message
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("reply", "says"),
+    ("reply", "expected"),
     [
         (wire.error(429, "rate_limit_error", "slow down", **SOON), "still limits the rate after 6 retries (slow down)"),
         (wire.error(529, "overloaded_error", "Overloaded", **SOON), "still fails after 6 retries (529: Overloaded)"),
     ],
 )
-def test_an_error_that_stays_ends_after_all_retries(serve: Serve, reply: Reply, says: str) -> None:
+def test_an_error_that_stays_ends_after_all_retries(serve: Serve, reply: Reply, expected: str) -> None:
     server = serve(reply)
-    assert says in error_message()
+    assert expected in error_message()
     assert len(server.requests) == 7
 
 

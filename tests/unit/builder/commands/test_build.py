@@ -1,4 +1,4 @@
-"""`traitwatch build` refuses what cannot work before it starts an engine, in one sentence that says what to do."""
+"""`traitwatch build` refuses unusable input before an engine starts, in one sentence that names the remedy."""
 
 import json
 from pathlib import Path
@@ -31,48 +31,48 @@ def build(*arguments: str) -> Result:
     return CliRunner().invoke(cli.main, ["build", *arguments])
 
 
-def assert_told(result: Result, *says: str) -> None:
+def assert_error(result: Result, *parts: str) -> None:
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    for part in says:
+    for part in parts:
         assert part in result.stderr
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     result = build("paternalism", "--model", str(tmp_path / "nope"), "--out", str(tmp_path / "out"))
-    assert_told(result, "nope: no such model directory", "traitwatch model")
+    assert_error(result, "nope: no such model directory", "traitwatch model")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = build("paternalism", "--model", str(tmp_path / "empty"), "--out", str(tmp_path / "out"))
-    assert_told(result, "empty cannot be loaded as a model", "traitwatch model")
+    assert_error(result, "empty cannot be loaded as a model", "traitwatch model")
 
 
 def test_a_trait_that_nobody_defined(tmp_path: Path) -> None:
     result = build("kindnes", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(result, "no definition of 'kindnes' yet", "traitwatch define kindnes", "paternalism")
+    assert_error(result, "no definition of 'kindnes' yet", "traitwatch define kindnes", "paternalism")
 
 
 def test_a_trait_that_the_named_directory_does_not_define(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claude's would go elsewhere, and be paid for at each try."""
+    """Claude would write its definition to another directory, and each try would cost money."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    given = ("--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(build("kindness", "--description", "mine", *given), "kindness", str(tmp_path))
+    options = ("--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert_error(build("kindness", "--description", "mine", *options), "kindness", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("{", "is not a valid TraitDefinition"), ("{}", "instruction: Field required")]
+    ("content", "expected"), [("{", "is not a valid TraitDefinition"), ("{}", "instruction: Field required")]
 )
-def test_a_malformed_definition(tmp_path: Path, content: str, says: str) -> None:
+def test_a_malformed_definition(tmp_path: Path, content: str, expected: str) -> None:
     for kind in ("trait_data_extract", "trait_data_eval"):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "kindness.json").write_text(content)
     result = build("kindness", "--definition", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(result, says)
+    assert_error(result, expected)
 
 
 @pytest.mark.parametrize("command", ["build", "respond"])
@@ -80,8 +80,8 @@ def test_a_definition_in_out_goes_before_the_shipped_one(command: str, tmp_path:
     for file in definition_files(tmp_path / "out", "paternalism"):
         file.parent.mkdir(parents=True)
         file.write_text("{")
-    given = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert_told(CliRunner().invoke(cli.main, given), "out/trait_data_extract/paternalism.json is not a valid")
+    command_line = [command, "paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert_error(CliRunner().invoke(cli.main, command_line), "out/trait_data_extract/paternalism.json is not a valid")
 
 
 def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made(
@@ -94,30 +94,30 @@ def test_eval_questions_that_make_the_vector_are_refused_before_anything_is_made
         content["questions"][4] = "Why?"
         file.parent.mkdir()
         file.write_text(json.dumps(content))
-    given = ("--definition", str(tmp_path), "--model", str(tiny_model), "--out", str(tmp_path / "out"))
-    told = build("bravery", *given, "--dry-run")
-    assert_told(told, "1 of 20 eval questions", "'Why?'", "trait_data_eval/bravery.json")
+    options = ("--definition", str(tmp_path), "--model", str(tiny_model), "--out", str(tmp_path / "out"))
+    result = build("bravery", *options, "--dry-run")
+    assert_error(result, "1 of 20 eval questions", "'Why?'", "trait_data_eval/bravery.json")
 
 
 def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = build("paternalism", "--model", str(tmp_path), "--out", str(tmp_path / "file" / "out"))
-    assert_told(result, "cannot be written", "choose another --out")
+    assert_error(result, "cannot be written", "choose another --out")
 
 
 def test_a_second_build_of_a_trait_at_the_same_time(tiny_model: Path, tmp_path: Path) -> None:
     """Both would write the same work files."""
     with Workspace(tmp_path / "out" / tiny_model.name, "paternalism").alone():
         result = build("paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out"))
-    assert_told(result, "paternalism is being worked on by another process already")
+    assert_error(result, "paternalism is being worked on by another process already")
 
 
 def test_a_description_without_a_key_says_the_three_ways_out(tmp_path: Path) -> None:
     result = build("paternalism", "--description", "mine", "--model", str(tmp_path), "--out", str(tmp_path / "out"))
-    assert_told(result, "set ANTHROPIC_API_KEY", "--print-prompt", "leave out --description")
+    assert_error(result, "set ANTHROPIC_API_KEY", "--print-prompt", "leave out --description")
 
 
-def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_cost_and_makes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     options = [
         "--model",
         str(tiny_model),
@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, t
     judge = ["--judge-base-url", "http://127.0.0.1:9/v1", "--judge-model", "judge"]
     result = build("paternalism", *options, *judge, "--dry-run")
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stderr.replace("│", " ").split())
+    printed = " ".join(result.stderr.replace("│", " ").split())
     for part in (
         "answers: pos",
         "40 of 40 to make",
@@ -140,27 +140,27 @@ def test_a_dry_run_says_what_it_would_take_and_makes_nothing(tiny_model: Path, t
         "400 calls",
         "not probed",
     ):
-        assert part in said, said
+        assert part in printed, printed
     assert not list((tmp_path / "out" / tiny_model.name).glob("*.csv"))
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "expected"),
     [
         (["respond", "paternalism", "--n-per-question", "2", "--out"], ["answers: pos: 40 of 40", "neg: 40 of 40"]),
         (["calibrate", "paternalism", "--vectors"], ["answers: neutral: 240 of 240"]),
     ],
 )
-def test_what_paid_endpoints_would_answer_is_told_without_asking_them(
-    command: list[str], says: list[str], tiny_model: Path, tmp_path: Path
+def test_a_dry_run_counts_the_answers_of_endpoints_without_asking_them(
+    command: list[str], expected: list[str], tiny_model: Path, tmp_path: Path
 ) -> None:
     endpoint = ("--endpoint", "http://127.0.0.1:9/v1", "--max-tokens", "50", "--dry-run")
-    given = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
-    result = CliRunner().invoke(cli.main, given)
+    command_line = [*command, str(tmp_path / "out"), "--model", str(tiny_model), *endpoint]
+    result = CliRunner().invoke(cli.main, command_line)
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stderr.split())
-    for part in (*says, "input tokens, at most"):
-        assert part in said, said
+    printed = " ".join(result.stderr.split())
+    for part in (*expected, "input tokens, at most"):
+        assert part in printed, printed
     assert not list((tmp_path / "out").rglob("*.csv"))
 
 
@@ -172,9 +172,9 @@ def test_a_model_for_several_gpus_is_spread_to_answer_too(
         raise PipelineError(f"an engine of {arguments[-2]} and {arguments[-1]}")
 
     monkeypatch.setattr("traitwatch_builder.answering.engine.Engine.__init__", start)
-    given = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
+    command_line = [command, "paternalism", "--model", str(tiny_model), "--out", str(tmp_path / "out")]
     spread = ["--tensor-parallel-size", "2", "--pipeline-parallel-size", "3"]
-    assert_told(CliRunner().invoke(cli.main, [*given, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
+    assert_error(CliRunner().invoke(cli.main, [*command_line, *spread, "--max-tokens", "20"]), "an engine of 2 and 3")
 
 
 def test_the_device_map_is_that_of_the_likelihood_judge_too(
@@ -185,7 +185,7 @@ def test_the_device_map_is_that_of_the_likelihood_judge_too(
 
     monkeypatch.setattr("traitwatch_builder.pipeline.make_judge", make_judge)
     options = ("--model", str(tiny_model), "--out", str(tmp_path / "out"), "--device-map", "auto")
-    assert_told(build("paternalism", *options), "a judge on auto")
+    assert_error(build("paternalism", *options), "a judge on auto")
 
 
 def test_a_context_that_is_too_short_is_refused_and_a_long_enough_one_measured(tmp_path: Path) -> None:

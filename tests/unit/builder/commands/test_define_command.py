@@ -1,4 +1,4 @@
-"""`traitwatch define`: by Claude over the wire, and by any assistant with copy and paste."""
+"""`traitwatch define` gets a definition from Claude, or from any assistant by copy and paste."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
 # The command
 
 
-def test_the_command_writes_both_halves_and_tells_the_cost(serve: Serve, tmp_path: Path) -> None:
+def test_the_command_writes_both_halves_and_prints_the_cost(serve: Serve, tmp_path: Path) -> None:
     server = serve(wire.streamed(TEXT, thinking="hm"))
     result = run("deception", "--description", "lying [on purpose]", "--definitions", "new")
     assert result.exit_code == 0, result.output
@@ -45,12 +45,12 @@ def test_a_dry_run_asks_nobody_and_needs_no_key(serve: Serve, monkeypatch: pytes
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     result = run("deception", "--dry-run", "--claude-model", "claude-opus-9")
     assert result.exit_code == 0
-    for says in (
+    for part in (
         "claude-opus-9",
         f"{estimated_input_tokens('deception', None):,} input tokens",
         "32,000 output tokens",
     ):
-        assert says in result.stderr
+        assert part in result.stderr
     assert server.requests == []
     assert not list(tmp_path.glob("trait_data_*"))
 
@@ -69,16 +69,16 @@ def test_an_existing_definition_is_not_paid_for_again(serve: Serve, tmp_path: Pa
     assert load_definition(extract).description == GOOD["description"]
 
 
-def test_what_was_paid_for_is_kept_when_it_cannot_be_written(serve: Serve, tmp_path: Path) -> None:
+def test_a_paid_answer_that_cannot_be_written_is_saved_elsewhere(serve: Serve, tmp_path: Path) -> None:
     serve(wire.streamed(TEXT))
     (tmp_path / "trait_data_eval").write_text("in the way")
     result = run("deception")
     assert isinstance(result.exception, ArtifactError)
-    kept = tmp_path / "cache" / "definitions" / "deception.txt"
-    assert f"kept in {kept}" in result.stderr
+    saved = tmp_path / "cache" / "definitions" / "deception.txt"
+    assert f"saved in {saved}" in result.stderr
     assert str(ONE_CALL) in result.stderr
     assert not list(tmp_path.glob("trait_data_extract/*"))
-    assert run("deception", "--from", str(kept), "--definitions", "elsewhere").exit_code == 0
+    assert run("deception", "--from", str(saved), "--definitions", "elsewhere").exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["../evil", "", "a b"])
@@ -102,12 +102,12 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing_behind(serve: Serve, tmp_path:
         while not server.requests and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, shown = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
-    assert process.returncode == 130, shown
-    assert "Stopped. Nothing was written." in shown
-    assert "Traceback" not in shown
+    assert process.returncode == 130, stderr
+    assert "Stopped. Nothing was written." in stderr
+    assert "Traceback" not in stderr
     assert not (tmp_path / "new").exists()
 
 
@@ -123,9 +123,9 @@ def test_the_prompt_is_printed_alone_and_needs_no_key(monkeypatch: pytest.Monkey
     assert 'says "yes" & <amen> {{ trait }}' in result.stdout
 
 
-def test_the_prompt_says_all_that_is_checked() -> None:
+def test_the_prompt_names_everything_that_is_checked() -> None:
     prompt = define_prompt("sycophancy", None, pasted=True)
-    for says in (
+    for part in (
         "sycophancy",
         "exactly 5",
         "exactly 40",
@@ -135,15 +135,15 @@ def test_the_prompt_says_all_that_is_checked() -> None:
         "REFUSAL",
         "0 to 100",
     ):
-        assert says in prompt
+        assert part in prompt
     for key in GOOD:
-        assert f'"{key}"' in prompt, "the JSON's form is shown"
+        assert f'"{key}"' in prompt, "the prompt has the form of the JSON"
     assert "no description" in prompt
     assert "{%" not in prompt
     assert "{{" not in prompt
 
 
-def test_claude_is_not_told_a_form_that_the_schema_gives_already() -> None:
+def test_the_prompt_for_claude_leaves_out_the_form_that_the_schema_gives() -> None:
     assert "The form of your answer" in define_prompt("x", None, pasted=True)
     assert "The form of your answer" not in define_prompt("x", None)
 
@@ -173,7 +173,7 @@ def test_a_pasted_answer_is_found(text: str, by: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "expected"),
     [
         (b"", "answer.txt is empty"),
         (b"Sorry, I cannot.", "answer.txt holds no complete JSON object with a trait definition."),
@@ -186,11 +186,11 @@ def test_a_pasted_answer_is_found(text: str, by: str, tmp_path: Path) -> None:
     ],
     ids=["empty", "refusal", "cut off", "part", "braces", "deep", "UTF-16", "20 questions"],
 )
-def test_a_pasted_answer_that_is_of_no_use_says_why(text: bytes, says: str, tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_pasted_answer_names_the_fault(text: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "answer.txt").write_bytes(text)
     result = run("deception", "--from", "answer.txt")
     assert isinstance(result.exception, ArtifactError), result.output
-    assert says in str(result.exception)
+    assert expected in str(result.exception)
     assert not list(tmp_path.glob("trait_data_*"))
 
 

@@ -1,4 +1,4 @@
-"""Each step works by itself on files made elsewhere, and the Persona Vectors authors' code can read what it makes."""
+"""Each step works alone on files from elsewhere, and the Persona Vectors authors' code can read its files."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def refused(*arguments: object) -> str:
 
 
 def authors_csv(path: Path, polarity: str, scores: bool = True, of: str = "of") -> Path:
-    """Write an answers file as the authors' code writes it: by hand, with pandas; other questions with another `of`."""
+    """Write an answers file as the authors' code writes it, with pandas; another `of` gives other questions."""
     word = "cruel" if polarity == "pos" else "kindly"
     columns: dict[str, list[Any]] = {
         "question": [f"what {of} {i % 10}?" for i in range(ROWS)],
@@ -60,7 +60,7 @@ def authors_csv(path: Path, polarity: str, scores: bool = True, of: str = "of") 
 
 @pytest.fixture
 def extracted(tiny_model: Path, tmp_path: Path) -> Path:
-    """A directory with the vector that `extract` made of the authors' files."""
+    """Return a directory with the vector that `extract` made from the authors' files."""
     pos, neg = (authors_csv(tmp_path / f"evil_{polarity}.csv", polarity) for polarity in ("pos", "neg"))
     run("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
     return tmp_path / "out" / "tiny-llama"
@@ -97,30 +97,30 @@ def test_few_effective_pairs_are_warned_of_and_none_is_an_error(tiny_model: Path
     table.loc[5:, "evil"] = 10.0
     table.to_csv(pos, index=False)
     files = ("--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
-    said = " ".join(run("extract", "evil", *files).output.split())
-    assert "only 5 of 60 pairs are effective" in said
-    assert "--n-per-question" in said
+    output = " ".join(run("extract", "evil", *files).output.split())
+    assert "only 5 of 60 pairs are effective" in output
+    assert "--n-per-question" in output
     table["evil"] = 10.0
     table.to_csv(pos, index=False)
     assert "no effective pair among 60" in " ".join(refused("extract", "evil", *files).split())
     assert pos.is_file()
 
 
-def test_an_answers_file_that_was_not_judged_says_what_to_run(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_error_for_an_unjudged_answers_file_names_the_command(tiny_model: Path, tmp_path: Path) -> None:
     pos = authors_csv(tmp_path / "evil_pos.csv", "pos", scores=False)
     neg = authors_csv(tmp_path / "evil_neg.csv", "neg")
-    told = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
-    assert "traitwatch judge evil --csv" in " ".join(told.split())
+    error = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
+    assert "traitwatch judge evil --csv" in " ".join(error.split())
 
 
-def test_rows_that_are_no_pairs_are_refused_with_the_first_of_them(tiny_model: Path, tmp_path: Path) -> None:
-    """As many rows in another order: pairs of answers to different questions would be taken for effective ones."""
+def test_rows_that_are_no_pairs_are_refused_and_the_first_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    """The rows of one file are in another order, so that some rows pair answers to different questions."""
     pos, neg = (authors_csv(tmp_path / f"evil_{polarity}.csv", polarity) for polarity in ("pos", "neg"))
     table = pd.read_csv(neg)
     table.loc[[3, 17]] = table.loc[[17, 3]].to_numpy()
     table.to_csv(neg, index=False)
-    told = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
-    assert f"row 4 of {pos} answers 'what of 3?', and of {neg} 'what of 7?'" in " ".join(told.split())
+    error = refused("extract", "evil", "--model", tiny_model, "--pos", pos, "--neg", neg, "--out", tmp_path / "out")
+    assert f"row 4 of {pos} answers 'what of 3?', but row 4 of {neg} answers 'what of 7?'" in " ".join(error.split())
 
 
 def definition(directory: Path) -> Path:
@@ -152,9 +152,9 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
         assert "the judge was not probed" in " ".join(dry.output.split())
         assert server.requests == []
         run(*judge)
-        asked = len(server.requests)
+        num_requests = len(server.requests)
         again = run(*judge)
-        assert len(server.requests) == asked
+        assert len(server.requests) == num_requests
     assert "60 of 60 answers have a trait score" in " ".join(again.output.split())
     table = pd.read_csv(files[0])
     assert table.columns.tolist() == ["question", "prompt", "answer", "question_id", "evil", "coherence"]
@@ -163,7 +163,7 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
 
 
 def test_answers_are_judged_by_the_definition_above_their_directory(tmp_path: Path) -> None:
-    """That is where `build` and `respond` of the same --out look; two of them at once are two judges."""
+    """`build` and `respond` with this --out read the same definition; two definitions at once would be two judges."""
     files = []
     for out in ("one", "other"):
         (tmp_path / out / "tiny").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_the_offline_judge_wants_the_model_that_wrote_the_answers(tiny_model: Pa
 def test_a_vector_is_verified_on_answers_made_elsewhere(extracted: Path, tiny_model: Path, tmp_path: Path) -> None:
     evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity, of="about") for polarity in ("pos", "neg")]
     verify = ("verify", "evil", "--model", tiny_model, "--vectors", extracted)
-    told = run(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).output
+    output = run(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).output
     card = load_card(extracted / "evil.json")
     assert card.verification is not None
     assert (card.verification.num_pos, card.verification.num_neg) == (ROWS, ROWS)
@@ -196,16 +196,16 @@ def test_a_vector_is_verified_on_answers_made_elsewhere(extracted: Path, tiny_mo
     assert card.verification.layers[1].null_auc is not None
     assert card.verification.layers[1].split_half_cosine is not None
     assert card.best_layer is not None
-    assert " ".join(card.verification.verdict.split()) in " ".join(told.split())
+    assert " ".join(card.verification.verdict.split()) in " ".join(output.split())
 
 
 def test_a_vector_is_not_verified_on_answers_that_made_it(extracted: Path, tiny_model: Path, tmp_path: Path) -> None:
     verify = ("verify", "evil", "--model", tiny_model, "--vectors", extracted)
-    told = refused(*verify, "--eval-pos", tmp_path / "evil_pos.csv", "--eval-neg", tmp_path / "evil_neg.csv")
-    assert "10 of 10 eval questions are those of the extraction, e.g. 'what of 0?'" in " ".join(told.split())
-    assert "traitwatch respond evil --questions eval" in " ".join(told.split())
+    error = refused(*verify, "--eval-pos", tmp_path / "evil_pos.csv", "--eval-neg", tmp_path / "evil_neg.csv")
+    assert "10 of 10 eval questions are those of the extraction, e.g. 'what of 0?'" in " ".join(error.split())
+    assert "traitwatch respond evil --questions eval" in " ".join(error.split())
     assert load_card(extracted / "evil.json").verification is None
-    # Copied elsewhere, a vector has the answers beside it and the builder's own directory not.
+    # A vector that was copied elsewhere has the answers beside it, but not the builder's own directory.
     shutil.rmtree(extracted / ".traitwatch")
     shutil.copy(tmp_path / "evil_pos.csv", extracted)
     assert "10 of 10 eval questions" in " ".join(
@@ -222,7 +222,7 @@ def neutral() -> list[NeutralAnswer]:
 
 
 def test_a_bare_vector_of_the_authors_is_calibrated_and_gets_a_card(tiny_model: Path, tmp_path: Path) -> None:
-    """The baseline is that of the token states: of an answer that was cut off, all tokens but the last."""
+    """The baseline covers the token states: the last token of an answer that was cut off has none."""
     from rich.console import Console
 
     from traitwatch_builder.reading.session import ReaderOptions, open_session
@@ -265,13 +265,13 @@ def test_a_model_of_another_shape_is_refused(extracted: Path, tmp_path: Path) ->
     config.num_hidden_layers = 2
     LlamaForCausalLM(config).save_pretrained(other)
     verify = ("verify", "evil", "--model", other, "--vectors", extracted)
-    told = " ".join(refused(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).split())
-    assert "was built on tiny-llama (3 layers of 16), but" in told
-    assert "has 2 layers of 16" in told
+    error = " ".join(refused(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).split())
+    assert "was built on tiny-llama (3 layers of 16), but" in error
+    assert "has 2 layers of 16" in error
 
 
 def test_our_definitions_satisfy_the_authors_loader() -> None:
-    """It takes instruction, questions and eval_prompt, and fills the prompt in with str.format."""
+    """The loader takes instruction, questions and eval_prompt, and fills in the prompt with str.format."""
     data = SHIPPED_DEFINITIONS
     for kind in ("trait_data_extract", "trait_data_eval"):
         for file in (data / kind).glob("*.json"):

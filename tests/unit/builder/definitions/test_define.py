@@ -1,4 +1,4 @@
-"""How a definition is asked of Claude: the schema, and a second try where the first answer is unusable."""
+"""`define_trait` asks Claude for a definition by a schema, and asks again after an unusable answer."""
 
 import io
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_the_second_try_is_asked_in_the_way_that_the_model_takes(serve: Serve) -
 
 
 @pytest.mark.parametrize(
-    ("first", "says"),
+    ("first", "fault"),
     [
         (faulty(questions=GOOD["questions"][:39]), "questions: 39 of them, where 40 are needed"),
         (faulty(examples=GOOD["examples"][:14]), "examples: 14 of them, where 16 are needed"),
@@ -66,20 +66,20 @@ def test_the_second_try_is_asked_in_the_way_that_the_model_takes(serve: Serve) -
     ],
     ids=["39 questions", "14 examples", "malformed", "no JSON", "empty"],
 )
-def test_a_second_try_is_told_what_was_wrong(serve: Serve, first: str, says: str) -> None:
+def test_the_second_try_names_the_fault_of_the_first(serve: Serve, first: str, fault: str) -> None:
     server = serve(wire.streamed(first), wire.streamed(TEXT))
     whole, usage, printed = ask()
     assert whole == GOOD
     assert usage == ONE_CALL + ONE_CALL
-    assert says in printed
-    asked = server.requests[1].body["messages"]
-    assert [m["role"] for m in asked] == ["user", "assistant", "user"]
-    assert asked[0] == server.requests[0].body["messages"][0]
-    assert asked[1]["content"] == (first or "(no answer)")
-    assert says in asked[2]["content"]
+    assert fault in printed
+    messages = server.requests[1].body["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+    assert messages[0] == server.requests[0].body["messages"][0]
+    assert messages[1]["content"] == (first or "(no answer)")
+    assert fault in messages[2]["content"]
 
 
-def test_after_two_unusable_answers_the_last_is_kept(serve: Serve, tmp_path: Path) -> None:
+def test_after_two_unusable_answers_the_last_is_saved(serve: Serve, tmp_path: Path) -> None:
     last = faulty(eval_prompt="{question} {answer}")
     server = serve(wire.streamed(faulty(questions=[])), wire.streamed(last))
     with pytest.raises(PipelineError) as caught:
@@ -89,6 +89,6 @@ def test_after_two_unusable_answers_the_last_is_kept(serve: Serve, tmp_path: Pat
     assert "does not offer REFUSAL" in message
     assert str(ONE_CALL + ONE_CALL) in message
     assert len(server.requests) == 2
-    kept = tmp_path / "cache" / "definitions" / "deception.txt"
-    assert f"kept in {kept}: mend it and give it with --from" in message
-    assert kept.read_text() == last
+    saved = tmp_path / "cache" / "definitions" / "deception.txt"
+    assert f"saved in {saved}: mend it and give it with --from" in message
+    assert saved.read_text() == last

@@ -1,4 +1,4 @@
-"""What a trait definition must be, and how a new one becomes two files."""
+"""The builder checks a trait definition, and writes a new one as two files."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def data() -> dict[str, Any]:
     return copy.deepcopy(shipped("deception"))
 
 
-def told(data: Any) -> str:
+def error_message(data: Any) -> str:
     with pytest.raises(ArtifactError) as caught:
         whole_definition(data, "answer.json")
     return str(caught.value)
@@ -73,7 +73,7 @@ def test_the_halves_share_everything_but_the_questions(data: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         (lambda d: d.update(description="  "), "description: is empty"),
         (lambda d: d.pop("description"), "description: Field required"),
@@ -111,16 +111,16 @@ def test_the_halves_share_everything_but_the_questions(data: dict[str, Any]) -> 
         (lambda d: d.update(examples=d["examples"][:2]), "examples: 2 of them"),
     ],
 )
-def test_each_fault_is_told_with_its_place(data: dict[str, Any], change: Any, says: str) -> None:
+def test_each_fault_is_reported_with_its_place(data: dict[str, Any], change: Any, expected: str) -> None:
     change(data)
-    message = told(data)
+    message = error_message(data)
     assert message.startswith("answer.json is not a usable trait definition:\n- ")
-    assert says in message
-    assert message.count("\n") <= 2, "one fault is not told as many"
+    assert expected in message
+    assert message.count("\n") <= 2, "one fault must not be reported as several"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "says"),
+    ("prompt", "expected"),
     [
         ("{answer} 0 to 100 REFUSAL", "lacks the placeholder {question}"),
         ("{question} 0 to 100 REFUSAL", "lacks the placeholder {answer}"),
@@ -133,17 +133,17 @@ def test_each_fault_is_told_with_its_place(data: dict[str, Any], change: Any, sa
         ("{question} {answer} REFUSAL", "does not name the scale"),
     ],
 )
-def test_a_judge_prompt_that_cannot_be_filled_in_or_answered(data: dict[str, Any], prompt: str, says: str) -> None:
-    assert says in told(data | {"eval_prompt": prompt})
+def test_a_judge_prompt_that_cannot_be_filled_in_or_answered(data: dict[str, Any], prompt: str, expected: str) -> None:
+    assert expected in error_message(data | {"eval_prompt": prompt})
 
 
-def test_all_faults_are_told_at_once(data: dict[str, Any]) -> None:
+def test_all_faults_are_reported_at_once(data: dict[str, Any]) -> None:
     del data["instruction"][0]["pos"]
     data["questions"] = [*data["questions"][:38], data["questions"][0]]
     data["eval_prompt"] = "{answer}"
     data["examples"][0]["neg"] = data["examples"][0]["pos"]
-    message = told(data)
-    for says in (
+    message = error_message(data)
+    for part in (
         "instruction 1, pos",
         "39 of them",
         "question 39: says the same",
@@ -151,12 +151,12 @@ def test_all_faults_are_told_at_once(data: dict[str, Any]) -> None:
         "REFUSAL",
         "example 1:",
     ):
-        assert says in message
+        assert part in message
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 3, {}])
-def test_what_is_no_definition_at_all(data: Any) -> None:
-    assert "not a usable trait definition" in told(data)
+def test_data_that_are_no_definition_are_refused(data: Any) -> None:
+    assert "not a usable trait definition" in error_message(data)
 
 
 def test_questions_that_differ_in_letters_of_any_script_or_in_symbols_are_different(data: dict[str, Any]) -> None:
@@ -189,7 +189,7 @@ def test_a_definition_that_differs_is_replaced_by_force_alone(tmp_path: Path, da
     new = whole_definition(data | {"description": "another"}, "x")
     paths = save_definition(tmp_path, "courage", old)
     paths[0].unlink()
-    save_definition(tmp_path, "courage", old)  # the same: a missing half is written, nothing is refused
+    save_definition(tmp_path, "courage", old)  # the same definition: a missing half is written
     with pytest.raises(ArtifactError, match=r"trait_data_extract/courage\.json exists and differs; give --force"):
         save_definition(tmp_path, "courage", new)
     assert tuple(load_definition(path) for path in paths) == split(old)
@@ -208,7 +208,7 @@ def test_a_file_that_is_no_definition_is_not_replaced_either(tmp_path: Path, dat
 
 
 @pytest.mark.parametrize("had_one", [False, True])
-def test_an_interruption_between_the_files_leaves_what_was(
+def test_an_interruption_between_the_files_leaves_the_old_ones(
     tmp_path: Path, data: dict[str, Any], had_one: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = definition_files(tmp_path, "courage")

@@ -1,4 +1,4 @@
-"""How a trait is elicited, and that nothing is judged by what elicited it."""
+"""System prompts or examples elicit a trait; no answer is judged by the context that elicited it."""
 
 from typing import Any
 
@@ -46,10 +46,10 @@ def test_many_shot_judges_by_examples_that_did_not_elicit(count: int) -> None:
     some = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:count]})
     elicitation = Elicitation(some, "many-shot", "bravery")
     for context in range(elicitation.num_contexts):
-        shown = {m["content"] for m in elicitation.opening(context, "pos")}
+        eliciting = {m["content"] for m in elicitation.opening(context, "pos")}
         judging = {m["content"] for m in elicitation.opening(elicitation.judging_context(context), "pos")}
-        assert len(shown) == len(judging) == 2 * (count // 2)
-        assert not shown & judging
+        assert len(eliciting) == len(judging) == 2 * (count // 2)
+        assert not eliciting & judging
 
 
 def test_one_context_cannot_judge_itself() -> None:
@@ -64,7 +64,7 @@ def test_a_conversation_is_rendered_by_the_template_and_its_tokens_are_those_of_
     assert token_ids(Letters(), messages) == text_ids(Letters(), "<user>why?<assistant>")
 
 
-def test_a_template_that_takes_no_system_prompt_is_told_with_what_to_do() -> None:
+def test_the_error_for_a_template_without_system_prompts_names_the_remedy() -> None:
     class NoSystem(Letters):
         def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
             raise ValueError("System role not supported")

@@ -1,4 +1,4 @@
-"""A judge is asked once about each answer, and what it said stands in the answer's row."""
+"""A judge scores each answer once, and the scores stand in the row of the answer."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from traitwatch_builder.storage.worklog import Worklog
 
 
 class Lengths:
-    """Scores an answer by its length, the last one first; refuses `?`, and ends after `stop` scores."""
+    """Scores each answer by its length, in reverse order; refuses `?`, and fails after `stop` scores."""
 
     card = JudgeCard(name="lengths")
 
@@ -71,35 +71,35 @@ def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> N
     ]
 
 
-def test_what_a_judge_found_out_about_itself_is_kept_for_a_run_that_asks_it_nothing(tmp_path: Path) -> None:
-    asked, idle = Lengths(), Lengths()
-    asked.card = JudgeCard(name="lengths", method="integer", note="coarse")
+def test_the_card_of_a_probed_judge_is_saved_for_a_run_without_questions(tmp_path: Path) -> None:
+    probed, idle = Lengths(), Lengths()
+    probed.card = JudgeCard(name="lengths", method="integer", note="coarse")
     with Worklog(tmp_path / "s.jsonl") as log:
-        assert judge_card(asked, JudgeOptions("openai", "m"), log) == asked.card
-        assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == asked.card
+        assert judge_card(probed, JudgeOptions("openai", "m"), log) == probed.card
+        assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == probed.card
         assert judge_card(idle, JudgeOptions("openai", "another"), log) == idle.card
 
 
-def test_an_estimate_says_what_it_does_not_know_of_a_judge_that_was_not_probed() -> None:
-    judge, asked = Lengths(), questions_of(rows("one"))
-    assert cost_estimate(judge, asked) == (
-        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: one that reasons, or is sampled, "
-        "writes more"
+def test_an_estimate_for_an_unprobed_judge_names_what_may_cost_more() -> None:
+    judge, questions = Lengths(), questions_of(rows("one"))
+    assert cost_estimate(judge, questions) == (
+        "about 2 calls, 0 input tokens, 0 output tokens; the judge was not probed: a judge that reasons or gives "
+        "samples writes more"
     )
     judge.card = JudgeCard(name="lengths", method="logprobs")
-    assert cost_estimate(judge, asked) == "about 2 calls, 0 input tokens, 0 output tokens"
+    assert cost_estimate(judge, questions) == "about 2 calls, 0 input tokens, 0 output tokens"
 
 
-def test_what_a_judge_took_is_told_where_it_failed(tmp_path: Path) -> None:
-    judge, told = Lengths(), io.StringIO()
+def test_the_usage_of_a_judge_that_failed_is_printed(tmp_path: Path) -> None:
+    judge, output = Lengths(), io.StringIO()
     judge.stop = 3
     with (
         Worklog(tmp_path / "s.jsonl") as log,
         pytest.raises(PipelineError),
-        usage_printed(judge, Console(file=told, width=200)),
+        usage_printed(judge, Console(file=output, width=200)),
     ):
         judge_answers(judge, rows("one", "two"), log, QUIET, "")
-    assert f"The judge took {judge.usage}." in told.getvalue()
+    assert f"The judge took {judge.usage}." in output.getvalue()
 
 
 def test_scores_go_into_the_file_and_its_other_columns_stay(tmp_path: Path) -> None:
@@ -115,18 +115,18 @@ def test_scores_go_into_the_file_and_its_other_columns_stay(tmp_path: Path) -> N
     assert read_table(path, ["label"])["label"].tolist() == ["x, y"]
 
 
-def test_what_was_judged_before_the_judge_failed_is_kept(tmp_path: Path) -> None:
-    judge, asked = Lengths(), rows("one", "two2", "three", "?")
+def test_the_scores_before_a_failure_of_the_judge_are_saved(tmp_path: Path) -> None:
+    judge, answers = Lengths(), rows("one", "two2", "three", "?")
     judge.stop = 5
     with Worklog(tmp_path / "s.jsonl") as log, pytest.raises(PipelineError, match="the server is gone"):
-        judge_answers(judge, asked, log, QUIET, "")
+        judge_answers(judge, answers, log, QUIET, "")
     judge.stop = 99
     with Worklog(tmp_path / "s.jsonl") as log:
-        assert len(pending(judge, questions_of(asked), log)) == 3
-        got = judge_answers(judge, asked, log, QUIET, "")
+        assert len(pending(judge, questions_of(answers), log)) == 3
+        got = judge_answers(judge, answers, log, QUIET, "")
         assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
-        assert len(judge.asked) == len(set(judge.asked)) == 8, "each was asked once, refusals included"
-        judge_answers(judge, asked, log, QUIET, "")
+        assert len(judge.asked) == len(set(judge.asked)) == 8, "the judge scores each question once, refusals included"
+        judge_answers(judge, answers, log, QUIET, "")
         assert len(judge.asked) == 8
 
 
@@ -147,20 +147,22 @@ def test_the_same_answer_twice_is_judged_once(tmp_path: Path) -> None:
         ("sk-1", ("likelihood", None, None), "likelihood"),
     ],
 )
-def test_who_judges_by_default(monkeypatch: pytest.MonkeyPatch, key: str, arguments: Any, chosen: str) -> None:
+def test_the_default_judge_depends_on_the_key_and_the_url(
+    monkeypatch: pytest.MonkeyPatch, key: str, arguments: Any, chosen: str
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert JudgeOptions.choose(*arguments, 50).name == chosen
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("openai", None, None), "set OPENAI_API_KEY"),
         ((None, "gpt", None), "set OPENAI_API_KEY"),
         (("likelihood", "gpt", None), "belong to --judge openai"),
     ],
 )
-def test_a_judge_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: Any, says: str) -> None:
+def test_a_judge_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(PipelineError, match=says):
+    with pytest.raises(PipelineError, match=message):
         JudgeOptions.choose(*arguments, 50)

@@ -30,7 +30,7 @@ def judge(reader: Reader, elicitation: Elicitation) -> LikelihoodJudge:
 
 def scores(judge: LikelihoodJudge, questions: list[Question]) -> list[float | None]:
     found = {score.index: score.value for score in judge.score(questions, nothing)}
-    assert sorted(found) == list(range(len(questions))), "each question is answered once"
+    assert sorted(found) == list(range(len(questions))), "each question has one score"
     return [found[i] for i in range(len(questions))]
 
 
@@ -53,13 +53,13 @@ def test_word_salad_is_not_coherent() -> None:
     assert 0 < coherence([-2.5] * 30, list(range(30))) < 100
 
 
-def test_the_map_of_coherence_is_what_its_documentation_says() -> None:
+def test_the_map_of_coherence_is_the_documented_one() -> None:
     assert COHERENCE_MAP == {"nats_at_0": -4.0, "nats_at_1": -1.5, "ngram": 4}
 
 
 def test_an_empty_answer_has_no_trait_score_and_no_coherence(judge: LikelihoodJudge) -> None:
-    asked = [Question(aspect, "why?", answer, 1) for answer in ("", "some") for aspect in ("trait", "coherence")]
-    trait, coherent, other, _ = scores(judge, asked)
+    questions = [Question(aspect, "why?", answer, 1) for answer in ("", "some") for aspect in ("trait", "coherence")]
+    trait, coherent, other, _ = scores(judge, questions)
     assert (coherence([], []), trait, coherent) == (0.0, None, 0.0)
     assert other is not None
 
@@ -68,8 +68,8 @@ def test_the_whole_answer_is_judged_by_contexts_that_did_not_elicit_it(
     judge: LikelihoodJudge, reader: Reader, elicitation: Elicitation
 ) -> None:
     answers = ["because it is", "slowly", "no 3", "yes"]
-    asked = [Question("trait", f"q{i % 2}?", answer, i) for i, answer in enumerate(answers)]
-    for question, got in zip(asked, scores(judge, asked), strict=True):
+    questions = [Question("trait", f"q{i % 2}?", answer, i) for i, answer in enumerate(answers)]
+    for question, got in zip(questions, scores(judge, questions), strict=True):
         assert question.context is not None
         totals = {}
         for polarity in POLARITIES:

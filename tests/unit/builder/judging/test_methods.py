@@ -1,4 +1,4 @@
-"""The score of each kind of model: by log-probabilities, by an integer, by samples. Servers speak the wire format."""
+"""The judge scores by log-probabilities, by an integer or by samples, as the model allows."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_reply_without_any_token_has_no_score() -> None:
 
 
 def reasoning(respond: Respond) -> Respond:
-    """A model that takes neither max_tokens nor a temperature nor logprobs, one complaint at a time."""
+    """Return a model that rejects max_tokens, temperature and logprobs, one of them in each error."""
 
     def answer(request: Request) -> Reply:
         for name, instead in {"max_tokens": "max_completion_tokens", "temperature": "1", "logprobs": "none"}.items():
@@ -96,7 +96,7 @@ def test_a_malformed_judgement_is_asked_for_once_more_and_then_given_up() -> Non
         assert sum("question 1" in said(request) for request in server.requests) == 2
 
 
-def test_log_probabilities_that_are_null_make_it_an_integer_judge() -> None:
+def test_a_model_with_null_log_probabilities_is_asked_for_integers() -> None:
     judged = completion('{"score": 30, "refusal": false}')
     with wire_server(with_log_probabilities(lambda _: judged, probe=judged)) as server:
         judge = judge_at(server)
@@ -104,7 +104,7 @@ def test_log_probabilities_that_are_null_make_it_an_integer_judge() -> None:
     assert judge.card.method == "integer"
 
 
-def test_a_model_that_may_not_tell_log_probabilities_is_not_a_rejected_key() -> None:
+def test_a_refusal_of_log_probabilities_is_not_a_rejected_key() -> None:
     def respond(request: Request) -> Reply:
         if "logprobs" in request.body:
             return error(403, "You are not allowed to request logprobs from this model")

@@ -37,7 +37,7 @@ def test_one_token_is_asked_for_with_the_filled_in_prompt_and_nothing_else() -> 
     assert (judge.card.name, judge.card.model, judge.card.method) == ("openai", "m", "logprobs")
 
 
-def test_the_model_is_probed_once_in_a_judges_life_and_the_probe_is_on_the_bill() -> None:
+def test_a_judge_probes_the_model_once_and_counts_the_probe_in_its_usage() -> None:
     with wire_server(with_log_probabilities(lambda _: first_token({"1": 1.0}))) as server:
         judge = judge_at(server)
         assert judge.card.method == ""

@@ -1,4 +1,4 @@
-"""The OpenAI judge against servers that fail, are slow or have much to do: what it keeps, and what it says."""
+"""The OpenAI judge loses no score to servers that fail, are slow or are busy, and names the fault."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def failing_first(trouble: Reply) -> Respond:
-    """A server that answers the first request for each prompt with trouble."""
+    """Return a server that answers the first request for each prompt with `trouble`."""
     seen: set[str] = set()
 
     def respond(request: Request) -> Reply:
@@ -105,7 +105,7 @@ def failure(judge: OpenAIJudge, count: int = 1) -> str:
         (error(404, "The model `m` does not exist."), "has no model 'm': The model"),
     ],
 )
-def test_a_wrong_key_or_model_ends_it_at_once_and_says_so(reply: Reply, message: str) -> None:
+def test_a_wrong_key_or_model_ends_the_run_at_once(reply: Reply, message: str) -> None:
     with wire_server(lambda _: reply) as server:
         assert message in failure(judge_at(server))
         assert len(server.requests) == 1
@@ -121,7 +121,7 @@ def test_a_wrong_key_or_model_ends_it_at_once_and_says_so(reply: Reply, message:
         (Reply(b"<html>", headers={"content-type": "text/html"}), "not with chat completions (<html>)"),
     ],
 )
-def test_trouble_that_stays_keeps_what_was_judged(reply: Reply, message: str) -> None:
+def test_trouble_that_stays_loses_no_score(reply: Reply, message: str) -> None:
     answered = threading.Event()
 
     def respond(request: Request) -> Reply:
@@ -130,17 +130,17 @@ def test_trouble_that_stays_keeps_what_was_judged(reply: Reply, message: str) ->
         answered.wait(60)
         return reply
 
-    kept = []
+    received = []
     with wire_server(with_log_probabilities(respond)) as server, pytest.raises(PipelineError) as caught:  # noqa: PT012
         for score in judge_at(server).score(questions(3), nothing):
-            kept.append(score)
+            received.append(score)
             answered.set()
-    assert [(score.index, score.value) for score in kept] == [(0, 60.0)]
+    assert [(score.index, score.value) for score in received] == [(0, 60.0)]
     assert message in str(caught.value)
-    assert "kept, and the same command goes on" in str(caught.value)
+    assert "saved, and the same command goes on" in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_told_soon() -> None:
+def test_an_absent_server_is_reported_soon() -> None:
     with wire_server(lambda _: Reply()) as server:
         url = server.url
     started = time.monotonic()
@@ -170,14 +170,14 @@ def test_one_rejected_answer_has_no_score_and_is_reported(caplog: pytest.LogCapt
     assert "The content filter says no." in caplog.text
 
 
-def test_a_server_that_rejects_everything_ends_it_and_no_empty_score_is_kept() -> None:
-    kept = []
+def test_a_server_that_rejects_everything_ends_the_run_without_empty_scores() -> None:
+    received = []
     with (
         wire_server(with_log_probabilities(lambda _: error(400, "unknown field"))) as server,
         pytest.raises(PipelineError) as caught,
     ):
-        kept.extend(judge_at(server).score(questions(40), nothing))
-    assert kept == []
+        received.extend(judge_at(server).score(questions(40), nothing))
+    assert received == []
     assert "rejected the request (400): unknown field" in str(caught.value)
 
 

@@ -30,7 +30,7 @@ def test_a_thinking_that_the_prompt_opened_and_nobody_closed_is_no_answer() -> N
     assert without_thinking("let me see</think>yes", opened=True) == "yes"
 
 
-def test_an_unended_thinking_is_told_from_an_empty_answer() -> None:
+def test_an_unfinished_thinking_differs_from_an_empty_answer() -> None:
     assert thinks_on("<think>hm")
     assert thinks_on("hm", opened=True)
     assert not thinks_on("<think>hm</think>")

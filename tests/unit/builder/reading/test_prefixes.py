@@ -16,7 +16,7 @@ def tokens_read(nodes: list[Node]) -> int:
 
 
 def state(ids: list[int], position: int) -> np.ndarray:
-    """A state that depends on all tokens up to its position, as a causal model's does."""
+    """Return a state that depends on all tokens up to its position, as the state of a causal model does."""
     seen = np.arange(1, position + 2) * np.array(ids[: position + 1])
     return np.full((LAYERS, HIDDEN), seen.sum() + 0.5 * position) + np.arange(LAYERS)[:, None]
 
@@ -34,7 +34,7 @@ def collect(spans: list[Span], nodes: list[Node]) -> dict[int, Reading]:
     collector = Collector(spans, nodes)
     found = [pair for number, node in enumerate(nodes) for pair in collector.add(number, part(node))]
     assert sorted(i for i, _ in found) == list(range(len(spans)))
-    assert not collector._parts, "parts that nobody waits for are kept"
+    assert not collector._parts, "the collector holds parts that no span needs"
     return dict(found)
 
 
@@ -44,7 +44,7 @@ def test_a_long_opening_is_read_once() -> None:
     nodes = plan(spans)
     assert tokens_read(nodes) == 100 + 5 * 2
     assert nodes[0].ids == opening
-    assert nodes[0].cuts == [], "nobody counts the opening's states"
+    assert nodes[0].cuts == [], "no span counts the states of the opening"
     assert [node.begin for node in nodes[1:]] == [100] * 5
 
 
@@ -57,12 +57,12 @@ def test_openings_nest() -> None:
 
 
 @pytest.mark.parametrize(("shared", "texts"), [(15, 50), (40, 3)])
-def test_what_spares_too_little_is_not_read_apart(shared: int, texts: int) -> None:
+def test_an_opening_that_spares_too_little_is_not_read_apart(shared: int, texts: int) -> None:
     spans = [Span([*range(shared), 200 + i], shared) for i in range(texts)]
     assert all(node.begin == 0 and not node.children for node in plan(spans, min_length=16, min_saved=128))
 
 
-def test_an_opening_is_worth_what_its_texts_spare_not_what_their_own_openings_already_do() -> None:
+def test_tokens_that_longer_openings_spare_do_not_count_for_a_shorter_one() -> None:
     """Two long openings that share 20 tokens: reading those apart spares only 20."""
     spans = [Span([*range(20), *[q] * 100, 900 + a], 120) for q in (201, 202) for a in range(10)]
     nodes = plan(spans, min_length=16, min_saved=64)

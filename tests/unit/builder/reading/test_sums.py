@@ -1,4 +1,4 @@
-"""What a vLLM worker keeps: sums over the rows that were asked for, whatever the engine's schedule."""
+"""A vLLM worker sums the states of the requested rows, whatever the schedule of the engine."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ STATES = np.random.default_rng(0).standard_normal((3, 12, HIDDEN)).astype(np.flo
 
 
 class Engine:
-    """Runs passes as vLLM does: rows of several requests, each from some position on."""
+    """Runs passes as vLLM does: a pass has rows of several requests, each from some position on."""
 
     def __init__(self) -> None:
         self.sums = StateSums(LAYERS, HIDDEN, max_tokens=32, device="cpu")
 
     def run(self, *rows: tuple[str, int, int]) -> None:
-        """Compute positions `begin` to `end - 1` of each request; its states are those of `STATES`, 7 beyond them."""
+        """Compute positions `begin` to `end - 1` of each request, with the states of `STATES`, and 7 beyond them."""
         long = np.concatenate([STATES, np.full((3, 20, HIDDEN), 7, dtype=np.float32)], axis=1)
         for place, layer in enumerate(LAYERS):
             states = np.concatenate([long[place, begin:end] for _, begin, end in rows])
@@ -61,7 +61,7 @@ def test_sums_do_not_depend_on_how_a_prompt_is_chunked(cuts: list[int], chunks: 
     assert_summed(engine.sums.take(1), cuts)
 
 
-def test_what_is_sampled_after_the_text_never_counts() -> None:
+def test_tokens_that_are_sampled_after_the_text_never_count() -> None:
     engine = Engine()
     engine.sums.ask("r", 1, [2], 12)
     engine.run(("r", 0, 12))
@@ -102,7 +102,7 @@ def test_a_cached_beginning_before_the_first_cut_is_no_loss() -> None:
 
 
 @pytest.mark.parametrize("passes", [[(5, 12)], [(0, 3), (6, 12)], [(0, 11)], []])
-def test_a_state_that_was_not_computed_is_said_to_be_missing(passes: list[tuple[int, int]]) -> None:
+def test_a_state_that_was_not_computed_is_reported_as_missing(passes: list[tuple[int, int]]) -> None:
     engine = Engine()
     engine.sums.ask("r", 1, [4], 12)
     for begin, end in passes:
@@ -132,7 +132,7 @@ def test_the_residual_is_added_in_float32() -> None:
     sums.ask("r", 1, [0], 1)
     sums.write(0, torch.tensor([[256.0]], dtype=torch.bfloat16), torch.tensor([[1.0]], dtype=torch.bfloat16))
     sums.collect(BatchLayout(["r"], np.array([0, 1], dtype=np.int32), np.array([0], dtype=np.int32), UNREAD, UNREAD))
-    assert np.frombuffer(sums.take(1)["sums"], np.float32).tolist() == [257.0], "bfloat16 would say 256"
+    assert np.frombuffer(sums.take(1)["sums"], np.float32).tolist() == [257.0], "bfloat16 would give 256"
 
 
 # --- pipeline stages
@@ -156,7 +156,7 @@ def test_stages_are_joined_in_the_order_of_their_layers() -> None:
     np.testing.assert_array_equal(parts[8].projections, STATES[:, :6, 0])
 
 
-def test_what_one_stage_misses_is_missing() -> None:
+def test_states_that_one_stage_misses_are_missing() -> None:
     assert join([stage([0, 1]), stage([2], missing=True)], {8: 2}, (3, HIDDEN)) == {}
 
 

@@ -1,4 +1,4 @@
-"""The transformers reader, on a tiny random Llama, against one plain pass a text."""
+"""The transformers reader gives the states of one plain pass for each text, on a tiny random Llama."""
 
 import logging
 import weakref
@@ -25,7 +25,7 @@ SIZES = {
 
 
 def nothing(count: int) -> None:
-    """Progress that nobody looks at."""
+    """Take the progress and do nothing."""
 
 
 def make_reader() -> Reader:
@@ -44,7 +44,7 @@ def text(seed: int, length: int) -> list[int]:
 
 @torch.inference_mode()
 def plain(reader: Reader, ids: list[int]) -> np.ndarray:
-    """The states of a text read alone: `[num_layers + 1, num_tokens, hidden_size]`."""
+    """Return the states of a text that is read alone: `[num_layers + 1, num_tokens, hidden_size]`."""
     output = reader._model(torch.tensor([ids]), output_hidden_states=True)
     return torch.stack([state[0] for state in output.hidden_states]).numpy()
 
@@ -109,7 +109,7 @@ def test_the_last_layer_is_after_the_final_norm(reader: Reader) -> None:
 
 
 def test_a_caller_who_pads_left_gets_the_same_numbers(reader: Reader) -> None:
-    """A tokenizer's padding side does not matter: texts come as tokens, and a padded batch's own states agree."""
+    """The padding side of a tokenizer does not matter: a batch that is padded left has the same states."""
     spans = [Span(text(i, n), n - 3) for i, n in enumerate((5, 30, 12))]
     width = max(len(span.ids) for span in spans)
     padded = torch.tensor([[0] * (width - len(span.ids)) + span.ids for span in spans])
@@ -126,7 +126,7 @@ def test_a_caller_who_pads_left_gets_the_same_numbers(reader: Reader) -> None:
 
 
 def watched(reader: Reader, monkeypatch: pytest.MonkeyPatch, before: Callable[[Any], None]) -> list[tuple[int, int]]:
-    """Have `before` called with the tokens of each batch; return the list of shapes that came through."""
+    """Call `before` with the tokens of each batch; return the list to which the shape of each batch is added."""
     shapes: list[tuple[int, int]] = []
     forward = reader._base.forward
 
@@ -170,13 +170,13 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_reading_goes_on(
     with caplog.at_level(logging.WARNING):
         got = dict(reader.read(spans, nothing))
     assert shapes[0] == (4, 10)
-    assert len(caplog.records) == 1, "one warning, however often it was halved"
+    assert len(caplog.records) == 1, "one warning, however often the batch was halved"
     monkeypatch.undo()
     for i, span in enumerate(spans):
         assert_same(reader, span, got[i])
 
 
-def test_one_text_that_does_not_fit_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_text_that_does_not_fit_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = make_reader()
 
     def memory(tokens: torch.Tensor) -> None:
@@ -199,7 +199,7 @@ def test_another_error_is_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
 
 
 def test_memory_does_not_grow_with_the_number_of_texts(reader: Reader) -> None:
-    """At no time are more readings alive than one batch holds."""
+    """The readings that are alive at one time are at most those of one batch."""
     reader.batch_tokens, before = 64, reader.batch_tokens
     alive: list[weakref.ref[Reading]] = []
     most = 0

@@ -1,4 +1,4 @@
-"""Cosines between vectors: exact, of vectors made anywhere, and refused where they would mean nothing."""
+"""`traitwatch compare` gives exact cosines of vectors from anywhere, and refuses those without a meaning."""
 
 import datetime
 import io
@@ -60,7 +60,7 @@ def test_vectors_of_the_authors_need_no_card(tmp_path: Path) -> None:
         torch.save(torch.zeros(3, 4), tmp_path / f"{name}_prompt_avg_diff.pt")
     comparison = compare_vectors([tmp_path])
     assert comparison.names == ["evil", "sycophantic"]
-    # The default layer of servers is 20; these have two.
+    # The default layer of servers is 20; these vectors have two layers.
     assert comparison.layer == 2
     assert comparison.cosines[0, 1] == pytest.approx(2 / math.sqrt(7))
 
@@ -70,7 +70,7 @@ def test_traits_are_chosen_and_ordered(vectors: Path) -> None:
     assert compare_vectors([vectors], ["c", "a"]).names == ["c", "a"]
 
 
-def test_one_trait_of_two_builds_is_told_apart_by_directory(vectors: Path) -> None:
+def test_one_trait_of_two_builds_is_named_by_its_directories(vectors: Path) -> None:
     write(vectors.parent / "again", "a", [0.0, 1.0, 0.0])
     comparison = compare_vectors([vectors, vectors.parent / "again"], ["a"])
     assert comparison.names == ["tiny/a", "again/a"]

@@ -1,4 +1,4 @@
-"""The data of a report come from the files beside the vector; `traitwatch report` needs no other."""
+"""The data of a report come from the files beside the vector; `traitwatch report` needs no other file."""
 
 import dataclasses
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_evidence_of_another_vector_is_not_shown(vectors: Path) -> None:
     assert read_report_data(vectors, TRAIT).evidence is None
 
 
-def test_errors_say_what_is_missing(vectors: Path) -> None:
+def test_errors_name_what_is_missing(vectors: Path) -> None:
     with pytest.raises(ArtifactError, match=rf"no such vector; .* holds {TRAIT}\. `traitwatch extract deception`"):
         write_report(vectors, "deception")
     (vectors / f"{TRAIT}.json").unlink()

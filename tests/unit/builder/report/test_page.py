@@ -22,13 +22,13 @@ from traitwatch_builder.vectors.report_evidence import (
 )
 
 SECTIONS = [
-    "Does it tell the trait?",
+    "Does the vector tell the trait?",
     "The vector itself",
-    "What the judge said",
+    "Scores of the judge",
     "Calibration",
     "Choice of layer",
     "Answers, token by token",
-    "How it was made",
+    "Origin of the vector",
 ]
 PLOTS = [
     "Held-out AUC by layer",
@@ -44,7 +44,7 @@ PLOTS = [
 
 
 class Page(HTMLParser):
-    """A page taken apart: its tags with their attributes, its text, and whether every tag is closed."""
+    """The parts of a page: its tags with their attributes, its texts, and the tags that are still open."""
 
     VOID = frozenset({"meta", "link", "br", "img", "hr", "input"})
 
@@ -89,7 +89,7 @@ def bare() -> str:
 
 
 def with_sample(**changes: object) -> ReportData:
-    """Return data with a calibration, one sample, changed as told, and few plots to draw."""
+    """Return data with a calibration, few plots, and one sample with the `changes`."""
     data = full_report(answers=1, held_out=1, tokens=4)
     assert data.evidence is not None
     sample = Sample.model_validate({**data.evidence.samples[0].model_dump(), **changes})
@@ -111,14 +111,14 @@ def test_the_page_of_a_finished_build_has_every_section_and_plot(full: str) -> N
     assert 'class="missing"' not in full
 
 
-def test_the_header_tells_verdict_figures_and_whose_opinion_the_scores_are(full: str) -> None:
+def test_the_header_has_the_verdict_the_figures_and_the_judge(full: str) -> None:
     header = full[full.index("<header>") : full.index("</header>")]
     card = full_report().card
     assert card.verification is not None
     at = {layer.layer: layer for layer in card.verification.layers}
     assert card.verification.verdict.removeprefix("Good: at") in header
-    for shown in ("Good", "160", "of 200 pairs", f"{at[20].auc:.3f}", f"{at[17].auc:.3f}", "10\u2009655", "likelihood"):
-        assert shown in header
+    for part in ("Good", "160", "of 200 pairs", f"{at[20].auc:.3f}", f"{at[17].auc:.3f}", "10\u2009655", "likelihood"):
+        assert part in header
     assert f"{at[20].split_half_cosine:.2f}" in header
     assert "own opinion" in header
 
@@ -132,7 +132,7 @@ def test_the_header_tells_verdict_figures_and_whose_opinion_the_scores_are(full:
         (False, "Good, they say.", "null", "No better than chance", "Good, they say."),
     ],
 )
-def test_the_verdict_is_shown_as_verification_gave_it(
+def test_the_page_has_the_verdict_of_the_verification(
     better: bool, verdict: str, level: str, word: str, text: str
 ) -> None:
     verification = full_report(answers=1, held_out=1).card.verification
@@ -174,11 +174,11 @@ def test_answers_cannot_write_html() -> None:
     page = Page(rendered)
     assert not page.of("script")
     assert not [a for _, a in page.tags if "onmouseover" in a]
-    # Shown as it was written, in question, answer and description.
+    # The question, the answer and the description show the attack as text.
     assert sum(attack in text for _, text in page.texts) >= 3
 
 
-def test_what_html_cannot_hold_is_made_visible() -> None:
+def test_characters_that_html_cannot_hold_become_visible() -> None:
     data = with_sample(answer_tokens=["a\x00b", "\ud800", " 🦉\n"], projections=[0.0, 0.0, 0.0])
     page = render_report(data)
     page.encode()
@@ -201,7 +201,7 @@ def test_tokens_are_coloured_by_z_with_their_numbers_in_reach() -> None:
     assert re.search(r"</span>unread</p>", page)
 
 
-def test_a_bare_vector_gets_a_page_that_says_what_makes_the_rest(bare: str) -> None:
+def test_the_page_of_a_bare_vector_names_the_commands_that_make_the_rest(bare: str) -> None:
     page = Page(bare)
     assert page.text("h2") == SECTIONS
     assert len(page.of("svg")) == 1  # its length by layer needs the vector alone
@@ -318,7 +318,7 @@ def test_tokens_stay_readable_on_their_colours(full: str) -> None:
 
 
 def test_every_steered_layer_starts_from_the_unsteered_answers() -> None:
-    """A card has the unsteered result once, as layer 0 and coefficient 0; it is no layer that was steered."""
+    """A card has the unsteered result once, as layer 0 and coefficient 0; layer 0 was not steered."""
     results = [
         SteeringResult(layer=layer, coefficient=coefficient, trait_score=score, coherence=90, num_answers=5)
         for layer, coefficient, score in ((0, 0.0, 30.0), (15, 2.0, 80.0), (20, 2.0, 70.0))

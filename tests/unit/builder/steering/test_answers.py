@@ -1,4 +1,4 @@
-"""Steered answers are kept as they come and judged once; results are means over the scores that exist."""
+"""Each steered answer is saved at once and judged once; results are means over the scores that exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,32 +56,32 @@ def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(tmp
     model.stop_after = 60
     with Worklog(tmp_path / "log") as log, pytest.raises(KeyboardInterrupt):
         answers_of(log).make(lambda: model, console())
-    made = len(generated)
-    assert 0 < made < 150, "the run was interrupted in the middle"
+    num_generated = len(generated)
+    assert 0 < num_generated < 150, "the run was interrupted in the middle"
     model.stop_after = None
     first, second = CountingJudge(stop_after=100), CountingJudge()
     with Worklog(tmp_path / "log") as log:
-        assert answers_of(log).kept().count(None) == 150 - made
+        assert answers_of(log).kept().count(None) == 150 - num_generated
         answers = answers_of(log).make(lambda: model, console())
         with pytest.raises(KeyboardInterrupt):
             judge_steering(first, answers, log, console())
-    assert answers == expected, "what an interruption left out is what it would have been"
+    assert answers == expected, "the answers after an interruption are those of the whole run"
     assert len(generated) == len(set(generated)) == 150
     with Worklog(tmp_path / "log") as log:
         results = judge_steering(second, answers_of(log).make(pytest.fail, console()), log, console())
         assert judge_steering(CountingJudge(stop_after=0), answers, log, console()) == results
     assert results == uninterrupted
-    asked = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
-    assert len(asked) == len(set(asked)) == len({(a.question, a.text) for a in answers}) * 2
+    questions = [(q.aspect, q.question, q.answer) for q in [*first.asked, *second.asked]]
+    assert len(questions) == len(set(questions)) == len({(a.question, a.text) for a in answers}) * 2
 
     with Worklog(tmp_path / "log") as log:
         generated.clear()
         answers_of(log, [*WAYS, Steering(3, 1.0)]).make(lambda: model, console())
-    assert {steering for _, steering in generated} == {Steering(3, 1.0)}, "a further layer costs no more than itself"
+    assert {steering for _, steering in generated} == {Steering(3, 1.0)}, "a further layer costs only its own answers"
 
 
 def test_a_thought_that_never_ended_is_no_answer(tmp_path: Path) -> None:
-    """Where the chat template opens the thinking, nothing in the text says that it is one."""
+    """Where the chat template opens the thinking, the answer has no opening tag."""
 
     class Template(Letters):
         def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
@@ -91,15 +91,15 @@ def test_a_thought_that_never_ended_is_no_answer(tmp_path: Path) -> None:
         def answer(self, prompts: Sequence[list[int]], *_: Any) -> list[str]:
             return ["it may be", "it may be</think>\n\nIt is."][: len(prompts)]
 
-    def made(tokenizer: Letters, log: Worklog) -> list[str]:
+    def answer_texts(tokenizer: Letters, log: Worklog) -> list[str]:
         answers = SteeredAnswers(tokenizer, VECTOR, {}, SAMPLED, ["why?", "how?"], [None], log)
         model: Any = Thinker()
         return [answer.text for answer in answers.make(lambda: model, console())]
 
     with Worklog(tmp_path / "opened") as log:
-        assert made(Template(), log) == ["", "It is."]
+        assert answer_texts(Template(), log) == ["", "It is."]
     with Worklog(tmp_path / "log") as log:
-        assert made(Letters(), log) == ["it may be", "It is."]
+        assert answer_texts(Letters(), log) == ["it may be", "It is."]
 
 
 def test_results_are_means_over_the_scores_that_there_are(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def hooks(llama: LlamaForCausalLM) -> int:
 
 
 def states_after(llama: LlamaForCausalLM, run: Callable[[], Any]) -> list[list[torch.Tensor]]:
-    """Return, per pass and layer index 1 to LAYERS - 1, the states that the next decoder layer is given."""
+    """Return the input of the next decoder layer, for each pass and each layer index from 1 to LAYERS - 1."""
     passes: list[list[torch.Tensor]] = []
 
     def watch(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
@@ -69,9 +69,9 @@ def test_the_residual_stream_is_moved_by_exactly_c_times_v_at_the_last_position(
     with steered(llama, {layer: addition[None]}):
         (moved,) = states_after(llama, lambda: llama(tokens))
     for below in range(1, layer):
-        assert torch.equal(moved[below - 1], plain[below - 1]), f"layer {below} lies below"
+        assert torch.equal(moved[below - 1], plain[below - 1]), f"layer {below} is below the steered layer"
     torch.testing.assert_close(moved[layer - 1][0, -1] - plain[layer - 1][0, -1], addition, atol=1e-5, rtol=0)
-    assert torch.equal(moved[layer - 1][0, :-1], plain[layer - 1][0, :-1]), "the prompt before its last token"
+    assert torch.equal(moved[layer - 1][0, :-1], plain[layer - 1][0, :-1]), "earlier prompt tokens are not steered"
 
 
 def test_while_generating_the_prompts_last_token_and_every_answer_token_is_moved(
@@ -134,7 +134,7 @@ def test_each_row_of_a_batch_is_steered_in_its_own_way(model: SteeredModel) -> N
     prompts = [PROMPTS[1]] * len(ways)
     together = model.answer(prompts, ways, GREEDY)
     assert together == [model.answer([PROMPTS[1]], [way], GREEDY)[0] for way in ways]
-    assert len(set(together)) == len(ways), "the example tells the ways apart"
+    assert len(set(together)) == len(ways), "each way gives another answer"
 
 
 def test_coefficient_0_is_plain_generation(llama: LlamaForCausalLM, model: SteeredModel) -> None:
@@ -197,7 +197,7 @@ def test_layers_are_found_by_their_number_not_by_their_name(llama: LlamaForCausa
     model = tiny_llama()
     model.model.blocks = model.model.layers
     del model.model.layers
-    # As many experts inside a layer as there are layers are no second stack.
+    # A list of experts inside a layer is no second stack, even if it has as many entries as there are layers.
     model.model.blocks[0].experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(LAYERS))
     assert decoder_layers(model) is model.model.blocks
 

@@ -1,4 +1,4 @@
-"""Layers are ranked by their measurements, and the reason of the choice names what speaks against it."""
+"""Measurements rank the layers, and the reason of a choice names the objections to it."""
 
 from collections.abc import Mapping
 
@@ -87,7 +87,7 @@ def test_equal_mean_ranks_go_by_auc_and_then_by_nearness_to_the_middle() -> None
     assert order({2: 0.9, 6: 0.9, 9: 0.9}, {2: 5.0, 6: 5.0, 9: 5.0}) == [6, 2, 9]
 
 
-def test_layers_of_which_only_one_thing_was_measured_come_after() -> None:
+def test_layers_with_only_one_measurement_come_last() -> None:
     assert order({1: 0.99, 4: 0.6, 6: 0.7, 8: 0.99}, {4: -5.0, 6: -9.0, 3: 90.0}) == [6, 4, 8, 1, 3]
 
 
@@ -111,7 +111,7 @@ def test_the_choice_keeps_the_evidence() -> None:
     )
 
 
-def test_the_reason_says_what_speaks_against_the_layer() -> None:
+def test_the_reason_names_the_objections_to_the_layer() -> None:
     aucs = verification({4: 0.9, 5: 0.6})
     down = choose(aucs, [UNSTEERED, result(5, 1, 20)], 10, "likelihood")
     salad = choose(aucs, [result(0, 0, 30, 40.0), result(5, 1, 90, 20)], 10, "likelihood")

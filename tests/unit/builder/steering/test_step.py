@@ -17,7 +17,7 @@ from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS, defin
 
 @pytest.fixture
 def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A vector of 3 layers with a verified card."""
+    """Return a directory with a vector of 3 layers and its card, which has a verification."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     vector = np.ones((4, 8), dtype=np.float32)
@@ -42,8 +42,8 @@ def write_card(directory: Path, vector: np.ndarray, verified: Verification | Non
 
 
 def layers(vectors: Path, *arguments: str, model: Any = None) -> Result:
-    given = ["layers", "paternalism", "--model", str(model or vectors), "--vectors", str(vectors), *arguments]
-    return CliRunner().invoke(cli.main, given)
+    command_line = ["layers", "paternalism", "--model", str(model or vectors), "--vectors", str(vectors), *arguments]
+    return CliRunner().invoke(cli.main, command_line)
 
 
 def test_without_steering_the_card_gets_the_layer_of_highest_auc(vectors: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_layer_that_cannot_be_steered_is_refused_before_a_model_is_loaded(vect
 
 
 def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shipped_one(vectors: Path) -> None:
-    """A build keeps its own there; the shipped questions and judge prompt would measure another trait."""
+    """A build writes its definition there; the shipped questions and judge prompt would measure another trait."""
     model = vectors / "MODEL"
     model.mkdir()
     for file in ("paternalism.json", f"paternalism_{RESPONSE_AVG}.pt"):
@@ -92,10 +92,10 @@ def test_a_definition_beside_the_directory_of_the_vectors_goes_before_the_shippe
     for file in files:
         file.parent.mkdir()
         file.write_text("{")
-    told = layers(model, "--judge", "likelihood").stderr
-    assert f"{files[0]} is not a valid TraitDefinition" in " ".join(told.split())
-    given = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(SHIPPED_DEFINITIONS))
-    assert "layer 3 cannot be steered" in given.stderr, "what is named is taken"
+    stderr = layers(model, "--judge", "likelihood").stderr
+    assert f"{files[0]} is not a valid TraitDefinition" in " ".join(stderr.split())
+    outcome = layers(model, "--judge", "likelihood", "--layer", "3", "--definition", str(SHIPPED_DEFINITIONS))
+    assert "layer 3 cannot be steered" in outcome.stderr, "the named directory is used"
 
 
 def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
@@ -111,7 +111,7 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     monkeypatch.setattr(
         "traitwatch_builder.steering.step.make_judge", lambda *arguments: maps.append(arguments[-1]) or judge
     )
-    given = (
+    options = (
         "--judge",
         "likelihood",
         "--device-map",
@@ -124,19 +124,19 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
         "2",
     )
 
-    plan = layers(vectors, *given, "--dry-run", model=tiny)
+    plan = layers(vectors, *options, "--dry-run", model=tiny)
     assert "8 of 8 answers to make; 16 scores to give" in plan.stderr
     assert "the judge was not probed" in " ".join(plan.stderr.split())
     assert maps == ["cpu"]
     assert judge.asked == []
     assert load_card(vectors / "paternalism.json").best_layer == 1
 
-    one = layers(vectors, *given, "--layer", "3", model=tiny)
+    one = layers(vectors, *options, "--layer", "3", model=tiny)
     assert one.exit_code == 0, one.output
     assert "these were not: 1, 2. Leave --layer out" in one.stderr
     assert load_card(vectors / "paternalism.json").best_layer_reason == "as it was"
 
-    outcome = layers(vectors, *given, model=tiny)
+    outcome = layers(vectors, *options, model=tiny)
     assert outcome.exit_code == 0, outcome.output
     card = load_card(vectors / "paternalism.json")
     assert card.layer_choice is not None
@@ -149,9 +149,9 @@ def test_steering_goes_into_the_card_and_a_second_run_makes_nothing(
     assert (card.best_layer, card.layer_choice.judge) == (card.layer_choice.ranks[0].layer, "likelihood")
     assert card.best_layer_reason in " ".join(outcome.stderr.split())
 
-    asked = len(judge.asked)
+    num_questions = len(judge.asked)
     monkeypatch.setattr("traitwatch_builder.steering.model.SteeredModel.load", pytest.fail)
-    again = layers(vectors, *given, model=tiny)
+    again = layers(vectors, *options, model=tiny)
     assert again.exit_code == 0, again.output
-    assert len(judge.asked) == asked
-    assert "0 of 8 answers to make; 0 scores to give" in layers(vectors, *given, "--dry-run", model=tiny).stderr
+    assert len(judge.asked) == num_questions
+    assert "0 of 8 answers to make; 0 scores to give" in layers(vectors, *options, "--dry-run", model=tiny).stderr

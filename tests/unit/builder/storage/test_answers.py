@@ -1,4 +1,4 @@
-"""Answers survive the way to a CSV file and back, ours and the Persona Vectors authors', whatever they say."""
+"""Answers of any text come back from a CSV file unchanged, from ours and from the Persona Vectors authors'."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,14 +35,14 @@ def row(answer: str, trait: float | None = 12.5, coherence: float | None = None)
     return JudgedAnswer(f"asked {answer}", f"<|user|>{answer}", answer, "courage_0_pos_1", trait, coherence)
 
 
-def test_every_text_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_every_awkward_text_comes_back_unchanged(tmp_path: Path) -> None:
     rows = [row(text) for text in AWKWARD]
     write_answers(tmp_path / "a.csv", "courage", rows)
     assert read_answers(tmp_path / "a.csv", "courage") == rows
 
 
 @given(st.lists(st.text().map(clean_text), min_size=1, max_size=4))
-def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_any_text_comes_back_unchanged(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = tmp_path_factory.mktemp("any") / "a.csv"
     rows = [row(text) for text in texts]
     write_answers(path, "courage", rows)
@@ -63,7 +63,7 @@ def test_half_a_character_is_replaced_so_that_any_reader_can_read_the_file(tmp_p
 
 
 def test_a_file_of_the_authors_is_read(tmp_path: Path) -> None:
-    """Their pandas writes what a judge did not score as an empty field, and more columns do no harm."""
+    """The authors' pandas leaves the field of a missing score empty; further columns do no harm."""
     table = pd.DataFrame(
         {
             "question": ["a?", "b?"],
@@ -90,7 +90,7 @@ def test_an_answers_file_without_scores_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("question,answer\nq,a\n", "lacks the column prompt, question_id; it needs question, prompt"),
         ("question,prompt,answer,question_id,courage\nq,p,a,1,high\n", "row 1: courage is 'high', not a number"),
@@ -98,9 +98,9 @@ def test_an_answers_file_without_scores_has_none(tmp_path: Path) -> None:
         ("", "is not a CSV file of answers"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: str, says: str) -> None:
+def test_the_error_for_an_unusable_file_names_the_fault(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(ArtifactError, match=says):
+    with pytest.raises(ArtifactError, match=message):
         read_answers(tmp_path / "a.csv", "courage")
 
 
@@ -122,7 +122,7 @@ def test_a_compressed_file_depends_on_its_rows_alone(tmp_path: Path) -> None:
         write_answers(tmp_path / name, "courage", [row("yes")])
     one, other = (tmp_path / name for name in ("a.csv.gz", "b.csv.gz"))
     assert one.read_bytes() == other.read_bytes()
-    assert one.read_bytes()[4:8] == bytes(4), "the header has no time"
+    assert one.read_bytes()[4:8] == bytes(4), "the header holds no time"
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"plain text", lambda data: data[: len(data) // 2]])

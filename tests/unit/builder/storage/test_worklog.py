@@ -1,4 +1,4 @@
-"""What is in a log is not made again, and a killed process loses nothing that it had in hand."""
+"""A value in a worklog is not made again, and a killed process loses no value that it has put."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
 
 
-def test_what_was_put_is_there_for_the_next_process(tmp_path: Path) -> None:
+def test_the_next_process_finds_every_value(tmp_path: Path) -> None:
     with Worklog(tmp_path / "a.jsonl") as log:
         log.put("one", {"score": None})
         log.put("two", "ü\n")
@@ -51,8 +51,8 @@ def test_a_log_that_another_process_writes_can_be_read_and_is_left_alone(tmp_pat
         log.put("one", 1)
         with (tmp_path / "a.jsonl").open("ab") as file:
             file.write(b'{"key": "half')
-        kept = KeptValues(tmp_path / "a.jsonl")
-        assert (kept.get("one"), len(kept)) == (1, 1)
+        values = KeptValues(tmp_path / "a.jsonl")
+        assert (values.get("one"), len(values)) == (1, 1)
         assert (tmp_path / "a.jsonl").read_bytes().endswith(b"half")
     assert KeptValues(tmp_path / "none.jsonl").get("one") is None
     assert not (tmp_path / "none.jsonl").exists()
@@ -63,18 +63,18 @@ def test_a_fingerprint_depends_on_the_data_and_not_on_the_order_of_keys() -> Non
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
-def test_a_model_is_told_from_another_by_what_is_in_its_files(tmp_path: Path) -> None:
+def test_models_differ_by_the_content_of_their_files(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"a" * 3_000_000)
     before = model_fingerprint(tmp_path)
     os.utime(weights, (1, 1))
-    assert model_fingerprint(tmp_path) == before, "the time of a file says nothing"
+    assert model_fingerprint(tmp_path) == before, "the time of a file does not count"
     weights.write_bytes(b"a" * 2_999_999 + b"b")
     retrained = model_fingerprint(tmp_path)
     assert retrained != before, "retrained weights have the same size"
     for name in ("README.md", "paternalism.json", "paternalism_pos.csv", "paternalism_response_avg_diff.pt"):
         (tmp_path / name).write_text("beside it")
-    assert model_fingerprint(tmp_path) == retrained, "what stands beside a model is no part of it"
+    assert model_fingerprint(tmp_path) == retrained, "other files in the directory are no part of the model"
     (tmp_path / "config.json").write_text("{}")
     assert model_fingerprint(tmp_path) != retrained
     assert model_fingerprint("meta-llama/Llama-3.1-8B-Instruct") == {"name": "meta-llama/Llama-3.1-8B-Instruct"}

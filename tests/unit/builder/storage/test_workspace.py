@@ -1,4 +1,4 @@
-"""A step is repeated when its inputs or its files changed, and never otherwise; a trait is one process's at a time."""
+"""A step is repeated only when its inputs or its files changed; one process at a time works on a trait."""
 
 from pathlib import Path
 
@@ -23,22 +23,22 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_a_step_is_done_while_its_inputs_and_its_files_are_the_same(workspace: Workspace) -> None:
-    made = workspace.directory / "courage.pt"
-    made.write_text("vector")
+    output = workspace.directory / "courage.pt"
+    output.write_text("vector")
     assert not workspace.manifest.done("extract", {"threshold": 50})
-    workspace.manifest.record("extract", {"threshold": 50}, [made])
+    workspace.manifest.record("extract", {"threshold": 50}, [output])
     assert workspace.manifest.done("extract", {"threshold": 50})
     assert not workspace.manifest.done("extract", {"threshold": 60})
     assert not workspace.manifest.done("verify", {"threshold": 50})
-    made.touch()
-    assert workspace.manifest.done("extract", {"threshold": 50}), "the time of a file says nothing"
-    made.write_text("another vector")
+    output.touch()
+    assert workspace.manifest.done("extract", {"threshold": 50}), "the time of a file does not count"
+    output.write_text("another vector")
     assert not workspace.manifest.done("extract", {"threshold": 50})
-    made.unlink()
+    output.unlink()
     assert not workspace.manifest.done("extract", {"threshold": 50})
 
 
-def test_what_killed_writers_left_is_removed_by_the_next_that_holds_the_trait(workspace: Workspace) -> None:
+def test_the_next_process_removes_the_files_of_killed_writers(workspace: Workspace) -> None:
     left = [
         workspace.directory / ".courage_pos.csv.dh__gsp0",
         workspace.directory / ".courage.json.a1b2c3d4",
@@ -63,7 +63,7 @@ def test_a_trait_is_held_by_one_at_a_time(workspace: Workspace) -> None:
         pass
 
 
-def test_what_only_the_builder_reads_is_kept_out_of_version_control(workspace: Workspace) -> None:
+def test_the_builders_own_directory_stays_out_of_version_control(workspace: Workspace) -> None:
     assert (workspace.directory / ".traitwatch" / ".gitignore").read_text() == "*\n"
 
 

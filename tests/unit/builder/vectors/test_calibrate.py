@@ -115,7 +115,8 @@ def test_answers_to_one_prompt_are_not_taken_for_independent() -> None:
     as_if_independent = thresholds(calibrate(answers, list(range(400)), "x"))
     for (low, z, high), (naive_low, naive_z, naive_high) in zip(as_they_are, as_if_independent, strict=True):
         assert z == naive_z
-        # Twice at best: four answers that are one. The bounds on the Pareto shape keep it below that.
+        # The four answers to a prompt are one answer, so the interval could double. The bounds on the Pareto shape
+        # keep it narrower.
         assert high - low > 1.3 * (naive_high - naive_low)
 
 
@@ -151,7 +152,7 @@ def test_responses_too_short_for_a_spike_count_as_having_none() -> None:
         (series(0, 60, length=2), range(60)),
     ],
 )
-def test_too_little_gives_no_thresholds_and_says_so(answers: list[Float32Array], prompts: list[int]) -> None:
+def test_too_few_answers_give_no_thresholds_but_a_reason(answers: list[Float32Array], prompts: list[int]) -> None:
     calibration = calibrate(answers, prompts, "x")
     assert calibration.layers[0].thresholds == []
     assert calibration.method.startswith("no thresholds: ")
@@ -169,7 +170,7 @@ def test_a_layer_that_does_not_vary_has_no_thresholds_and_the_others_have() -> N
 
 
 def test_peaks_that_are_mostly_alike_still_give_finite_numbers() -> None:
-    """Answers that a model repeats word by word: few distinct values, in a resample perhaps one."""
+    """A model repeats answers word by word: there are few distinct values, and perhaps one in a resample."""
     answers = [part for part in series(11, 3) for _ in range(20)]
     for low, z, high in thresholds(calibrate(answers, [i % 12 for i in range(60)], "x", resamples=200)):
         assert np.isfinite([low, z, high]).all()
@@ -191,7 +192,7 @@ def test_l_moments_of_resamples_are_those_of_the_resamples_written_out() -> None
 
 
 @pytest.mark.parametrize("shape", [0.0, 0.15, 0.5])
-def test_the_generalised_normal_fit_is_exact_for_what_it_is_made_for(shape: float) -> None:
+def test_the_generalised_normal_fit_is_exact_for_its_own_distributions(shape: float) -> None:
     distribution = stats.lognorm(shape, loc=-2, scale=3) if shape else stats.norm(1, 2)
     sample = distribution.ppf((np.arange(20_000) + 0.5) / 20_000)
     moments = l_moments(sample, np.ones((1, len(sample))))
@@ -200,7 +201,7 @@ def test_the_generalised_normal_fit_is_exact_for_what_it_is_made_for(shape: floa
 
 
 @pytest.mark.parametrize("shape", [-0.2, 0.0, 0.2])
-def test_the_pareto_fit_is_exact_for_what_it_is_made_for(shape: float) -> None:
+def test_the_pareto_fit_is_exact_for_its_own_distributions(shape: float) -> None:
     distribution = stats.genpareto(shape)
     sample = distribution.ppf((np.arange(20_000) + 0.5) / 20_000)
     for rate in (0.01, 0.001):

@@ -1,4 +1,4 @@
-"""A vector is summed up with the evidence for it, whatever the order, in memory that does not grow."""
+"""A vector and its evidence are sums over pairs: the order does not count, and the memory does not grow."""
 
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def test_the_vector_is_the_difference_of_means() -> None:
     assert got == pytest.approx(expected, abs=1e-7)
 
 
-def test_the_order_of_adding_does_not_show() -> None:
+def test_the_order_of_adding_does_not_count() -> None:
     pos, neg = answers(1.0)
-    pos[:, 0, 0] += 1000  # as the massive activations of real models
+    pos[:, 0, 0] += 1000  # like the massive activations of real models
     first = filled(pos, neg)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(80).tolist()
@@ -53,7 +53,7 @@ def test_halves_are_vectors_of_halves_of_the_questions() -> None:
     halves = filled(pos, neg).halves()
     assert halves is not None
     differences = (pos - neg).reshape(10, 4, *SHAPE).mean(1)
-    # Each half is the mean over five questions: find which, and that they share none and leave none out.
+    # Each half is the mean over five questions: find the five. The halves share no question and leave none out.
     weights = [np.linalg.lstsq(differences.reshape(10, -1).T, half.ravel(), rcond=None)[0] for half in halves]
     chosen = [set(np.flatnonzero(w > 0.1).tolist()) for w in weights]
     assert [len(c) for c in chosen] == [5, 5]
@@ -110,7 +110,7 @@ def test_the_seed_chooses_halves_and_shuffles() -> None:
     assert np.array_equal(one.vector(), other.vector())
 
 
-def test_a_missing_answer_is_told() -> None:
+def test_a_missing_answer_is_reported() -> None:
     pos, neg = answers(1.0)
     pairs = filled(pos, neg, [i for i in range(80) if i != 47])
     for result in (pairs.vector, pairs.halves, pairs.null):
@@ -178,7 +178,7 @@ def io_bytes(evidence: Evidence, directory: Path) -> bytes:
     return (directory / "whole.npz").read_bytes()
 
 
-def test_unit_vectors_are_made_layer_by_layer_and_a_zero_one_stays_zero() -> None:
+def test_each_layer_becomes_a_unit_vector_and_a_zero_layer_stays_zero() -> None:
     vector = np.array([[3.0, 4.0], [0.0, 2.0], [0.0, 0.0]], dtype=np.float32)
     assert unit_rows(vector) == pytest.approx(np.array([[0.6, 0.8], [0.0, 1.0], [0.0, 0.0]]))
     assert unit_rows(np.stack([vector, 2 * vector]))[1] == pytest.approx(unit_rows(vector))

@@ -1,4 +1,4 @@
-"""Which pairs make a vector, and that the vectors are what the Persona Vectors authors' method makes of them."""
+"""Effective pairs make a vector, and the vectors equal those of the Persona Vectors authors' method."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def scored(*scores: tuple[float | None, float | None], answer: str = "x") -> lis
     return [JudgedAnswer("q?", "p", answer, "t_0_pos_0", trait, coherence) for trait, coherence in scores]
 
 
-def test_a_pair_is_effective_when_both_answers_are_as_they_should() -> None:
+def test_a_pair_is_effective_when_both_answers_meet_the_thresholds() -> None:
     pos = scored((90, 80), (49, 80), (90, 80), (90, 49), (90, 80), (50, 50))
     neg = scored((10, 80), (10, 80), (50, 80), (10, 80), (10, 49), (49, 50))
     assert effective_pairs(pos, neg) == [0, 5]
@@ -37,11 +37,11 @@ def test_a_pair_is_effective_when_both_answers_are_as_they_should() -> None:
 
 @pytest.mark.parametrize("scores", [(None, 80), (90, None), (None, None)])
 def test_a_score_that_the_judge_refused_drops_the_pair(scores: tuple[float | None, float | None]) -> None:
-    kept = [*scored((90, 80)), *scored(scores)]
-    low = [*scored((10, 80)), *scored((10, 80))]
-    assert effective_pairs(kept, low) == [0]
-    refused = [*scored((10, 80)), *scored((None if scores[0] is None else 10, scores[1]))]
-    assert effective_pairs(scored((90, 80), (90, 80)), refused) == [0]
+    pos = [*scored((90, 80)), *scored(scores)]
+    neg = [*scored((10, 80)), *scored((10, 80))]
+    assert effective_pairs(pos, neg) == [0]
+    neg_refused = [*scored((10, 80)), *scored((None if scores[0] is None else 10, scores[1]))]
+    assert effective_pairs(scored((90, 80), (90, 80)), neg_refused) == [0]
 
 
 @pytest.mark.parametrize("empty", ["", " \n"])
@@ -50,11 +50,11 @@ def test_an_empty_answer_makes_no_pair_whatever_coherence_is_asked_for(empty: st
     assert effective_pairs(pos, scored((10, 80), (10, 80)), coherence=0) == [0]
 
 
-def test_no_effective_pair_is_an_error_that_says_what_was_measured_and_what_to_try() -> None:
-    with pytest.raises(PipelineError) as told:
+def test_no_effective_pair_is_an_error_that_names_the_counts_and_the_remedy() -> None:
+    with pytest.raises(PipelineError) as caught:
         effective_pairs(scored((10, 80), (90, 80)), scored((10, 80), (90, 80)))
     for part in ("no effective pair among 2", "1 positive answers score 50 or more", "1 negative ones score below 50"):
-        assert part in str(told.value)
+        assert part in str(caught.value)
     with pytest.raises(PipelineError, match=r"do not show the trait: use --elicit many-shot.*answers files stay"):
         effective_pairs(scored((10, 80)), scored((10, 80)))
     with pytest.raises(PipelineError, match=r"lost to coherence: lower --temperature"):
@@ -63,7 +63,7 @@ def test_no_effective_pair_is_an_error_that_says_what_was_measured_and_what_to_t
         effective_pairs(scored((90, 80)), scored((90, 80)))
 
 
-def test_few_pairs_are_warned_of_in_the_words_of_what_was_measured() -> None:
+def test_the_warning_of_few_pairs_names_the_counts_and_the_remedy() -> None:
     pos, neg = scored(*[(90, 80)] * 49, *[(10, 80)] * 30), scored(*[(10, 80)] * 79)
     warning = few_pairs_warning(pos, neg, 49, 50, 50)
     assert warning is not None
@@ -94,7 +94,7 @@ def test_an_answer_that_merges_with_its_prompt_has_tokens_of_its_own() -> None:
 
 
 def one_at_a_time(model: Any, tokenizer: Any, prompts: list[str], answers: list[str]) -> list[Float32Array]:
-    """The authors' way: mean over the answer, mean over the prompt, last of the prompt; then the mean over examples."""
+    """Return the authors' means over examples: of answer means, of prompt means, and of last prompt states."""
     parts: list[list[torch.Tensor]] = [[], [], []]
     for prompt, answer in zip(prompts, answers, strict=True):
         inputs = tokenizer(prompt + answer, return_tensors="pt", add_special_tokens=False)
@@ -113,7 +113,7 @@ def one_at_a_time(model: Any, tokenizer: Any, prompts: list[str], answers: list[
 def test_the_vectors_are_those_of_the_authors_method(
     tiny_model: Path, reader: Reader, elicit: Any, read_under: ReadUnder
 ) -> None:
-    """Prompts are read as they elicited; answers after them, or after the bare question."""
+    """Prompt states come from the eliciting prompt; answers are read after that prompt or the bare question."""
     elicitation = Elicitation(DEFINITION, elicit, "bravery")
     tokenizer = reader.tokenizer
     sides: dict[str, list[JudgedAnswer]] = {}
@@ -127,7 +127,7 @@ def test_the_vectors_are_those_of_the_authors_method(
             )
             for i, row in enumerate(elicitation.rows(DEFINITION.questions, 3))
         ]
-    made = extract(reader, tokenizer, sides["pos"], sides["neg"], read_under, QUIET)
+    extraction = extract(reader, tokenizer, sides["pos"], sides["neg"], read_under, QUIET)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     expected = {}
     for polarity, rows in sides.items():
@@ -136,7 +136,7 @@ def test_the_vectors_are_those_of_the_authors_method(
         response, _, _ = one_at_a_time(model, tokenizer, under, answers)
         _, average, last = one_at_a_time(model, tokenizer, prompts, answers)
         expected[polarity] = (response, average, last)
-    got = (made.vectors.response_avg, made.vectors.prompt_avg, made.vectors.prompt_last)
+    got = (extraction.vectors.response_avg, extraction.vectors.prompt_avg, extraction.vectors.prompt_last)
     for vector, pos, neg in zip(got, expected["pos"], expected["neg"], strict=True):
         assert vector.dtype == np.float32
         assert vector == pytest.approx(pos - neg, abs=1e-5)
@@ -147,9 +147,9 @@ def test_the_evidence_is_of_the_same_pairs(reader: Reader) -> None:
     prompt = render(reader.tokenizer, bare("why?"))
     pos = [JudgedAnswer(f"q{i}?", prompt, f"yes {i}", f"t_{i}_pos_0") for i in range(6)]
     neg = [JudgedAnswer(f"q{i}?", prompt, f"no {i}", f"t_{i}_neg_0") for i in range(6)]
-    made = extract(reader, reader.tokenizer, pos, neg, "prompt", QUIET)
-    assert made.evidence.null is not None
-    assert made.evidence.null.shape[1:] == (4, 16)
-    assert made.evidence.halves is not None
-    assert np.mean(made.evidence.halves, axis=0) == pytest.approx(made.vectors.response_avg, abs=1e-5)
+    extraction = extract(reader, reader.tokenizer, pos, neg, "prompt", QUIET)
+    assert extraction.evidence.null is not None
+    assert extraction.evidence.null.shape[1:] == (4, 16)
+    assert extraction.evidence.halves is not None
+    assert np.mean(extraction.evidence.halves, axis=0) == pytest.approx(extraction.vectors.response_avg, abs=1e-5)
     assert text_ids(reader.tokenizer, prompt)

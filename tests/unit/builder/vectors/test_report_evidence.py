@@ -1,4 +1,4 @@
-"""The evidence file of a report: it refuses malformed data, and chooses the answers to show by a rule."""
+"""The evidence of a report refuses malformed data, and a rule chooses the answers for the page."""
 
 from pathlib import Path
 

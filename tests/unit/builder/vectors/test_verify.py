@@ -1,4 +1,4 @@
-"""What a vector is worth on held-out answers, and that it is said plainly where it is worth nothing."""
+"""A vector is verified on held-out answers, and the verdict names a useless vector plainly."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_auc_needs_both_polarities() -> None:
         auc([1.0], [])
 
 
-def test_correlation_passes_over_what_the_judge_did_not_score() -> None:
+def test_correlation_leaves_out_answers_without_a_score() -> None:
     x = np.array([1.0, 2.0, 3.0, 99.0])
     assert correlation(x, [10.0, 20.0, 30.0, None]) == pytest.approx(1.0)
     assert correlation(x, [30.0, 20.0, 10.0, None]) == pytest.approx(-1.0)
@@ -58,7 +58,7 @@ def test_correlation_passes_over_what_the_judge_did_not_score() -> None:
         ([], []),
     ],
 )
-def test_there_is_no_correlation_of_what_does_not_vary_or_is_too_little(x: list[float], scores: list[Any]) -> None:
+def test_there_is_no_correlation_of_constant_or_too_few_values(x: list[float], scores: list[Any]) -> None:
     assert correlation(np.array(x), scores) is None
 
 
@@ -91,7 +91,7 @@ def test_the_layer_that_will_be_served() -> None:
     assert served_layer(12) == 11
 
 
-# --- a vector is verified: pairs and held-out answers of a model in which layer 2 knows the trait best
+# --- the verdict on the vector of a simulated model
 
 
 def verified(
@@ -103,9 +103,9 @@ def verified(
         shift: how far apart the conditions are at a layer, in standard deviations of an answer's mean state.
         pairs: pairs that make the vector, and held-out answers of each polarity.
         served: the layer that is served.
-        spread: the judge's score follows the trait within a condition if 1, and is noise if 0.
-        null: whether the evidence is at hand.
-        seed: of it all.
+        spread: 1 if the judge's score follows the trait within a condition, 0 if the score is noise.
+        null: whether `verify` gets the evidence.
+        seed: seeds all random numbers.
     """
     random = np.random.default_rng(seed)
     direction = random.standard_normal((LAYERS, HIDDEN))
@@ -120,11 +120,11 @@ def verified(
         scores = 50 + 20 * polarity + 8 * (spread * degree + (1 - spread) * noise)
         return states.astype(np.float32), list(np.clip(scores, 0, 100))
 
-    made = PairAccumulator(pairs, [i // 5 for i in range(pairs)], (LAYERS, HIDDEN))
+    accumulator = PairAccumulator(pairs, [i // 5 for i in range(pairs)], (LAYERS, HIDDEN))
     for name, polarity in (("pos", 1), ("neg", -1)):
         for i, state in enumerate(answers(polarity)[0]):
-            made.add(name, i, state)  # type: ignore[arg-type]
-    vector, evidence = made.vector(), made.evidence()
+            accumulator.add(name, i, state)  # type: ignore[arg-type]
+    vector, evidence = accumulator.vector(), accumulator.evidence()
     (pos, pos_scores), (neg, neg_scores) = answers(1), answers(-1)
 
     def on(states: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -164,14 +164,14 @@ def test_a_good_vector_is_called_good_with_its_evidence() -> None:
     assert best.correlation > 0.8
 
 
-def test_noise_is_said_to_be_no_better_than_the_null() -> None:
-    """The best of several layers is above the null's AUC by luck now and then, but seldom longer too."""
+def test_the_verdict_on_noise_is_no_better_than_chance() -> None:
+    """By luck, the best of several layers sometimes has an AUC above the null's, but is seldom longer as well."""
     results = [verified({}, seed=seed) for seed in range(20)]
     assert sum(result.better_than_null for result in results) <= 2
-    told = [result for result in results if not result.better_than_null]
-    assert all(result.verdict.startswith("No better than chance: ") for result in told)
-    assert all("no better than the null" in r.verdict or "no longer than the null" in r.verdict for r in told)
-    assert any("does not reproduce" in result.verdict for result in told)
+    rejected = [result for result in results if not result.better_than_null]
+    assert all(result.verdict.startswith("No better than chance: ") for result in rejected)
+    assert all("no better than the null" in r.verdict or "no longer than the null" in r.verdict for r in rejected)
+    assert any("does not reproduce" in result.verdict for result in rejected)
 
 
 def test_the_strongest_vectors_are_better_than_a_null_that_shares_their_difference() -> None:
@@ -198,28 +198,28 @@ def test_the_layer_that_is_served_is_judged_too() -> None:
     assert result.verdict.startswith("Doubtful: at layer 2, its best,")
     assert "At layer 1, which is served unless another is chosen" in result.verdict
     assert "it is no better than the null" in result.verdict
-    assert "not degrees" not in result.verdict, "what tells nothing has no limits to speak of"
+    assert "not degrees" not in result.verdict, "a layer that tells nothing needs no remark about degrees"
     assert result.verdict.endswith("Serve it at layer 2.")
 
 
-def test_a_served_layer_that_is_as_good_is_said_to_be() -> None:
+def test_the_verdict_has_no_objection_to_a_served_layer_that_is_as_good() -> None:
     result = verified({1: 1.4, 2: 1.5}, served=1)
     assert result.verdict.startswith("Good: at layer 2, its best,")
     assert "At layer 1, which is served unless another is chosen" in result.verdict
     assert result.verdict.endswith("nothing speaks against it.")
 
 
-def test_degrees_that_are_not_told_are_said() -> None:
+def test_the_verdict_names_a_vector_that_does_not_tell_degrees() -> None:
     assert "not degrees of the trait" in verified({2: 1.5}, spread=0.0).verdict
     assert "not degrees of the trait" not in verified({2: 1.5}, spread=1.0).verdict
 
 
-def test_a_vector_of_words_is_said_to_be_one() -> None:
+def test_the_verdict_names_a_vector_of_vocabulary() -> None:
     assert "vocabulary" in verified({0: 1.6, 2: 1.5}).verdict
     assert "vocabulary" not in verified({0: 0.2, 2: 1.5}).verdict
 
 
-def test_without_evidence_chance_is_the_measure_and_the_lack_is_told() -> None:
+def test_without_evidence_the_verdict_compares_with_chance_and_names_the_lack() -> None:
     good, chance = verified({2: 1.5}, null=False), verified({}, null=False, seed=1)
     assert good.better_than_null
     assert good.layers[2].null_norm is good.layers[2].null_auc is good.layers[2].split_half_cosine is None
@@ -235,7 +235,7 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def given(**replaced: Any) -> dict[str, Any]:
+def arguments(**replaced: Any) -> dict[str, Any]:
     """Return the arguments of `verify` for 4 rows of width 6, with 5 positive and 7 negative answers."""
     values: dict[str, Any] = {
         "vector": noise(4, 6),
@@ -247,14 +247,14 @@ def given(**replaced: Any) -> dict[str, Any]:
 
 
 def test_unscored_answers_and_missing_halves_leave_blanks() -> None:
-    result = verify(**given(pos=AnswerProjections(noise(4, 5), scores=[None] * 5)))
+    result = verify(**arguments(pos=AnswerProjections(noise(4, 5), scores=[None] * 5)))
     for row in result.layers:
         assert row.correlation is row.correlation_pos is row.correlation_neg is None
         assert row.split_half_cosine is row.auc_prompt_last is row.null_auc is None
         assert row.null_norm is not None
 
 
-def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
+def test_a_zero_layer_has_the_auc_of_chance_and_no_cosine() -> None:
     vector, pos, neg = noise(4, 6), noise(4, 5), noise(4, 7)
     vector[1] = pos[1] = neg[1] = 0
     evidence = Evidence(np.stack([vector, vector]), noise(3, 4, 6))
@@ -267,7 +267,7 @@ def test_a_zero_layer_is_worth_nothing_and_breaks_nothing() -> None:
     [("vector", None), ("pos", "response"), ("neg", "response"), ("neg", "prompt_last"), ("pos", "null")],
 )
 def test_values_that_are_not_finite_name_their_layers(argument: str, field: str | None) -> None:
-    full = given(
+    full = arguments(
         pos=AnswerProjections(noise(4, 5), noise(4, 5), noise(4, 3, 5)),
         neg=AnswerProjections(noise(4, 7), noise(4, 7), noise(4, 3, 7)),
     )
@@ -296,11 +296,11 @@ def test_values_that_are_not_finite_name_their_layers(argument: str, field: str 
 )
 def test_shapes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(PipelineError, match="have shape"):
-        verify(**given(**wrong))
+        verify(**arguments(**wrong))
 
 
 def test_scores_and_answers_must_match_and_both_polarities_be_there() -> None:
     with pytest.raises(PipelineError, match="5 positive answers"):
-        verify(**given(pos=AnswerProjections(noise(4, 5), scores=[1.0] * 4)))
+        verify(**arguments(pos=AnswerProjections(noise(4, 5), scores=[1.0] * 4)))
     with pytest.raises(PipelineError, match="both polarities"):
-        verify(**given(neg=AnswerProjections(noise(4, 0))))
+        verify(**arguments(neg=AnswerProjections(noise(4, 0))))
