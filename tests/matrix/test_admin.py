@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.answers import told
+from tests.support.answers import received_choices
 from tests.support.cases import COMPLETIONS
 from tests.support.random_llama import HIDDEN_SIZE, NUM_LAYERS, Oracle
 from tests.support.serving import MODEL_NAME, Server, serving
@@ -171,7 +171,7 @@ def other(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory
 
 def check(oracle: Oracle, answer: httpx.Response, name: str = "probe2") -> int:
     """Assert that trait `name` of an answer is what an oracle's `probe2` is; return the number of tokens."""
-    (one,) = told(answer).values()
+    (one,) = received_choices(answer).values()
     assert one.complete is True
     oracle.check({"probe2": one.traits[name]}, one.prompt, one.tokens)
     return len(one.tokens)
@@ -216,7 +216,7 @@ def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) 
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "reason"),
     [
         ({"path": "bad/wide.pt"}, "[5, 129]"),
         ({"path": "bad/deep.pt"}, "[6, 128]"),
@@ -233,11 +233,11 @@ def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) 
         ({}, "'more_response_avg_diff.pt' is no file"),
     ],
 )
-def test_what_does_not_fit_is_not_loaded(body: Any, says: str, admin: Admin) -> None:
+def test_what_does_not_fit_is_not_loaded(body: Any, reason: str, admin: Admin) -> None:
     response = admin.call("POST", "/v1/traits/more", body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert says in error["message"]
+    assert reason in error["message"]
     assert error["code"] == 400
     assert admin.names() == ["probe2"]
 
@@ -257,10 +257,10 @@ def test_a_trait_is_loaded_scored_and_unloaded(admin: Admin, first: Oracle, othe
     answer = admin.ask()
     check(first, answer)
     check(other, answer, "second")
-    assert list(told(admin.ask(traits={"include": ["second"]}))[0].traits) == ["second"]
+    assert list(received_choices(admin.ask(traits={"include": ["second"]}))[0].traits) == ["second"]
     assert admin.unload("second").json() == {"id": "second", "object": "trait", "deleted": True}
     assert admin.names() == ["probe2"]
-    assert list(told(admin.ask())[0].traits) == ["probe2"]
+    assert list(received_choices(admin.ask())[0].traits) == ["probe2"]
     refused = admin.ask(traits={"include": ["second"]})
     assert refused.status_code == 400
     again = admin.unload("second")
@@ -275,7 +275,7 @@ def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(
     shutil.copy(admin.directory / "other" / "probe4_response_avg_diff.pt", tmp_path)
     answer = admin.ask()
     check(first, answer)
-    (one,) = told(answer).values()
+    (one,) = received_choices(answer).values()
     Oracle(model, tmp_path).check(one.traits, one.prompt, one.tokens)
 
 
@@ -302,7 +302,7 @@ def test_a_stream_keeps_a_trait_that_is_unloaded_while_others_come(admin: Admin,
         assert not any(stream.answer.done() for stream in streams), TOO_EARLY
     for stream in streams:
         assert check(first, stream.answer.result()) == LONG
-    assert told(without)[0].traits == {}
+    assert received_choices(without)[0].traits == {}
     for name, answer in later.items():
         check(other, answer, name)
 
@@ -318,7 +318,7 @@ def test_traits_come_and_go_under_a_load(admin: Admin, first: Oracle, other: Ora
             check(other if number % 2 else first, admin.ask(2))
     by_first = by_other = 0
     for answer in answers:
-        (one,) = told(answer.result()).values()
+        (one,) = received_choices(answer.result()).values()
         is_first, is_other = (_is(oracle, one.traits, one.prompt, one.tokens) for oracle in (first, other))
         assert is_first != is_other, "an answer of two vectors"
         by_first, by_other = by_first + is_first, by_other + is_other

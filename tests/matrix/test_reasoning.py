@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import OURS, alike, headers, own_part, post, raw, told
+from tests.support.answers import OURS, alike, headers, own_part, post, raw, received_choices
 from tests.support.cases import CASES, CHAT, CONVERSATION, GRAMMAR_OPTIONS, RESPONSES
 from tests.support.random_llama import LAYER_OPTIONS, Oracle
 from tests.support.serving import MODEL_NAME, Server, plain_vllm, serving_at_once, traitwatch
@@ -60,25 +60,25 @@ def plain(servers: list[Server]) -> Server:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("path", "body", "says"), BODIES)
+@pytest.mark.parametrize(("path", "body", "expected_text"), BODIES)
 def test_all_of_the_answer_but_its_scores_is_vllms_own(
-    path: str, body: dict[str, Any], says: str, stream: bool, quiet: Server, plain: Server
+    path: str, body: dict[str, Any], expected_text: str, stream: bool, quiet: Server, plain: Server
 ) -> None:
     ours, theirs = alike(
         lambda: post(quiet, path, body, stream=stream, traits=True), lambda: post(plain, path, body, stream=stream)
     )
-    assert says in theirs.text
+    assert expected_text in theirs.text
     assert headers(ours) == headers(theirs)
     assert own_part(ours) == own_part(theirs)
 
 
 def test_thoughts_and_answer_are_scored_as_one(quiet: Server, oracle: Oracle) -> None:
     """The thoughts that vLLM leaves out too: its answer tells fewer words than tokens that it generated."""
-    (whole,) = told(post(quiet, *_body("chat"), return_token_ids=True, traits=True)).values()
+    (whole,) = received_choices(post(quiet, *_body("chat"), return_token_ids=True, traits=True)).values()
     answers = [whole]
     for name in ("chat", "chat, thoughts left out", "responses"):
         for stream in (False, True):
-            answers += told(post(quiet, *_body(name), stream=stream, traits=True)).values()
+            answers += received_choices(post(quiet, *_body(name), stream=stream, traits=True)).values()
     assert len(answers) == 1 + 2 * len(BODIES)
     for one in answers:
         assert one.complete is True

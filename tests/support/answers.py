@@ -75,7 +75,7 @@ def headers(response: httpx.Response) -> dict[str, str]:
 
 
 @dataclass
-class Told:
+class ReceivedChoice:
     """What was told of one choice.
 
     Attributes:
@@ -95,11 +95,11 @@ class Told:
     def take(self, carrier: Mapping[str, Any]) -> None:
         """Take the scores of an object that may have some."""
         for name, part in carrier.get("traits", {}).items():
-            told = self.traits.setdefault(name, {"tokens": []})
-            joined = told["tokens"]
+            scores = self.traits.setdefault(name, {"tokens": []})
+            joined = scores["tokens"]
             assert part.get("start", 0) == len(joined), f"{name}: a part starts at {part['start']} after {len(joined)}"
-            told.update({key: value for key, value in part.items() if key != "start"})
-            told["tokens"] = joined + part["tokens"]
+            scores.update({key: value for key, value in part.items() if key != "start"})
+            scores["tokens"] = joined + part["tokens"]
         if "traits_complete" in carrier:
             assert self.complete is None, "the summary came twice"
             self.complete = carrier["traits_complete"]
@@ -112,41 +112,41 @@ class Told:
             assert self.traits[name]["tokens"][: len(part["tokens"])] == part["tokens"], name
 
 
-def told(response: httpx.Response) -> dict[int, Told]:
+def received_choices(response: httpx.Response) -> dict[int, ReceivedChoice]:
     """Return what an answer tells of each of its choices; of one without choices, under `ONE_ANSWER`."""
     assert response.status_code == 200, response.text
     if response.headers["content-type"] == "application/json":
-        return _told_at_once(json.loads(response.text))
-    choices: dict[int, Told] = {}
+        return _unstreamed_choices(json.loads(response.text))
+    choices: dict[int, ReceivedChoice] = {}
     for data in (json.loads(data) for _, data in events(response) if data.startswith("{")):
         if "choices" in data:
             for choice in data["choices"]:
-                _take_chunk(choices.setdefault(choice["index"], Told()), choice, data)
+                _take_chunk(choices.setdefault(choice["index"], ReceivedChoice()), choice, data)
         elif "response" in data:
-            _take_ids(choices.setdefault(ONE_ANSWER, Told()), data["response"])
+            _take_ids(choices.setdefault(ONE_ANSWER, ReceivedChoice()), data["response"])
             if "traits" in data["response"]:
                 choices[ONE_ANSWER].take_whole(data["response"])
         else:
-            choices.setdefault(ONE_ANSWER, Told()).take(data)
+            choices.setdefault(ONE_ANSWER, ReceivedChoice()).take(data)
     return choices
 
 
-def _told_at_once(answer: dict[str, Any]) -> dict[int, Told]:
+def _unstreamed_choices(answer: dict[str, Any]) -> dict[int, ReceivedChoice]:
     choices = {}
     # A batch numbers its choices by conversation, whatever `n` is: count them.
     for number, choice in enumerate(answer.get("choices", [answer])):
-        one = choices[number if "choices" in answer else ONE_ANSWER] = Told()
+        one = choices[number if "choices" in answer else ONE_ANSWER] = ReceivedChoice()
         one.take(choice)
         _take_ids(one, {**answer, **choice})
     return choices
 
 
-def _take_ids(one: Told, answer: dict[str, Any]) -> None:
+def _take_ids(one: ReceivedChoice, answer: dict[str, Any]) -> None:
     one.tokens = answer.get("token_ids") or [t for m in answer.get("output_messages") or [] for t in m["tokens"]]
     one.prompt = answer.get("prompt_token_ids") or [t for m in answer.get("input_messages") or [] for t in m["tokens"]]
 
 
-def _take_chunk(one: Told, choice: dict[str, Any], chunk: dict[str, Any]) -> None:
+def _take_chunk(one: ReceivedChoice, choice: dict[str, Any], chunk: dict[str, Any]) -> None:
     prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
     one.prompt = one.prompt or prompt or []
     before = len(one.tokens)

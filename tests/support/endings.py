@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.answers import Told
+from tests.support.answers import ReceivedChoice
 from tests.support.processes import END_TIMEOUT, ended, process
 from tests.support.serving import MODEL_NAME, Server
 
@@ -133,16 +133,16 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
         return choices
 
     def streamed() -> list[dict[str, Any]]:
-        told = defaultdict[int, Told](Told)
+        received = defaultdict[int, ReceivedChoice](ReceivedChoice)
         last: dict[int, dict[str, Any]] = {}
         # By the SDK: httpx also ends a line at the separators of Unicode, of which this model's bytes make some.
         stream: Any = server.client().completions.create(**body, extra_body=extra, stream=True)
         for event in stream:
             for choice in (choice.model_dump(exclude_unset=True) for choice in event.choices):
-                told[choice["index"]].take(choice)
+                received[choice["index"]].take(choice)
                 last[choice["index"]] = choice
             begun.set()
-        return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
+        return [{**choice, "traits": received[index].traits} for index, choice in last.items()]
 
     engine = process(server, ENGINE)
     with ThreadPoolExecutor() as pool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tests.support.answers import Told
+from tests.support.answers import ReceivedChoice
 
 PROBES = ["probe1", "probe2", "probe4"]
 
@@ -19,12 +19,14 @@ def scored_whole(carrier: Any, num_tokens: int) -> None:
         assert isinstance(scores["prompt_last"], float)
 
 
-def joined(carriers: Iterable[Any]) -> Told:
+def joined(carriers: Iterable[Any]) -> ReceivedChoice:
     """Join what the SDK objects of a stream tell; check that it is all there."""
-    told = Told()
+    joined_choice = ReceivedChoice()
     for carrier in carriers:
-        told.take(carrier.model_extra or {})
-    assert told.complete is True
-    assert list(told.traits) == PROBES
-    assert all(scores["tokens"][-1] is None and None not in scores["tokens"][:-1] for scores in told.traits.values())
-    return told
+        joined_choice.take(carrier.model_extra or {})
+    assert joined_choice.complete is True
+    assert list(joined_choice.traits) == PROBES
+    assert all(
+        scores["tokens"][-1] is None and None not in scores["tokens"][:-1] for scores in joined_choice.traits.values()
+    )
+    return joined_choice
