@@ -40,9 +40,9 @@ def streamed(text: str, *, delay: float = 0.0, **options: Any) -> Reply:
     return _stream(_wire(events(text, **options)), delay=delay)
 
 
-def failing_midway(text: str, kind: str, says: str) -> Reply:
+def failing_midway(text: str, kind: str, reason: str) -> Reply:
     """Return a stream that ends with an error event after a part of its answer."""
-    failure = {"type": "error", "error": {"type": kind, "message": says}}
+    failure = {"type": "error", "error": {"type": kind, "message": reason}}
     return _stream(_wire([*list(events(text))[:5], failure]))
 
 

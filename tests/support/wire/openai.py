@@ -76,7 +76,7 @@ def models(*names: str) -> Reply:
     return Reply({"object": "list", "data": data})
 
 
-def said(request: Request) -> str:
+def last_message(request: Request) -> str:
     """Return the last message of a request."""
     text: str = request.body["messages"][-1]["content"]
     return text
@@ -84,7 +84,7 @@ def said(request: Request) -> str:
 
 def is_probe(request: Request) -> bool:
     """Tell whether a request finds out what the model can do."""
-    return said(request).startswith(PROBE)
+    return last_message(request).startswith(PROBE)
 
 
 def _token(candidates: Mapping[str, float]) -> dict[str, Any]:
