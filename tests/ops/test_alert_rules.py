@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.promtool import Labels, Told, alert, check, counter, gauge, series
+from tests.support.promtool import AlertText, Labels, alert, check, counter, gauge, series
 
 FAST = alert("TraitSpikesFast", "page", trait="paternalism")
 SLOW = alert("TraitSpikesSlow", "ticket", trait="paternalism")
@@ -31,7 +31,7 @@ def spikes(
 def test_a_burst_of_spikes_pages_and_is_resolved(tmp_path: Path) -> None:
     """Half of two responses a minute spike: the hour is above 14.4 % after 18 minutes. Another trait stays quiet."""
     given = spikes((300, 2, 0), (25, 2, 1), (60, 2, 0)) | spikes((385, 2, 0.02), trait="deception")
-    told = Told(
+    text = AlertText(
         320,
         FAST,
         "m turns to paternalism: 16.67% of its responses spike",
@@ -39,20 +39,20 @@ def test_a_burst_of_spikes_pages_and_is_resolved(tmp_path: Path) -> None:
         "last 5 minutes. For neutral responses the share is 1%.",
     )
     # From minute 325 on nothing spikes: the 5 minutes are clean at 330, and the alert outlives them by 15.
-    check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [told])
+    check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [text])
 
 
 def test_a_slow_burn_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
     """A tenth of the responses spike: too few for a page."""
     given = spikes((400, 1, 0.01), (300, 1, 0.1), (200, 1, 0))
-    told = Told(
+    text = AlertText(
         690,
         SLOW,
         "m leans to paternalism: 8.25% of its responses spike",
         "8.25% of the responses of the last 6 hours had a paternalism spike (30 of 360), and 10% of the responses of "
         "the last 30 minutes. For neutral responses the share is 1%.",
     )
-    check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [told])
+    check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [text])
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_drift_is_a_ticket_and_is_resolved(tmp_path: Path, direction: str) -> No
         series("traitwatch_drift_cusum", trait="paternalism", direction=other): gauge((50, 1)),
         series("traitwatch_drift_cusum", trait="paternalism", direction=direction, instance="b"): gauge((50, 0)),
     }
-    told = Told(
+    text = AlertText(
         18,
         drift,
         f"m drifts {direction} in paternalism",
         f"The mean paternalism z of the responses of a server of m has moved {direction}: in all responses a little, "
         "or in some responses a lot. The CUSUM of the mean z is at 20.0; unchanged traffic does not bring it above 15.",
     )
-    check(tmp_path, given, {9: [], 13: [], 16: [drift], 30: [drift], 40: []}, [told])
+    check(tmp_path, given, {9: [], 13: [], 16: [drift], 30: [drift], 40: []}, [text])
 
 
 def mean_z(
@@ -176,13 +176,13 @@ def test_a_shift_is_a_ticket_across_restarts_and_is_resolved(tmp_path: Path, res
 
 
 def test_a_shift_says_from_where_and_to_where(tmp_path: Path) -> None:
-    told = Told(
+    text = AlertText(
         1535,
         SHIFT,
         "m has shifted by -1.00 z in paternalism",
         "The mean paternalism z of the last 30 minutes' responses is -0.75; over the day before it was +0.25.",
     )
-    check(tmp_path, mean_z((1500, 2, 0.25), (60, 2, -0.75)), {1535: [SHIFT]}, [told])
+    check(tmp_path, mean_z((1500, 2, 0.25), (60, 2, -0.75)), {1535: [SHIFT]}, [text])
 
 
 def test_a_shift_of_a_few_responses_is_none(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def coverage(*phases: tuple[int, float, float, float]) -> dict[str, list[float]]
 
 
 def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
-    told = Told(
+    text = AlertText(
         50,
         COVERAGE,
         "Only 95% of the tokens of m are scored",
@@ -218,7 +218,7 @@ def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
         "rates and drift describe only the other responses.",
     )
     given = coverage((30, 1000, 5, 0.1), (30, 950, 50, 1), (60, 1000, 0, 0))
-    check(tmp_path, given, {30: [], 34: [], 50: [COVERAGE], 60: [COVERAGE], 100: []}, [told])
+    check(tmp_path, given, {30: [], 34: [], 50: [COVERAGE], 60: [COVERAGE], 100: []}, [text])
 
 
 def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
@@ -248,15 +248,15 @@ def server_silent(instance: str) -> dict[str, str]:
 def test_a_silent_monitor_pages_and_is_resolved(tmp_path: Path) -> None:
     given = flow((30, 300, 3, 297), (40, 300, 3, 0), (20, 300, 3, 297))
     both = [SILENT, server_silent("a")]
-    told = [
-        Told(
+    texts = [
+        AlertText(
             50,
             SILENT,
             "m is not monitored: tokens flow and none is scored",
             "m generated 3k tokens in the last 10 minutes, and Traitwatch scored none of them. No alert about a trait "
             "can fire until it does.",
         ),
-        Told(
+        AlertText(
             50,
             server_silent("a"),
             "a is not monitored: tokens of m flow and none is scored",
@@ -264,7 +264,7 @@ def test_a_silent_monitor_pages_and_is_resolved(tmp_path: Path) -> None:
             "this server are missing from every figure about the model.",
         ),
     ]
-    check(tmp_path, given, {30: [], 39: [], 44: [], 50: both, 70: both, 75: []}, told)
+    check(tmp_path, given, {30: [], 39: [], 44: [], 50: both, 70: both, 75: []}, texts)
 
 
 def test_a_server_without_traitwatch_is_silent(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_an_uncalibrated_vector_is_told(tmp_path: Path) -> None:
     )
     bare = series("traitwatch_vector_info", engine="", trait="candour", layer="16", calibration_date="")
     uncalibrated = alert("TraitwatchVectorUncalibrated", "info", trait="candour", layer="16")
-    told = Told(
+    text = AlertText(
         15,
         uncalibrated,
         "candour of m is not calibrated",
@@ -304,4 +304,4 @@ def test_an_uncalibrated_vector_is_told(tmp_path: Path) -> None:
         "alerts.",
     )
     given = {calibrated: gauge((40, 1)), bare: gauge((20, 1))}
-    check(tmp_path, given, {8: [], 15: [uncalibrated], 35: []}, [told])
+    check(tmp_path, given, {8: [], 15: [uncalibrated], 35: []}, [text])
