@@ -49,11 +49,11 @@ class Texts:
         self.under_prompt, self.under_question, self.prompts = [], [], []
         for number, row in enumerate(rows):
             first = number % 4 * len(examples) // 4
-            shown = [examples[(first + i) % len(examples)] for i in range(EXAMPLES)]
+            shots = [examples[(first + i) % len(examples)] for i in range(EXAMPLES)]
             question = {"role": "user", "content": table["question"][row]}
             turns = [
                 turn
-                for shot in shown
+                for shot in shots
                 for turn in (
                     {"role": "user", "content": shot["question"]},
                     {"role": "assistant", "content": shot["pos"]},

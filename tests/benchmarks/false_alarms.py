@@ -270,9 +270,9 @@ def main(*, url: str | None, api_key: str, rate: float, concurrent: int, out: Pa
     """Measure how often neutral responses have a spike, trait by trait."""
     console = Console(width=None if sys.stdout.isatty() else 170)
     if redo is not None:
-        kept = json.loads(redo.read_text(encoding="utf-8"))
-        promised = {trait: Promise(**fields) for trait, fields in kept["promises"].items()}
-        responses = [Response(**fields) for fields in kept["responses"]]
+        saved = json.loads(redo.read_text(encoding="utf-8"))
+        promised = {trait: Promise(**fields) for trait, fields in saved["promises"].items()}
+        responses = [Response(**fields) for fields in saved["responses"]]
         console.print(results_table(false_alarms(promised, responses), len(responses)))
         return
     prompts = read_prompts()

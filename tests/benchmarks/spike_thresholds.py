@@ -93,11 +93,11 @@ def main(runs: int, seed: int) -> None:
                 drawn = [z[None].astype(np.float32) for z in setting.draw(random, prompts, answers)]
                 prompt_of = np.repeat(np.arange(prompts), answers).tolist()
                 layer = calibrate(drawn, prompt_of, "simulated", seed=run, resamples=500).layers[0]
-                for found, level, kept in zip(layer.thresholds, levels, errors, strict=True):
+                for found, level, errors_of_rate in zip(layer.thresholds, levels, errors, strict=True):
                     true = (level - layer.mean) / layer.std
-                    kept.append((found.z - true, found.low <= true <= found.high, found.high - found.low))
-            for rate, kept in zip(RATES, errors, strict=True):
-                bias, coverage, width = np.mean(kept, axis=0)
+                    errors_of_rate.append((found.z - true, found.low <= true <= found.high, found.high - found.low))
+            for rate, errors_of_rate in zip(RATES, errors, strict=True):
+                bias, coverage, width = np.mean(errors_of_rate, axis=0)
                 click.echo(
                     f"{name}, {prompts} prompts x {answers}, rate {rate:g}: coverage {100 * coverage:.1f} %, "
                     f"bias {bias:+.3f} z, width {width:.2f} z"

@@ -77,8 +77,8 @@ def read_only(image: Image, directory: Path) -> Sandbox:
         place = directory / f"volume-{number}"
         if not place.exists():
             # A new volume begins with the files of the image at that place, and with their owner.
-            made = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
-            subprocess.run(made, check=True)
+            copy = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
+            subprocess.run(copy, check=True)
         binds.append(Bind(place, volume, writable=True))
     return Sandbox(image.root, image.env, image.directory, image.user, binds, read_only=True, network=False)
 

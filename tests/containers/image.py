@@ -111,9 +111,9 @@ class Builder:
                 raise BuildError(f"RUN --mount={mount}: not known here.")
         env = {**self._outside.env, **image.env, **image.arguments}
         sandbox = Sandbox(image.root, env, image.directory, image.user, binds)
-        made = sandbox.run(["/bin/sh", "-c", instruction.value])
-        if made.returncode:
-            raise BuildError(f"RUN {instruction.value}\n{(made.stdout + made.stderr)[-4000:]}")
+        completed = sandbox.run(["/bin/sh", "-c", instruction.value])
+        if completed.returncode:
+            raise BuildError(f"RUN {instruction.value}\n{(completed.stdout + completed.stderr)[-4000:]}")
 
     def _copy(self, image: Image, instruction: Instruction) -> None:
         *sources, target = instruction.words()
@@ -175,6 +175,6 @@ def _clone(source: Path, target: Path) -> None:
 
 
 def _check(command: list[str]) -> None:
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise BuildError(f"{' '.join(command)}\n{(made.stdout + made.stderr)[-4000:]}")
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        raise BuildError(f"{' '.join(command)}\n{(completed.stdout + completed.stderr)[-4000:]}")

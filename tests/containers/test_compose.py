@@ -39,9 +39,9 @@ def compose(environment: Mapping[str, str], *command: str, project: Path = COMPO
 
 def resolved(profile: str, **environment: str) -> dict[str, Any]:
     """The services as Compose resolves them, after it has checked them against its schema."""
-    made = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
-    assert made.returncode == 0, made.stderr
-    services: dict[str, Any] = yaml.safe_load(made.stdout)["services"]
+    completed = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
+    assert completed.returncode == 0, completed.stderr
+    services: dict[str, Any] = yaml.safe_load(completed.stdout)["services"]
     return services
 
 
@@ -59,9 +59,9 @@ def mounted(service: dict[str, Any]) -> dict[str, Path]:
 def test_compose_refuses_what_its_schema_does_not_know(tmp_path: Path) -> None:
     broken = tmp_path / "compose.yaml"
     broken.write_text(COMPOSE.read_text().replace("read_only: true", "readonly: true", 1))
-    made = compose({**SECRETS, "COMPOSE_PROFILES": "cpu"}, "config", project=broken)
-    assert made.returncode != 0
-    assert "readonly" in made.stderr
+    completed = compose({**SECRETS, "COMPOSE_PROFILES": "cpu"}, "config", project=broken)
+    assert completed.returncode != 0
+    assert "readonly" in completed.stderr
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -96,9 +96,9 @@ def test_the_address_can_be_chosen() -> None:
 def test_a_secret_that_is_missing_or_empty_is_asked_for(name: str, value: dict[str, str]) -> None:
     environment = {**SECRETS, "COMPOSE_PROFILES": "cpu"}
     del environment[name]
-    made = compose({**environment, **dict.fromkeys([name] if value else [], "")}, "config", "--quiet")
-    assert made.returncode != 0
-    assert f"required variable {name} is missing a value" in made.stderr
+    completed = compose({**environment, **dict.fromkeys([name] if value else [], "")}, "config", "--quiet")
+    assert completed.returncode != 0
+    assert f"required variable {name} is missing a value" in completed.stderr
 
 
 def test_the_example_names_what_is_read_and_holds_no_secret() -> None:
@@ -152,9 +152,9 @@ def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: di
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(path.read_bytes())
     config = tmp_path / "etc" / "prometheus" / "prometheus.yml"
-    made = subprocess.run(["promtool", "check", "config", config], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout + made.stderr
-    assert made.stdout.count("rules found") == 2
+    completed = subprocess.run(["promtool", "check", "config", config], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.stdout.count("rules found") == 2
 
     ours = yaml.safe_load(config.read_text())
     shipped = yaml.safe_load((DASHBOARDS / "traitwatch_dashboards" / "prometheus" / "prometheus.yml").read_text())
@@ -167,14 +167,14 @@ def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: di
 def test_alertmanager_posts_to_the_address_of_the_environment(services: dict[str, Any], tmp_path: Path) -> None:
     service = services["alertmanager"]
     [(inside, shipped)] = mounted(service).items()
-    made = tmp_path / "alertmanager.yml"
+    config_file = tmp_path / "alertmanager.yml"
     # The command that Compose would give to the shell, and the files that the shell would read and write.
     script = service["entrypoint"][-1].replace("$$", "$").replace(inside, str(shipped))
-    script = script.replace("/tmp/alertmanager.yml", str(made)).replace("exec /bin/alertmanager", "echo")
+    script = script.replace("/tmp/alertmanager.yml", str(config_file)).replace("exec /bin/alertmanager", "echo")
     subprocess.run([*service["entrypoint"][:-1], script], env=service["environment"], check=True)
-    subprocess.run(["amtool", "check-config", made], capture_output=True, check=True)
+    subprocess.run(["amtool", "check-config", config_file], capture_output=True, check=True)
 
-    receivers = yaml.safe_load(made.read_text())["receivers"]
+    receivers = yaml.safe_load(config_file.read_text())["receivers"]
     urls = [config["url"] for receiver in receivers for config in receiver["webhook_configs"]]
     address = SECRETS["TRAITWATCH_ALERT_WEBHOOK"]
     assert urls == [f"{address}/pager", f"{address}/tickets", f"{address}/notes"]

@@ -34,8 +34,8 @@ def locked(name: str, package: str) -> str:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
-    made = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout
+    completed = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -25,17 +25,17 @@ CHAT = {
 
 def run(image: Image, scratch: Path, *command: str) -> str:
     """Run a command in place of the server, and return its output."""
-    made = read_only(image, scratch).run(command)
-    assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout
+    completed = read_only(image, scratch).run(command)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def ask(running: Container, path: str, body: object = None) -> str:
     """Return the body of an answer of the server, which can be reached from its own network only."""
     data = [] if body is None else ["--header", "content-type: application/json", "--data", json.dumps(body)]
-    made = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
-    assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout
+    completed = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
@@ -57,9 +57,9 @@ def test_it_can_write_to_its_volume_and_to_tmp_alone(cpu_image: Image, scratch: 
     assert run(cpu_image, scratch, "id", "--user").strip() == "10001"
     for place in ("/home/traitwatch", "/tmp"):
         run(cpu_image, scratch, "touch", f"{place}/file")
-    made = read_only(cpu_image, scratch).run(["touch", "/opt/traitwatch/file"])
-    assert made.returncode != 0
-    assert "Read-only file system" in made.stderr
+    completed = read_only(cpu_image, scratch).run(["touch", "/opt/traitwatch/file"])
+    assert completed.returncode != 0
+    assert "Read-only file system" in completed.stderr
     status = run(cpu_image, scratch, "cat", "/proc/self/status")
     assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
 

@@ -135,11 +135,11 @@ def visit(
     page = context.new_page()
     seen = Visit(page, context)
 
-    def told(message: ConsoleMessage) -> None:
+    def record_error(message: ConsoleMessage) -> None:
         if message.type == "error":
             seen.errors.append(f"console: {message.text} ({message.location.get('url', '')})")
 
-    def answered(response: Response) -> None:
+    def record_body(response: Response) -> None:
         kind = response.headers.get("content-type", "")
         if "javascript" in kind or "css" in kind or "event-stream" in kind:
             return
@@ -148,9 +148,9 @@ def visit(
         except Exception:  # noqa: BLE001  (a response whose page has gone has no body)
             return
 
-    page.on("console", told)
+    page.on("console", record_error)
     page.on("pageerror", lambda error: seen.errors.append(f"exception: {error}"))
-    page.on("response", answered)
+    page.on("response", record_body)
     page.on(
         "request",
         lambda request: (
@@ -176,8 +176,8 @@ def inspecting(browser: Browser, directory: Path, *urls: str) -> Iterator[Visit]
         yield seen
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0, told: Callable[[], object] = lambda: "") -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0, message: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)

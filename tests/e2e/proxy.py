@@ -31,8 +31,8 @@ def proxied(target: str, path: str) -> Iterator[str]:
             async for part in answer.aiter_raw():
                 yield part
 
-        kept = {name: value for name, value in answer.headers.items() if name not in _HOP}
-        return StreamingResponse(body(), answer.status_code, kept, background=BackgroundTask(client.aclose))
+        passed_headers = {name: value for name, value in answer.headers.items() if name not in _HOP}
+        return StreamingResponse(body(), answer.status_code, passed_headers, background=BackgroundTask(client.aclose))
 
     routes = [Route(f"{path}/{{rest:path}}", passed, methods=["GET", "POST", "HEAD", "DELETE"])]
     with hosted(Starlette(routes=routes)) as address:

@@ -45,12 +45,12 @@ class Relay:
 
 @contextmanager
 def relay(url: str) -> Iterator[Relay]:
-    made = Relay(url)
+    started = Relay(url)
     try:
-        yield made
+        yield started
     finally:
         with suppress(OSError):
-            made.cut()
+            started.cut()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:

@@ -142,8 +142,8 @@ def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other
     )
     assert resolved is not None, operated.monitoring.firing()
     # While the page fires, the slow burn of the same trait is held back.
-    told = fired(operated.webhook.notices()[before:])
-    assert told - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
+    fired_alerts = fired(operated.webhook.notices()[before:])
+    assert fired_alerts - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
 
 
 def test_stopping_the_scorer_fires_coverage_and_its_return_resolves_it(operated: Operated) -> None:

@@ -30,7 +30,7 @@ def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
     begin(seen, LONG)
     until(lambda: seen.points("chat") > 3)
     early = seen.points("chat")
-    until(lambda: seen.points("chat") > early + 10, told=lambda: (early, seen.points("chat")))
+    until(lambda: seen.points("chat") > early + 10, message=lambda: (early, seen.points("chat")))
     assert seen.page.locator("#chat-stop").is_visible(), "the line grows while the answer streams"
     height = seen.view("chat").bounding_box()
     seen.finish("chat")
@@ -95,13 +95,13 @@ def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
     seen.page.keyboard.press("Escape")
     seen.finish("chat")
     expect(seen.view("chat").locator(".tw-note", has_text="Stopped. The text so far is kept.")).to_be_visible()
-    kept = seen.tokens("chat").count()
-    assert kept > 3
-    until(lambda: scene.running() == 0, told=scene.running)
+    tokens_before = seen.tokens("chat").count()
+    assert tokens_before > 3
+    until(lambda: scene.running() == 0, message=scene.running)
     seen.send("chat", "Thank you.")
     expect(seen.view("chat").locator(".tw-tokens").nth(1)).not_to_be_empty(timeout=ANSWER_TIMEOUT)
     seen.finish("chat")
-    assert seen.tokens("chat").count() > kept
+    assert seen.tokens("chat").count() > tokens_before
 
 
 def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -> None:
@@ -110,7 +110,7 @@ def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -
     with visit(scene.browser, scene.address, expected=left) as seen:
         begin(seen, LONG)
         seen.page.reload()
-        until(lambda: scene.running() == 0, told=scene.running)
+        until(lambda: scene.running() == 0, message=scene.running)
         seen.tab("Chat")
         assert seen.tokens("chat").count() == 0
         answer(seen, "chat", "Describe the sea in one sentence.")

@@ -113,13 +113,13 @@ def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browse
         seen.tab("Inspect")
         table = seen.page.locator("#inspect-table")
         expect(box(seen, "Model or adapter")).to_have_value("replay")
-        for model, text, told in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
+        for model, text, message in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
             write(seen, "Model or adapter", "replay")
             inspect(seen, "A text.")
             expect(table.locator("tr")).not_to_have_count(0)
             write(seen, "Model or adapter", model)
             inspect(seen, text)
-            expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text(told)
+            expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text(message)
             expect(table).to_be_empty()
             seen.page.locator("#inspect-save-json").click()
             expect(seen.page.get_by_text("There is nothing to save yet").last).to_be_visible()
@@ -154,10 +154,10 @@ def test_a_preset_sets_all_settings(browser: Browser, tmp_path: Path) -> None:
 def chat(seen: Visit, text: str) -> None:
     """Send a message and wait for the whole answer, or for the error message in its place."""
     seen.tab("Chat")
-    told = seen.view("chat").locator(".tw-tokens")
-    before = told.count()
+    scored = seen.view("chat").locator(".tw-tokens")
+    before = scored.count()
     seen.send("chat", text)
-    expect(told).to_have_count(before + 1)
+    expect(scored).to_have_count(before + 1)
     seen.finish("chat")
 
 
@@ -172,8 +172,8 @@ def pane(seen: Visit, number: int) -> Locator:
 
 def answers(seen: Visit) -> list[tuple[str, str]]:
     """Return who answered what in the chat."""
-    told = seen.view("chat").locator(".tw-message:has(.tw-tokens)")
-    return [(one.locator(".tw-role").inner_text(), one.locator(".tw-tokens").inner_text()) for one in told.all()]
+    scored = seen.view("chat").locator(".tw-message:has(.tw-tokens)")
+    return [(one.locator(".tw-role").inner_text(), one.locator(".tw-tokens").inner_text()) for one in scored.all()]
 
 
 def box(seen: Visit, label: str, place: int = 0) -> Locator:

@@ -96,7 +96,7 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
     def first_words(answer: str) -> str:
         return " ".join(answer.split()[:45])
 
-    made: dict[str, dict[str, Examples]] = {}
+    examples_of: dict[str, dict[str, Examples]] = {}
     for polarity, rows in table.items():
         questions, answers = rows["question"].tolist(), rows["answer"].tolist()
         some = range(0, 200, 20)
@@ -118,8 +118,8 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
             ],
         }
         for name, examples in per_case.items():
-            made.setdefault(name, {})[polarity] = examples
-    return made
+            examples_of.setdefault(name, {})[polarity] = examples
+    return examples_of
 
 
 CASES = (

@@ -131,10 +131,10 @@ async def test_a_lost_row_is_the_only_one_that_is_missing(server: Server, fault:
     assert incomplete(server, "rows_missing") == before + 1
     expected = oracle.projections([*response.prompt_token_ids, *choice.token_ids])
     for name, values in expected.items():
-        told = choice.traits[name]["tokens"]
-        assert [i for i, value in enumerate(told[:-1]) if value is None] == [told.index(None)], "one row was lost"
+        tokens = choice.traits[name]["tokens"]
+        assert [i for i, value in enumerate(tokens[:-1]) if value is None] == [tokens.index(None)], "one row was lost"
         wanted = values[len(response.prompt_token_ids) :]
-        worst = max(abs(t - w) for t, w in zip(told, wanted, strict=True) if t is not None)
+        worst = max(abs(t - w) for t, w in zip(tokens, wanted, strict=True) if t is not None)
         assert worst < 2e-3 * values.std()
     await assert_scored_again(server, oracle)
 

@@ -31,8 +31,8 @@ def test_no_chat_took_part_in_building_or_calibrating_a_vector() -> None:
     prompts = json.loads((SHIPPED_DEFINITIONS / "neutral_prompts.json").read_text())["prompts"]
     assert prompts
     known |= set(prompts)
-    said = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}
-    assert not said & known
+    texts = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}
+    assert not texts & known
 
 
 def test_the_burst_ends_in_questions_and_shows_replies_before_them() -> None:

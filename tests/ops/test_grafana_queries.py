@@ -65,21 +65,21 @@ class Traffic:
 
     def _ten_responses(self) -> None:
         metrics = self._metrics
-        for (engine, trait), told in metrics.of_trait.items():
+        for (engine, trait), of_trait in metrics.of_trait.items():
             if trait not in TRAITS:
                 continue
             for z in (-0.5,) * 8 + (3.5,) * 2:
-                told.mean_z.observe(z)
-                told.token_z.observe(z)
-            told.responses.inc(10)
-            told.z_negative.inc(8 * 0.5)
-            told.z_positive.inc(2 * 3.5)
-            told.over_threshold.inc(2)
-            told.spikes.inc(3)
-            told.drift.set(DRIFT.get((engine, trait), 0.0))
-            told.ewma.set(0.3)
-            told.cusum_up.set(7.0)
-            told.cusum_down.set(1.0)
+                of_trait.mean_z.observe(z)
+                of_trait.token_z.observe(z)
+            of_trait.responses.inc(10)
+            of_trait.z_negative.inc(8 * 0.5)
+            of_trait.z_positive.inc(2 * 3.5)
+            of_trait.over_threshold.inc(2)
+            of_trait.spikes.inc(3)
+            of_trait.drift.set(DRIFT.get((engine, trait), 0.0))
+            of_trait.ewma.set(0.3)
+            of_trait.cusum_up.set(7.0)
+            of_trait.cusum_down.set(1.0)
         metrics.tokens_scored["0"].inc(98)
         metrics.tokens_unscored["0", INCOMPLETE[0]].inc(2)
         metrics.responses_incomplete["0", INCOMPLETE[0]].inc()

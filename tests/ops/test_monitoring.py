@@ -46,10 +46,10 @@ def notice(name: str, status: str, **labels: str) -> Callable[[Notice], bool]:
     return lambda n: (n.name, n.status) == (name, status) and labels.items() <= n.labels.items()
 
 
-def until(condition: Callable[[], bool], told: Callable[[], object] = lambda: "") -> None:
+def until(condition: Callable[[], bool], message: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)
 
 
@@ -154,16 +154,18 @@ def test_a_program_that_is_missing_is_named_with_the_way_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "log_end"),
     [
         ("import sys; sys.exit('the port is taken')", "the port is taken"),
         ("import time; print('thinking', flush=True); time.sleep(600)", "thinking"),
     ],
 )
-def test_a_program_that_does_not_start_is_told_with_the_end_of_its_log(tmp_path: Path, script: str, told: str) -> None:
+def test_the_error_of_a_program_that_does_not_start_has_the_end_of_its_log(
+    tmp_path: Path, script: str, log_end: str
+) -> None:
     ready = f"http://127.0.0.1:{free_port()}/"
     with (
-        pytest.raises(ProcessError, match=rf"^the program .* answer.*:\n{told}"),
+        pytest.raises(ProcessError, match=rf"^the program .* answer.*:\n{log_end}"),
         running("the program", [sys.executable, "-c", script], tmp_path / "log", ready=ready, timeout=10),
     ):
         pass

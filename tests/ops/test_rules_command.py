@@ -176,16 +176,16 @@ def test_the_command_writes_the_files_with_their_links(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_over_nothing_unless_told_to(tmp_path: Path) -> None:
-    kept = tmp_path / "prometheus" / "prometheus.yml"
-    kept.parent.mkdir()
-    kept.write_text("mine")
+    existing = tmp_path / "prometheus" / "prometheus.yml"
+    existing.parent.mkdir()
+    existing.write_text("mine")
     result = CliRunner().invoke(rules, ["--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"{kept} would be written over" in result.output
-    assert kept.read_text() == "mine"
+    assert f"{existing} would be written over" in result.output
+    assert existing.read_text() == "mine"
     assert not (tmp_path / "alertmanager").exists()
     assert CliRunner().invoke(rules, ["--out", str(tmp_path), "--force"]).exit_code == 0
-    assert kept.read_text() != "mine"
+    assert existing.read_text() != "mine"
 
 
 @pytest.mark.parametrize("speed_up", ["0", "-1"])

@@ -35,13 +35,13 @@ def test_promtool_takes_the_rules() -> None:
 
 
 def test_promtool_takes_the_configuration_with_its_rules() -> None:
-    told = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
-    assert "2 rule files found" in told
+    output = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+    assert "2 rule files found" in output
 
 
 def test_amtool_takes_the_routing() -> None:
-    told = run("amtool", "check-config", ALERTMANAGER)
-    assert "4 inhibit rules" in told
+    output = run("amtool", "check-config", ALERTMANAGER)
+    assert "4 inhibit rules" in output
 
 
 @pytest.mark.parametrize("speed_up", [1.0, 7.0, 60.0])
@@ -55,8 +55,8 @@ def test_the_written_files_are_taken_too(tmp_path: Path, speed_up: float) -> Non
 @pytest.mark.parametrize("severity", ["page", "ticket", "info"])
 def test_each_severity_has_a_receiver_of_its_own(severity: str) -> None:
     receiver = {"page": "pager", "ticket": "tickets", "info": "notes"}[severity]
-    told = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}")
-    assert told.strip() == receiver
+    output = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}")
+    assert output.strip() == receiver
 
 
 def test_the_alerts_are_those_that_are_promised() -> None:

@@ -67,12 +67,12 @@ def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> P
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     listed, answer, stream = done.stdout.strip().split("\n\n")
-    said, *scores = answer.splitlines()
+    answer_line, *scores = answer.splitlines()
     parts = [line for line in stream.splitlines()[1:] if re.search(r"""["']$""", line)]
     streamed = stream.splitlines()[1 + len(parts) :]
     return Printed(
         traits=_rows(listed.splitlines()),
-        text=_text(said.removeprefix("answer: ")),
+        text=_text(answer_line.removeprefix("answer: ")),
         scores=_rows(scores),
         parts=[_part(line) for line in parts],
         streamed=_rows(streamed),
@@ -137,8 +137,8 @@ def check(printed: Printed, url: str, watched: str, *, running: bool, key: str |
         _near([number for numbers, _ in printed.parts for number in numbers], scores["tokens"])
 
 
-def _near(printed: Sequence[float | None], said: Sequence[float | None]) -> None:
-    assert list(printed) == [None if value is None else pytest.approx(value, abs=NEAR) for value in said]
+def _near(printed: Sequence[float | None], expected: Sequence[float | None]) -> None:
+    assert list(printed) == [None if value is None else pytest.approx(value, abs=NEAR) for value in expected]
 
 
 def _rows(lines: Sequence[str]) -> dict[str, list[float | None]]:

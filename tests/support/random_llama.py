@@ -82,10 +82,10 @@ class Oracle:
         """
         worst = 0.0
         for name, expected in self.projections([*prompt, *response]).items():
-            told = traits[name]
-            assert len(told["tokens"]) == len(response), f"{name}: {len(told['tokens'])} of {len(response)} tokens"
-            assert told["tokens"][-1] is None, f"{name}: the last token has no state"
-            got = np.array([told["prompt_last"], *told["tokens"][:-1]], dtype=np.float64)
+            scores = traits[name]
+            assert len(scores["tokens"]) == len(response), f"{name}: {len(scores['tokens'])} of {len(response)} tokens"
+            assert scores["tokens"][-1] is None, f"{name}: the last token has no state"
+            got = np.array([scores["prompt_last"], *scores["tokens"][:-1]], dtype=np.float64)
             wanted = expected[len(prompt) - 1 : -1]
             error = np.abs(got - wanted) / expected.std()
             assert not np.isnan(error).any(), f"{name}: projections are missing at {np.nonzero(np.isnan(error))[0]}"

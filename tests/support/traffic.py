@@ -51,10 +51,12 @@ class Answer:
             before = self.traits.get(name, {"tokens": []})["tokens"]
             assert fields["start"] == len(before), f"event {self.events} starts at {fields['start']}"
             self.traits[name] = {**fields, "tokens": before + fields["tokens"]}
-        told = [fields["tokens"] for fields in self.traits.values()]
+        scored = [fields["tokens"] for fields in self.traits.values()]
         if choice.finish_reason is None:
-            assert all(len(tokens) < len(self.tokens) for tokens in told), f"event {self.events} is ahead of its tokens"
-        self.late += any(len(tokens) < known for tokens in told) or (known > 0 and not told)
+            assert all(len(tokens) < len(self.tokens) for tokens in scored), (
+                f"event {self.events} is ahead of its tokens"
+            )
+        self.late += any(len(tokens) < known for tokens in scored) or (known > 0 and not scored)
 
     def check(self, oracle: Oracle) -> float:
         """Assert that all projections are there and right, those of the prompt too where they are in the answer.

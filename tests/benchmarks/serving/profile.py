@@ -71,20 +71,20 @@ def start(pid: int, stacks: Path) -> subprocess.Popen[str]:
     options = ["--rate", str(RATE), "--nonblocking", "--threads", "--function", "--duration", "unlimited"]
     profiler = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert profiler.stdout is not None
-    told = ""
+    output = ""
     for line in profiler.stdout:
-        told += line
+        output += line
         if "Sampling process" in line:
             return profiler
-    raise click.ClickException(f"py-spy could not trace process {pid}:\n{told}")
+    raise click.ClickException(f"py-spy could not trace process {pid}:\n{output}")
 
 
 def stop(profiler: subprocess.Popen[str]) -> None:
     """End py-spy as Ctrl-C does: then it writes its file."""
     profiler.send_signal(signal.SIGINT)
-    told = profiler.communicate(timeout=60)[0]
+    output = profiler.communicate(timeout=60)[0]
     if profiler.returncode != 0:
-        raise click.ClickException(f"py-spy ended with {profiler.returncode}:\n{told}")
+        raise click.ClickException(f"py-spy ended with {profiler.returncode}:\n{output}")
 
 
 def _table(name: str, stacks: str, run: dict[str, Any], used: dict[str, Any]) -> Table:

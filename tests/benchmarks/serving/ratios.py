@@ -20,7 +20,7 @@ class Verdict(StrEnum):
 
     MET = "met"
     NOT_MET = "not met"
-    UNTOLD = "cannot be told from noise here"
+    UNDECIDED = "cannot be told from noise here"
     TOO_FEW = "too few pairs to say"
 
 
@@ -66,7 +66,7 @@ class Goal:
         worst, best = (ratio.low, ratio.high) if self.at_least else (ratio.high, ratio.low)
         if self._holds(worst):
             return Verdict.MET
-        return Verdict.UNTOLD if self._holds(best) else Verdict.NOT_MET
+        return Verdict.UNDECIDED if self._holds(best) else Verdict.NOT_MET
 
     def _holds(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound

@@ -100,9 +100,9 @@ class Benchmark:
                 "measured": measured,
             }
             self._record.add("runs", run)
-            told = ", ".join(f"{metric.title} {ratios([run], metric)[0]:.3f}" for metric in (THROUGHPUT, ITL_P50))
+            figures = ", ".join(f"{metric.title} {ratios([run], metric)[0]:.3f}" for metric in (THROUGHPUT, ITL_P50))
             self._console.print(
-                f"{mode}: {comparison.side} / {comparison.base}, {load.concurrency} at once, pair {pair + 1}: {told}"
+                f"{mode}: {comparison.side} / {comparison.base}, {load.concurrency} at once, pair {pair + 1}: {figures}"
             )
 
     @contextmanager

@@ -75,8 +75,8 @@ def test_roles_are_the_titles_that_vllm_gives(command: list[str], name: str) -> 
 
 def test_a_summary_keeps_the_api_process_apart() -> None:
     usages = [Usage("api", 1, 1.0, 100, 90), Usage("EngineCore", 2, 2.0, 200, 150), Usage("Worker", 3, 3.0, 300, 250)]
-    told = summary(usages, 2000)
-    assert (told["cpu_s"], told["cpu_api_s"], told["cpu_engine_s"]) == (6.0, 1.0, 5.0)
-    assert told["cpu_s_per_1000_tokens"] == 3.0
-    assert (told["peak_rss_mib"], told["peak_rss_api_mib"], told["pss_mib"]) == (600, 100, 490)
-    assert [process["role"] for process in told["processes"]] == ["api", "EngineCore", "Worker"]
+    totals = summary(usages, 2000)
+    assert (totals["cpu_s"], totals["cpu_api_s"], totals["cpu_engine_s"]) == (6.0, 1.0, 5.0)
+    assert totals["cpu_s_per_1000_tokens"] == 3.0
+    assert (totals["peak_rss_mib"], totals["peak_rss_api_mib"], totals["pss_mib"]) == (600, 100, 490)
+    assert [process["role"] for process in totals["processes"]] == ["api", "EngineCore", "Worker"]

@@ -17,10 +17,10 @@ def ratio(low: float, high: float, pairs: int = 6) -> Ratio:
     [
         (AT_LEAST, 0.991, 1.020, Verdict.MET),
         (AT_LEAST, 0.990, 0.990, Verdict.MET),
-        (AT_LEAST, 0.970, 1.020, Verdict.UNTOLD),
+        (AT_LEAST, 0.970, 1.020, Verdict.UNDECIDED),
         (AT_LEAST, 0.930, 0.989, Verdict.NOT_MET),
         (AT_MOST, 0.900, 1.010, Verdict.MET),
-        (AT_MOST, 0.990, 1.020, Verdict.UNTOLD),
+        (AT_MOST, 0.990, 1.020, Verdict.UNDECIDED),
         (AT_MOST, 1.011, 1.020, Verdict.NOT_MET),
     ],
 )

@@ -83,13 +83,13 @@ def test_what_failed_is_told_even_when_nothing_was_measured() -> None:
 
 def test_the_file_is_whole_after_every_entry(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    kept = Record(path, {"pairs": 6})
+    written = Record(path, {"pairs": 6})
     for number in range(1, 3):
-        kept.add("runs", run(SIX, measured(200.0), measured(200.0)))
+        written.add("runs", run(SIX, measured(200.0), measured(200.0)))
         read = json.loads(path.read_text())
         assert len(read["runs"]) == number
     assert read["options"] == {"pairs": 6}
     assert len(read["git"]["commit"]) == 40
     assert read["machine"]["cores"] >= 1
     assert {"python", "torch"} <= set(read["versions"])
-    assert text(read) == text(kept.data)
+    assert text(read) == text(written.data)

@@ -20,8 +20,8 @@ thread (4): helper;work (other/place.py:1) 1
 
 def test_the_innermost_frame_that_tells_has_the_sample() -> None:
     owners, functions = shares(read_stacks(STACKS))
-    told = {share.owner.split(" (")[0].split(",")[0]: share.samples for share in owners}
-    assert told == {"event loop and HTTP": 12, "vLLM": 6, OURS: 5, "pydantic": 4, OTHER: 1}
+    samples = {share.owner.split(" (")[0].split(",")[0]: share.samples for share in owners}
+    assert samples == {"event loop and HTTP": 12, "vLLM": 6, OURS: 5, "pydantic": 4, OTHER: 1}
     assert functions == [Share(OURS, "traitwatch_server/responses/attach.py:Attacher.event", 5)]
 
 

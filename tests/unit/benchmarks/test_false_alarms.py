@@ -111,6 +111,6 @@ def test_a_run_can_be_counted_anew(tmp_path: Path) -> None:
     run = {"promises": {"trait": asdict(PROMISE)}, "responses": [asdict(r) for r in responses]}
     path = tmp_path / "run.json"
     path.write_text(json.dumps(run))
-    shown = CliRunner().invoke(main, ["--redo", str(path)])
-    assert shown.exit_code == 0, shown.output
-    assert "25.0%" in shown.output
+    result = CliRunner().invoke(main, ["--redo", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "25.0%" in result.output

@@ -57,8 +57,8 @@ def test_a_spike_is_told_by_the_token_that_ends_it() -> None:
 @given(Z, st.integers(0, 60))
 def test_what_comes_later_changes_no_spike_that_was_told(z: list[float], cut: int) -> None:
     whole, part = SpikeDetector(1.13), SpikeDetector(1.13)
-    told = [part.push(value) for value in z[:cut]]
-    assert [whole.push(value) for value in z][:cut] == told
+    spikes = [part.push(value) for value in z[:cut]]
+    assert [whole.push(value) for value in z][:cut] == spikes
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60), st.floats(-1, 4))

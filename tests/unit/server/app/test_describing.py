@@ -35,8 +35,8 @@ def _with(trait: ServedTrait, *, vector: list[float] | None = None, path: Path |
     assert trait.vector.card is not None
     card = trait.vector.card.model_copy(update={"verification": _VERIFICATION, "best_layer": 3})
     values = np.tile(np.array(vector or [1, 1, 1, 1], dtype=np.float32), (4, 1))
-    made = PersonaVector(trait.name, values, card, path or trait.vector.path)
-    return dataclasses.replace(trait, vector=made)
+    verified = PersonaVector(trait.name, values, card, path or trait.vector.path)
+    return dataclasses.replace(trait, vector=verified)
 
 
 def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:

@@ -140,15 +140,15 @@ async def test_rows_that_an_aborted_calls_outputs_have_overtaken_count(
 async def test_what_is_told_of_a_response_names_the_adapter_that_answered(
     registry: CollectorRegistry, adapter: str | None
 ) -> None:
-    told: list[Recorded] = []
-    sink = SimpleNamespace(record=told.append)
+    recorded: list[Recorded] = []
+    sink = SimpleNamespace(record=recorded.append)
     monitor = Monitor(LOADED, "tokens", "api", Metrics(registry), "base", [sink])  # type: ignore[list-item]
     engine: Any = Engine(monitor.ledger)
     watch(engine, monitor, Draining(0))
     lora = None if adapter is None else LoRARequest(adapter, 1, "/adapters/sql")
     async for _ in engine.generate({}, SamplingParams(), "chatcmpl-1", lora_request=lora):
         pass
-    assert [response.model for response in told] == [adapter or "base"]
+    assert [response.model for response in recorded] == [adapter or "base"]
 
 
 async def test_a_call_that_was_aborted_before_its_first_state_is_no_response(

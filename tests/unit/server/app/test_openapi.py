@@ -166,7 +166,7 @@ def test_the_events_of_responses_have_parts_and_in_the_end_all(schema: Schema) -
 @pytest.mark.parametrize("texts", [{}, {"prompt": "Why?", "text": "Because.", "spike_text": "cause"}])
 def test_a_spike_is_as_the_log_has_it(texts: dict[str, str], schema: Schema) -> None:
     (event,) = spike_events(response(), datetime.now(UTC))
-    told = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
+    listed = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
     spikes = schema.answer("/v1/spikes", "get")
-    spikes.validate({"object": "list", "data": [told]})
-    assert not spikes.is_valid({"object": "list", "data": [{**told, "engine": 0}]})
+    spikes.validate({"object": "list", "data": [listed]})
+    assert not spikes.is_valid({"object": "list", "data": [{**listed, "engine": 0}]})

@@ -42,10 +42,10 @@ def test_a_supported_version_passes(version: str) -> None:
 def test_another_version_is_refused_with_what_to_do(version: str) -> None:
     with pytest.raises(ConfigError) as refused:
         check_version(version, BOUNDS)
-    told = str(refused.value)
-    assert f"vLLM {version} is installed" in told
-    assert "vllm<0.33,>=0.32" in told
-    assert 'pip install "traitwatch[cpu]"' in told
+    message = str(refused.value)
+    assert f"vLLM {version} is installed" in message
+    assert "vllm<0.33,>=0.32" in message
+    assert 'pip install "traitwatch[cpu]"' in message
 
 
 def test_metadata_without_bounds_are_refused() -> None:

@@ -167,8 +167,8 @@ def test_only_so_many_rotated_files_are_kept_and_they_are_the_latest(
         "events.jsonl.1",
         "events.jsonl.2",
     ]
-    kept = lines_of(path.with_suffix(".jsonl.2"), path.with_suffix(".jsonl.1"), path)
-    assert [int(line["request_id"]) for line in kept] == list(range(50 - len(kept), 50))
+    lines = lines_of(path.with_suffix(".jsonl.2"), path.with_suffix(".jsonl.1"), path)
+    assert [int(line["request_id"]) for line in lines] == list(range(50 - len(lines), 50))
     assert path.with_suffix(".jsonl.1").stat().st_size < 1500
 
 

@@ -55,10 +55,10 @@ def test_what_is_refused(value: object, message: str) -> None:
 
 
 def test_the_prompt_is_scored_where_that_is_asked() -> None:
-    wanted, unsaid = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
-    assert wanted is not None
-    assert unsaid is not None
-    assert (wanted.prompt, unsaid.prompt) == (True, False)
+    with_prompt, by_default = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
+    assert with_prompt is not None
+    assert by_default is not None
+    assert (with_prompt.prompt, by_default.prompt) == (True, False)
 
 
 def test_each_trait_reads_its_own_column() -> None:

@@ -73,13 +73,13 @@ def test_the_runner_keeps_the_batch_of_a_pass_until_it_samples() -> None:
 def test_every_return_of_a_pass_is_after_the_batch_is_kept() -> None:
     """But those of a step that runs no tokens, on which our worker does not read."""
     function = ast.parse(textwrap.dedent(inspect.getsource(GPUModelRunner.execute_model)))
-    [kept] = [
+    [batch_line] = [
         node.lineno
         for node in ast.walk(function)
         if isinstance(node, ast.Assign)
         and ast.unparse(node).startswith("self.execute_model_state = ExecuteModelState(")
     ]
-    early = [node.lineno for node in ast.walk(function) if isinstance(node, ast.Return) and node.lineno < kept]
+    early = [node.lineno for node in ast.walk(function) if isinstance(node, ast.Return) and node.lineno < batch_line]
     empty = [
         child.lineno
         for node in ast.walk(function)

@@ -43,8 +43,8 @@ async def test_a_message_is_answered_with_scored_tokens(tab: ChatTab) -> None:
 
 async def test_stop_takes_the_place_of_send_while_the_answer_streams(tab: ChatTab) -> None:
     updates = await sent(tab, VisitorSession(), "Hi")
-    shown = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
-    assert shown == [True, False]
+    visible = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
+    assert visible == [True, False]
     assert updates[0][tab.row.message] == ""
     assert tab.row.message not in updates[-1]
 

@@ -53,8 +53,8 @@ async def test_the_scores_are_compared_at_the_end(tab: CompareTab) -> None:
     assert updates[0][tab.table] == ""
     assert "paternalism" in updates[-1][tab.table]
     assert "difference" in updates[-1][tab.table]
-    shown = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
-    assert shown == [True, False]
+    visible = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
+    assert visible == [True, False]
 
 
 async def test_a_pane_whose_server_is_gone_says_why_and_the_other_is_answered(tab: CompareTab) -> None:
