@@ -1,4 +1,4 @@
-"""Requests of every kind that vLLM's endpoints know, each answered alike by two servers of the same model."""
+"""Requests of every kind for vLLM's endpoints. Two servers of the same model answer each request alike."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +17,12 @@ class Case:
     """A request.
 
     Attributes:
-        path: its endpoint.
-        body: its body, unstreamed.
-        stream: what the body has more when streamed; None where vLLM does not stream it.
-        says: what stands in the answer, streamed or not, if the request did what it is here for.
-        token_fields: what makes the answer tell its tokens.
-        twins: where nothing tells the prompt's: chats, one a choice, whose prompts and tokens are the same.
+        path: the endpoint.
+        body: the body without `stream`.
+        stream: further fields of the body when it is streamed; None if vLLM does not stream this request.
+        expected_text: a text in the answer, streamed or not, that shows the feature under test.
+        token_fields: fields of the body with which the answer has the ids of its tokens.
+        twins: for an answer without token ids: for each choice, a chat with the same prompt and the same tokens.
     """
 
     path: str
@@ -36,15 +36,15 @@ class Case:
 CONVERSATION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why do cats purr?"}]
 CONVERSATIONS = [CONVERSATION, CONVERSATION[1:]]
 SEEDED = {"model": MODEL_NAME, "temperature": 1.0, "seed": 5, "max_tokens": 24}
-# Long enough for whatever a grammar asks for.
+# Long enough for every answer that a grammar asks for.
 GRAMMAR = {**SEEDED, "max_tokens": 300}
-# What a server has for the above: grammars hold from the first token on, so that any model can be made to think and to
-# call tools.
+# The server's options for the requests above. A grammar holds from the first token on, so that any model can be made to
+# think and to call tools.
 GRAMMAR_OPTIONS = (
     "--structured-outputs-config",
     '{"enable_in_reasoning": true, "disable_any_whitespace": true, "backend": "xgrammar"}',
 )
-# Beside other requests a prompt may be prefilled in chunks, and vLLM's CPU build then cannot use its seed.
+# Beside other requests, vLLM may prefill a prompt in chunks. Then vLLM's CPU build cannot use the seed of the request.
 GREEDY = {"model": MODEL_NAME, "temperature": 0.0, "max_tokens": 24}
 WEATHER: Json = {
     "name": "get_weather",
@@ -60,7 +60,7 @@ WEATHER: Json = {
 SCHEMA: Json = WEATHER["parameters"]
 TOOL: Json = {"type": "function", "function": WEATHER}
 LENIENT_TOOL: Json = {"type": "function", "function": {**WEATHER, "strict": False}}
-# A model with random weights calls no tool: the grammar makes it.
+# A model with random weights calls no tool by itself. The grammar makes it call one.
 CALL = {
     "regex": r'ok(<tool_call>\n\{"name": "get_weather", "arguments": \{"city": "(Paris|Rome)"\}\}\n</tool_call>){2}'
 }

@@ -63,12 +63,12 @@ def check(
     firing: Mapping[int, Sequence[Labels]],
     texts: Sequence[AlertText] = (),
 ) -> None:
-    """Assert which alerts, of all that there are, fire at a minute; and what they say.
+    """Assert which alerts fire at each minute, and which texts they have.
 
     Args:
         directory: where the test's file is written.
-        given: time series by name, a sample a minute.
-        firing: minute to the labels of all alerts that fire then.
+        given: time series by name, with one sample a minute.
+        firing: minute to the labels of all alerts that fire at this minute. No other alert may fire.
         texts: the expected texts of some of these alerts.
     """
     expected = [
@@ -99,7 +99,7 @@ def check(
     test = {
         "rule_files": [str(path) for path in RULES],
         "evaluation_interval": "1m",
-        # What is recorded is read in the same minute.
+        # The alerts of a minute read what the recording rules write in this minute.
         "group_eval_order": [group for path in RULES for group in groups(path)],
         "tests": [
             {

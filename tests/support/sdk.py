@@ -1,4 +1,4 @@
-"""What an official SDK's objects tell of the scores, of which they know nothing."""
+"""Reads the scores in the objects of an official SDK. The SDK does not know the score fields."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ PROBES = ["probe1", "probe2", "probe4"]
 
 
 def scored_whole(carrier: Any, num_tokens: int) -> None:
-    """Check the scores of an SDK object that has an answer's all."""
+    """Assert that an SDK object has all scores of an answer."""
     assert carrier.traits_complete is True
     assert list(carrier.traits) == PROBES
     for scores in carrier.traits.values():
@@ -20,7 +20,7 @@ def scored_whole(carrier: Any, num_tokens: int) -> None:
 
 
 def joined(carriers: Iterable[Any]) -> ReceivedChoice:
-    """Join what the SDK objects of a stream tell; check that it is all there."""
+    """Join the scores of the SDK objects of a stream. Assert that they are complete."""
     joined_choice = ReceivedChoice()
     for carrier in carriers:
         joined_choice.take(carrier.model_extra or {})

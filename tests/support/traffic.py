@@ -1,4 +1,4 @@
-"""Traffic for a server of the matrix: requests of any length, answers with their projections, clients that leave."""
+"""Sends traffic to a server of the matrix: requests of any length, and clients that leave. Checks the answers."""
 
 import asyncio
 import time
@@ -13,22 +13,22 @@ import pytest
 from tests.support.random_llama import MAX_ERROR, Oracle
 from tests.support.serving import MODEL_NAME, Server
 
-# Tokens of the byte tokenizer that are bytes; the others are special.
+# The tokens of the byte tokenizer that are bytes. The other tokens are special.
 NUM_BYTES = 256
 
 
 @dataclass
 class Answer:
-    """One choice of a response, as its client got it, with the parts of a stream joined.
+    """One choice of a response, as its client received it. The parts of a stream are joined.
 
     Attributes:
         prompt: ids of the prompt's tokens.
         tokens: ids of the generated tokens.
-        traits: its `traits`; of a stream the last event's, with the tokens of all events.
-        complete: its `traits_complete`.
-        cached: tokens of the prompt that came from the prefix cache, where the server tells.
-        events: events of the stream; 0 where it was not streamed.
-        late: events that left a token of an earlier event without its projection.
+        traits: `traits` of the choice; of a stream, those of the last event with the tokens of all events.
+        complete: `traits_complete` of the choice.
+        cached: the number of prompt tokens from the prefix cache, if the server reports it.
+        events: the number of events of the stream; 0 for an unstreamed answer.
+        late: the number of events that left a token of an earlier event without its projection.
     """
 
     prompt: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Answer:
     late: int = 0
 
     def take(self, choice: Any) -> None:
-        """Take an event of the stream. Assert that it scores no token that has not come, or that has no state yet."""
+        """Add an event of the stream. Assert that each scored token has arrived and has a state."""
         known = len(self.tokens)
         self.events += 1
         self.prompt += getattr(choice, "prompt_token_ids", None) or []
@@ -59,7 +59,7 @@ class Answer:
         self.late += any(len(tokens) < known for tokens in scored) or (known > 0 and not scored)
 
     def check(self, oracle: Oracle) -> float:
-        """Assert that all projections are there and right, those of the prompt too where they are in the answer.
+        """Assert that all projections are there and right. If the answer has the prompt's projections, check them too.
 
         Returns:
             The largest error, in spreads.
@@ -84,7 +84,7 @@ class Answer:
 
 
 def request(prompt: Sequence[int], **options: Any) -> dict[str, Any]:
-    """Return a request to `/v1/completions`. The fields of `extra_body` are added to those that the checks need."""
+    """Return a request to `/v1/completions`. `extra_body` is added to the fields that the checks need."""
     extra = {"return_token_ids": True, **options.pop("extra_body", {})}
     if options.get("stream"):
         options["stream_options"] = {"include_usage": True}
@@ -123,7 +123,7 @@ def _cached(usage: Any) -> int | None:
 
 
 async def leave(server: Server, asked: dict[str, Any], after_events: int) -> None:
-    """Stream a request and hang up after some events; with 0 when the headers have come, before the first token."""
+    """Stream a request and close the connection after some events. With 0, close it after the headers."""
     body = {**asked, **asked["extra_body"], "stream": True}
     del body["extra_body"]
     async with (
@@ -141,7 +141,7 @@ async def leave(server: Server, asked: dict[str, Any], after_events: int) -> Non
 
 
 async def give_up(server: Server, asked: dict[str, Any], seconds: float) -> None:
-    """Send a request that is not streamed, and hang up before its answer can have come."""
+    """Send an unstreamed request, and close the connection before the answer can arrive."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
             await answers(server, asked)
@@ -151,5 +151,5 @@ async def emptied(server: Server) -> None:
     """Wait until the ledger is empty."""
     deadline = time.monotonic() + 30
     while server.metric("traitwatch_ledger_requests") != 0:
-        assert time.monotonic() < deadline, "calls are still in the ledger after their responses are over"
+        assert time.monotonic() < deadline, "the ledger still has calls of responses that have ended"
         await asyncio.sleep(0.1)
