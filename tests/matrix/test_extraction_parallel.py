@@ -1,4 +1,7 @@
-"""Layers split over two workers, either way, are read as one; on a tiny Llama, since the embedded one has 9 heads."""
+"""Two workers that split the layers, in either way, read the states that one worker reads.
+
+The model is a tiny Llama: the embedded model has 9 heads, which two workers cannot share.
+"""
 
 from pathlib import Path
 
