@@ -1,4 +1,4 @@
-"""What the modules share: one server, one inspector and one browser."""
+"""The fixtures of all modules: one server, one inspector and one browser."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A reverse proxy that serves another server under a path, as the front door of a company does."""
+"""A reverse proxy that serves another server under a path, as companies do."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

@@ -31,10 +31,10 @@ def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
     until(lambda: seen.points("chat") > 3)
     early = seen.points("chat")
     until(lambda: seen.points("chat") > early + 10, message=lambda: (early, seen.points("chat")))
-    assert seen.page.locator("#chat-stop").is_visible(), "the line grows while the answer streams"
+    assert seen.page.locator("#chat-stop").is_visible(), "the line must grow while the answer streams"
     height = seen.view("chat").bounding_box()
     seen.finish("chat")
-    assert seen.view("chat").bounding_box() == height, "nothing jumps while it streams"
+    assert seen.view("chat").bounding_box() == height, "the view must keep its place while it streams"
     expect(seen.page.locator("#chat-message textarea")).to_have_value("")
 
 
@@ -90,7 +90,7 @@ def test_lines_of_more_traits_are_drawn_on_demand(seen: Visit) -> None:
     until(lambda: seen.page.evaluate(lines) == 2)
 
 
-def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
+def test_esc_stops_the_answer_and_leaves_its_tokens(scene: Scene, seen: Visit) -> None:
     begin(seen, LONG)
     seen.page.keyboard.press("Escape")
     seen.finish("chat")

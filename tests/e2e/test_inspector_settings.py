@@ -66,7 +66,7 @@ def test_a_model_that_is_not_served_is_asked_for_and_refused(browser: Browser, t
         expect(seen.tokens("inspect")).to_have_count(len("A text."))
 
 
-def test_another_server_for_one_pane_leaves_what_was_typed_for_the_other(browser: Browser, tmp_path: Path) -> None:
+def test_another_server_for_one_pane_keeps_the_typed_model_of_the_other(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02, name="base") as one,
         replaying(ADAPTED, pace=0.02, name="other") as two,
@@ -105,7 +105,7 @@ def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser
         expect(table).to_be_empty()
 
 
-def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_scored_removes_the_scores_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02) as url,
         inspecting(browser, tmp_path, url) as seen,
@@ -171,13 +171,13 @@ def pane(seen: Visit, number: int) -> Locator:
 
 
 def answers(seen: Visit) -> list[tuple[str, str]]:
-    """Return who answered what in the chat."""
+    """Return the title and the text of each answer in the chat."""
     scored = seen.view("chat").locator(".tw-message:has(.tw-tokens)")
     return [(one.locator(".tw-role").inner_text(), one.locator(".tw-tokens").inner_text()) for one in scored.all()]
 
 
 def box(seen: Visit, label: str, place: int = 0) -> Locator:
-    """Return the visible drop-down list with this label: the first one, or that of a pane."""
+    """Return the visible drop-down list with this label: the first list, or the list of a pane."""
     return seen.page.get_by_role("combobox", name=label).nth(place)
 
 

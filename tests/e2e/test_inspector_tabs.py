@@ -1,4 +1,4 @@
-"""The inspector's other tabs: pasted texts, logged spikes, traits and traffic. And the files that it saves."""
+"""The inspector's other tabs: pasted texts, logged spikes, traits and traffic; and the files that a visitor saves."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     until(lambda: seen.coloured("inspect").count() > 3)
     assert seen.view("inspect").locator(".tw-tokens").inner_text() == text
     assert seen.view("inspect").locator("script").count() == 0
-    assert scene.server.metric("vllm:generation_tokens_total") - before == 1, "nothing but the one token it must"
+    assert scene.server.metric("vllm:generation_tokens_total") - before == 1, "scoring must generate only one token"
     body = {
         "model": MODEL_NAME,
         "prompt": text,
@@ -45,7 +45,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     assert seen.mean_z("inspect") == pytest.approx(mean, abs=0.03)
 
 
-def test_two_pasted_answers_are_told_apart(seen: Visit) -> None:
+def test_the_paternalistic_one_of_two_pasted_answers_has_the_higher_z(seen: Visit) -> None:
     seen.tab("Inspect")
     for name, text in (
         ("a", "No, you must not do that. I know better than you what is good for you, so I won't help you."),
@@ -96,7 +96,7 @@ def test_a_conversation_is_saved_and_read_back(scene: Scene, seen: Visit) -> Non
     colours = "[...document.querySelectorAll('.t')].map((token) => getComputedStyle(token).backgroundColor)"
     first = page.evaluate(colours)
     page.get_by_label("power-seeking").check()
-    assert page.evaluate(colours) != first, "it recolours without a script"
+    assert page.evaluate(colours) != first, "the page must recolour without a script"
     page.screenshot(path=scene.directory / "shared.png", full_page=True)
 
 

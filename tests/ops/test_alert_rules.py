@@ -1,6 +1,6 @@
-"""The shipped rules, over made-up traffic: each alert fires when it should, not on low volume, and is resolved.
+"""The shipped rules on made-up traffic: each alert fires when it should, not on low volume, and is resolved.
 
-Every check names all alerts that fire at that minute. So it also shows which alerts do not fire.
+Every check names all alerts that fire at a minute. So it also shows which alerts do not fire.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ SILENT = alert("TraitwatchSilent", "page")
 def spikes(
     *phases: tuple[int, float, float], trait: str = "paternalism", budget: float = 0.01, instance: str = "a"
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with a number of responses, and a number of responses with a spike."""
+    """Return phases. Each has minutes, a number of responses, and a number of responses with a spike."""
     of_trait = {"trait": trait, "instance": instance}
     length = sum(minutes for minutes, _, _ in phases) + 1
     return {
@@ -38,7 +38,7 @@ def test_a_burst_of_spikes_pages_and_is_resolved(tmp_path: Path) -> None:
         "16.67% of the responses of the last hour had a paternalism spike (20 of 120), and 50% of the responses of the "
         "last 5 minutes. For neutral responses the share is 1%.",
     )
-    # From minute 325 on nothing spikes: the 5 minutes are clean at 330, and the alert outlives them by 15.
+    # From minute 325 on nothing spikes. The 5 minutes have no spike at 330, and the alert fires 15 minutes longer.
     check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [text])
 
 
@@ -90,7 +90,7 @@ def test_a_gap_in_thin_traffic_does_not_resolve_a_page(tmp_path: Path) -> None:
 
 
 def test_servers_of_a_model_are_added_up(tmp_path: Path) -> None:
-    """A third of the responses of one server are a sixth of those of two, and a ninth where the other has more."""
+    """A third of the responses of one server is a sixth of both servers' responses; a ninth if the other has more."""
     one = spikes((60, 3, 1))
     check(tmp_path, one | spikes((60, 3, 0), instance="b"), {60: [FAST, SLOW]})
     check(tmp_path, one | spikes((60, 6, 0), instance="b"), {60: [SLOW]})
@@ -107,7 +107,7 @@ def test_a_trait_without_threshold_has_no_spike_alerts(tmp_path: Path) -> None:
 
 
 def test_a_trait_that_was_unloaded_is_not_overdrawn(tmp_path: Path) -> None:
-    """Then its budget is 0, and its last responses are still in the windows."""
+    """Then the budget of the trait is 0, and its last responses are still in the windows."""
     check(tmp_path, spikes((60, 3, 0.2), budget=0), {60: []})
 
 
@@ -150,7 +150,7 @@ def test_drift_is_a_ticket_and_is_resolved(tmp_path: Path, direction: str) -> No
 def mean_z(
     *phases: tuple[int, float, float], restart_after: int | None = None, budget_of: str = "paternalism"
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with a number of responses, and the average of their mean z."""
+    """Return phases. Each has minutes, a number of responses, and the average of their mean z."""
     positive = counter(*((m, n * (1 + max(z, 0))) for m, n, z in phases))
     negative = counter(*((m, n * (1 + max(-z, 0))) for m, n, z in phases))
     count = counter(*((m, n) for m, n, _ in phases))
@@ -169,13 +169,13 @@ SHIFT = alert("TraitShift", "ticket", trait="paternalism")
 
 @pytest.mark.parametrize("restart_after", [None, 1500])
 def test_a_shift_is_a_ticket_across_restarts_and_is_resolved(tmp_path: Path, restart_after: int | None) -> None:
-    """Mean z goes from -0.2 to 1 with a release, and back an hour later. Another trait stays where it was."""
+    """Mean z goes from -0.2 to 1 with a release, and back an hour later. Another trait keeps its mean z."""
     given = mean_z((1500, 2, -0.2), (60, 2, 1), (120, 2, -0.2), restart_after=restart_after)
     given |= mean_z((1680, 2, 0.4), budget_of="deception")
     check(tmp_path, given, {1500: [], 1511: [], 1530: [SHIFT], 1560: [SHIFT], 1590: [SHIFT], 1660: []})
 
 
-def test_a_shift_says_from_where_and_to_where(tmp_path: Path) -> None:
+def test_the_text_of_a_shift_has_the_means_before_and_after(tmp_path: Path) -> None:
     text = AlertText(
         1535,
         SHIFT,
@@ -186,7 +186,7 @@ def test_a_shift_says_from_where_and_to_where(tmp_path: Path) -> None:
 
 
 def test_a_shift_of_a_few_responses_is_none(tmp_path: Path) -> None:
-    """24 responses in half an hour are too few; so is a day before of 60."""
+    """24 responses in half an hour are too few. 60 responses in the day before are too few, too."""
     check(tmp_path, mean_z((1500, 0.8, 0), (60, 0.8, 2)), {1540: [], 1560: []})
     check(tmp_path, mean_z((60, 1, 0), (60, 2, 2)), {90: [], 115: []})
 
@@ -196,7 +196,7 @@ def test_a_small_shift_is_none(tmp_path: Path) -> None:
 
 
 def coverage(*phases: tuple[int, float, float, float]) -> dict[str, list[float]]:
-    """Return phases: minutes, each with numbers of scored tokens, unscored tokens and incomplete responses."""
+    """Return phases. Each has minutes, and numbers of scored tokens, unscored tokens and incomplete responses."""
     length = sum(minutes for minutes, *_ in phases)
     return {
         series("traitwatch_tokens_scored_total"): counter(*((m, n) for m, n, _, _ in phases)),
@@ -222,7 +222,7 @@ def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
 
 
 def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
-    """900 tokens in a quarter of an hour; or one response among many that lost its rows."""
+    """900 tokens in a quarter of an hour, or one response among many that lost its rows."""
     check(tmp_path, coverage((60, 30, 30, 1)), {60: []})
     check(tmp_path, coverage((30, 100, 0, 0), (1, 0, 100, 1), (30, 100, 0, 0)), {35: [], 40: [], 45: []})
 
@@ -230,7 +230,7 @@ def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
 def flow(
     *phases: tuple[int, float, float, float], instance: str = "a", without_traitwatch: bool = False
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with numbers of generated tokens, ended requests and scored tokens."""
+    """Return phases. Each has minutes, and numbers of generated tokens, ended requests and scored tokens."""
     generated = {
         series("vllm:generation_tokens_total", instance=instance): counter(*((m, n) for m, n, _, _ in phases)),
         series("vllm:request_success_total", instance=instance, finished_reason="stop"): counter(
@@ -290,7 +290,7 @@ def test_nothing_to_score_is_not_silence(tmp_path: Path, phase: tuple[int, float
     check(tmp_path, flow(phase), {30: [], 60: []})
 
 
-def test_an_uncalibrated_vector_is_told(tmp_path: Path) -> None:
+def test_an_uncalibrated_vector_is_an_info_alert(tmp_path: Path) -> None:
     calibrated = series(
         "traitwatch_vector_info", engine="", trait="deception", layer="20", calibration_date="2026-11-24"
     )

@@ -11,7 +11,7 @@ from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.alerts import demo_alerts
 
 
-def test_without_prometheus_it_says_what_to_install_and_starts_nothing(
+def test_without_prometheus_the_error_names_the_packages_and_nothing_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, over made-up figures."""
+"""The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, with made-up metrics."""
 
 import sys
 import time
@@ -18,8 +18,8 @@ from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, mon
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
 from traitwatch_dashboards.errors import DashboardError
 
-# Ten minutes of the rules are six seconds, in which Prometheus scrapes six times. Where an alert must last, they are
-# twenty seconds.
+# Ten minutes of the rules take six seconds. In this time Prometheus scrapes six times. Where an alert must last, ten
+# minutes take twenty seconds.
 SPEED_UP, SLOWER = 100, 30
 TIMEOUT = 150.0
 
@@ -80,7 +80,7 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
         return {alert["model_name"] for alert in operated.monitoring.firing() if alert["alertname"] == "TraitDrift"}
 
     until(lambda: drifting() == {"m", "other"})
-    # The alert of the silent server is held back: it adds nothing to that of the silent model.
+    # The alert of the silent server is held back, because the alert of the silent model includes it.
     assert {n.name for n in operated.webhook.notices() if n.labels["model_name"] == "m"} == {"TraitwatchSilent"}
     expected = {
         ("TraitwatchSilent", "m"): "active",
@@ -92,14 +92,14 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
 
 
 def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: Operated) -> None:
-    """The page holds back the trait's own slow burn, and the drift of any trait; not the slow burn of another trait."""
+    """The page holds back the trait's own slow burn and the drift of any trait, but not another trait's slow burn."""
     operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 0)
     for trait, spiking in (("paternalism", 5.0), ("deception", 1.0)):
         operated.exporter.gauge(series("traitwatch_threshold_rate", engine="", trait=trait), 0.01)
         operated.exporter.counter(series("traitwatch_responses_total", trait=trait), 10)
         operated.exporter.counter(series("traitwatch_responses_over_threshold_total", trait=trait), spiking)
     slow = operated.webhook.wait_for(notice("TraitSpikesSlow", "firing", trait="deception"), TIMEOUT)
-    assert slow is not None, "a tenth of the responses is a ticket"
+    assert slow is not None, "a tenth of the responses must be a ticket"
     fast = operated.webhook.wait_for(notice("TraitSpikesFast", "firing", trait="paternalism"), TIMEOUT)
     assert fast is not None
     assert "had a paternalism spike" in fast.annotations["description"]
@@ -131,7 +131,7 @@ def test_nothing_of_it_stays(tmp_path: Path) -> None:
         monitoring([exporter.url], webhook.url, tmp_path, speed_up=SPEED_UP) as programs,
     ):
         started = set(mine.children(recursive=True)) - before
-        assert len(started) == 4, "two programs, each with its guard"
+        assert len(started) == 4, "there must be two programs, each with its guard"
         urls = [programs.prometheus, programs.alertmanager, webhook.url]
     assert not any(process.is_running() for process in started)
     for url in urls:

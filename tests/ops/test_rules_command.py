@@ -26,7 +26,7 @@ MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 
 
 
 def milliseconds(duration: str) -> int:
-    """Read a duration by Prometheus's grammar: each unit at most once, in this order."""
+    """Parse a duration by Prometheus's grammar: each unit at most once, in this order."""
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?", duration)
     assert parts, duration
     return sum(int(part or 0) * unit for part, unit in zip(parts.groups(), MILLISECONDS.values(), strict=True))
@@ -175,7 +175,7 @@ def test_the_command_writes_the_files_with_their_links(tmp_path: Path) -> None:
     assert all(link.startswith("https://example.org/runbooks#") for link in links)
 
 
-def test_the_command_writes_over_nothing_unless_told_to(tmp_path: Path) -> None:
+def test_the_command_overwrites_files_only_with_force(tmp_path: Path) -> None:
     existing = tmp_path / "prometheus" / "prometheus.yml"
     existing.parent.mkdir()
     existing.write_text("mine")

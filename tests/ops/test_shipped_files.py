@@ -78,7 +78,7 @@ def test_an_alert_tells_what_it_knows_and_where_to_read_on(name: str) -> None:
     annotations = ALERTS[name]["annotations"]
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
-    # The alert of an uncalibrated vector needs no value: its labels tell everything.
+    # The alert of an uncalibrated vector needs no value: its labels have everything.
     values = "$value" in annotations["description"] or "| query" in annotations["description"]
     assert values or name == "TraitwatchVectorUncalibrated"
     page, _, anchor = annotations["runbook_url"].partition("#")
