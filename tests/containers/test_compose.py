@@ -1,4 +1,4 @@
-"""The stack of dashboards/compose.yaml: as Docker Compose reads it, and with the files that it mounts."""
+"""The stack of dashboards/compose.yaml: how Docker Compose reads it, and the files that it mounts."""
 
 import importlib.util
 import os
@@ -25,20 +25,20 @@ PUBLISHED = {"8000", "7860", "3000"}
 
 
 def compose(environment: Mapping[str, str], *command: str, project: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose on the file, with exactly this environment. `config` needs no engine."""
-    # The program itself: the command of the package loses the exit status.
+    """Run Docker Compose on the file with only this environment. `config` needs no engine."""
+    # Run the program itself: the command of the package loses the exit status.
     package = importlib.util.find_spec("compose")
     assert package is not None
     assert package.origin is not None
     program = str(Path(package.origin).parent / "docker-compose")
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
-    # Without the .env that a user of this checkout may have.
+    # Ignore the .env file that a user of this checkout may have.
     argv = [program, "--file", str(project), "--env-file", os.devnull, *command]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
 def resolved(profile: str, **environment: str) -> dict[str, Any]:
-    """The services as Compose resolves them, after it has checked them against its schema."""
+    """The services, as Compose resolves them after a check against its schema."""
     completed = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
     assert completed.returncode == 0, completed.stderr
     services: dict[str, Any] = yaml.safe_load(completed.stdout)["services"]
@@ -51,7 +51,7 @@ def services(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def mounted(service: dict[str, Any]) -> dict[str, Path]:
-    """Return the files of the repository that a service sees, by their place in the container."""
+    """Return the files of the repository that a service mounts, by their place in the container."""
     binds = [volume for volume in service["volumes"] if volume["type"] == "bind"]
     return {bind["target"]: DASHBOARDS / bind["source"] for bind in binds}
 
@@ -168,7 +168,7 @@ def test_alertmanager_posts_to_the_address_of_the_environment(services: dict[str
     service = services["alertmanager"]
     [(inside, shipped)] = mounted(service).items()
     config_file = tmp_path / "alertmanager.yml"
-    # The command that Compose would give to the shell, and the files that the shell would read and write.
+    # The command that Compose gives to the shell, and the files that the shell reads and writes.
     script = service["entrypoint"][-1].replace("$$", "$").replace(inside, str(shipped))
     script = script.replace("/tmp/alertmanager.yml", str(config_file)).replace("exec /bin/alertmanager", "echo")
     subprocess.run([*service["entrypoint"][:-1], script], env=service["environment"], check=True)

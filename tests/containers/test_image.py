@@ -1,4 +1,4 @@
-"""The CPU image, built without an engine and run without a network, with read-only files, by a user without rights."""
+"""The CPU image, built without an engine. It runs without a network, with read-only files, by a user without rights."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.containers.container import Container, container, read_only
 from tests.containers.image import Image
 
-# To build the image takes minutes. On a machine with two busy cores, so does the start of the server.
+# The build of the image takes minutes. So does the start of the server on a machine with two busy cores.
 pytestmark = pytest.mark.timeout(1800)
 START_TIMEOUT = 400.0
 STOP_TIMEOUT = 60.0
@@ -31,7 +31,7 @@ def run(image: Image, scratch: Path, *command: str) -> str:
 
 
 def ask(running: Container, path: str, body: object = None) -> str:
-    """Return the body of an answer of the server, which can be reached from its own network only."""
+    """Return the body of an answer of the server. The server can be reached only from its own network."""
     data = [] if body is None else ["--header", "content-type: application/json", "--data", json.dumps(body)]
     completed = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
     assert completed.returncode == 0, completed.stdout + completed.stderr
