@@ -1,4 +1,4 @@
-"""CPU and memory are those of every process of a server, over the time that was asked for and no longer."""
+"""CPU and memory are those of every process of a server, only over the measured time."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tests.benchmarks.serving.processes import Meter, Usage, role, summary
 
-# A parent with a child; on a line, the child burns and tells a quarter second of CPU, and holds 64 MiB for a moment.
+# A parent with a child. For a line, the child burns and prints a quarter second of CPU, and holds 64 MiB for a moment.
 CHILD = """
 import sys, time
 for line in sys.stdin:
@@ -29,7 +29,7 @@ def parent() -> Iterator[subprocess.Popen[str]]:
 
 
 def work(parent: subprocess.Popen[str]) -> float:
-    """Have the child work; return the seconds of CPU that it took."""
+    """Let the child work. Return the seconds of CPU that it used."""
     assert parent.stdin is not None
     assert parent.stdout is not None
     parent.stdin.write("\n")

@@ -1,4 +1,4 @@
-"""What the benchmark says of a goal follows from its pairs, and is no more than they bear out."""
+"""The verdict on a goal follows from the pairs, and claims no more than they prove."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_few_pairs_give_their_extremes_and_many_do_not() -> None:
 
 
 @pytest.mark.parametrize("pairs", [5, 8, 15])
-def test_the_interval_holds_the_true_median_as_often_as_it_says(pairs: int) -> None:
+def test_the_interval_has_the_true_median_with_the_stated_probability(pairs: int) -> None:
     # Skewed noise around a median of 1.
     draws = np.exp(np.random.default_rng(3).standard_exponential((4000, pairs)) - np.log(2))
     intervals = [ratio_of(row.tolist()) for row in draws]

@@ -23,7 +23,7 @@ def test_it_follows_the_processor(
 
 
 def test_a_processor_without_avx512_gets_float32() -> None:
-    """oneDNN is told to do without what this processor may have."""
+    """oneDNN then ignores instructions that this processor may have."""
     script = "from traitwatch.precision import default_precision; print(default_precision())"
     environment = {"ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is written is read back, and what cannot be used is refused with its reason."""
+"""A written vector is read back unchanged. An unusable file is refused with the reason."""
 
 import datetime
 import json
@@ -176,7 +176,7 @@ def test_the_shipped_definition_is_as_promised() -> None:
     assert not {example.question for example in extract.examples} & {*extract.questions, *evaluate.questions}
 
 
-def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
+def test_six_vectors_are_shipped_each_with_its_data() -> None:
     directory = SHIPPED / "SmolLM2-135M-Instruct"
     vectors = load_vectors([directory])
     traits = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
@@ -193,7 +193,7 @@ def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
         assert vector.card.sha256[:12] in (directory / f"{vector.trait}.html").read_text()
 
 
-def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_they_do_not() -> None:
+def test_the_cards_show_which_four_shipped_vectors_tell_their_trait() -> None:
     good = 0
     for vector in load_vectors([SHIPPED / "SmolLM2-135M-Instruct"]):
         assert vector.card is not None
