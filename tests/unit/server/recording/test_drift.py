@@ -1,4 +1,4 @@
-"""Drift of the traffic: a shift is found soon, and ordinary traffic has none."""
+"""The drift of the traffic: a shift is found soon, and ordinary traffic has no drift."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from traitwatch.vectors import Float64Array
 from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
 ONE = np.array([0])
-# What the alert takes for drift.
+# The alert's threshold for drift.
 LIMIT = 15.0
 
 
@@ -52,7 +52,7 @@ def test_a_shift_that_is_over_is_forgotten() -> None:
 
 
 def test_a_busy_server_does_not_forget_its_baseline() -> None:
-    """What comes within a fast window is little beside the slow one, however many responses that are."""
+    """The responses within a fast window have little weight beside the slow window, even if they are many."""
     drift = fed(normal(20_000), 0.01, Drift(1, fast_seconds=1.0, slow_seconds=100.0))
     fed(normal(500, mean=1.0, seed=1), 0.01, drift, start=200.0)
     assert drift.ewma[0] == pytest.approx(1.0, abs=0.2)
