@@ -5,7 +5,7 @@ import pytest
 from tests.support.paths import ROOT
 
 
-def test_the_live_tab_says_since_when_it_collects() -> None:
+def test_the_live_tab_shows_since_when_it_collects() -> None:
     pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
@@ -45,7 +45,7 @@ def test_the_page_has_our_icon_and_no_tags_for_social_networks() -> None:
 
 
 def test_the_page_gives_a_visitor_no_second_session() -> None:
-    """A message that a visitor sends while the page loads would be lost with the first session."""
+    """Otherwise a message that a visitor sends while the page loads would be lost with the first session."""
     gr = pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks

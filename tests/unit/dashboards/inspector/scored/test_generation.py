@@ -1,4 +1,4 @@
-"""An answer that streams: its pieces, the texts of its tokens, and its remark."""
+"""A streamed answer: its pieces, the texts of its tokens, and its remark."""
 
 import json
 from types import SimpleNamespace
@@ -63,14 +63,14 @@ class TestPieces:
             ("", None, "without saying why"),
         ],
     )
-    def test_the_remark_says_how_an_answer_ended(self, finish: str, complete: bool | None, part: str) -> None:
+    def test_the_remark_describes_the_end_of_an_answer(self, finish: str, complete: bool | None, part: str) -> None:
         note = remark(InspectedText((TRAIT,), finish=finish, complete=complete))
         assert part in note
         assert bool(part) == bool(note)
 
 
 async def test_a_stream_that_cannot_be_read_leaves_a_note() -> None:
-    """Such as the page of a proxy, or a response whose fields have other types."""
+    """Such a stream is the page of a proxy, or a response whose fields have other types."""
 
     class Completions:
         async def create(self, **_: object) -> object:
