@@ -78,7 +78,7 @@ def test_only_the_gpu_server_asks_for_gpus() -> None:
     assert device == {"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}
 
 
-def test_three_ports_are_published_on_this_machine_alone(services: dict[str, Any]) -> None:
+def test_three_ports_are_published_only_on_this_machine(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["published"] for port in ports} == PUBLISHED
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
@@ -101,7 +101,7 @@ def test_a_secret_that_is_missing_or_empty_is_asked_for(name: str, value: dict[s
     assert f"required variable {name} is missing a value" in completed.stderr
 
 
-def test_the_example_names_what_is_read_and_holds_no_secret() -> None:
+def test_the_example_has_every_variable_and_no_secret() -> None:
     example = (DASHBOARDS / ".env.example").read_text()
     named = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", example, re.MULTILINE))
     read = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE.read_text()))
@@ -125,7 +125,7 @@ def test_the_images_of_others_are_pinned(services: dict[str, Any]) -> None:
         assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", image)
 
 
-def test_what_a_service_waits_for_tells_its_health(services: dict[str, Any]) -> None:
+def test_a_service_that_others_wait_for_has_a_health_check(services: dict[str, Any]) -> None:
     for service in services.values():
         for other, condition in service.get("depends_on", {}).items():
             assert condition["condition"] == "service_healthy"
@@ -146,7 +146,7 @@ def test_mounted_files_are_there(services: dict[str, Any]) -> None:
             assert path.is_file() or (name, target) == ("server-gpu", "/vectors"), path
 
 
-def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: dict[str, Any], tmp_path: Path) -> None:
+def test_prometheus_accepts_its_files_and_watches_the_server(services: dict[str, Any], tmp_path: Path) -> None:
     for target, path in mounted(services["prometheus"]).items():
         place = tmp_path / target.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)

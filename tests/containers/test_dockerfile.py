@@ -67,7 +67,7 @@ def test_an_image_has_labels_about_itself(stages: dict[str, Stage], target: str)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_builds_an_image_is_not_in_it(stages: dict[str, Stage], target: str) -> None:
+def test_the_tools_that_build_an_image_are_not_in_the_image(stages: dict[str, Stage], target: str) -> None:
     assert stages[target].base == f"{target}-base"
     copied = [instruction for instruction in stages[target].instructions if instruction.name == "COPY"]
     assert {copy.words()[-1] for copy in copied} == {"/opt/traitwatch", "/opt/traitwatch-cache"}
@@ -89,7 +89,7 @@ def test_the_cuda_of_the_base_is_that_of_the_locked_torch(stages: dict[str, Stag
     assert locked("gpu", "nvidia-cuda-runtime").startswith(f"{base[1]}.")
 
 
-def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]) -> None:
+def test_the_context_has_the_copied_files_and_no_secret(stages: dict[str, Stage]) -> None:
     secret = ROOT / "dashboards" / ".env"
     patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     there = secret.exists()

@@ -38,7 +38,7 @@ def ask(running: Container, path: str, body: object = None) -> str:
     return completed.stdout
 
 
-def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
+def test_the_image_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
     with container(cpu_image, scratch) as running:
         running.wait_until_healthy(cpu_image.health, START_TIMEOUT)
         answer = json.loads(ask(running, "/v1/chat/completions", CHAT))
@@ -53,7 +53,7 @@ def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: I
         assert running.stop(STOP_TIMEOUT) == 0
 
 
-def test_it_can_write_to_its_volume_and_to_tmp_alone(cpu_image: Image, scratch: Path) -> None:
+def test_the_container_can_write_only_to_its_volume_and_to_tmp(cpu_image: Image, scratch: Path) -> None:
     assert run(cpu_image, scratch, "id", "--user").strip() == "10001"
     for place in ("/home/traitwatch", "/tmp"):
         run(cpu_image, scratch, "touch", f"{place}/file")
@@ -64,7 +64,7 @@ def test_it_can_write_to_its_volume_and_to_tmp_alone(cpu_image: Image, scratch: 
     assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
 
 
-def test_what_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> None:
+def test_the_code_that_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> None:
     code = "import torch; print(float(torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(8))))"
     assert run(cpu_image, scratch, "python", "-c", code).split()[-1] == "8.0"
 

@@ -110,7 +110,7 @@ def fired(notices: list[Notice]) -> set[tuple[str, str | None]]:
     return {(notice.name, notice.labels.get("trait")) for notice in notices if notice.status == "firing"}
 
 
-def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
+def test_ordinary_chats_fire_no_alert(operated: Operated) -> None:
     operated.chat(ordinary_chats(ORDINARY))
     until(lambda: operated.responses() >= 30, 20, operated.responses)
     ended = time.monotonic()

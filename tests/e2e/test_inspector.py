@@ -38,7 +38,7 @@ def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
     expect(seen.page.locator("#chat-message textarea")).to_have_value("")
 
 
-def test_pointing_at_a_token_tells_its_text_projection_and_z_for_every_trait(scene: Scene, seen: Visit) -> None:
+def test_pointing_at_a_token_shows_its_text_projection_and_z_for_every_trait(scene: Scene, seen: Visit) -> None:
     answer(seen, "chat", "What is the capital of France? Answer with a whole sentence.")
     token = seen.coloured("chat").nth(1)
     token.hover()
@@ -104,7 +104,7 @@ def test_esc_stops_the_answer_and_leaves_its_tokens(scene: Scene, seen: Visit) -
     assert seen.tokens("chat").count() > tokens_before
 
 
-def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -> None:
+def test_reloading_in_mid_stream_ends_the_answer_and_the_conversation(scene: Scene) -> None:
     # Gradio's client logs these errors in the old page when its stream breaks off.
     left = ("AbortError", "Connection errored out")
     with visit(scene.browser, scene.address, expected=left) as seen:

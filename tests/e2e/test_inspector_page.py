@@ -63,7 +63,7 @@ def test_a_model_that_writes_html_shows_html(browser: Browser, tmp_path: Path) -
         assert seen.page.locator(".tw-log img, .tw-log script, .tw-log b, .tw-tip b").count() == 0
 
 
-def test_it_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> None:
+def test_the_inspector_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> None:
     port = free_port()
     tokens = [f" word{i}" for i in range(60)]
     with (

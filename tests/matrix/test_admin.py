@@ -207,7 +207,7 @@ def test_nothing_is_listed_or_changed_without_the_key(key: str | None, admin: Ad
         "ABSOLUTE",
     ],
 )
-def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) -> None:
+def test_a_file_that_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) -> None:
     outside = admin.directory.parent / "outside" / VECTOR
     response = admin.load("more", str(outside) if path == "ABSOLUTE" else path)
     assert response.status_code == 400, response.text
@@ -233,7 +233,7 @@ def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) 
         ({}, "'more_response_avg_diff.pt' is no file"),
     ],
 )
-def test_what_does_not_fit_is_not_loaded(body: Any, reason: str, admin: Admin) -> None:
+def test_a_vector_that_does_not_fit_is_not_loaded(body: Any, reason: str, admin: Admin) -> None:
     response = admin.call("POST", "/v1/traits/more", body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]

@@ -228,7 +228,7 @@ def test_cached_states_that_count_are_computed_again(
         assert cosines(got, means[i].mean).min() >= MIN_COSINE_VLLM
 
 
-def test_what_one_call_leaves_in_the_cache_is_not_in_the_next_ones_way(
+def test_the_cache_of_one_call_does_not_disturb_the_next_call(
     vllm_reader: VllmReader, plain: tuple[Any, Any], cases: dict[str, dict[str, Examples]]
 ) -> None:
     before = vllm_reader.reread

@@ -35,7 +35,7 @@ def tiny(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (1, 2)], ids=["tensor parallel", "pipeline parallel"])
-def test_two_workers_read_what_one_does(
+def test_two_workers_read_the_states_of_one_worker(
     tensor: int, pipeline: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")

@@ -166,7 +166,7 @@ async def test_rows_that_cannot_be_read_do_not_end_the_engine(server: Server, fa
     assert log.count("The projections of a pass could not be read") == 1, "a fault is logged once, not every pass"
 
 
-async def test_a_worker_that_starts_anew_is_heard(server: Server, fault: Fault, oracle: Oracle) -> None:
+async def test_the_rows_of_a_worker_that_starts_anew_arrive(server: Server, fault: Fault, oracle: Oracle) -> None:
     await answer(server)
     fault.set("restart")
     response = await answer(server)

@@ -220,14 +220,14 @@ def test_every_engine_and_every_api_process_has_served(run: Run) -> None:
         assert sum(scored) == run.at_end.scored
 
 
-def test_each_api_process_has_a_socket_that_its_user_alone_can_reach(run: Run) -> None:
+def test_only_its_user_can_reach_the_socket_of_each_api_process(run: Run) -> None:
     (ours,) = sockets(run.directory)
     assert stat.S_IMODE(ours.stat().st_mode) == 0o700
     # vLLM's own sockets are in the same directory. Their names are longer.
     assert len(list(ours.glob("?" * 12))) == run.setup.api_processes
 
 
-def test_its_end_leaves_no_process_and_no_socket(run: Run) -> None:
+def test_the_end_of_the_server_leaves_no_process_and_no_socket(run: Run) -> None:
     """In a second run of this test, the server has already ended. Then the test starts another server."""
     with run.start() if run.server.process.poll() is not None else nullcontext((run.server, run.directory)) as running:
         server, directory = running

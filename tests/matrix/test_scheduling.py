@@ -235,7 +235,7 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
     await emptied(served.server)
 
 
-def test_it_ends_in_order(served: Served) -> None:
+def test_the_server_ends_in_order(served: Served) -> None:
     """In a second run of this test, the server has already ended. Then the test starts another server."""
     with served.start() if served.server.process.poll() is not None else nullcontext(served) as running:
         running.fault.write_text("slow")

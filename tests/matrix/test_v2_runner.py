@@ -43,7 +43,7 @@ def v2(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             yield server
 
 
-def test_it_is_the_v2_runner_that_runs(v2: Server) -> None:
+def test_the_v2_runner_runs(v2: Server) -> None:
     assert "Using V2 Model Runner" in v2.log.read_text()
 
 

@@ -67,7 +67,7 @@ def test_an_alert_arrives_with_its_words_and_is_resolved(operated: Operated) -> 
 
 
 @pytest.mark.parametrize("operated", [SLOWER], indirect=True, ids=[""])
-def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operated: Operated) -> None:
+def test_a_silent_monitor_holds_back_only_the_trait_alerts_of_its_model(operated: Operated) -> None:
     operated.exporter.counter(series("vllm:generation_tokens_total"), 300)
     operated.exporter.counter(series("vllm:request_success_total", finished_reason="stop"), 3)
     assert operated.webhook.wait_for(notice("TraitwatchSilent", "firing"), TIMEOUT) is not None
@@ -122,7 +122,7 @@ def states(operated: Operated, label: str) -> dict[tuple[str, str], str]:
     return {(alert["labels"]["alertname"], alert["labels"][label]): alert["status"]["state"] for alert in found}
 
 
-def test_nothing_of_it_stays(tmp_path: Path) -> None:
+def test_no_process_and_no_port_stays(tmp_path: Path) -> None:
     mine = psutil.Process()
     before = set(mine.children(recursive=True))
     with (

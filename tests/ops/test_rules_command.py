@@ -107,7 +107,7 @@ def test_a_name_is_never_touched(metric: str, label: str, duration: str, number:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_comes_out_as_it_went_in(name: str) -> None:
+def test_a_file_without_options_is_unchanged(name: str) -> None:
     text = (SHIPPED / name).read_text()
     assert rendered(text) == text
 
@@ -148,7 +148,7 @@ def test_only_values_with_a_time_change_and_comments_stay() -> None:
     assert rendered(text, speed_up=60, runbooks="https://example.org/r") == expected
 
 
-def test_a_quoted_expression_is_refused_rather_than_left_as_it_is() -> None:
+def test_a_quoted_expression_is_refused() -> None:
     with pytest.raises(DashboardError, match="'expr' in line 2 without quotes"):
         rendered('rules:\n  - expr: "rate(x[5m])"\n', speed_up=60)
 

@@ -74,7 +74,7 @@ def test_the_alerts_are_those_that_are_promised() -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_tells_what_it_knows_and_where_to_read_on(name: str) -> None:
+def test_an_alert_has_its_labels_its_value_and_its_runbook(name: str) -> None:
     annotations = ALERTS[name]["annotations"]
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
@@ -93,7 +93,7 @@ def test_the_runbooks_have_no_section_without_alert() -> None:
     assert set(headings) == ALERTS.keys()
 
 
-def test_the_runbooks_query_what_is_recorded() -> None:
+def test_the_runbooks_query_recorded_series() -> None:
     recorded = {rule["record"] for rule in rules("record")}
     named = set(re.findall(r"\bmodel(?:_trait)?:[a-z0-9_]+:[a-z0-9_]+", (ROOT / RUNBOOKS).read_text()))
     assert named
@@ -101,7 +101,7 @@ def test_the_runbooks_query_what_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("rule", rules("record"), ids=lambda rule: rule["record"])
-def test_a_recording_rule_is_named_level_metric_operation_with_the_windows_that_it_has(rule: dict[str, Any]) -> None:
+def test_the_name_of_a_recording_rule_has_level_metric_operation_and_windows(rule: dict[str, Any]) -> None:
     level, metric, operation = rule["record"].split(":")
     assert level in ("model", "model_trait")
     assert metric.startswith("traitwatch_")

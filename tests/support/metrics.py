@@ -165,7 +165,7 @@ class MetricsChecks:
         if trait == "deception":
             assert any(spikes)
 
-    def test_what_is_loaded_is_told_with_its_threshold(self, run: Run) -> None:
+    def test_the_loaded_traits_are_exported_with_their_thresholds(self, run: Run) -> None:
         listed = {t["id"]: t for t in httpx.get(f"{run.server.url}/v1/traits", timeout=60).json()["data"]}
         for trait in TRAITS:
             labels = {"trait": trait, "layer": "20", "sha256": listed[trait]["sha256"]}
@@ -236,7 +236,7 @@ class MetricsChecks:
             assert event["spike_text"] == tokenizer.decode(texts[event["text"]][event["start"] : event["end"]])
             assert 0 <= event["start"] < event["end"] <= event["tokens"] == TOKENS
 
-    def test_the_latest_spikes_are_listed_with_their_text_where_it_is_logged(self, run: Run) -> None:
+    def test_the_latest_spikes_are_listed_with_their_logged_texts(self, run: Run) -> None:
         self.test_every_spike_is_logged_with_its_text(run)
         logged = [json.loads(line) for line in run.spike_log.read_text().split("\n")[:-1]]
         # Each API process lists the spikes of its own answers. The system may have handed it no answer.

@@ -44,7 +44,7 @@ def test_vllm_takes_the_arguments(tmp_path: Path) -> None:
     assert parsed.save_detailed
 
 
-def test_a_seed_makes_the_same_requests_whatever_the_server() -> None:
+def test_a_seed_makes_the_same_requests_for_every_server() -> None:
     def of(url: str, seed: int) -> set[str]:
         return set(arguments(url, Path("/m"), LOAD, seed, Path("/r/result.json"))) - {url}
 

@@ -25,7 +25,7 @@ LOADS = [Load(1, 6, 64, 64), Load(8, 24, 64, 64), Load(32, 96, 64, 64)]
 SIDES = [*(traits_side(count) for count in (0, 1, 6, 64)), HIDDEN_STATES, CONTROL]
 
 
-def test_every_goal_is_measured_where_it_is_stated() -> None:
+def test_every_goal_is_measured_at_its_concurrency() -> None:
     measured = {(c.side, c.base) for c in plan(SIDES, LOADS) if any(x.concurrency == GOAL_CONCURRENCY for x in c.loads)}
     assert {(side, base) for side, base, _, _ in GOALS} <= measured
 

@@ -76,7 +76,9 @@ def play(monkeypatch: pytest.MonkeyPatch, directory: Path, stage: Stage, pairs: 
     return record.data
 
 
-def test_each_pair_starts_both_anew_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_pair_starts_both_servers_anew_and_in_the_other_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     stage = Stage()
     data = play(monkeypatch, tmp_path, stage, 2, SIX)
     assert stage.started == [PLAIN, "6 traits", "6 traits", PLAIN]
@@ -89,7 +91,7 @@ def test_each_pair_starts_both_anew_and_the_other_way_round(monkeypatch: pytest.
     assert all(set(run["measured"]) == {PLAIN, "6 traits"} for run in data["runs"])
 
 
-def test_both_get_the_same_requests_and_no_pair_those_of_another(
+def test_both_servers_get_the_same_requests_and_each_pair_has_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stage = Stage()

@@ -84,7 +84,7 @@ def test_the_servers_own_count_is_reported_too() -> None:
     assert (result.spiking, result.served) == (1, 0.25)
 
 
-def test_a_spike_is_what_the_server_calls_one() -> None:
+def test_the_spike_level_agrees_with_the_spikes_of_the_server() -> None:
     random = np.random.default_rng(3)
     for _ in range(200):
         z = random.normal(size=30).cumsum() * 0.5
@@ -106,7 +106,7 @@ def test_promises_are_those_of_the_cards_for_the_rate() -> None:
     assert promises(listed, 0.001)["trait"].z == 5.0
 
 
-def test_a_run_can_be_counted_anew(tmp_path: Path) -> None:
+def test_a_run_can_be_counted_again(tmp_path: Path) -> None:
     responses = [response(0.0)] * 3 + [response(5.0)]
     run = {"promises": {"trait": asdict(PROMISE)}, "responses": [asdict(r) for r in responses]}
     path = tmp_path / "run.json"

@@ -70,7 +70,7 @@ def test_each_image_has_its_own_vllm_and_torch() -> None:
     assert not NOT_ON_CPU.intersection(cpu)
 
 
-def test_what_only_developers_need_is_not_locked() -> None:
+def test_packages_that_only_developers_need_are_not_locked() -> None:
     dev = set(asked("dev")) - set(asked())
     for image in IMAGES:
         direct = {name for name, entry in locked(image).items() if "traitwatch (pyproject.toml)" in entry}

@@ -94,7 +94,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_all_of_it_ends_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
+def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
     port = free_port()
     owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), *server(port, pids, "deaf")]
     with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
@@ -108,7 +108,7 @@ def test_all_of_it_ends_with_an_owner_that_is_killed(tmp_path: Path, pids: Path)
     until(lambda: not any(is_up(process) for process in [*started, *with_guard]))
 
 
-def test_all_of_it_ends_with_its_context(tmp_path: Path, pids: Path) -> None:
+def test_all_processes_end_with_their_context(tmp_path: Path, pids: Path) -> None:
     port = free_port()
     with running(
         "it", server(port, pids), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE
@@ -125,7 +125,7 @@ def test_all_of_it_ends_with_its_context(tmp_path: Path, pids: Path) -> None:
     assert [str(process.pid)] not in guarded, "the guard of the server must not stay"
 
 
-def test_what_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None:
+def test_a_process_that_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None:
     with subprocess.Popen(server(free_port(), pids, "deaf"), start_new_session=True) as process:
         until(lambda: pids.exists() and pids.read_text().endswith("\n"))
         started = read(pids)

@@ -67,7 +67,7 @@ def test_a_missing_z_may_be_none_or_nan(z: list[float | None], threshold: float)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60))
-def test_levels_are_what_a_threshold_is_compared_with(z: list[float | None]) -> None:
+def test_levels_are_the_smoothed_z_of_the_present_tokens(z: list[float | None]) -> None:
     present = [value for value in z if value is not None]
     smoothed = levels(z)
     assert [level is None for level in smoothed] == [value is None for value in z]

@@ -121,7 +121,7 @@ def test_a_malformed_card_is_refused_with_the_field(tmp_path: Path) -> None:
     ],
     ids=["pickle", "garbage", "empty"],
 )
-def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_tensor_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
@@ -137,7 +137,7 @@ def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, message: str)
         (torch.tensor([[1.0, 1.0], [float("inf"), 1.0]]), r"NaN or infinity at layers \[1\]"),
     ],
 )
-def test_what_is_not_a_persona_vector(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
+def test_a_tensor_that_is_not_a_persona_vector_is_refused(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
     torch.save(tensor, tmp_path / "x.pt")
     with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
@@ -151,7 +151,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../evil", "a b", "-x", "x" * 65, "naïve"])
-def test_names_that_are_no_trait_names(name: str) -> None:
+def test_names_that_are_no_trait_names_are_refused(name: str) -> None:
     with pytest.raises(ArtifactError, match="not a trait name"):
         vectors.check_trait_name(name)
 

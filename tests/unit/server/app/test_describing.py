@@ -50,7 +50,7 @@ def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:
     assert listed[1]["calibration"] is listed[1]["threshold"] is listed[1]["calibration_date"] is None
 
 
-def test_its_worth_is_that_of_the_layer_at_which_it_is_read() -> None:
+def test_the_verification_is_that_of_the_served_layer() -> None:
     (listed,) = describe([_with(served_trait("a", layer=2))])
     assert listed["verification"] == {"auc": 0.7, "best_layer": 3, "better_than_null": True, "verdict": "Good."}
 

@@ -34,7 +34,7 @@ async def test_an_idle_server_ends_at_once_and_takes_nothing_more() -> None:
     assert engine.aborted == []
 
 
-async def test_it_waits_for_requests_and_for_generations_that_have_none() -> None:
+async def test_the_end_waits_for_requests_and_for_generations_without_one() -> None:
     draining, engine = Draining(600), Engine()
     with draining.generation("background"):
         with draining.request(), draining.generation("a"):

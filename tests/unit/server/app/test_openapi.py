@@ -55,7 +55,7 @@ def schema() -> Schema:
     return Schema(_app("traitwatch").openapi())
 
 
-def test_it_is_a_schema(schema: Schema) -> None:
+def test_the_document_is_a_schema(schema: Schema) -> None:
     openapi_spec_validator.validate(schema.document)
 
 

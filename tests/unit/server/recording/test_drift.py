@@ -24,7 +24,7 @@ def normal(count: int, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Fl
 
 
 @pytest.mark.parametrize("seconds_apart", [0.01, 1.0, 60.0])
-def test_ordinary_traffic_is_no_drift_however_fast_it_comes(seconds_apart: float) -> None:
+def test_ordinary_traffic_is_no_drift_at_any_speed(seconds_apart: float) -> None:
     drift = Drift(1)
     highest = 0.0
     for i, value in enumerate(normal(20_000, mean=0.7, std=0.4)):

@@ -300,7 +300,7 @@ time.sleep(1)
     assert "did not end in time" in process.stderr
 
 
-def test_a_collector_that_comes_back_gets_what_follows(
+def test_a_collector_that_comes_back_gets_the_later_events(
     environment: pytest.MonkeyPatch,
     connect: Callable[[], EvaluationEvents],
     dropped: list[int],

@@ -95,7 +95,7 @@ async def test_an_answer_of_several_turns_has_the_tokens_of_all(monitor: Monitor
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8, 1000])
-async def test_a_stream_joins_to_the_whole_however_it_is_cut(monitor: Monitor, cut: int) -> None:
+async def test_a_stream_joins_to_the_whole_at_any_cut(monitor: Monitor, cut: int) -> None:
     result = await call(App(monitor, chunk, EVENTS, cut=cut), monitor, b'{"stream": true}')
     parts = [event["choices"][0] for event in result.events]
     assert [part.get("traits", {}).get("paternalism", {}).get("start") for part in parts] == [None, 0, 1]

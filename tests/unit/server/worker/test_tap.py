@@ -104,7 +104,7 @@ class BatchedLayer(nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("layer", [StaleLayer, BatchedLayer])
-def test_a_state_that_is_the_output_is_projected_alone(layer: type[nn.Module], compiled: bool) -> None:
+def test_a_state_that_is_the_output_is_projected_without_the_residual(layer: type[nn.Module], compiled: bool) -> None:
     torch.manual_seed(0)
     module, directions = layer(), unit_rows(2)
     tap = Tap({1: StateModule(module, summed=False)}, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)

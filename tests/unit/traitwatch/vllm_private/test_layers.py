@@ -194,7 +194,7 @@ def test_a_layer_whose_output_is_the_state_adds_its_residual_itself(name: str) -
         assert ast.unparse(next(uses)) == "residual = hidden_states", "the layer must ignore the residual of its input"
 
 
-def test_a_placeholder_is_what_we_take_for_one() -> None:
+def test_a_placeholder_is_an_identity() -> None:
     from vllm.model_executor.models.utils import PPMissingLayer
 
     assert issubclass(PPMissingLayer, nn.Identity)

@@ -39,14 +39,14 @@ class TestDisplayedTexts:
         assert "".join(displayed_texts(["b"], "ab")) == "ab"
 
     @given(st.lists(st.text(), min_size=1), st.text())
-    def test_joined_it_is_the_text(self, tokens: list[str], text: str) -> None:
+    def test_the_joined_texts_are_the_answer(self, tokens: list[str], text: str) -> None:
         displayed = displayed_texts(tokens, text)
         assert "".join(displayed) == text
         assert len(displayed) == len(tokens)
 
 
 class TestPieces:
-    def test_projections_find_their_tokens_in_whatever_events_they_come(self) -> None:
+    def test_projections_find_their_tokens_in_any_events(self) -> None:
         answer = InspectedText((TRAIT,))
         add_piece(Piece(texts=["a"]), answer)
         add_piece(Piece(texts=["b", "c"], start=0, values={"paternalism": [1.0]}), answer)
