@@ -133,24 +133,26 @@ def main(answers: int, rounds: int) -> None:
         "vllm, float32": lambda: by_vllm("float32"),
         "vllm, bfloat16": lambda: by_vllm("bfloat16"),
     }
-    taken: dict[str, list[list[float]]] = {name: [] for name in runs}
+    measured: dict[str, list[list[float]]] = {name: [] for name in runs}
     for number in range(rounds):
         # Each round has another order. The reference is in the middle of an odd round.
         names = list(runs)[number % len(runs) :] + list(runs)[: number % len(runs)]
         for name in names:
-            taken[name].append(runs[name]())
-            console.print(f"round {number + 1}: {name}: " + ", ".join(f"{s:.1f} s" for s in taken[name][-1]))
+            measured[name].append(runs[name]())
+            console.print(f"round {number + 1}: {name}: " + ", ".join(f"{s:.1f} s" for s in measured[name][-1]))
         console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: what else ran took its share")
-    console.print(_table(taken, answers))
+    console.print(_table(measured, answers))
 
 
-def _table(taken: dict[str, list[list[float]]], answers: int) -> Table:
-    table = Table(title=f"{answers} answers, median of {len(next(iter(taken.values())))} rounds (times the reference)")
+def _table(measured: dict[str, list[list[float]]], answers: int) -> Table:
+    table = Table(
+        title=f"{answers} answers, median of {len(next(iter(measured.values())))} rounds (times the reference)"
+    )
     table.add_column("reader")
     for regime in REGIMES:
         table.add_column(regime, justify="right")
-    reference = next(iter(taken.values()))
-    for name, rounds in taken.items():
+    reference = next(iter(measured.values()))
+    for name, rounds in measured.items():
         cells = []
         for regime in range(len(REGIMES)):
             median = statistics.median(round_[regime] for round_ in rounds)

@@ -24,8 +24,8 @@ def proxied(target: str, path: str) -> Iterator[str]:
         url = httpx.URL(target + request.url.path.removeprefix(path), query=request.url.query.encode())
         headers = {name: value for name, value in request.headers.items() if name not in _HOP}
         headers["accept-encoding"] = "identity"
-        asked = client.build_request(request.method, url, headers=headers, content=await request.body())
-        answer = await client.send(asked, stream=True)
+        forwarded = client.build_request(request.method, url, headers=headers, content=await request.body())
+        answer = await client.send(forwarded, stream=True)
 
         async def body() -> AsyncIterator[bytes]:
             async for part in answer.aiter_raw():

@@ -86,14 +86,14 @@ def replaying(
         return StreamingResponse(events(), media_type="text/event-stream")
 
     async def tokenize(request: Request) -> JSONResponse:
-        asked = await request.json()
-        if asked["model"] not in answers:
-            return _no_such(asked["model"])
-        return JSONResponse({"tokens": [ord(c) for c in asked["prompt"]]})
+        body = await request.json()
+        if body["model"] not in answers:
+            return _no_such(body["model"])
+        return JSONResponse({"tokens": [ord(c) for c in body["prompt"]]})
 
     async def completion(request: Request) -> JSONResponse:
-        asked = await request.json()
-        ids = asked["prompt"]
+        body = await request.json()
+        ids = body["prompt"]
         scores = {name: {"prompt_tokens": [projection(k, i) for i in range(len(ids))]} for k, name in enumerate(TRAITS)}
         choice = {"text": "", "logprobs": {"tokens": [chr(i) for i in ids]}, "traits": scores}
         return JSONResponse({"choices": [choice]})

@@ -106,8 +106,8 @@ def test_esc_stops_the_answer_and_leaves_its_tokens(scene: Scene, seen: Visit) -
 
 def test_reloading_in_mid_stream_ends_the_answer_and_the_conversation(scene: Scene) -> None:
     # Gradio's client logs these errors in the old page when its stream breaks off.
-    left = ("AbortError", "Connection errored out")
-    with visit(scene.browser, scene.address, expected=left) as seen:
+    expected_errors = ("AbortError", "Connection errored out")
+    with visit(scene.browser, scene.address, expected=expected_errors) as seen:
         begin(seen, LONG)
         seen.page.reload()
         until(lambda: scene.running() == 0, message=scene.running)

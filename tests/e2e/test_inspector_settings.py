@@ -81,17 +81,17 @@ def test_another_server_for_one_pane_keeps_the_typed_model_of_the_other(browser:
 
 
 def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser, tmp_path: Path) -> None:
-    gone = f"http://127.0.0.1:{free_port()}"
+    unreachable = f"http://127.0.0.1:{free_port()}"
     with (
         replaying(BASE, pace=0.02) as url,
-        inspecting(browser, tmp_path, url, gone) as seen,
+        inspecting(browser, tmp_path, url, unreachable) as seen,
     ):
         table = seen.page.locator("#compare-table")
         seen.page.get_by_role("button", name="Settings of A and B").click()
         seen.send("compare", "Both there?")
         seen.finish("compare")
         expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
-        choose(seen, "Server", gone, 0)
+        choose(seen, "Server", unreachable, 0)
         seen.send("compare", "And now?")
         expect(pane(seen, 0).locator(".tw-bad")).to_contain_text("No server answers at")
         expect(pane(seen, 1).locator(".tw-tokens")).to_have_text("".join(BASE))
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser
         expect(pane(seen, 0).locator(".tw-tokens")).to_have_count(0)
         expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
         expect(table.get_by_role("columnheader", name="mean z, A")).to_have_count(0)
-        choose(seen, "Server", gone, 1)
+        choose(seen, "Server", unreachable, 1)
         seen.send("compare", "Nobody?")
         expect(pane(seen, 1).locator(".tw-bad")).to_contain_text("No server answers at")
         expect(table).to_be_empty()

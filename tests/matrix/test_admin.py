@@ -184,8 +184,10 @@ def test_nothing_is_listed_or_changed_without_the_key(key: str | None, admin: Ad
     assert admin.call("DELETE", "/v1/traits/probe2", key=key).status_code == 401
     assert admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x"}, key=key).status_code == 401
     # Without the key, the answer is the same for a trait that does not exist. So it does not tell which traits exist.
-    asked = admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key)
-    assert asked.status_code == 401
+    answer = admin.call(
+        "POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key
+    )
+    assert answer.status_code == 401
     assert admin.names() == ["probe2"]
 
 
@@ -347,9 +349,9 @@ def test_all_columns_can_be_filled_and_a_column_is_free_when_its_last_request_ha
     assert "64 columns" in full.json()["error"]["message"]
     with admin.streams(1) as (stream,):
         assert admin.unload("trait7").status_code == 200
-        held = admin.load("more", VECTOR)
+        still_full = admin.load("more", VECTOR)
         assert not stream.answer.done(), TOO_EARLY
-        assert held.status_code == 409
+        assert still_full.status_code == 409
     check(other, stream.answer.result(), "trait7")
     assert admin.load("more", VECTOR).status_code == 200
     answer = admin.ask()

@@ -45,7 +45,7 @@ def configurations(kernels: dict[Path, int]) -> set[str]:
 
 async def check(server: Server, oracle: Oracle) -> None:
     """Assert that requests have their projections: of one token and of many tokens, alone and together."""
-    asked = [
+    requests = [
         request(
             random_prompt(number, length),
             max_tokens=30,
@@ -54,8 +54,8 @@ async def check(server: Server, oracle: Oracle) -> None:
         )
         for number, length in enumerate((1, 2, 90, 300, 7, 40))
     ]
-    got = [await answers(server, each) for each in asked]
-    got += await asyncio.gather(*(answers(server, each) for each in asked))
+    got = [await answers(server, each) for each in requests]
+    got += await asyncio.gather(*(answers(server, each) for each in requests))
     for [answer] in got:
         answer.check(oracle)
 

@@ -43,7 +43,7 @@ def test_a_signal_ends_the_server_as_it_ends_vllm(
             return ended(server)
 
     with ThreadPoolExecutor() as pool:
-        theirs = pool.submit(status, "plain", plain_vllm(model, *OPTIONS))
-        mine = pool.submit(status, "ours", ours(model, probes))
-    assert mine.result() == theirs.result()
+        status_of_vllm = pool.submit(status, "plain", plain_vllm(model, *OPTIONS))
+        status_of_ours = pool.submit(status, "ours", ours(model, probes))
+    assert status_of_ours.result() == status_of_vllm.result()
     assert not sockets(directory / "ours")

@@ -100,13 +100,13 @@ def server(
 
 async def ask(server: Server, models: list[str], seed: int) -> list[tuple[str, Answer]]:
     """Send the same questions to the models at the same time. Return each answer with its model."""
-    asked = [(name, number) for number in range(4) for name in models]
+    questions = [(name, number) for number in range(4) for name in models]
     bodies = [
         request(random_prompt(seed + number, 20 + 9 * number), model=name, max_tokens=24, stream=number % 2 == 0)
-        for name, number in asked
+        for name, number in questions
     ]
-    given = await asyncio.gather(*(answers(server, body) for body in bodies))
-    return [(name, answer) for (name, _), (answer,) in zip(asked, given, strict=True)]
+    answered = await asyncio.gather(*(answers(server, body) for body in bodies))
+    return [(name, answer) for (name, _), (answer,) in zip(questions, answered, strict=True)]
 
 
 def shift(one: Oracle, other: Oracle, tokens: list[int]) -> float:

@@ -162,8 +162,8 @@ async def test_64_clients_at_once_each_get_their_own(served: Served, oracle: Ora
 
     async def leaver(number: int, events: int | None, seconds: float) -> None:
         await asyncio.sleep(arrivals.pop())
-        asked = request(random_prompt(number, 100), max_tokens=700, extra_body={"ignore_eos": True})
-        await (give_up(server, asked, seconds) if events is None else leave(server, asked, events))
+        body = request(random_prompt(number, 100), max_tokens=700, extra_body={"ignore_eos": True})
+        await (give_up(server, body, seconds) if events is None else leave(server, body, events))
 
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(client(number)) for number in range(CLIENTS)]

@@ -56,12 +56,12 @@ def until(condition: Callable[[], bool], message: Callable[[], object] = lambda:
 def test_an_alert_arrives_with_its_words_and_is_resolved(operated: Operated) -> None:
     bare = series("traitwatch_vector_info", trait="candour", layer="16", calibration_date="")
     operated.exporter.gauge(bare, 1)
-    came = operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "firing", trait="candour"), TIMEOUT)
-    assert came is not None
-    assert came.labels["severity"] == "info"
-    assert came.annotations["summary"] == "candour of m is not calibrated"
-    assert came.annotations["runbook_url"].endswith("#traitwatchvectoruncalibrated")
-    assert operated.monitoring.firing() == [dict(came.labels)]
+    received = operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "firing", trait="candour"), TIMEOUT)
+    assert received is not None
+    assert received.labels["severity"] == "info"
+    assert received.annotations["summary"] == "candour of m is not calibrated"
+    assert received.annotations["runbook_url"].endswith("#traitwatchvectoruncalibrated")
+    assert operated.monitoring.firing() == [dict(received.labels)]
     operated.exporter.gauge(bare, None)
     assert operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "resolved"), TIMEOUT) is not None
 
@@ -123,14 +123,14 @@ def states(operated: Operated, label: str) -> dict[tuple[str, str], str]:
 
 
 def test_no_process_and_no_port_stays(tmp_path: Path) -> None:
-    mine = psutil.Process()
-    before = set(mine.children(recursive=True))
+    this_process = psutil.Process()
+    before = set(this_process.children(recursive=True))
     with (
         exporting() as exporter,
         webhook_receiver() as webhook,
         monitoring([exporter.url], webhook.url, tmp_path, speed_up=SPEED_UP) as programs,
     ):
-        started = set(mine.children(recursive=True)) - before
+        started = set(this_process.children(recursive=True)) - before
         assert len(started) == 4, "there must be two programs, each with its guard"
         urls = [programs.prometheus, programs.alertmanager, webhook.url]
     assert not any(process.is_running() for process in started)

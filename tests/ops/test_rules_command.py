@@ -157,8 +157,8 @@ def test_every_time_in_the_rules_is_sped_up(tmp_path: Path) -> None:
     """Only lines whose key has a time change. Every window, `for` and interval changes."""
     for name, path in zip(FILES, write_files(tmp_path, speed_up=60), strict=True):
         before, after = (SHIPPED / name).read_text(), path.read_text()
-        left = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]
-        assert all(re.search(r"\[(1m|6m|24m)\]", line) for line in left), left
+        long_windows = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]
+        assert all(re.search(r"\[(1m|6m|24m)\]", line) for line in long_windows), long_windows
         changed = [line[2:] for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] == "-"]
         assert all(re.search(r"\[\w+\]|(for|interval|wait): \w+$", line) for line in changed), changed
         assert changed

@@ -119,8 +119,10 @@ def check(printed: Printed, url: str, watched: str, *, running: bool, key: str |
         threshold = trait["threshold"] and trait["threshold"]["z"]
         _near(printed.traits[trait["id"]], [trait["layer"], threshold])
     body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
-    asked = {**body, "max_tokens": 60, "traits": True}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=120).raise_for_status()
+    request_body = {**body, "max_tokens": 60, "traits": True}
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json=request_body, headers=headers, timeout=120
+    ).raise_for_status()
     (choice,) = answer.json()["choices"]
     assert printed.text == choice["message"]["content"]
     for rows in (printed.scores, printed.streamed):

@@ -104,13 +104,13 @@ async def _settled(server: Server) -> dict[_Sample, float]:
 
 def _figures(server: Server) -> dict[_Sample, float]:
     """Return the value of each sample that the checks read. A sample without a count yet is 0."""
-    asked: list[tuple[str, dict[str, str]]] = [(name, {}) for name in _OF_ALL]
+    wanted: list[tuple[str, dict[str, str]]] = [(name, {}) for name in _OF_ALL]
     for trait in TRAITS:
-        asked += [(name, {"trait": trait, **more}) for name, labels in _OF_A_TRAIT.items() for more in labels]
+        wanted += [(name, {"trait": trait, **more}) for name, labels in _OF_A_TRAIT.items() for more in labels]
     samples = server.samples()
     return {
         _sample(name, labels): sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-        for name, labels in asked
+        for name, labels in wanted
     }
 
 

@@ -97,18 +97,18 @@ def random_prompt(seed: int, length: int, alphabet: Sequence[int] = range(NUM_BY
     return tokens
 
 
-async def answers(server: Server, asked: dict[str, Any]) -> list[Answer]:
+async def answers(server: Server, request_body: dict[str, Any]) -> list[Answer]:
     """Send a request, streamed or not, and return its choices."""
     async with server.async_client() as client:
-        if not asked.get("stream"):
-            response: Any = await client.completions.create(**asked)
+        if not request_body.get("stream"):
+            response: Any = await client.completions.create(**request_body)
             cached = _cached(response.usage)
             return [
                 Answer(choice.prompt_token_ids, choice.token_ids, choice.traits, choice.traits_complete, cached)
                 for choice in response.choices
             ]
         joined: dict[int, Answer] = {}
-        events: Any = await client.completions.create(**asked)
+        events: Any = await client.completions.create(**request_body)
         async for event in events:
             for choice in event.choices:
                 joined.setdefault(choice.index, Answer()).take(choice)
@@ -122,9 +122,9 @@ def _cached(usage: Any) -> int | None:
     return usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
 
 
-async def leave(server: Server, asked: dict[str, Any], after_events: int) -> None:
+async def leave(server: Server, request_body: dict[str, Any], after_events: int) -> None:
     """Stream a request and close the connection after some events. With 0, close it after the headers."""
-    body = {**asked, **asked["extra_body"], "stream": True}
+    body = {**request_body, **request_body["extra_body"], "stream": True}
     del body["extra_body"]
     async with (
         httpx.AsyncClient(timeout=300) as client,
@@ -140,11 +140,11 @@ async def leave(server: Server, asked: dict[str, Any], after_events: int) -> Non
     raise AssertionError("the stream was over before its client left")
 
 
-async def give_up(server: Server, asked: dict[str, Any], seconds: float) -> None:
+async def give_up(server: Server, request_body: dict[str, Any], seconds: float) -> None:
     """Send an unstreamed request, and close the connection before the answer can arrive."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
-            await answers(server, asked)
+            await answers(server, request_body)
 
 
 async def emptied(server: Server) -> None:

@@ -82,15 +82,15 @@ def upward(found: Sequence[Import]) -> list[str]:
         for package, layers in LAYERS.items():
             if not (module.startswith(f"{package}.") and target.startswith(f"{package}.")):
                 continue
-            mine, its = part(package, module), part(package, target)
-            if mine == its:
+            importer, imported = part(package, module), part(package, target)
+            if importer == imported:
                 continue
-            allowed = ALONE.get(f"{package}.{mine}")
+            allowed = ALONE.get(f"{package}.{importer}")
             if allowed is None:
-                height = next((i for i, row in enumerate(layers) if mine in row), len(layers))
+                height = next((i for i, row in enumerate(layers) if importer in row), len(layers))
                 allowed = [name for row in layers[:height] for name in row]
-            if its not in allowed:
-                broken.append(f"{one}: {mine} stands on {', '.join(allowed) or 'nothing'}, not on {its}")
+            if imported not in allowed:
+                broken.append(f"{one}: {importer} stands on {', '.join(allowed) or 'nothing'}, not on {imported}")
     return broken
 
 

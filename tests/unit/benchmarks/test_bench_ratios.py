@@ -49,5 +49,5 @@ def test_the_interval_has_the_true_median_with_the_stated_probability(pairs: int
     # Skewed noise around a median of 1.
     draws = np.exp(np.random.default_rng(3).standard_exponential((4000, pairs)) - np.log(2))
     intervals = [ratio_of(row.tolist()) for row in draws]
-    held = np.mean([one.low <= 1.0 <= one.high for one in intervals])
-    assert held == pytest.approx(intervals[0].coverage, abs=0.015)
+    share = np.mean([one.low <= 1.0 <= one.high for one in intervals])
+    assert share == pytest.approx(intervals[0].coverage, abs=0.015)

@@ -171,8 +171,8 @@ def test_a_program_runs_until_its_context_ends(tmp_path: Path) -> None:
     port = free_port()
     with running("it", serve_files(port), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE):
         socket.create_connection(("127.0.0.1", port)).close()
-        left = time.monotonic()
-    assert time.monotonic() - left < 50, "the program had to be killed"
+        end_of_the_block = time.monotonic()
+    assert time.monotonic() - end_of_the_block < 50, "the program had to be killed"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

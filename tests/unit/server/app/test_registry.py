@@ -171,18 +171,18 @@ async def test_without_admin_both_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_request_keeps_the_column_that_it_started_with(server: Server) -> None:
-    held = select(True, server.monitor.traits, "off")
-    assert held is not None
+    selection = select(True, server.monitor.traits, "off")
+    assert selection is not None
     before = server.engine.loaded.get((2, 0))
     assert (await server.load("first", path="second_response_avg_diff.pt")).status_code == 200
-    (old,), (new,) = held.traits, server.monitor.traits.traits.values()
+    (old,), (new,) = selection.traits, server.monitor.traits.traits.values()
     assert (old.column, new.column) == (0, 1)
     assert server.engine.loaded.get((2, 0)) is before, "the column of a running request was overwritten"
 
 
 async def test_a_column_is_free_when_the_last_request_that_holds_it_has_ended(server: Server) -> None:
-    held = select(True, server.monitor.traits, "off")
-    assert held is not None
+    selection = select(True, server.monitor.traits, "off")
+    assert selection is not None
     for _ in range(2):
         assert (await server.load("first")).status_code == 200
         select(True, server.monitor.traits, "off")
@@ -193,7 +193,7 @@ async def test_a_column_is_free_when_the_last_request_that_holds_it_has_ended(se
     response = await server.load("third", path="sub/third_response_avg_diff.pt")
     assert response.status_code == 409
     assert "all 3 columns of layer 2 are in use" in message(response)
-    del held
+    del selection
     gc.collect()
     assert (await server.load("third", path="sub/third_response_avg_diff.pt")).status_code == 200
     assert {t.name: t.column for t in server.monitor.traits.traits.values()} == {"first": 2, "second": 1, "third": 0}

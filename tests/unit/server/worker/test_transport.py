@@ -78,13 +78,13 @@ async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, t
     keys = [new_key(one.api_process), new_key(other.api_process), new_key(one.api_process)]
     runs = [RowRun(key, f"r{i}", 0, i + 1) for i, key in enumerate(keys)]
     sender.send(rows(runs, 0, 10, 11, 20, 21, 22))
-    (mine,) = await frames_of(one, 1)
-    (theirs,) = await frames_of(other, 1)
+    (of_one,) = await frames_of(one, 1)
+    (of_other,) = await frames_of(other, 1)
     sender.close()
-    assert [run.req_id for run in mine.runs] == ["r0", "r2"]
-    assert values_of(mine) == [0, 20, 21, 22]
-    assert [run.req_id for run in theirs.runs] == ["r1"]
-    assert values_of(theirs) == [10, 11]
+    assert [run.req_id for run in of_one.runs] == ["r0", "r2"]
+    assert values_of(of_one) == [0, 20, 21, 22]
+    assert [run.req_id for run in of_other.runs] == ["r1"]
+    assert values_of(of_other) == [10, 11]
 
 
 async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: CollectorRegistry, tmp_path: Path) -> None:
