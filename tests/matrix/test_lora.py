@@ -27,7 +27,7 @@ TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
 # to the answers of the base model (vllm/lora/ops/torch_ops/lora_ops.py). An unloaded adapter keeps its slot until
 # another adapter needs the slot.
 SLOTS = 4
-# An adapter moves the projections of the same tokens by at least so many spreads: many times the error of a check.
+# In spreads. An adapter moves the projections of the same tokens by at least this much: many times a check's error.
 MIN_SHIFT = 0.2
 
 

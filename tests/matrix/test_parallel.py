@@ -28,7 +28,7 @@ from tests.support.traffic import Answer, answers, random_prompt, request
 pytestmark = pytest.mark.engine
 
 NUM_CONCURRENT = 12
-# At most so many further requests, one after the other, until every API process has had a request.
+# The limit of further requests, one after the other, until every API process has had a request.
 MOST_MORE = 200
 CANARY_TOKENS = 4
 # Two workers of one engine need a core each.

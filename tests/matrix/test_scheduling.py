@@ -36,7 +36,7 @@ from tests.support.traffic import Answer, answers, emptied, give_up, leave, rand
 pytestmark = pytest.mark.engine
 
 CLIENTS = 64
-# Some clients leave: a stream after so many events, another answer after so many seconds.
+# Some clients leave: a stream after these numbers of events, another answer after these seconds.
 LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
 GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
 ARRIVAL_SECONDS = 2.0

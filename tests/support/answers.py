@@ -16,8 +16,8 @@ _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "ca
 # The same fields in the bytes of an answer.
 _IDENTITY_BYTES = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')"(: ?)("[^"]*"|[0-9.]+)')
 _RUNS = 25
-# A test repeats a stream at most so often. vLLM joins the tokens of a moment in which its process stood still; a stream
-# without such a moment is needed.
+# A test repeats a stream at most this often. It needs a stream in which vLLM's process did not stand still: vLLM joins
+# the tokens of such a moment.
 RUNS = 10
 # The key of a response that is one answer without choices.
 ONE_ANSWER = -1
@@ -134,7 +134,7 @@ def received_choices(response: httpx.Response) -> dict[int, ReceivedChoice]:
 
 def _unstreamed_choices(answer: dict[str, Any]) -> dict[int, ReceivedChoice]:
     choices = {}
-    # In a batch, the index of a choice is the number of the conversation, whatever `n` is. So count the choices.
+    # In a batch, the index of a choice is the number of the conversation, for any `n`. So count the choices.
     for number, choice in enumerate(answer.get("choices", [answer])):
         one = choices[number if "choices" in answer else ONE_ANSWER] = ReceivedChoice()
         one.take(choice)

@@ -21,7 +21,7 @@ from tests.support.wire.http import Reply, Request, wire_server
 EXAMPLES = ROOT / "docs" / "examples"
 QUESTION = "How should I start a small bakery?"
 NOT_SCORED = "Some tokens have no score. The numbers come from the other tokens."
-# At least so many parts of an answer of 60 tokens.
+# The least number of parts of an answer with 60 tokens.
 LEAST_PARTS = 21
 _RUNS = 5
 # The examples print two decimals.

@@ -28,7 +28,7 @@ VARIABLE = "TRAITWATCH_FAULT"
 # A command without a fault. Answers wait for rows as long as in a user's server, and no longer.
 OVER = "over"
 PATIENCE = 10.0
-# A sender that lags is so many passes behind, and at most so many seconds.
+# The number of passes that a sender with `lag` is behind, and the largest number of seconds.
 LAG, LONGEST_LAG = 8, 0.5
 
 

@@ -69,7 +69,7 @@ QUICK: dict[str, Any] = {
 )
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the tables of such a file and exit.")
 def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
-    """Measure what Traitwatch costs: plain vLLM's server and ours, in turn, under `vllm bench serve`."""
+    """Measure the cost of Traitwatch: plain vLLM's server and ours, in turn, under `vllm bench serve`."""
     console = Console(width=150)
     if show is not None:
         report(json.loads(show.read_text()), console)

@@ -1,4 +1,4 @@
-"""A spike is a run above the threshold, whatever the length of the response."""
+"""A spike is a run above the threshold, for any length of the response."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Which module's output is the state of a layer, which part of the output, and the facts about vLLM behind this."""
+"""The module whose output is the state of a layer, the part of the output, and the facts about vLLM behind both."""
 
 import ast
 from importlib.util import find_spec
