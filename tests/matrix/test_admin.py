@@ -183,7 +183,7 @@ def test_nothing_is_listed_or_changed_without_the_key(key: str | None, admin: Ad
     assert admin.call("POST", "/v1/traits/more", {"path": VECTOR}, key=key).status_code == 401
     assert admin.call("DELETE", "/v1/traits/probe2", key=key).status_code == 401
     assert admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x"}, key=key).status_code == 401
-    # Without the key, the answer is the same for a trait that does not exist. So it does not tell which traits exist.
+    # Without the key, the answer is the same for a trait that does not exist. So it does not show which traits exist.
     answer = admin.call(
         "POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key
     )
