@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Installs the programs that `make demo-alerts`, `make test-e2e` and `make test-containers` drive, from Debian's packages;
-# does nothing where they are.
+# Installs the missing programs of `make demo-alerts`, `make test-e2e` and `make test-containers` from Debian's packages.
 set -euo pipefail
-# Where Debian has debootstrap and ip, and where not every user looks.
+# Debian has debootstrap and ip in these folders, which are not in the PATH of every user.
 PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
@@ -24,7 +23,7 @@ as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
 
-# Ubuntu has no package of that name for some, and apt-get would then install none at all.
+# Ubuntu does not have all of these packages. apt-get installs nothing if one package is unknown.
 known=() unknown=()
 for package in "${missing[@]}"; do
     if apt-cache show "$package" >/dev/null 2>&1; then known+=("$package"); else unknown+=("$package"); fi

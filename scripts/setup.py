@@ -1,12 +1,12 @@
-"""Creates .venv and installs Traitwatch into it; run by setup.sh with the usable Pythons as arguments, best first.
+"""Creates .venv and installs Traitwatch into it. setup.sh runs this with the usable Pythons as arguments, best first.
 
-uv does the installing, since it takes seconds where pip takes minutes; pip's own settings are carried over to it. All
-packages are resolved to exact versions before the first one is downloaded, because what may be missing shows there:
-on a machine without a GPU vLLM wants a CPU build of torch, which PyPI does not have. It is looked for in the
-configured indexes and folders first, and in PyTorch's own index second.
+uv installs the packages: it takes seconds where pip takes minutes. uv gets pip's settings. uv resolves all packages to
+exact versions before the first download, because a missing package shows then. On a machine without a GPU, vLLM needs a
+CPU build of torch, which PyPI does not have. uv looks for this build first in the configured indexes and folders, and
+then in PyTorch's own index.
 
-The last act is a stamp in .venv: a hash of everything that the set-up depends on. Where it fits, a run ends at once;
-where it is missing, the last run did not finish, and .venv is made anew.
+The last step writes a stamp into .venv: a hash of everything that the set-up depends on. With the right stamp, a run
+ends at once. Without a stamp, the last run did not finish, and the run makes .venv anew.
 """
 
 import ast
@@ -30,24 +30,24 @@ PINS = VENV / "requirements.txt"
 INPUTS = (ROOT / "pyproject.toml", ROOT / "scripts" / "setup.sh", ROOT / "scripts" / "setup.py")
 
 UV = "uv>=0.9,<1"
-# pip's setting -> the variable in which uv takes the same (a list's separator differs from pip's white space)
+# pip's setting -> uv's variable for the same setting (uv's separator in a list differs from pip's white space)
 PIP_TO_UV = {
     "find-links": ("UV_FIND_LINKS", ","),
     "index-url": ("UV_DEFAULT_INDEX", " "),
     "extra-index-url": ("UV_INDEX", " "),
     "cert": ("SSL_CERT_FILE", " "),
 }
-# vLLM requires them, serving text does not need them, and PyPI's builds of them fail beside a CPU build of torch.
+# vLLM requires these packages. Serving text does not need them. PyPI's builds of them fail beside a CPU build of torch.
 OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
 TORCH_CPU = re.compile(r"\btorch==([\w.]+\+cpu)")
 
 
 class SetupError(Exception):
-    """The set-up cannot go on; the message is one sentence that says what to do."""
+    """The set-up cannot go on. The message is one sentence with the next step."""
 
 
 class TorchMissingError(SetupError):
-    """No CPU build of torch can be had for this Python; another Python may fare better."""
+    """There is no CPU build of torch for this Python. There may be one for another Python."""
 
 
 def say(text: str) -> None:
@@ -57,7 +57,7 @@ def say(text: str) -> None:
 
 
 def choose_backend(environ: Mapping[str, str]) -> str:
-    """Return the extra to install, `cpu` or `gpu`: what BACKEND says, else `gpu` where an NVIDIA driver answers."""
+    """Return the extra to install: `cpu` or `gpu`. BACKEND decides; without it, `gpu` if an NVIDIA driver answers."""
     backend = environ.get("BACKEND", "")
     if backend in ("cpu", "gpu"):
         return backend
@@ -71,11 +71,11 @@ def choose_backend(environ: Mapping[str, str]) -> str:
 
 
 def uv_settings(pip_config: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for uv that has it look where pip looks.
+    """Return an environment in which uv looks where pip looks.
 
     Args:
-        pip_config: what `pip config list` prints; a later layer (global, then install, then environment) wins.
-        environ: the environment; what it sets for uv itself stays.
+        pip_config: the output of `pip config list`. A later layer (global, then install, then environment) wins.
+        environ: the environment. Its settings for uv itself stay.
     """
     found: dict[tuple[int, str], str] = {}
     for line in pip_config.splitlines():
@@ -83,7 +83,7 @@ def uv_settings(pip_config: str, environ: Mapping[str, str]) -> dict[str, str]:
         if match and match[2] in PIP_TO_UV:
             layer = ("global", "install", ":env:").index(match[1])
             found[layer, match[2]] = str(ast.literal_eval(match[3]))
-    # pip takes the best version from all indexes together; uv by itself stops at the first that knows the package.
+    # pip takes the best version from all indexes together. By default, uv stops at the first index with the package.
     settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
     for (_, key), value in sorted(found.items()):
         variable, separator = PIP_TO_UV[key]
@@ -92,14 +92,14 @@ def uv_settings(pip_config: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project's folder and capture what it prints."""
+    """Run a command in the project's folder and capture its output."""
     return subprocess.run(
         command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
 def reason(result: subprocess.CompletedProcess[str]) -> str:
-    """Return why a command failed: the end of what it printed."""
+    """Return the reason of a failure: the end of the command's output."""
     return "\n".join((result.stderr or result.stdout).strip().splitlines()[-12:])
 
 
@@ -114,7 +114,7 @@ def create_venv(python: str) -> None:
 
 
 def install_uv() -> dict[str, str]:
-    """Install uv into .venv by pip; return the environment to run it with."""
+    """Install uv into .venv with pip. Return the environment for uv."""
     result = run([VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
     if result.returncode:
         raise SetupError(f"pip cannot install {UV}; check the network and pip's settings:\n{reason(result)}")
@@ -128,26 +128,26 @@ def uv(command: str, *arguments: str | Path, env: Mapping[str, str]) -> subproce
 
 
 def torch_index_answers(env: Mapping[str, str]) -> bool:
-    """Tell within seconds whether PyTorch's own index of CPU builds can be reached."""
+    """Return, within seconds, whether PyTorch's own index of CPU builds can be reached."""
     fast = {**env, "UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "10", "UV_FIND_LINKS": ""}
-    # --reinstall: a torch that is installed already would be answer enough for uv.
+    # --reinstall: otherwise an installed torch would be enough for uv.
     question = ("--dry-run", "--reinstall", "--no-deps", "--torch-backend", "cpu", "torch")
     return uv("install", *question, env=fast).returncode == 0
 
 
 def resolve(backend: str, env: Mapping[str, str]) -> list[str | Path]:
-    """Write the exact version of every package to PINS; return the options that installing them needs too."""
+    """Write the exact version of every package to PINS. Return the options that the installation also needs."""
 
     def pin(*options: str | Path) -> subprocess.CompletedProcess[str]:
         extras = [option for extra in (backend, "ui", "dev") for option in ("--extra", extra)]
         arguments: list[str | Path] = ["--quiet", *extras, "--output-file", PINS, "pyproject.toml"]
-        PINS.unlink(missing_ok=True)  # otherwise uv takes it for preferences
+        PINS.unlink(missing_ok=True)  # otherwise uv prefers the versions in this file
         return uv("compile", *arguments, *options, env=env)
 
     options: list[str | Path] = []
     result = pin()
     if backend == "gpu" and not result.returncode and (cpu_build := TORCH_CPU.search(PINS.read_text())):
-        # A folder of wheels may hold a CPU build, which counts as newer than the plain version from PyPI.
+        # A folder of wheels may hold a CPU build. uv takes such a build for newer than the plain version from PyPI.
         constraints = VENV / "constraints.txt"
         constraints.write_text(f"torch!={cpu_build[1]}\n")
         options = ["--constraints", constraints]
@@ -171,7 +171,7 @@ def install(options: Sequence[str | Path], env: Mapping[str, str]) -> None:
     """Install the packages in PINS, and Traitwatch itself as editable."""
     arguments: list[str | Path] = ["--requirements", PINS, "--editable", ".", *options]
     if sys.stderr.isatty():
-        # For its progress bars: on a GPU gigabytes are coming.
+        # uv shows progress bars: a GPU needs a download of gigabytes.
         command = [VENV / "bin" / "uv", "pip", "install", "--python", VENV_PYTHON, *arguments]
         if subprocess.run(command, cwd=ROOT, env=env, check=False).returncode:
             raise SetupError("uv cannot install the packages, for the reason above.")
@@ -182,15 +182,15 @@ def install(options: Sequence[str | Path], env: Mapping[str, str]) -> None:
 def imports(statement: str) -> subprocess.CompletedProcess[str]:
     """Run an import in .venv's Python.
 
-    Its bytecode is kept even under PYTHONDONTWRITEBYTECODE, since it lands in .venv alone: without it every process of
-    a server would compile the same four thousand modules, for 12 seconds each.
+    This writes bytecode even under PYTHONDONTWRITEBYTECODE, since the bytecode is only in .venv. Without the bytecode,
+    every process of a server would compile the same four thousand modules, which takes 12 seconds each time.
     """
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return run([VENV_PYTHON, "-c", statement], env)
 
 
 def remove_broken_optional(env: Mapping[str, str]) -> None:
-    """Remove those of the OPTIONAL packages that do not import: transformers would import them, and fail."""
+    """Remove those OPTIONAL packages that do not import. transformers would import them, and fail."""
     broken = [
         name
         for name in OPTIONAL
@@ -205,8 +205,8 @@ def remove_broken_optional(env: Mapping[str, str]) -> None:
 
 
 def check(backend: str) -> None:
-    """Import what everything stands on, so that a broken installation shows here and not in the first server."""
-    # An engine's worker imports half a thousand modules that no other process does.
+    """Import the main packages, so that a broken installation shows here and not in the first server."""
+    # An engine's worker imports half a thousand modules that no other process imports.
     worker = "import vllm.v1.worker.cpu_worker, vllm.model_executor.models.llama\n" if backend == "cpu" else ""
     result = imports(
         "import torch._inductor.compile_fx, vllm.entrypoints.openai.api_server, vllm.v1.engine.core\n"
@@ -250,7 +250,7 @@ def alone() -> Iterator[None]:
 
 
 def read_stamp() -> dict[str, str]:
-    """Return what the last finished set-up noted; empty where none finished, or its Python is gone."""
+    """Return the stamp of the last finished set-up; empty if no set-up finished, or if its Python is gone."""
     if not VENV_PYTHON.exists():
         return {}
     try:
@@ -261,7 +261,7 @@ def read_stamp() -> dict[str, str]:
 
 
 def set_up(pythons: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Set up .venv with the first of the Pythons for which all packages can be had, unless it is up to date."""
+    """Set up .venv with the first Python that has all packages, unless .venv is up to date."""
     backend = choose_backend(environ)
     pythons = list(dict.fromkeys(str(Path(python).resolve()) for python in pythons))
     base = f"{backend}, Python {platform.python_version()} at {pythons[0]}, in {ROOT}"

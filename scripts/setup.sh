@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Finds the Pythons that can run Traitwatch and hands them, best first, to setup.py, which does the work.
+# Finds the Pythons that can run Traitwatch, and starts setup.py with these Pythons as arguments, best first.
 # PYTHON=/path/to/python overrides the choice.
 set -euo pipefail
 
 # The same range as requires-python in pyproject.toml.
 readonly SUPPORTED="3.11 3.12 3.13"
 
-# The base executable: with .venv activated, `python3` would be the very interpreter that a rebuild deletes.
+# Print the base executable: with an active .venv, `python3` is the interpreter that a rebuild deletes.
 readonly PROBE='import sys; print("%d.%d" % sys.version_info[:2], getattr(sys, "_base_executable", "") or sys.executable)'
 
 if [ -n "${PYTHON:-}" ]; then
@@ -18,7 +18,7 @@ fi
 found=()
 seen=""
 for name in "${names[@]}"; do
-    # A pyenv shim exists for every version installed and fails for those not selected: only an answer counts.
+    # pyenv has a shim for every installed version. The shim of a version that is not selected fails.
     answer=$("$name" -c "$PROBE" 2>/dev/null </dev/null) || continue
     version=${answer%% *}
     seen="${seen:+$seen, }$name is $version"

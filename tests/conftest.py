@@ -1,4 +1,4 @@
-"""What tests of all kinds share: a tiny model, the shared servers, and the second run of a test that drives others."""
+"""The common parts of all tests: a tiny model, the shared servers, and the second run of some failed tests."""
 
 import signal
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from tests.support.paths import ROOT
 from tests.support.shared_servers import NAMES, SharedServers
 from tests.support.tiny_model import save_tiny_model
 
-# The same examples in every run, and no time limit on one: machines are noisy.
+# Every run has the same examples. An example has no time limit, since machines are noisy.
 settings.register_profile("traitwatch", deadline=None, derandomize=True)
 settings.load_profile("traitwatch")
 
-# The folders whose tests drive programs of others, and the marker of each; engines are marked by the modules.
+# The folders whose tests run other programs, and the marker of each. The modules mark the tests that run an engine.
 MARKERS = {"e2e": "browser", "ops": "prometheus"}
-# A test that drives one of these and fails is run once more. A unit test is not.
+# A failed test with one of these markers runs once more. A unit test does not.
 RUN_TWICE = ("engine", "browser", "prometheus")
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what the tests start, also where a shell runs pytest in the background and has it ignored."""
+    """Let Ctrl-C reach the tests' processes, even if a shell runs pytest in the background and ignores Ctrl-C."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, and have those that drive an engine, a browser or Prometheus run once more."""
+    """Mark tests by their folder. Tests with an engine, a browser or Prometheus run once more after a failure."""
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in MARKERS:
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the tests that needed the second run, with the reason of the first one's failure."""
+    """List the tests that needed the second run, with the reason of the first failure."""
     again = terminalreporter.getreports("rerun")
     if again:
         terminalreporter.section("needed a second run")
@@ -47,7 +47,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """Return the last line of what went wrong, as the short summary has it."""
+    """Return the first line of an error."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message if crash else report.longreprtext).strip().splitlines()[0]
 
@@ -63,7 +63,7 @@ def shared_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session", autouse=True)
 def early_start(request: pytest.FixtureRequest) -> None:
-    """Have the shared servers start before the first test, so that the unit tests run meanwhile."""
+    """Start the shared servers before the first test, so that the unit tests run meanwhile."""
     if "shared_servers" in _used_fixtures(request.session):
         request.getfixturevalue("shared_servers")
 

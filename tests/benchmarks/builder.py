@@ -1,11 +1,11 @@
-"""How long extraction takes: seconds for 200 answers by each engine and by the one-at-a-time reference, in one run.
+"""Measures the time of extraction: seconds for 200 answers by each engine and by the reference, in one run.
 
     python -m tests.benchmarks.builder [--answers 200] [--rounds 2]
 
-All read the same answers of the embedded model (the shipped paternalism CSV), under eight examples and under the bare
-question. Rounds interleave the readers, so that what else the machine does falls on all of them. The reference is the
-Persona Vectors authors' way: one text at a time through the whole model, `output_hidden_states=True`. Reading under
-the prompt, one pass gives it all three vectors; reading under the question, the prompt takes a second pass.
+All readers read the same answers of the embedded model (the shipped paternalism CSV), after eight examples and after
+the bare question. Rounds interleave the readers, so that other work on the machine slows all of them. The reference is
+the Persona Vectors authors' code: one text at a time through the whole model, with `output_hidden_states=True`. After
+the examples, one pass of the reference gives all three vectors. After the question, the prompt needs a second pass.
 """
 
 import json
@@ -43,17 +43,17 @@ class Texts:
         table = pd.read_csv(
             SHIPPED / "SmolLM2-135M-Instruct" / "paternalism_pos.csv.gz", dtype=str, keep_default_na=False
         )
-        # Evenly over the questions; the file has ten answers to each in a row.
+        # The rows are spread evenly over the questions. The file has ten answers to each question in a row.
         rows = [i * len(table) // count for i in range(count)]
         examples = json.loads((SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json").read_text())["examples"]
         self.under_prompt, self.under_question, self.prompts = [], [], []
         for number, row in enumerate(rows):
             first = number % 4 * len(examples) // 4
-            shown = [examples[(first + i) % len(examples)] for i in range(EXAMPLES)]
+            shots = [examples[(first + i) % len(examples)] for i in range(EXAMPLES)]
             question = {"role": "user", "content": table["question"][row]}
             turns = [
                 turn
-                for shot in shown
+                for shot in shots
                 for turn in (
                     {"role": "user", "content": shot["question"]},
                     {"role": "assistant", "content": shot["pos"]},
@@ -80,14 +80,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def one_at_a_time(model: Any, spans: Sequence[Span]) -> None:
-    """Read as the authors' code does."""
+    """Read the spans like the authors' code."""
     for span in spans:
         states = model(torch.tensor([span.ids]), output_hidden_states=True).hidden_states
         [state[:, span.start :].mean(dim=1) for state in states]
 
 
 def by_reference(model: Any, texts: Texts) -> list[float]:
-    """Return the seconds of each regime."""
+    """Return the seconds for each kind of prompt."""
     under_prompt = seconds(lambda: one_at_a_time(model, texts.under_prompt))
     under_question = seconds(lambda: one_at_a_time(model, texts.under_question))
     prompts = seconds(lambda: one_at_a_time(model, texts.prompts))
@@ -95,7 +95,7 @@ def by_reference(model: Any, texts: Texts) -> list[float]:
 
 
 def by_engine(reader: StateReader, texts: Texts) -> list[float]:
-    """Return the seconds of each regime."""
+    """Return the seconds for each kind of prompt."""
 
     def read(spans: Sequence[Span]) -> None:
         for _ in reader.read(spans, lambda count: None):
@@ -112,7 +112,7 @@ def by_engine(reader: StateReader, texts: Texts) -> list[float]:
 @click.option("--answers", type=click.IntRange(min=1), default=200, help="Answers to extract.")
 @click.option("--rounds", type=click.IntRange(min=1), default=2, help="Times that each reader reads them all.")
 def main(answers: int, rounds: int) -> None:
-    """Measure and tell."""
+    """Measure, and print a table."""
     console = Console(width=140)
     model = embedded_model()
     full, half = Reader.load(model), Reader.load(model, torch.bfloat16)
@@ -120,7 +120,7 @@ def main(answers: int, rounds: int) -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
     def by_vllm(dtype: str) -> list[float]:
-        """Start an engine, which is not counted, and end it: two do not fit into one process."""
+        """Start an engine, measure without the start, and end the engine: two engines do not fit into one process."""
         started = time.perf_counter()
         with VllmReader(model, 2048, dtype=dtype) as reader:
             console.print(f"vLLM in {dtype}: {time.perf_counter() - started:.0f} s to start, not counted")
@@ -133,24 +133,26 @@ def main(answers: int, rounds: int) -> None:
         "vllm, float32": lambda: by_vllm("float32"),
         "vllm, bfloat16": lambda: by_vllm("bfloat16"),
     }
-    taken: dict[str, list[list[float]]] = {name: [] for name in runs}
+    measured: dict[str, list[list[float]]] = {name: [] for name in runs}
     for number in range(rounds):
-        # Another order each round; the reference is in the middle of an odd one.
+        # Each round has another order. The reference is in the middle of an odd round.
         names = list(runs)[number % len(runs) :] + list(runs)[: number % len(runs)]
         for name in names:
-            taken[name].append(runs[name]())
-            console.print(f"round {number + 1}: {name}: " + ", ".join(f"{s:.1f} s" for s in taken[name][-1]))
+            measured[name].append(runs[name]())
+            console.print(f"round {number + 1}: {name}: " + ", ".join(f"{s:.1f} s" for s in measured[name][-1]))
         console.print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: what else ran took its share")
-    console.print(_table(taken, answers))
+    console.print(_table(measured, answers))
 
 
-def _table(taken: dict[str, list[list[float]]], answers: int) -> Table:
-    table = Table(title=f"{answers} answers, median of {len(next(iter(taken.values())))} rounds (times the reference)")
+def _table(measured: dict[str, list[list[float]]], answers: int) -> Table:
+    table = Table(
+        title=f"{answers} answers, median of {len(next(iter(measured.values())))} rounds (times the reference)"
+    )
     table.add_column("reader")
     for regime in REGIMES:
         table.add_column(regime, justify="right")
-    reference = next(iter(taken.values()))
-    for name, rounds in taken.items():
+    reference = next(iter(measured.values()))
+    for name, rounds in measured.items():
         cells = []
         for regime in range(len(REGIMES)):
             median = statistics.median(round_[regime] for round_ in rounds)

@@ -1,15 +1,15 @@
-"""How often ordinary chats have a spike, against what the cards promise: `python -m` this, two to four minutes.
+"""Measures how often ordinary chats have a spike, and compares with the promises of the cards: two to four minutes.
 
     python -m tests.benchmarks.false_alarms [--url http://host:8000] [--out build/false-alarms.json] [--redo FILE]
 
 A card promises that a share (1 % by default) of neutral responses has a spike above its threshold. Calibration set the
-threshold on some prompts; here others are asked, those of `neutral_prompts.txt`, which took part in nothing. They are
-sampled as the shipped vectors were calibrated, one response each, so that responses are independent and the exact
-binomial interval holds. Spikes are found anew in the projections that the server returns, with the smoothing of
-`traitwatch.spikes`; what the server itself called a spike is told beside it.
+threshold on some prompts. This measurement uses the other prompts of `neutral_prompts.txt`, which no step of the build
+used. The sampling is that of the calibration. Each prompt gets one response, so that responses are independent and the
+exact binomial interval holds. `traitwatch.spikes` finds the spikes in the projections of the server's answers. Beside
+them stand the spikes that the server itself found.
 
-The card's z has an interval of its own, since it was estimated from few responses: the shares above its two ends say
-what the promise amounts to at either.
+The card's z has its own interval, since few responses estimate it. The shares above both ends of this interval show the
+uncertainty of the promise.
 """
 
 import asyncio
@@ -40,23 +40,23 @@ from traitwatch_builder.progress import bar
 from traitwatch_builder.storage.answers import load_neutral_prompts
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
-# As the shipped vectors were calibrated: EMBEDDED in the Makefile, and the sampling on their cards.
+# The sampling of the shipped vectors' calibration: EMBEDDED in the Makefile, and the sampling on their cards.
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 80}
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What a card promises of one trait at the layer that is served.
+    """The promise of a card for one trait at the served layer.
 
     Attributes:
         layer: layer index.
-        mean: of the baseline, units of the hidden state.
-        std: of the baseline, the same units.
-        rate: share of neutral responses that are to have a spike.
+        mean: the mean of the baseline, units of the hidden state.
+        std: the standard deviation of the baseline, units of the hidden state.
+        rate: the promised share of neutral responses with a spike.
         z: the threshold, standard deviations of the baseline.
         low: lower end of the card's 95 % interval of z.
-        high: upper end of it.
+        high: upper end of the card's 95 % interval of z.
     """
 
     layer: int
@@ -73,12 +73,12 @@ class Response:
     """One response.
 
     Attributes:
-        prompt: what was asked.
-        answer: what came back.
+        prompt: the prompt.
+        answer: the text of the response.
         complete: whether every token state was scored.
-        tokens: of each trait the projection of each generated token, units of the hidden state; None where there is no
-            state, as for the last token.
-        spikes: of each trait the number of spikes that the server found.
+        tokens: the projection of each generated token, by trait, units of the hidden state; None for a token without a
+            state, as the last token.
+        spikes: the number of spikes that the server found, by trait.
     """
 
     prompt: str
@@ -94,16 +94,16 @@ class FalseAlarms:
 
     Attributes:
         trait: the trait.
-        promise: what its card promises.
-        responses: how many there were.
-        spiking: how many had a spike at the card's threshold.
-        share: their share.
+        promise: the promise of the trait's card.
+        responses: the number of responses.
+        spiking: the number of responses with a spike at the card's threshold.
+        share: the share of responses with a spike.
         low: lower end of the exact 95 % interval of the share.
-        high: upper end of it.
+        high: upper end of the exact 95 % interval of the share.
         kept: whether the promised rate is in that interval.
-        share_at_low: share with a spike where the threshold is the lower end of the card's interval.
-        share_at_high: the same at its upper end.
-        served: share in which the server itself found a spike.
+        share_at_low: the share with a spike if the threshold is the lower end of the card's interval.
+        share_at_high: the share with a spike if the threshold is the upper end of the card's interval.
+        served: the share in which the server itself found a spike.
     """
 
     trait: str
@@ -120,7 +120,7 @@ class FalseAlarms:
 
 
 def read_prompts(path: Path = PROMPTS) -> list[str]:
-    """Read prompts, one a line; refuse those that took part in making the shipped vectors."""
+    """Read prompts, one a line. Refuse prompts that helped to make the shipped vectors."""
     prompts = path.read_text(encoding="utf-8").splitlines()
     if seen := seen_before(prompts):
         raise click.ClickException(f"{path}: these prompts were used in building the vectors: {seen}")
@@ -128,7 +128,7 @@ def read_prompts(path: Path = PROMPTS) -> list[str]:
 
 
 def seen_before(prompts: Sequence[str]) -> list[str]:
-    """Return the prompts that are calibration prompts or occur in any text of a trait definition."""
+    """Return the prompts that are calibration prompts or occur in a text of a trait definition."""
     calibrated = {_essence(prompt) for prompt in load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")}
     definitions = [
         json.loads(path.read_text(encoding="utf-8")) for path in SHIPPED_DEFINITIONS.glob("trait_data_*/*.json")
@@ -138,7 +138,7 @@ def seen_before(prompts: Sequence[str]) -> list[str]:
 
 
 def _texts(data: Any) -> Iterator[str]:
-    """Give every string of a JSON value."""
+    """Yield every string of a JSON value."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, list | dict):
@@ -147,12 +147,12 @@ def _texts(data: Any) -> Iterator[str]:
 
 
 def _essence(text: str) -> str:
-    """Return the letters and digits of a text in lower case, so that punctuation hides no likeness."""
+    """Return the letters and digits of a text in lower case. So prompts are equal even with other punctuation."""
     return "".join(character for character in text.casefold() if character.isalnum())
 
 
 def promises(listed: Sequence[dict[str, Any]], rate: float) -> dict[str, Promise]:
-    """Return what `GET /v1/traits` says of each trait whose card has a threshold for `rate`."""
+    """Return the promise of each trait that `GET /v1/traits` lists, and whose card has a threshold for `rate`."""
     found = {}
     for trait in listed:
         calibration = trait["calibration"] or {"thresholds": []}
@@ -163,7 +163,7 @@ def promises(listed: Sequence[dict[str, Any]], rate: float) -> dict[str, Promise
 
 
 def false_alarms(promised: dict[str, Promise], responses: Sequence[Response]) -> list[FalseAlarms]:
-    """Return, trait by trait, how often the responses that were scored completely had a spike."""
+    """Return, for each trait, how often the completely scored responses had a spike."""
     scored = [response for response in responses if response.complete]
     return [_of_trait(trait, promise, scored) for trait, promise in promised.items()]
 
@@ -194,7 +194,7 @@ def spike_level(tokens: Sequence[float | None], promise: Promise) -> float:
 
 
 async def ask(url: str, api_key: str, prompts: Sequence[str], concurrent: int, done: Callable[[int], None]) -> Any:
-    """Send every prompt once, `concurrent` at a time; return the responses in the order of the prompts."""
+    """Send every prompt once, `concurrent` at a time. Return the responses in the order of the prompts."""
     slots = asyncio.Semaphore(concurrent)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=600) as client:
         model = (await client.models.list()).data[0].id
@@ -222,7 +222,7 @@ async def ask(url: str, api_key: str, prompts: Sequence[str], concurrent: int, d
 
 @contextmanager
 def server(url: str | None, console: Console) -> Iterator[str]:
-    """Give the address of a server: the one that was named, or one of the embedded model with all shipped vectors."""
+    """Yield the address of a server: the server at `url`, or one of the embedded model with all shipped vectors."""
     if url is not None:
         yield url.rstrip("/")
         return
@@ -235,7 +235,7 @@ def server(url: str | None, console: Console) -> Iterator[str]:
 
 
 def results_table(results: Sequence[FalseAlarms], total: int) -> Table:
-    """Return the results as people read them."""
+    """Return the table of the results."""
     table = Table(
         title=f"{results[0].responses} neutral responses of {total} were scored; with a spike at the card's z:"
     )
@@ -270,9 +270,9 @@ def main(*, url: str | None, api_key: str, rate: float, concurrent: int, out: Pa
     """Measure how often neutral responses have a spike, trait by trait."""
     console = Console(width=None if sys.stdout.isatty() else 170)
     if redo is not None:
-        kept = json.loads(redo.read_text(encoding="utf-8"))
-        promised = {trait: Promise(**fields) for trait, fields in kept["promises"].items()}
-        responses = [Response(**fields) for fields in kept["responses"]]
+        saved = json.loads(redo.read_text(encoding="utf-8"))
+        promised = {trait: Promise(**fields) for trait, fields in saved["promises"].items()}
+        responses = [Response(**fields) for fields in saved["responses"]]
         console.print(results_table(false_alarms(promised, responses), len(responses)))
         return
     prompts = read_prompts()

@@ -1,8 +1,8 @@
-"""How often the confidence intervals of spike thresholds hold the true threshold: `python -m` this, some minutes.
+"""Measures how often the confidence intervals of spike thresholds hold the true threshold: some minutes.
 
-Each setting simulates z of the tokens of neutral responses, calibrates on some hundred of them many times, and compares
-with the threshold of 400 000 responses. A threshold is compared in the units of the calibration's own mean and standard
-deviation, as a server uses it.
+Each setting simulates z of the tokens of neutral responses. It calibrates many times on some hundred responses, and
+compares with the threshold of 400 000 responses. The units of a threshold are the mean and the standard deviation of
+its own calibration, as in a server.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ _DESIGNS = ((100, 1), (100, 3), (250, 1))
 
 @dataclass(frozen=True)
 class Setting:
-    """How tokens are simulated.
+    """The simulation of tokens.
 
     Attributes:
-        correlation: of a token with the one before.
-        between_prompts: standard deviation of the prompts' means; tokens have 1.
-        between_answers: the same of answers to one prompt.
-        length: tokens of an answer, or the mean of a geometric distribution, cut at 128.
-        varies: whether the length is the mean.
-        heavy: tokens are Student's t with 5 degrees of freedom.
-        skewed: the prompts' means are exponential.
+        correlation: the correlation of a token with the token before.
+        between_prompts: the standard deviation of the prompts' means. Tokens have 1.
+        between_answers: the standard deviation of the means of the answers to one prompt.
+        length: the tokens of an answer, or the mean of a geometric distribution, cut at 128.
+        varies: whether `length` is the mean.
+        heavy: whether tokens are Student's t with 5 degrees of freedom.
+        skewed: whether the prompts' means are exponential.
     """
 
     correlation: float
@@ -83,7 +83,7 @@ def true_levels(setting: Setting) -> Float64Array:
 @click.option("--runs", default=250, show_default=True, help="Calibrations of each setting.")
 @click.option("--seed", default=21, show_default=True)
 def main(runs: int, seed: int) -> None:
-    """Print the coverage of the intervals, setting by setting."""
+    """Print the coverage of the intervals for each setting."""
     for name, setting in SETTINGS.items():
         levels = true_levels(setting)
         for prompts, answers in _DESIGNS:
@@ -93,11 +93,11 @@ def main(runs: int, seed: int) -> None:
                 drawn = [z[None].astype(np.float32) for z in setting.draw(random, prompts, answers)]
                 prompt_of = np.repeat(np.arange(prompts), answers).tolist()
                 layer = calibrate(drawn, prompt_of, "simulated", seed=run, resamples=500).layers[0]
-                for found, level, kept in zip(layer.thresholds, levels, errors, strict=True):
+                for found, level, errors_of_rate in zip(layer.thresholds, levels, errors, strict=True):
                     true = (level - layer.mean) / layer.std
-                    kept.append((found.z - true, found.low <= true <= found.high, found.high - found.low))
-            for rate, kept in zip(RATES, errors, strict=True):
-                bias, coverage, width = np.mean(kept, axis=0)
+                    errors_of_rate.append((found.z - true, found.low <= true <= found.high, found.high - found.low))
+            for rate, errors_of_rate in zip(RATES, errors, strict=True):
+                bias, coverage, width = np.mean(errors_of_rate, axis=0)
                 click.echo(
                     f"{name}, {prompts} prompts x {answers}, rate {rate:g}: coverage {100 * coverage:.1f} %, "
                     f"bias {bias:+.3f} z, width {width:.2f} z"

@@ -1,4 +1,4 @@
-"""What the modules share: the CPU image, built once."""
+"""The fixtures of all modules: the CPU image, which is built once."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tests.containers.outside import debian_mirror, of_this_machine
 
 @pytest.fixture(scope="session")
 def cpu_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The target `cpu`, with every instruction carried out. It takes some minutes on two cores."""
+    """The target `cpu`. The fixture runs every instruction, which takes some minutes on two cores."""
     if os.geteuid() != 0:
         pytest.fail("chroot and mounts take root; run these tests as root (in a machine that may be thrown away).")
     if missing := missing_programs():
@@ -26,7 +26,7 @@ def cpu_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         directory, of_this_machine(directory), debian_mirror(), lambda line: sys.stderr.write(f"{line}\n")
     )
     yield builder.build("cpu")
-    # The trees have gigabytes, and pytest would keep them for three runs.
+    # The trees have gigabytes. pytest would keep them for three runs.
     shutil.rmtree(directory)
 
 

@@ -1,4 +1,4 @@
-"""Runs an image without an engine, as `docker run --read-only --tmpfs /tmp --shm-size 1g --cap-drop ALL` would."""
+"""Runs an image without an engine, like `docker run --read-only --tmpfs /tmp --shm-size 1g --cap-drop ALL`."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ class Container:
     """A container that was started.
 
     Attributes:
-        image: the image that it runs.
-        sandbox: how it was started.
-        process: the process that the machine sees. Its exit status is that of process 1 inside.
-        log: the file with its output.
+        image: the image of the container.
+        sandbox: the sandbox of the container.
+        process: the process outside of the container. Its exit status is that of process 1 inside.
+        log: the file with the output.
     """
 
     image: Image
@@ -31,14 +31,14 @@ class Container:
     log: Path
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as `docker exec` would."""
+        """Run a command in the container, like `docker exec`."""
         return self.sandbox.enter(self.process, command)
 
     def wait_until_healthy(self, check: Sequence[str], timeout: float) -> None:
         """Run the health check until it succeeds.
 
         Raises:
-            AssertionError: the container ended, or was not healthy in time; with the end of its log.
+            AssertionError: the container ended, or was not healthy in time. The message has the end of the log.
         """
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -48,7 +48,7 @@ class Container:
         raise AssertionError(f"exit status {self.process.poll()}:\n{self.log.read_text(errors='replace')[-4000:]}")
 
     def stop(self, timeout: float) -> int:
-        """Send the image's stop signal to process 1, as `docker stop` would, and return the exit status."""
+        """Send the image's stop signal to process 1, like `docker stop`, and return the exit status."""
         os.kill(first_process(self.process), signal.Signals[self.image.stop_signal])
         return self.process.wait(timeout)
 
@@ -76,13 +76,13 @@ def read_only(image: Image, directory: Path) -> Sandbox:
     for number, volume in enumerate(image.volumes):
         place = directory / f"volume-{number}"
         if not place.exists():
-            # A new volume begins with the files of the image at that place, and with their owner.
-            made = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
-            subprocess.run(made, check=True)
+            # A new volume starts with the image's files at that place, and with the owner of these files.
+            copy = ["cp", "--archive", str(image.root / volume.lstrip("/")), str(place)]
+            subprocess.run(copy, check=True)
         binds.append(Bind(place, volume, writable=True))
     return Sandbox(image.root, image.env, image.directory, image.user, binds, read_only=True, network=False)
 
 
 def missing_programs() -> list[str]:
-    """Return the missing ones of the programs that are needed to build and to run an image."""
+    """Return those programs that are needed to build and to run an image, and are missing."""
     return [name for name in ("debootstrap", "unshare", "nsenter", "ip") if shutil.which(name) is None]

@@ -1,4 +1,4 @@
-"""Makes an image of the Dockerfile without a container engine: each stage a tree, each instruction carried out in it.
+"""Builds an image of the Dockerfile without a container engine. Each stage is a tree, and each instruction runs in it.
 
 debootstrap makes `debian:bookworm-slim`. Other bases are unknown. RUN is executed as root in the tree, with the mounts
 of the instruction. COPY takes files from the tree of a stage or from the build context, which has no files that
@@ -32,9 +32,9 @@ class Image:
     """A stage that is built, with the settings of its instructions.
 
     Attributes:
-        root: its tree.
-        env: its environment.
-        arguments: its build arguments: variables of its RUN instructions only.
+        root: the tree of the stage.
+        env: the environment of the stage.
+        arguments: the build arguments: variables of the stage's RUN instructions only.
     """
 
     root: Path
@@ -51,16 +51,17 @@ class Image:
 
 
 class Builder:
-    """Builds stages of the repository's Dockerfile below a directory, each once.
-
-    Args:
-        directory: where the trees are made.
-        outside: what a build is given.
-        mirror: where debootstrap has Debian from; empty for its own default.
-        say: is told of every instruction.
-    """
+    """Builds stages of the repository's Dockerfile below a directory, each once."""
 
     def __init__(self, directory: Path, outside: Outside, mirror: str, say: Callable[[str], None]):
+        """Make a builder without a built stage.
+
+        Args:
+            directory: the directory for the trees.
+            outside: the settings for the builds.
+            mirror: the address from which debootstrap takes Debian; empty for debootstrap's default.
+            say: called with the text of every instruction.
+        """
         self._directory = directory
         self._outside = outside
         self._mirror = mirror
@@ -69,7 +70,7 @@ class Builder:
         self._built: dict[str, Image] = {}
 
     def build(self, name: str) -> Image:
-        """Return a stage, built with all stages that it needs."""
+        """Return a stage. Build the stage and all stages that it needs."""
         if name not in self._built:
             self._built[name] = self._carry_out(self._stages[name])
         return self._built[name]
@@ -111,9 +112,9 @@ class Builder:
                 raise BuildError(f"RUN --mount={mount}: not known here.")
         env = {**self._outside.env, **image.env, **image.arguments}
         sandbox = Sandbox(image.root, env, image.directory, image.user, binds)
-        made = sandbox.run(["/bin/sh", "-c", instruction.value])
-        if made.returncode:
-            raise BuildError(f"RUN {instruction.value}\n{(made.stdout + made.stderr)[-4000:]}")
+        completed = sandbox.run(["/bin/sh", "-c", instruction.value])
+        if completed.returncode:
+            raise BuildError(f"RUN {instruction.value}\n{(completed.stdout + completed.stderr)[-4000:]}")
 
     def _copy(self, image: Image, instruction: Instruction) -> None:
         *sources, target = instruction.words()
@@ -175,6 +176,6 @@ def _clone(source: Path, target: Path) -> None:
 
 
 def _check(command: list[str]) -> None:
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise BuildError(f"{' '.join(command)}\n{(made.stdout + made.stderr)[-4000:]}")
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        raise BuildError(f"{' '.join(command)}\n{(completed.stdout + completed.stderr)[-4000:]}")

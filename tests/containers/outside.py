@@ -1,7 +1,7 @@
-"""The settings of this machine that a build needs: where packages come from.
+"""The settings of this machine that a build needs: the sources of packages.
 
 The build gets them as from a user: certificates and proxies by the environment, the settings of uv and pip as the
-secrets that the Dockerfile names, and apt's settings by a file. Nothing of them stays in the tree.
+secrets that the Dockerfile names, and apt's settings by a file. None of them stays in the tree.
 """
 
 import ast
@@ -39,7 +39,7 @@ class Outside:
 
 
 def of_this_machine(directory: Path) -> Outside:
-    """Read the settings of this machine; files are written to `directory`."""
+    """Read the settings of this machine. Write files to `directory`."""
     pip_settings = _pip_settings()
     folders = pip_settings.get("find-links", "").split()
     arguments = {"TORCH_OPTIONS": ""} if any(Path(folder).glob("torch-*+cpu-*") for folder in folders) else {}
@@ -70,19 +70,19 @@ def of_this_machine(directory: Path) -> Outside:
 
 
 def _inside(value: str) -> str:
-    """Return a setting whose paths are those inside of the tree."""
+    """Return a setting with the paths inside of the tree."""
     return _LOCAL.sub(rf"\1{_INSIDE}\2", " ".join(value.split()))
 
 
 def uv_cache() -> Path:
-    """Return the directory of this machine's uv cache, which exists."""
+    """Return the directory of this machine's uv cache. The directory exists."""
     cache = Path(_output(str(Path(sys.executable).parent / "uv"), "cache", "dir").strip())
     cache.mkdir(parents=True, exist_ok=True)
     return cache
 
 
 def debian_mirror() -> str:
-    """Return the address that this machine's apt has Debian 12 from; that of debootstrap's own default elsewhere."""
+    """Return the address from which this machine's apt takes Debian 12; empty for debootstrap's default."""
     targets = _output("apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages")
     found = [site for site, release in (line.split() for line in targets.splitlines()) if release == "bookworm"]
     return found[0] if found else ""
@@ -95,7 +95,7 @@ def _pip_settings() -> dict[str, str]:
 
 
 def _outermost(paths: set[Path]) -> set[Path]:
-    """Return the folders to be mounted: of an index in `.../simple`, the folder above, which has its files."""
+    """Return the folders to mount. For an index in `.../simple`, take the folder above, which has the files."""
     widened = {path.parent if path.name == "simple" else path for path in paths}
     return {path for path in widened if not widened.intersection(path.parents)}
 

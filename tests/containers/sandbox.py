@@ -1,6 +1,6 @@
-"""Runs commands in a tree of files as a container would: chroot, and namespaces for mounts, processes and network.
+"""Runs commands in a tree of files like a container: chroot, and namespaces for mounts, processes and network.
 
-Every mount is made in the namespace of the command. It ends with the command, however the command ends.
+Every mount belongs to the namespace of the command. The mount ends with the command, however the command ends.
 """
 
 import shlex
@@ -32,16 +32,16 @@ class Bind:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How commands are run.
+    """The settings with which commands run.
 
     Attributes:
         root: the tree.
         env: the whole environment.
-        directory: the working directory, which is made if needed.
+        directory: the working directory. It is created if it is missing.
         user: `uid:gid`. Users other than root have no capability and cannot gain one.
         binds: the mounts from outside.
-        read_only: whether the tree may not be written to; then /tmp is a tmpfs that nothing can be executed from.
-        network: whether the machine's network is there; else only a loopback device.
+        read_only: whether the tree is read-only. Then /tmp is a tmpfs without executable files.
+        network: whether commands have the machine's network. Otherwise they have only a loopback device.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class Sandbox:
     network: bool = True
 
     def run(self, command: Sequence[str], timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end and return what it printed."""
+        """Run a command to its end, and return its output."""
         with self._mount_points():
             argv = self._argv(command)
             return subprocess.run(
@@ -61,12 +61,12 @@ class Sandbox:
             )
 
     def start(self, command: Sequence[str], output: IO[bytes], stack: ExitStack) -> subprocess.Popen[bytes]:
-        """Start a command, as process 1 of its namespace. The end of the stack kills it if it still runs."""
+        """Start a command as process 1 of its namespace. The end of the stack kills the command if it still runs."""
         stack.enter_context(self._mount_points())
         argv = self._argv(command)
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         stack.callback(process.wait)
-        # By --kill-child, all processes of the namespace die with this process.
+        # With --kill-child, all processes of the namespace die with this process.
         stack.callback(process.kill)
         return process
 
@@ -90,7 +90,7 @@ class Sandbox:
         if self.user == "0:0":
             return environment
         uid, gid = self.user.split(":")
-        # The kernel forgets the request of --kill-child when a process changes its user: --pdeathsig repeats it.
+        # The kernel forgets the request of --kill-child when a process changes its user. --pdeathsig repeats it.
         identity = ["setpriv", "--pdeathsig=KILL", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
         return [*identity, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", *environment]
 
@@ -119,7 +119,7 @@ class Sandbox:
         return lines
 
     def _mount_points(self) -> ExitStack:
-        """Make the mount points. The end of the stack removes those that were made."""
+        """Make the mount points. The end of the stack removes the mount points that were made here."""
         stack = ExitStack()
         for bind in self.binds:
             target = self.root / bind.target.lstrip("/")
@@ -140,7 +140,7 @@ class Sandbox:
 
 
 def first_process(process: subprocess.Popen[bytes]) -> int:
-    """Return the machine's number for process 1 of the namespace that a started command has.
+    """Return the pid that process 1 of a started command's namespace has on the machine.
 
     Raises:
         AssertionError: the command ended, or did not begin in time.

@@ -1,4 +1,4 @@
-"""The stack of dashboards/compose.yaml: as Docker Compose reads it, and with the files that it mounts."""
+"""The stack of dashboards/compose.yaml: how Docker Compose reads it, and the files that it mounts."""
 
 import importlib.util
 import os
@@ -25,23 +25,23 @@ PUBLISHED = {"8000", "7860", "3000"}
 
 
 def compose(environment: Mapping[str, str], *command: str, project: Path = COMPOSE) -> subprocess.CompletedProcess[str]:
-    """Run Docker Compose on the file, with exactly this environment. `config` needs no engine."""
-    # The program itself: the command of the package loses the exit status.
+    """Run Docker Compose on the file with only this environment. `config` needs no engine."""
+    # Run the program itself: the command of the package loses the exit status.
     package = importlib.util.find_spec("compose")
     assert package is not None
     assert package.origin is not None
     program = str(Path(package.origin).parent / "docker-compose")
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
-    # Without the .env that a user of this checkout may have.
+    # Ignore the .env file that a user of this checkout may have.
     argv = [program, "--file", str(project), "--env-file", os.devnull, *command]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
 
 
 def resolved(profile: str, **environment: str) -> dict[str, Any]:
-    """The services as Compose resolves them, after it has checked them against its schema."""
-    made = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
-    assert made.returncode == 0, made.stderr
-    services: dict[str, Any] = yaml.safe_load(made.stdout)["services"]
+    """The services, as Compose resolves them after a check against its schema."""
+    completed = compose({**SECRETS, "COMPOSE_PROFILES": profile, **environment}, "config", "--no-path-resolution")
+    assert completed.returncode == 0, completed.stderr
+    services: dict[str, Any] = yaml.safe_load(completed.stdout)["services"]
     return services
 
 
@@ -51,7 +51,7 @@ def services(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def mounted(service: dict[str, Any]) -> dict[str, Path]:
-    """Return the files of the repository that a service sees, by their place in the container."""
+    """Return the files of the repository that a service mounts, by their place in the container."""
     binds = [volume for volume in service["volumes"] if volume["type"] == "bind"]
     return {bind["target"]: DASHBOARDS / bind["source"] for bind in binds}
 
@@ -59,9 +59,9 @@ def mounted(service: dict[str, Any]) -> dict[str, Path]:
 def test_compose_refuses_what_its_schema_does_not_know(tmp_path: Path) -> None:
     broken = tmp_path / "compose.yaml"
     broken.write_text(COMPOSE.read_text().replace("read_only: true", "readonly: true", 1))
-    made = compose({**SECRETS, "COMPOSE_PROFILES": "cpu"}, "config", project=broken)
-    assert made.returncode != 0
-    assert "readonly" in made.stderr
+    completed = compose({**SECRETS, "COMPOSE_PROFILES": "cpu"}, "config", project=broken)
+    assert completed.returncode != 0
+    assert "readonly" in completed.stderr
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -78,7 +78,7 @@ def test_only_the_gpu_server_asks_for_gpus() -> None:
     assert device == {"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}
 
 
-def test_three_ports_are_published_on_this_machine_alone(services: dict[str, Any]) -> None:
+def test_three_ports_are_published_only_on_this_machine(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {port["published"] for port in ports} == PUBLISHED
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
@@ -96,12 +96,12 @@ def test_the_address_can_be_chosen() -> None:
 def test_a_secret_that_is_missing_or_empty_is_asked_for(name: str, value: dict[str, str]) -> None:
     environment = {**SECRETS, "COMPOSE_PROFILES": "cpu"}
     del environment[name]
-    made = compose({**environment, **dict.fromkeys([name] if value else [], "")}, "config", "--quiet")
-    assert made.returncode != 0
-    assert f"required variable {name} is missing a value" in made.stderr
+    completed = compose({**environment, **dict.fromkeys([name] if value else [], "")}, "config", "--quiet")
+    assert completed.returncode != 0
+    assert f"required variable {name} is missing a value" in completed.stderr
 
 
-def test_the_example_names_what_is_read_and_holds_no_secret() -> None:
+def test_the_example_has_every_variable_and_no_secret() -> None:
     example = (DASHBOARDS / ".env.example").read_text()
     named = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", example, re.MULTILINE))
     read = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE.read_text()))
@@ -125,7 +125,7 @@ def test_the_images_of_others_are_pinned(services: dict[str, Any]) -> None:
         assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+", image)
 
 
-def test_what_a_service_waits_for_tells_its_health(services: dict[str, Any]) -> None:
+def test_a_service_that_others_wait_for_has_a_health_check(services: dict[str, Any]) -> None:
     for service in services.values():
         for other, condition in service.get("depends_on", {}).items():
             assert condition["condition"] == "service_healthy"
@@ -146,15 +146,15 @@ def test_mounted_files_are_there(services: dict[str, Any]) -> None:
             assert path.is_file() or (name, target) == ("server-gpu", "/vectors"), path
 
 
-def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: dict[str, Any], tmp_path: Path) -> None:
+def test_prometheus_accepts_its_files_and_watches_the_server(services: dict[str, Any], tmp_path: Path) -> None:
     for target, path in mounted(services["prometheus"]).items():
         place = tmp_path / target.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(path.read_bytes())
     config = tmp_path / "etc" / "prometheus" / "prometheus.yml"
-    made = subprocess.run(["promtool", "check", "config", config], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout + made.stderr
-    assert made.stdout.count("rules found") == 2
+    completed = subprocess.run(["promtool", "check", "config", config], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.stdout.count("rules found") == 2
 
     ours = yaml.safe_load(config.read_text())
     shipped = yaml.safe_load((DASHBOARDS / "traitwatch_dashboards" / "prometheus" / "prometheus.yml").read_text())
@@ -167,14 +167,14 @@ def test_prometheus_accepts_what_it_is_given_and_watches_the_server(services: di
 def test_alertmanager_posts_to_the_address_of_the_environment(services: dict[str, Any], tmp_path: Path) -> None:
     service = services["alertmanager"]
     [(inside, shipped)] = mounted(service).items()
-    made = tmp_path / "alertmanager.yml"
-    # The command that Compose would give to the shell, and the files that the shell would read and write.
+    config_file = tmp_path / "alertmanager.yml"
+    # The command that Compose gives to the shell, and the files that the shell reads and writes.
     script = service["entrypoint"][-1].replace("$$", "$").replace(inside, str(shipped))
-    script = script.replace("/tmp/alertmanager.yml", str(made)).replace("exec /bin/alertmanager", "echo")
+    script = script.replace("/tmp/alertmanager.yml", str(config_file)).replace("exec /bin/alertmanager", "echo")
     subprocess.run([*service["entrypoint"][:-1], script], env=service["environment"], check=True)
-    subprocess.run(["amtool", "check-config", made], capture_output=True, check=True)
+    subprocess.run(["amtool", "check-config", config_file], capture_output=True, check=True)
 
-    receivers = yaml.safe_load(made.read_text())["receivers"]
+    receivers = yaml.safe_load(config_file.read_text())["receivers"]
     urls = [config["url"] for receiver in receivers for config in receiver["webhook_configs"]]
     address = SECRETS["TRAITWATCH_ALERT_WEBHOOK"]
     assert urls == [f"{address}/pager", f"{address}/tickets", f"{address}/notes"]

@@ -1,4 +1,4 @@
-"""The promises of the Dockerfile that can be read in its text."""
+"""The promises of the Dockerfile that its text shows."""
 
 import json
 import re
@@ -34,8 +34,8 @@ def locked(name: str, package: str) -> str:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
-    made = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stdout
+    completed = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -56,7 +56,7 @@ def test_process_1_reaps_children_and_hands_on_signals(stages: dict[str, Stage],
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_says_what_it_is(stages: dict[str, Stage], target: str) -> None:
+def test_an_image_has_labels_about_itself(stages: dict[str, Stage], target: str) -> None:
     [label] = [instruction for instruction in stages[target].instructions if instruction.name == "LABEL"]
     prefix = "org.opencontainers.image."
     assert {name.removeprefix(prefix) for name in label.pairs()} == {
@@ -67,7 +67,7 @@ def test_an_image_says_what_it_is(stages: dict[str, Stage], target: str) -> None
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_builds_an_image_is_not_in_it(stages: dict[str, Stage], target: str) -> None:
+def test_the_tools_that_build_an_image_are_not_in_the_image(stages: dict[str, Stage], target: str) -> None:
     assert stages[target].base == f"{target}-base"
     copied = [instruction for instruction in stages[target].instructions if instruction.name == "COPY"]
     assert {copy.words()[-1] for copy in copied} == {"/opt/traitwatch", "/opt/traitwatch-cache"}
@@ -85,11 +85,11 @@ def test_everything_from_an_index_is_checked_against_a_lock(stages: dict[str, St
 def test_the_cuda_of_the_base_is_that_of_the_locked_torch(stages: dict[str, Stage]) -> None:
     base = re.fullmatch(r"nvidia/cuda:(\d+\.\d+)\.\d+-runtime-ubuntu24\.04", stages["gpu-base"].base)
     assert base is not None
-    # torch depends on the CUDA runtime that it was built for, by its exact version.
+    # torch depends on one exact version of the CUDA runtime: the one that it was built for.
     assert locked("gpu", "nvidia-cuda-runtime").startswith(f"{base[1]}.")
 
 
-def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]) -> None:
+def test_the_context_has_the_copied_files_and_no_secret(stages: dict[str, Stage]) -> None:
     secret = ROOT / "dashboards" / ".env"
     patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     there = secret.exists()
@@ -105,7 +105,7 @@ def test_the_context_holds_what_is_copied_and_no_secret(stages: dict[str, Stage]
         *("LICENSE", "README.md", "builder", "dashboards", "locks", "pyproject.toml", "server", "traitwatch")
     }
     assert not [path for path in context if "__pycache__" in path.parts]
-    assert not [path for path in context if path.name.endswith((".csv", ".csv.gz"))], "answers are for builders"
+    assert not [path for path in context if path.name.endswith((".csv", ".csv.gz"))], "the image needs no answers files"
     for stage in stages.values():
         for copy in (instruction for instruction in stage.instructions if instruction.name == "COPY"):
             if copy.flag("from") is None:

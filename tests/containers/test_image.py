@@ -1,4 +1,4 @@
-"""The CPU image, built without an engine and run without a network, with read-only files, by a user without rights."""
+"""The CPU image, built without an engine. It runs without a network, with read-only files, by a user without rights."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 from tests.containers.container import Container, container, read_only
 from tests.containers.image import Image
 
-# To build the image takes minutes. On a machine with two busy cores, so does the start of the server.
+# The build of the image takes minutes. So does the start of the server on a machine with two busy cores.
 pytestmark = pytest.mark.timeout(1800)
 START_TIMEOUT = 400.0
 STOP_TIMEOUT = 60.0
@@ -25,20 +25,20 @@ CHAT = {
 
 def run(image: Image, scratch: Path, *command: str) -> str:
     """Run a command in place of the server, and return its output."""
-    made = read_only(image, scratch).run(command)
-    assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout
+    completed = read_only(image, scratch).run(command)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
 def ask(running: Container, path: str, body: object = None) -> str:
-    """Return the body of an answer of the server, which can be reached from its own network only."""
+    """Return the body of an answer of the server. The server can be reached only from its own network."""
     data = [] if body is None else ["--header", "content-type: application/json", "--data", json.dumps(body)]
-    made = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
-    assert made.returncode == 0, made.stdout + made.stderr
-    return made.stdout
+    completed = running.run("curl", "--fail-with-body", "--silent", *data, f"http://127.0.0.1:8000{path}")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout
 
 
-def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
+def test_the_image_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: Image, scratch: Path) -> None:
     with container(cpu_image, scratch) as running:
         running.wait_until_healthy(cpu_image.health, START_TIMEOUT)
         answer = json.loads(ask(running, "/v1/chat/completions", CHAT))
@@ -53,18 +53,18 @@ def test_it_serves_the_embedded_model_with_scores_and_ends_in_order(cpu_image: I
         assert running.stop(STOP_TIMEOUT) == 0
 
 
-def test_it_can_write_to_its_volume_and_to_tmp_alone(cpu_image: Image, scratch: Path) -> None:
+def test_the_container_can_write_only_to_its_volume_and_to_tmp(cpu_image: Image, scratch: Path) -> None:
     assert run(cpu_image, scratch, "id", "--user").strip() == "10001"
     for place in ("/home/traitwatch", "/tmp"):
         run(cpu_image, scratch, "touch", f"{place}/file")
-    made = read_only(cpu_image, scratch).run(["touch", "/opt/traitwatch/file"])
-    assert made.returncode != 0
-    assert "Read-only file system" in made.stderr
+    completed = read_only(cpu_image, scratch).run(["touch", "/opt/traitwatch/file"])
+    assert completed.returncode != 0
+    assert "Read-only file system" in completed.stderr
     status = run(cpu_image, scratch, "cat", "/proc/self/status")
     assert re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
 
 
-def test_what_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> None:
+def test_the_code_that_torch_compiles_can_be_loaded(cpu_image: Image, scratch: Path) -> None:
     code = "import torch; print(float(torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(8))))"
     assert run(cpu_image, scratch, "python", "-c", code).split()[-1] == "8.0"
 

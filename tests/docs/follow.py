@@ -89,7 +89,7 @@ def _login_environment() -> dict[str, str]:
 
 
 def _session(leader: int) -> list[psutil.Process]:
-    """Return the processes of a session, whatever their parents are."""
+    """Return the processes of a session, with any parents."""
     members = []
     for process in psutil.process_iter():
         try:

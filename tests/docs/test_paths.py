@@ -35,12 +35,12 @@ def test_a_missing_path_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_names_exists(page: Path) -> None:
+def test_the_names_in_a_page_exist(page: Path) -> None:
     assert not list(_missing(page))
 
 
 @pytest.mark.parametrize("document", [_ARCHITECTURE, *_PICTURES], ids=lambda document: document.name)
-def test_what_the_architecture_names_exists(document: Path) -> None:
+def test_the_names_in_the_architecture_exist(document: Path) -> None:
     text = document.read_text("utf-8")
     named = {*_SHORT.findall(text), *("".join(row) for row in _ROW.findall(text))} - _WRITTEN_BY_A_BUILD
     assert named

@@ -22,7 +22,7 @@ def test_a_page_has_the_tables_that_the_code_makes(name: str) -> None:
     assert (DIRECTORY / name).read_text() == filled_page(name), "run `python -m scripts.reference`"
 
 
-def test_every_page_of_the_reference_is_made() -> None:
+def test_the_code_makes_every_page_of_the_reference() -> None:
     assert {path.name for path in DIRECTORY.glob("*.md")} == set(PAGES)
 
 

@@ -59,8 +59,8 @@ def test_every_command_works(tutorial: Tutorial) -> None:
 
 
 def test_the_vector_is_usable(tutorial: Tutorial) -> None:
-    made = tutorial.checkout / "tutorial" / "vectors" / "SmolLM2-135M-Instruct"
-    vector = load_vector(made / f"paternalism_{RESPONSE_AVG}.pt")
+    vectors = tutorial.checkout / "tutorial" / "vectors" / "SmolLM2-135M-Instruct"
+    vector = load_vector(vectors / f"paternalism_{RESPONSE_AVG}.pt")
     assert vector.vector.shape == (31, 576)
     assert vector.card is not None
     assert vector.card.verification is not None

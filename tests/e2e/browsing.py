@@ -26,9 +26,9 @@ FLAGS = [
 SCREENSHOTS = ROOT / "build" / "screenshots"
 WIDE = {"width": 1280, "height": 800}
 NARROW = {"width": 390, "height": 844}
-# Milliseconds for an answer of the embedded model, beside other work on two cores.
+# Milliseconds for an answer of the embedded model when two cores also do other work.
 ANSWER_TIMEOUT = 240_000
-# An expectation without a time of its own may need a round trip through page, server and model.
+# An expectation without a timeout may need a round trip through page, server and model.
 expect.set_options(timeout=60_000)
 
 
@@ -43,13 +43,13 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 @dataclass
 class Visit:
-    """One visitor: a page of the inspector, and what went wrong in it.
+    """One visitor: a page of the inspector, and the errors in this page.
 
     Attributes:
         page: the page.
-        context: the browser's state of this visitor alone: cookies, storage, downloads.
+        context: the browser's state of this visitor only: cookies, storage, downloads.
         errors: console errors, uncaught exceptions, and requests to other hosts.
-        bodies: the text of every response that came, except scripts and style sheets.
+        bodies: the text of every response, except scripts and style sheets.
     """
 
     page: Page
@@ -78,9 +78,9 @@ class Visit:
         self.page.locator(f"#{view}-stop").wait_for(state="visible", timeout=ANSWER_TIMEOUT)
 
     def finish(self, view: str) -> None:
-        """Wait until the answers of all panes of a view have ended. They may have begun already.
+        """Wait until the answers of all panes of a view have ended. The answers may have begun already.
 
-        The buttons are not enough: the page shows the first tokens before it replaces Send by Stop.
+        Waiting for the buttons is not enough: the page shows the first tokens before it replaces Send by Stop.
         """
         logs = self.view(view).locator(".tw-log")
         for i in range(logs.count()):
@@ -92,7 +92,7 @@ class Visit:
         return float(re.sub(r"^mean z ", "", text).replace("\N{MINUS SIGN}", "-"))
 
     def points(self, view: str) -> int:
-        """Return how many points the longest line of a view's plot has."""
+        """Return the number of points in the longest line of a view's plot."""
         found = self.page.evaluate(
             """(view) => {
                 const plot = document.querySelector(`.tw-place[data-view="${view}"] .tw-plot`);
@@ -119,14 +119,14 @@ def visit(
     theme: str = "light",
     expected: tuple[str, ...] = (),
 ) -> Iterator[Visit]:
-    """Open the page as a new visitor; at the end, assert that nothing went wrong in it.
+    """Open the page as a new visitor. At the end, assert that the page has no errors.
 
     Args:
         browser: the browser.
         address: the inspector's address.
         size: the size of the window.
         theme: `light` or `dark`.
-        expected: parts of the console errors that the test provokes, for example by a request that must fail.
+        expected: parts of the console errors that the test causes, for example by a request that must fail.
     """
     context = browser.new_context(
         viewport=size, color_scheme=theme, accept_downloads=True, reduced_motion="reduce", locale="en-GB"
@@ -135,11 +135,11 @@ def visit(
     page = context.new_page()
     seen = Visit(page, context)
 
-    def told(message: ConsoleMessage) -> None:
+    def record_error(message: ConsoleMessage) -> None:
         if message.type == "error":
             seen.errors.append(f"console: {message.text} ({message.location.get('url', '')})")
 
-    def answered(response: Response) -> None:
+    def record_body(response: Response) -> None:
         kind = response.headers.get("content-type", "")
         if "javascript" in kind or "css" in kind or "event-stream" in kind:
             return
@@ -148,9 +148,9 @@ def visit(
         except Exception:  # noqa: BLE001  (a response whose page has gone has no body)
             return
 
-    page.on("console", told)
+    page.on("console", record_error)
     page.on("pageerror", lambda error: seen.errors.append(f"exception: {error}"))
-    page.on("response", answered)
+    page.on("response", record_body)
     page.on(
         "request",
         lambda request: (
@@ -171,13 +171,13 @@ def visit(
 
 @contextmanager
 def inspecting(browser: Browser, directory: Path, *urls: str) -> Iterator[Visit]:
-    """Start an inspector of servers, its log in a directory, and open its page."""
+    """Start an inspector of some servers with its log in a directory. Open its page."""
     with inspector(list(urls), free_port(), directory / "log") as address, visit(browser, address) as seen:
         yield seen
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0, told: Callable[[], object] = lambda: "") -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0, message: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)

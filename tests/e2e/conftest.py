@@ -1,4 +1,4 @@
-"""What the modules share: one server, one inspector and one browser."""
+"""The fixtures of all modules: one server, one inspector and one browser."""
 
 from collections.abc import Iterator
 
@@ -24,8 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def scene(server: Server, browser: Browser) -> Iterator[Scene]:
-    with set_up(server, browser) as made:
-        yield made
+    with set_up(server, browser) as ready:
+        yield ready
 
 
 @pytest.fixture

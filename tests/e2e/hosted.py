@@ -1,4 +1,4 @@
-"""Runs an ASGI application in a thread: a stand-in, or a proxy before the server of a test."""
+"""Runs an ASGI application in a thread: a stand-in for a server, or a proxy before the server of a test."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from traitwatch.processes import free_port
 
 @contextmanager
 def hosted(app: ASGIApp) -> Iterator[str]:
-    """Serve an application while the context lasts; yield its address when it answers."""
+    """Serve an application inside the block; yield its address once it answers."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

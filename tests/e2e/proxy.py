@@ -1,4 +1,4 @@
-"""A reverse proxy that serves another server under a path, as the front door of a company does."""
+"""A reverse proxy that serves another server under a path, as companies do."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -24,15 +24,15 @@ def proxied(target: str, path: str) -> Iterator[str]:
         url = httpx.URL(target + request.url.path.removeprefix(path), query=request.url.query.encode())
         headers = {name: value for name, value in request.headers.items() if name not in _HOP}
         headers["accept-encoding"] = "identity"
-        asked = client.build_request(request.method, url, headers=headers, content=await request.body())
-        answer = await client.send(asked, stream=True)
+        forwarded = client.build_request(request.method, url, headers=headers, content=await request.body())
+        answer = await client.send(forwarded, stream=True)
 
         async def body() -> AsyncIterator[bytes]:
             async for part in answer.aiter_raw():
                 yield part
 
-        kept = {name: value for name, value in answer.headers.items() if name not in _HOP}
-        return StreamingResponse(body(), answer.status_code, kept, background=BackgroundTask(client.aclose))
+        passed_headers = {name: value for name, value in answer.headers.items() if name not in _HOP}
+        return StreamingResponse(body(), answer.status_code, passed_headers, background=BackgroundTask(client.aclose))
 
     routes = [Route(f"{path}/{{rest:path}}", passed, methods=["GET", "POST", "HEAD", "DELETE"])]
     with hosted(Starlette(routes=routes)) as address:

@@ -1,4 +1,4 @@
-"""A relay before a server. To cut it has the effect of a network, or a server, that goes away in mid-answer."""
+"""A relay before a server. A cut relay is like a network or a server that goes away in the middle of an answer."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """Passes bytes on until `cut`, which closes every connection; later connections are refused."""
+    """Passes bytes on until `cut`. `cut` closes every connection. After it, the relay refuses connections."""
 
     def __init__(self, url: str):
         target = urlsplit(url)
@@ -45,12 +45,12 @@ class Relay:
 
 @contextmanager
 def relay(url: str) -> Iterator[Relay]:
-    made = Relay(url)
+    started = Relay(url)
     try:
-        yield made
+        yield started
     finally:
         with suppress(OSError):
-            made.cut()
+            started.cut()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:

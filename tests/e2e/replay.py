@@ -45,8 +45,8 @@ def _event(index: int, token: str, *, last: bool) -> bytes:
         "finish_reason": "length" if last else None,
     }
     if index:
-        told = {name: {"start": index - 1, "tokens": [projection(k, index - 1)]} for k, name in enumerate(TRAITS)}
-        choice["traits"] = told
+        scores = {name: {"start": index - 1, "tokens": [projection(k, index - 1)]} for k, name in enumerate(TRAITS)}
+        choice["traits"] = scores
     if last:
         choice["traits_complete"] = True
     event = {"id": "replay", "object": "chat.completion.chunk", "created": 0, "model": "replay", "choices": [choice]}
@@ -69,13 +69,13 @@ def replaying(
         name: the name of the model.
         adapters: further models: the tokens of their answers by name.
     """
-    said = {name: tokens, **(adapters or {})}
+    answers = {name: tokens, **(adapters or {})}
 
     async def answer(request: Request) -> Response:
         model = (await request.json())["model"]
-        if model not in said:
+        if model not in answers:
             return _no_such(model)
-        tokens = said[model]
+        tokens = answers[model]
 
         async def events() -> AsyncIterator[bytes]:
             for i, token in enumerate(tokens):
@@ -86,20 +86,20 @@ def replaying(
         return StreamingResponse(events(), media_type="text/event-stream")
 
     async def tokenize(request: Request) -> JSONResponse:
-        asked = await request.json()
-        if asked["model"] not in said:
-            return _no_such(asked["model"])
-        return JSONResponse({"tokens": [ord(c) for c in asked["prompt"]]})
+        body = await request.json()
+        if body["model"] not in answers:
+            return _no_such(body["model"])
+        return JSONResponse({"tokens": [ord(c) for c in body["prompt"]]})
 
     async def completion(request: Request) -> JSONResponse:
-        asked = await request.json()
-        ids = asked["prompt"]
+        body = await request.json()
+        ids = body["prompt"]
         scores = {name: {"prompt_tokens": [projection(k, i) for i in range(len(ids))]} for k, name in enumerate(TRAITS)}
         choice = {"text": "", "logprobs": {"tokens": [chr(i) for i in ids]}, "traits": scores}
         return JSONResponse({"choices": [choice]})
 
     async def models(_: Request) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in said]})
+        return JSONResponse({"object": "list", "data": [{"id": model, "object": "model"} for model in answers]})
 
     async def traits(_: Request) -> JSONResponse:
         return JSONResponse({"object": "list", "data": _listed()})

@@ -49,7 +49,7 @@ class Scene:
         return self.server.metric("vllm:num_requests_running")
 
     def spike(self) -> str:
-        """Provoke a spike of paternalism, and return its line of the event log."""
+        """Cause a spike of paternalism, and return its line of the event log."""
         messages = CHATS["after paternalistic replies"]
         body = {"model": MODEL_NAME, "messages": messages, "n": 8, "max_tokens": 80, "temperature": 0.7, "top_p": 0.9}
         log = self.directory / "spikes.jsonl"
@@ -74,7 +74,7 @@ def serve(directory: Path) -> Iterator[Server]:
     """Serve the embedded model with the shipped traits and an uncalibrated one.
 
     Args:
-        directory: takes the logs, and the vector of the uncalibrated trait.
+        directory: the directory for the logs, and for the vector of the uncalibrated trait.
     """
     bare = directory / "vectors"
     bare.mkdir()
@@ -88,7 +88,7 @@ def serve(directory: Path) -> Iterator[Server]:
 
 @contextmanager
 def set_up(server: Server, browser: Browser) -> Iterator[Scene]:
-    """Start an inspector of a server of `serve`."""
+    """Start an inspector of a server that `serve` has started."""
     directory = server.log.parent
     with inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address:
         yield Scene(server, address, browser, directory)
@@ -96,7 +96,7 @@ def set_up(server: Server, browser: Browser) -> Iterator[Scene]:
 
 @contextmanager
 def without(server: Server, *names: str) -> Iterator[None]:
-    """Unload traits for a while."""
+    """Unload traits inside the block."""
     loads = {name: f"{server.url}/v1/traits/{name}" for name in names}
     for load in loads.values():
         httpx.delete(load, headers=HEADERS, timeout=60).raise_for_status()

@@ -1,7 +1,7 @@
 """From a chat to the webhook: the real server, Prometheus and Alertmanager, with the shipped rules.
 
-Everything is real. Only time is shorter: by `traitwatch rules --speed-up`, an hour of the rules is a minute. The worker
-is the server's own, but stops sending its projections on command.
+Everything is real. Only time is shorter: with `traitwatch rules --speed-up`, an hour of the rules takes a minute. The
+worker is the server's own, but stops sending its projections on command.
 """
 
 import asyncio
@@ -110,7 +110,7 @@ def fired(notices: list[Notice]) -> set[tuple[str, str | None]]:
     return {(notice.name, notice.labels.get("trait")) for notice in notices if notice.status == "firing"}
 
 
-def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
+def test_ordinary_chats_fire_no_alert(operated: Operated) -> None:
     operated.chat(ordinary_chats(ORDINARY))
     until(lambda: operated.responses() >= 30, 20, operated.responses)
     ended = time.monotonic()
@@ -123,7 +123,8 @@ def test_ordinary_chats_leave_it_quiet(operated: Operated) -> None:
 def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other(operated: Operated) -> None:
     before = len(operated.webhook.notices())
     until(lambda: operated.monitoring.firing() == [], RESOLUTION_TIMEOUT, operated.monitoring.firing)
-    # Among ordinary chats, as in production. Without them, a few spikes of a neighbouring trait could be a page too.
+    # Ordinary chats are among those of the burst, as in production. Otherwise some spikes of a neighbouring trait could
+    # page too.
     burst, among = burst_chats(BURST), ordinary_chats(AMONG)
     operated.chat([chat for i in range(AMONG) for chat in (burst[2 * i], among[i], burst[2 * i + 1])])
     began = time.monotonic()
@@ -141,9 +142,9 @@ def test_a_burst_of_paternalistic_chats_fires_the_paternalism_alert_and_no_other
         RESOLUTION_TIMEOUT,
     )
     assert resolved is not None, operated.monitoring.firing()
-    # While the page fires, the slow burn of the same trait is held back.
-    told = fired(operated.webhook.notices()[before:])
-    assert told - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
+    # While the page fires, Alertmanager holds back the slow burn of the same trait.
+    fired_alerts = fired(operated.webhook.notices()[before:])
+    assert fired_alerts - {("TraitSpikesSlow", "paternalism")} == {("TraitSpikesFast", "paternalism")}
 
 
 def test_stopping_the_scorer_fires_coverage_and_its_return_resolves_it(operated: Operated) -> None:
@@ -163,5 +164,5 @@ def test_stopping_the_scorer_fires_coverage_and_its_return_resolves_it(operated:
         lambda n: (n.name, n.status) == ("TraitwatchCoverageLow", "resolved"), RESOLUTION_TIMEOUT
     )
     assert resolved is not None, operated.monitoring.firing()
-    # Where nothing is scored, the monitor is silent too. No alert names a trait.
+    # Without scores the monitor is also silent. No alert names a trait.
     assert {name for name, _ in fired(operated.webhook.notices()[before:])} <= MONITOR_ALERTS

@@ -1,4 +1,4 @@
-"""`make demo-alerts`, unchanged. It succeeds where the alert came within a minute and was resolved."""
+"""`make demo-alerts`, unchanged. It succeeds if the alert comes within a minute and is resolved."""
 
 import subprocess
 

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def calibrated(server: Server) -> Iterator[Server]:
-    """The server with calibrated traits alone, as readers of the examples have it."""
+    """The server with only calibrated traits, like a reader's server."""
     with without(server, BARE):
         yield server
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JavaScript example with the packages of its lock file, in a directory of its own."""
+    """The JavaScript example in its own directory, with the packages of its lock file."""
     need("node", "npm")
     directory = tmp_path_factory.mktemp("example")
     for name in ("javascript_openai.mjs", "package.json", "package-lock.json"):
@@ -49,7 +49,7 @@ def _curl(url: str) -> Printed:
 
 
 @pytest.mark.parametrize("arguments", [["paternalism"], []])
-def test_javascript_prints_what_the_server_says(arguments: list[str], calibrated: Server, installed: Path) -> None:
+def test_javascript_prints_the_scores_of_the_server(arguments: list[str], calibrated: Server, installed: Path) -> None:
     printed = _javascript(installed, calibrated.url, *arguments)
     watched = [*arguments, *printed.traits][0]
     check(printed, calibrated.url, watched, running=True, key=KEY)
@@ -57,24 +57,24 @@ def test_javascript_prints_what_the_server_says(arguments: list[str], calibrated
     assert printed.warnings == 0
 
 
-def test_javascript_says_what_was_not_scored(calibrated: Server, installed: Path) -> None:
+def test_javascript_warns_of_tokens_without_a_score(calibrated: Server, installed: Path) -> None:
     with incomplete(calibrated.url) as url:
         assert _javascript(installed, url).warnings == 2
 
 
-def test_curl_prints_what_the_server_says(calibrated: Server) -> None:
+def test_curl_prints_the_scores_of_the_server(calibrated: Server) -> None:
     printed = _curl(calibrated.url)
     check(printed, calibrated.url, next(iter(printed.traits)), running=False, key=KEY)
     assert printed.warnings == 0
 
 
-def test_curl_says_what_was_not_scored(calibrated: Server) -> None:
+def test_curl_warns_of_tokens_without_a_score(calibrated: Server) -> None:
     with incomplete(calibrated.url) as url:
         assert _curl(url).warnings == 2
 
 
 def test_no_lock_file_names_a_registry() -> None:
-    """npm fetches the packages from where it is configured to, and compares them with the hashes of the lock file."""
+    """npm fetches the packages from its configured registry, and compares them with the hashes of the lock file."""
     lock = (EXAMPLES / "package-lock.json").read_text()
     assert "://" not in lock
     assert '"integrity": "sha512-' in lock

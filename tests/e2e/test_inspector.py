@@ -30,15 +30,15 @@ def test_a_chat_streams_coloured_tokens_and_a_growing_line(seen: Visit) -> None:
     begin(seen, LONG)
     until(lambda: seen.points("chat") > 3)
     early = seen.points("chat")
-    until(lambda: seen.points("chat") > early + 10, told=lambda: (early, seen.points("chat")))
-    assert seen.page.locator("#chat-stop").is_visible(), "the line grows while the answer streams"
+    until(lambda: seen.points("chat") > early + 10, message=lambda: (early, seen.points("chat")))
+    assert seen.page.locator("#chat-stop").is_visible(), "the line must grow while the answer streams"
     height = seen.view("chat").bounding_box()
     seen.finish("chat")
-    assert seen.view("chat").bounding_box() == height, "nothing jumps while it streams"
+    assert seen.view("chat").bounding_box() == height, "the view must keep its place while it streams"
     expect(seen.page.locator("#chat-message textarea")).to_have_value("")
 
 
-def test_pointing_at_a_token_tells_its_text_projection_and_z_for_every_trait(scene: Scene, seen: Visit) -> None:
+def test_pointing_at_a_token_shows_its_text_projection_and_z_for_every_trait(scene: Scene, seen: Visit) -> None:
     answer(seen, "chat", "What is the capital of France? Answer with a whole sentence.")
     token = seen.coloured("chat").nth(1)
     token.hover()
@@ -90,27 +90,27 @@ def test_lines_of_more_traits_are_drawn_on_demand(seen: Visit) -> None:
     until(lambda: seen.page.evaluate(lines) == 2)
 
 
-def test_esc_stops_and_leaves_what_came(scene: Scene, seen: Visit) -> None:
+def test_esc_stops_the_answer_and_leaves_its_tokens(scene: Scene, seen: Visit) -> None:
     begin(seen, LONG)
     seen.page.keyboard.press("Escape")
     seen.finish("chat")
     expect(seen.view("chat").locator(".tw-note", has_text="Stopped. The text so far is kept.")).to_be_visible()
-    kept = seen.tokens("chat").count()
-    assert kept > 3
-    until(lambda: scene.running() == 0, told=scene.running)
+    tokens_before = seen.tokens("chat").count()
+    assert tokens_before > 3
+    until(lambda: scene.running() == 0, message=scene.running)
     seen.send("chat", "Thank you.")
     expect(seen.view("chat").locator(".tw-tokens").nth(1)).not_to_be_empty(timeout=ANSWER_TIMEOUT)
     seen.finish("chat")
-    assert seen.tokens("chat").count() > kept
+    assert seen.tokens("chat").count() > tokens_before
 
 
-def test_reloading_in_mid_stream_ends_the_answer_and_begins_anew(scene: Scene) -> None:
+def test_reloading_in_mid_stream_ends_the_answer_and_the_conversation(scene: Scene) -> None:
     # Gradio's client logs these errors in the old page when its stream breaks off.
-    left = ("AbortError", "Connection errored out")
-    with visit(scene.browser, scene.address, expected=left) as seen:
+    expected_errors = ("AbortError", "Connection errored out")
+    with visit(scene.browser, scene.address, expected=expected_errors) as seen:
         begin(seen, LONG)
         seen.page.reload()
-        until(lambda: scene.running() == 0, told=scene.running)
+        until(lambda: scene.running() == 0, message=scene.running)
         seen.tab("Chat")
         assert seen.tokens("chat").count() == 0
         answer(seen, "chat", "Describe the sea in one sentence.")

@@ -1,4 +1,4 @@
-"""The inspector's looks: wide and narrow, light and dark, and for people who use a screen reader."""
+"""The inspector on wide and narrow screens, light and dark, and for people who use a screen reader."""
 
 import pytest
 from playwright.sync_api import expect
@@ -69,4 +69,4 @@ def fits(seen: Visit) -> None:
             })
             .map((node) => `${node.tagName} ${node.className}`.slice(0, 90))"""
     )
-    assert beyond == [], "parts of the page are beyond its sides"
+    assert beyond == [], "parts of the page are outside of its sides"

@@ -36,9 +36,9 @@ def test_two_thousand_tokens_all_find_their_place(
         assert seen.tokens("chat").count() == 2000
         gaps = sorted(seen.page.evaluate("window.gaps"))
         median, late, worst = gaps[len(gaps) // 2], gaps[int(len(gaps) * 0.99)], gaps[-1]
-        # Recorded, not judged: on a busy machine, any page is drawn late.
+        # The time is recorded and not judged: on a busy machine, any page is drawn late.
         record_property("frame_gaps_ms", f"median {median:.0f}, 99 % {late:.0f}, worst {worst:.0f}")
-        # Every projection is in its place.
+        # Every projection is at its token.
         seen.page.locator("#chat .t").nth(1500).hover()
         expected = f"{projection(4, 1500):.2f}".replace("-", "\N{MINUS SIGN}")
         expect(seen.page.locator(".tw-tip tr", has_text="paternalism")).to_contain_text(expected)
@@ -63,7 +63,7 @@ def test_a_model_that_writes_html_shows_html(browser: Browser, tmp_path: Path) -
         assert seen.page.locator(".tw-log img, .tw-log script, .tw-log b, .tw-tip b").count() == 0
 
 
-def test_it_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> None:
+def test_the_inspector_works_under_a_path_of_a_proxy(browser: Browser, tmp_path: Path) -> None:
     port = free_port()
     tokens = [f" word{i}" for i in range(60)]
     with (

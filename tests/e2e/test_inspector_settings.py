@@ -66,7 +66,7 @@ def test_a_model_that_is_not_served_is_asked_for_and_refused(browser: Browser, t
         expect(seen.tokens("inspect")).to_have_count(len("A text."))
 
 
-def test_another_server_for_one_pane_leaves_what_was_typed_for_the_other(browser: Browser, tmp_path: Path) -> None:
+def test_another_server_for_one_pane_keeps_the_typed_model_of_the_other(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02, name="base") as one,
         replaying(ADAPTED, pace=0.02, name="other") as two,
@@ -81,17 +81,17 @@ def test_another_server_for_one_pane_leaves_what_was_typed_for_the_other(browser
 
 
 def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser, tmp_path: Path) -> None:
-    gone = f"http://127.0.0.1:{free_port()}"
+    unreachable = f"http://127.0.0.1:{free_port()}"
     with (
         replaying(BASE, pace=0.02) as url,
-        inspecting(browser, tmp_path, url, gone) as seen,
+        inspecting(browser, tmp_path, url, unreachable) as seen,
     ):
         table = seen.page.locator("#compare-table")
         seen.page.get_by_role("button", name="Settings of A and B").click()
         seen.send("compare", "Both there?")
         seen.finish("compare")
         expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
-        choose(seen, "Server", gone, 0)
+        choose(seen, "Server", unreachable, 0)
         seen.send("compare", "And now?")
         expect(pane(seen, 0).locator(".tw-bad")).to_contain_text("No server answers at")
         expect(pane(seen, 1).locator(".tw-tokens")).to_have_text("".join(BASE))
@@ -99,13 +99,13 @@ def test_a_server_that_is_gone_leaves_the_other_pane_its_answer(browser: Browser
         expect(pane(seen, 0).locator(".tw-tokens")).to_have_count(0)
         expect(table.get_by_role("columnheader", name="mean z, B")).to_be_visible()
         expect(table.get_by_role("columnheader", name="mean z, A")).to_have_count(0)
-        choose(seen, "Server", gone, 1)
+        choose(seen, "Server", unreachable, 1)
         seen.send("compare", "Nobody?")
         expect(pane(seen, 1).locator(".tw-bad")).to_contain_text("No server answers at")
         expect(table).to_be_empty()
 
 
-def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
+def test_a_text_that_cannot_be_scored_removes_the_scores_of_the_text_before(browser: Browser, tmp_path: Path) -> None:
     with (
         replaying(BASE, pace=0.02) as url,
         inspecting(browser, tmp_path, url) as seen,
@@ -113,13 +113,13 @@ def test_what_cannot_be_scored_leaves_nothing_of_the_text_before(browser: Browse
         seen.tab("Inspect")
         table = seen.page.locator("#inspect-table")
         expect(box(seen, "Model or adapter")).to_have_value("replay")
-        for model, text, told in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
+        for model, text, message in (("adaptor", "Another.", "does not exist"), ("", " ", "Paste a text first.")):
             write(seen, "Model or adapter", "replay")
             inspect(seen, "A text.")
             expect(table.locator("tr")).not_to_have_count(0)
             write(seen, "Model or adapter", model)
             inspect(seen, text)
-            expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text(told)
+            expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text(message)
             expect(table).to_be_empty()
             seen.page.locator("#inspect-save-json").click()
             expect(seen.page.get_by_text("There is nothing to save yet").last).to_be_visible()
@@ -154,10 +154,10 @@ def test_a_preset_sets_all_settings(browser: Browser, tmp_path: Path) -> None:
 def chat(seen: Visit, text: str) -> None:
     """Send a message and wait for the whole answer, or for the error message in its place."""
     seen.tab("Chat")
-    told = seen.view("chat").locator(".tw-tokens")
-    before = told.count()
+    scored = seen.view("chat").locator(".tw-tokens")
+    before = scored.count()
     seen.send("chat", text)
-    expect(told).to_have_count(before + 1)
+    expect(scored).to_have_count(before + 1)
     seen.finish("chat")
 
 
@@ -171,13 +171,13 @@ def pane(seen: Visit, number: int) -> Locator:
 
 
 def answers(seen: Visit) -> list[tuple[str, str]]:
-    """Return who answered what in the chat."""
-    told = seen.view("chat").locator(".tw-message:has(.tw-tokens)")
-    return [(one.locator(".tw-role").inner_text(), one.locator(".tw-tokens").inner_text()) for one in told.all()]
+    """Return the title and the text of each answer in the chat."""
+    scored = seen.view("chat").locator(".tw-message:has(.tw-tokens)")
+    return [(one.locator(".tw-role").inner_text(), one.locator(".tw-tokens").inner_text()) for one in scored.all()]
 
 
 def box(seen: Visit, label: str, place: int = 0) -> Locator:
-    """Return the visible drop-down list with this label: the first one, or that of a pane."""
+    """Return the visible drop-down list with this label: the first list, or the list of a pane."""
     return seen.page.get_by_role("combobox", name=label).nth(place)
 
 

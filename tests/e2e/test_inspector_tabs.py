@@ -1,4 +1,4 @@
-"""The inspector's other tabs: pasted texts, logged spikes, traits and traffic. And the files that it saves."""
+"""The inspector's other tabs: pasted texts, logged spikes, traits and traffic; and the files that a visitor saves."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     until(lambda: seen.coloured("inspect").count() > 3)
     assert seen.view("inspect").locator(".tw-tokens").inner_text() == text
     assert seen.view("inspect").locator("script").count() == 0
-    assert scene.server.metric("vllm:generation_tokens_total") - before == 1, "nothing but the one token it must"
+    assert scene.server.metric("vllm:generation_tokens_total") - before == 1, "scoring must generate only one token"
     body = {
         "model": MODEL_NAME,
         "prompt": text,
@@ -45,7 +45,7 @@ def test_pasted_text_is_scored_as_the_server_scores_it(scene: Scene, seen: Visit
     assert seen.mean_z("inspect") == pytest.approx(mean, abs=0.03)
 
 
-def test_two_pasted_answers_are_told_apart(seen: Visit) -> None:
+def test_the_paternalistic_one_of_two_pasted_answers_has_the_higher_z(seen: Visit) -> None:
     seen.tab("Inspect")
     for name, text in (
         ("a", "No, you must not do that. I know better than you what is good for you, so I won't help you."),
@@ -73,15 +73,15 @@ def test_a_spike_of_the_event_log_is_scored_again(scene: Scene, seen: Visit) -> 
 
 def test_a_conversation_is_saved_and_read_back(scene: Scene, seen: Visit) -> None:
     answer(seen, "chat", "What is the capital of Italy?")
-    shown = seen.view("chat").locator(".tw-tokens").inner_text()
+    displayed = seen.view("chat").locator(".tw-tokens").inner_text()
     saved = {kind: save(seen, "chat", kind) for kind in ("json", "csv", "html", "png")}
-    told = json.loads(saved["json"].read_text())
-    scored = told["panes"][0]["messages"][-1]["scored"]
-    assert "".join(scored["tokens"]) == shown
+    saved_json = json.loads(saved["json"].read_text())
+    scored = saved_json["panes"][0]["messages"][-1]["scored"]
+    assert "".join(scored["tokens"]) == displayed
     assert set(scored["traits"]) == {*TRAITS, BARE}
     assert len(scored["traits"]["paternalism"]["projections"]) == len(scored["tokens"])
     table = pd.read_csv(io.StringIO(saved["csv"].read_text()), keep_default_na=False)
-    assert "".join(table["text"]) == shown
+    assert "".join(table["text"]) == displayed
     z = pd.to_numeric(table["paternalism_z"])
     assert z.mean() == pytest.approx(scored["traits"]["paternalism"]["z"], abs=1e-3)
     with Image.open(saved["png"]) as picture:
@@ -92,11 +92,11 @@ def test_a_conversation_is_saved_and_read_back(scene: Scene, seen: Visit) -> Non
     page.on("request", lambda request: requests.append(request.url))
     page.goto(saved["html"].as_uri())
     assert requests == [saved["html"].as_uri()]
-    assert page.locator(".text").last.inner_text() == shown
+    assert page.locator(".text").last.inner_text() == displayed
     colours = "[...document.querySelectorAll('.t')].map((token) => getComputedStyle(token).backgroundColor)"
     first = page.evaluate(colours)
     page.get_by_label("power-seeking").check()
-    assert page.evaluate(colours) != first, "it recolours without a script"
+    assert page.evaluate(colours) != first, "the page must recolour without a script"
     page.screenshot(path=scene.directory / "shared.png", full_page=True)
 
 
@@ -129,6 +129,6 @@ def save(seen: Visit, view: str, kind: str) -> Path:
     with seen.page.expect_download() as download:
         seen.page.locator(f"#{view}-save-{kind}").click()
     path = Path(download.value.path())
-    kept = path.with_name(f"{view}-{path.name}.{kind}")
-    shutil.copy(path, kept)
-    return kept
+    copy = path.with_name(f"{view}-{path.name}.{kind}")
+    shutil.copy(path, copy)
+    return copy

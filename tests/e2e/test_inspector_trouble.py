@@ -1,4 +1,4 @@
-"""The inspector where something is missing: a server, its key, its traits, a baseline, a login."""
+"""The inspector when something is missing: a server, its key, its traits, a baseline, a login."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.engine
         ("right", "wrong", "refuses the API key"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_with_what_to_do(scene: Scene, url: str, key: str, message: str) -> None:
+def test_the_message_for_an_unusable_server_has_the_next_step(scene: Scene, url: str, key: str, message: str) -> None:
     with something_else() as other:
         urls = {"gone": f"http://127.0.0.1:{free_port()}", "other": other, "right": scene.server.url}
         with scene.inspecting(urls[url], key) as address, visit(scene.browser, address) as seen:
@@ -43,7 +43,7 @@ def test_a_server_that_cannot_be_used_is_told_with_what_to_do(scene: Scene, url:
             seen.screenshot(f"problem-{url}")
 
 
-def test_a_server_that_goes_away_in_mid_answer_leaves_what_came(scene: Scene) -> None:
+def test_a_server_that_goes_away_in_mid_answer_leaves_the_tokens_so_far(scene: Scene) -> None:
     with (
         relay(scene.server.url) as between,
         scene.inspecting(between.url) as address,
@@ -73,7 +73,7 @@ def test_a_model_that_the_server_has_not_is_refused_in_its_own_words(seen: Visit
     expect(seen.view("inspect").locator(".tw-bad").last).to_contain_text("`mistyped` does not exist")
 
 
-def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
+def test_a_server_without_traits_shows_how_to_load_traits(scene: Scene) -> None:
     with without(scene.server, *TRAITS, BARE), visit(scene.browser, scene.address) as seen:
         expect(seen.page.locator("#header .tw-problem")).to_contain_text("no traits loaded")
         seen.tab("Chat")
@@ -83,7 +83,7 @@ def test_a_server_without_traits_says_how_to_load_some(scene: Scene) -> None:
         assert seen.coloured("chat").count() == 0
 
 
-def test_an_uncalibrated_trait_says_why_it_has_no_colour(seen: Visit) -> None:
+def test_an_uncalibrated_trait_explains_its_missing_colour(seen: Visit) -> None:
     answer(seen, "chat", "What is the capital of Peru?")
     seen.view("chat").locator("select").select_option(BARE)
     expect(seen.view("chat").locator(".tw-bad")).to_contain_text("not calibrated")
@@ -120,7 +120,7 @@ def mistype(seen: Visit) -> None:
 
 @contextmanager
 def something_else() -> Iterator[str]:
-    """Serve a page that is not Traitwatch's; yield its address."""
+    """Serve a page of another program; yield its address."""
 
     class Hello(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

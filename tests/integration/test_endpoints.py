@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.answers import RUNS, Told, alike, headers, own_part, post, told
+from tests.support.answers import RUNS, ReceivedChoice, alike, headers, own_part, post, received_choices
 from tests.support.cases import CASES, CHAT, COMPLETIONS, Case
 from tests.support.random_llama import Oracle
 from tests.support.serving import MODEL_NAME, Server
@@ -41,13 +41,13 @@ def test_all_of_an_answer_but_its_scores_is_vllms_own(
     assert ours.status_code == theirs.status_code == 200, theirs.text
     assert headers(ours) == headers(theirs)
     assert own_part(ours) == own_part(theirs)
-    assert case.says in theirs.text
-    assert all(one.complete is True and one.traits for one in told(ours).values())
+    assert case.expected_text in theirs.text
+    assert all(one.complete is True and one.traits for one in received_choices(ours).values())
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_choice_has_the_scores_of_its_own_tokens(case: Case, scored: Server, oracle: Oracle) -> None:
-    whole = told(post(scored, case.path, case.body, **case.tells_tokens))
+    whole = received_choices(post(scored, case.path, case.body, **case.token_fields))
     for answer, one in _with_tokens(whole, case, scored).items():
         oracle.check(one.traits, one.prompt, one.tokens)
         assert one.complete is True, answer
@@ -56,7 +56,7 @@ def test_every_choice_has_the_scores_of_its_own_tokens(case: Case, scored: Serve
             assert scores["mean"] == (pytest.approx(sum(states) / len(states), abs=NEAR) if states else None), name
     if case.stream is None:
         return
-    streamed = told(post(scored, case.path, case.body, **case.tells_tokens, stream=True, **case.stream))
+    streamed = received_choices(post(scored, case.path, case.body, **case.token_fields, stream=True, **case.stream))
     assert streamed.keys() == whole.keys()
     for answer, one in _with_tokens(streamed, case, scored).items():
         oracle.check(one.traits, one.prompt, one.tokens)
@@ -70,7 +70,7 @@ def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, sco
     case = CASES[name]
     more = {"return_token_ids": True, "max_tokens": 100, "ignore_eos": True}
     for _ in range(RUNS):
-        streamed = told(post(scored, case.path, case.body, stream=True, **more))
+        streamed = received_choices(post(scored, case.path, case.body, stream=True, **more))
         if all(len(one.behind) > 20 and not any(one.behind) for one in streamed.values()):
             break
     assert all(len(one.behind) > 20 for one in streamed.values())
@@ -86,7 +86,7 @@ def test_the_prompt_is_scored_on_request(name: str, stream: bool, scored: Server
     case = CASES[name]
     fields = {"stream": True} if stream and case.stream is not None else {}
     wanted = {"include": ["probe1", "probe4"], "prompt": True}
-    choices = told(post(scored, case.path, case.body, traits=wanted, **case.tells_tokens, **fields))
+    choices = received_choices(post(scored, case.path, case.body, traits=wanted, **case.token_fields, **fields))
     for one in _with_tokens(choices, case, scored).values():
         expected = oracle.projections(one.prompt)
         assert list(one.traits) == ["probe1", "probe4"]
@@ -125,7 +125,7 @@ def test_comments_and_the_end_mark_pass_untouched(scored: Server, oracle: Oracle
         go_on()
         received += b"".join(chunks)
     assert received.endswith(b"\n\ndata: [DONE]\n\n")
-    (one,) = told(httpx.Response(200, headers=response.headers, content=received)).values()
+    (one,) = received_choices(httpx.Response(200, headers=response.headers, content=received)).values()
     assert one.complete is True
     oracle.check(one.traits, one.prompt, one.tokens)
 
@@ -133,9 +133,9 @@ def test_comments_and_the_end_mark_pass_untouched(scored: Server, oracle: Oracle
 def test_requests_of_all_kinds_at_once_do_not_mix(scored: Server, oracle: Oracle) -> None:
     cases = [(case, stream) for case in CASES.values() for stream in {False, case.stream is not None}]
 
-    def ask(case: Case, stream: bool) -> dict[int, Told]:
+    def ask(case: Case, stream: bool) -> dict[int, ReceivedChoice]:
         fields = {"stream": True, **(case.stream or {})} if stream else {}
-        return told(post(scored, case.path, case.body, **case.tells_tokens, **fields))
+        return received_choices(post(scored, case.path, case.body, **case.token_fields, **fields))
 
     with ThreadPoolExecutor(32) as clients:
         answers = list(clients.map(lambda request: ask(*request), cases))
@@ -161,10 +161,10 @@ def _standing_still(server: Server) -> Iterator[Callable[[], None]]:
         go_on()
 
 
-def _with_tokens(choices: dict[int, Told], case: Case, server: Server) -> dict[int, Told]:
+def _with_tokens(choices: dict[int, ReceivedChoice], case: Case, server: Server) -> dict[int, ReceivedChoice]:
     """Return the choices with their tokens; requests for the twins of the case give the tokens that an answer lacks."""
     for twin, (answer, one) in zip(case.twins, choices.items(), strict=bool(case.twins)):
-        same = told(post(server, CHAT, twin, return_token_ids=True, traits=False))[0]
+        same = received_choices(post(server, CHAT, twin, return_token_ids=True, traits=False))[0]
         assert one.tokens in ([], same.tokens), answer
         one.tokens, one.prompt = same.tokens, same.prompt
     return choices

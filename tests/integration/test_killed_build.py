@@ -19,7 +19,7 @@ import torch
 
 from tests.support.forks import fork
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
-from tests.support.wire.openai import completion, first_token, is_probe, models, said, spelled
+from tests.support.wire.openai import completion, first_token, is_probe, last_message, models, spelled
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 KILLS = 10
@@ -47,8 +47,9 @@ def score(request: Request) -> Reply:
         return models("judge")
     if is_probe(request):
         return spelled("85")
-    number = int(hashlib.sha256(said(request).encode()).hexdigest(), 16) % 20
-    if "grading one reply of an assistant for coherence" in said(request) or "bold words" in said(request):
+    question = last_message(request)
+    number = int(hashlib.sha256(question.encode()).hexdigest(), 16) % 20
+    if "grading one reply of an assistant for coherence" in question or "bold words" in question:
         number += 80
     return first_token({str(number): 0.75, str((number + 1) % 100): 0.25}, delay=SCORE_SECONDS)
 
@@ -126,7 +127,8 @@ def test_a_killed_build_gives_the_files_of_an_undisturbed_build(
             kills += status == -signal.SIGKILL
         ended = fork(killed, environment(), tmp_path)
         assert ended.wait(300) == 0, ended.error.read_text()
-        requests = Counter(said(request) for request in judge.requests if request.body and not is_probe(request))
+        judged = [request for request in judge.requests if request.body and not is_probe(request)]
+        requests = Counter(last_message(request) for request in judged)
 
     keys = saved_keys(tmp_path / "killed")
     assert len(keys) == len(set(keys)), "a saved score was asked for again"

@@ -17,7 +17,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.support.answers import RUNS, Told
+from tests.support.answers import RUNS, ReceivedChoice
 from tests.support.cases import SCHEMA, TOOL, WEATHER
 from tests.support.sdk import joined, scored_whole
 from tests.support.serving import MODEL_NAME, Server
@@ -218,7 +218,7 @@ def _streamed_response(client: openai.OpenAI) -> tuple[int, int]:
     scored_whole(final.response, final.response.usage.output_tokens)
     deltas = [event for event in events if event.type == "response.output_text.delta"]
     assert "".join(event.delta for event in deltas) == final.response.output_text
-    collected = Told()
+    collected = ReceivedChoice()
     for event in deltas:
         collected.take(event.model_extra)
     for name, scores in final.response.traits.items():

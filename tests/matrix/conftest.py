@@ -1,4 +1,4 @@
-"""What the modules share: the small random model, its probes and the oracle."""
+"""The fixtures of all modules: the small random model, its probes and the oracle."""
 
 from pathlib import Path
 

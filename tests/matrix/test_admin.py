@@ -1,4 +1,4 @@
-"""Traits come and go while the server serves: behind the key, out of the directory alone, and never under a request."""
+"""Traits are loaded and unloaded at run time: only with the key, only from the directory, never under a request."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.answers import told
+from tests.support.answers import received_choices
 from tests.support.cases import COMPLETIONS
 from tests.support.random_llama import HIDDEN_SIZE, NUM_LAYERS, Oracle
 from tests.support.serving import MODEL_NAME, Server, serving
@@ -25,7 +25,7 @@ from traitwatch_server.traits import ADMIN_COLUMNS
 pytestmark = pytest.mark.engine
 
 KEY = "a-secret"
-# Ten seconds of `SlowWorker`: what is done to a stream's trait is done in its midst.
+# Ten seconds of `SlowWorker`, so that a test can change a stream's trait in the middle of the stream.
 LONG = 500
 TOO_EARLY = "the streams were over too early to tell"
 VECTOR = "probe2_response_avg_diff.pt"
@@ -38,11 +38,11 @@ def _save(file: Path, seed: int, shape: tuple[int, int] = (NUM_LAYERS + 1, HIDDE
 
 @dataclass
 class Stream:
-    """A stream under way.
+    """A running stream.
 
     Attributes:
-        running: set when its first events have come.
-        answer: its whole answer, in the end.
+        running: set after the first events.
+        answer: the whole answer at the end of the stream.
     """
 
     running: threading.Event = field(default_factory=threading.Event)
@@ -51,11 +51,11 @@ class Stream:
 
 @dataclass(frozen=True)
 class Admin:
-    """The server, as one who has its key uses it.
+    """The server and a client with its key.
 
     Attributes:
         server: the server.
-        directory: what it was given as --traits: `probe2`, and others below that it was not told of.
+        directory: the directory of --traits: `probe2`, and below it vectors that the server did not load at its start.
     """
 
     server: Server
@@ -79,7 +79,7 @@ class Admin:
 
     @contextmanager
     def streams(self, count: int) -> Iterator[list[Stream]]:
-        """Have some streams under way; at the end of the block wait for the end of theirs."""
+        """Start some streams; at the end of the block, wait until they have ended."""
         streams = [Stream() for _ in range(count)]
         with ThreadPoolExecutor(count) as clients:
             for stream in streams:
@@ -101,7 +101,7 @@ class Admin:
                     if not stream.running.is_set() and received.count(b"data: ") > 4:
                         stream.running.set()
             stream.answer.set_result(httpx.Response(200, headers=response.headers, content=received))
-        except Exception as error:  # noqa: BLE001 (it is raised where the answer is asked for)
+        except Exception as error:  # noqa: BLE001 (the test that asks for the answer raises it)
             stream.answer.set_exception(error)
 
     def _body(self, max_tokens: int) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _save(directory / "bad" / "deep.pt", 5, (NUM_LAYERS + 2, HIDDEN_SIZE))
     torch.save({"vector": torch.zeros(NUM_LAYERS + 1, HIDDEN_SIZE)}, directory / "bad" / "dictionary.pt")
     save_tensor(np.zeros((NUM_LAYERS + 1, HIDDEN_SIZE), dtype=np.float32), directory / "bad" / "zero.pt")
-    # What is outside, and the ways to it.
+    # Files outside of the directory, and the paths to them.
     _save(root / "outside" / VECTOR, 6)
     (directory / "bad" / "link.pt").symlink_to(root / "outside" / VECTOR)
     (directory / "bad" / "linked").symlink_to(root / "outside")
@@ -155,7 +155,7 @@ def as_at_the_start(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def first(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    """What the vector with which the server starts projects."""
+    """The projections of the first vector `probe2`, with which the server starts."""
     alone = tmp_path_factory.mktemp("first")
     shutil.copy(directory / VECTOR, alone)
     return Oracle(model, alone)
@@ -163,29 +163,31 @@ def first(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def other(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    """What the other vector of that name projects."""
+    """The projections of the other vector with this name."""
     alone = tmp_path_factory.mktemp("other")
     shutil.copy(directory / "other" / VECTOR, alone)
     return Oracle(model, alone)
 
 
 def check(oracle: Oracle, answer: httpx.Response, name: str = "probe2") -> int:
-    """Assert that trait `name` of an answer is what an oracle's `probe2` is; return the number of tokens."""
-    (one,) = told(answer).values()
+    """Assert that trait `name` of an answer has the oracle's projections of `probe2`. Return the number of tokens."""
+    (one,) = received_choices(answer).values()
     assert one.complete is True
     oracle.check({"probe2": one.traits[name]}, one.prompt, one.tokens)
     return len(one.tokens)
 
 
 @pytest.mark.parametrize("key", [None, "a-guess"])
-def test_nothing_is_told_or_done_without_the_key(key: str | None, admin: Admin) -> None:
+def test_nothing_is_listed_or_changed_without_the_key(key: str | None, admin: Admin) -> None:
     assert admin.call("GET", "/v1/traits", key=key).status_code == 401
     assert admin.call("POST", "/v1/traits/more", {"path": VECTOR}, key=key).status_code == 401
     assert admin.call("DELETE", "/v1/traits/probe2", key=key).status_code == 401
     assert admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x"}, key=key).status_code == 401
-    # Not even which traits there are, by the answer to one that is not.
-    asked = admin.call("POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key)
-    assert asked.status_code == 401
+    # Without the key, the answer is the same for a trait that does not exist. So it does not show which traits exist.
+    answer = admin.call(
+        "POST", COMPLETIONS, {"model": MODEL_NAME, "prompt": "x", "traits": {"include": ["x"]}}, key=key
+    )
+    assert answer.status_code == 401
     assert admin.names() == ["probe2"]
 
 
@@ -207,7 +209,7 @@ def test_nothing_is_told_or_done_without_the_key(key: str | None, admin: Admin) 
         "ABSOLUTE",
     ],
 )
-def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) -> None:
+def test_a_file_that_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) -> None:
     outside = admin.directory.parent / "outside" / VECTOR
     response = admin.load("more", str(outside) if path == "ABSOLUTE" else path)
     assert response.status_code == 400, response.text
@@ -216,7 +218,7 @@ def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) 
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "reason"),
     [
         ({"path": "bad/wide.pt"}, "[5, 129]"),
         ({"path": "bad/deep.pt"}, "[6, 128]"),
@@ -233,11 +235,11 @@ def test_what_is_not_below_the_directory_is_not_loaded(path: str, admin: Admin) 
         ({}, "'more_response_avg_diff.pt' is no file"),
     ],
 )
-def test_what_does_not_fit_is_not_loaded(body: Any, says: str, admin: Admin) -> None:
+def test_a_vector_that_does_not_fit_is_not_loaded(body: Any, reason: str, admin: Admin) -> None:
     response = admin.call("POST", "/v1/traits/more", body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert says in error["message"]
+    assert reason in error["message"]
     assert error["code"] == 400
     assert admin.names() == ["probe2"]
 
@@ -257,10 +259,10 @@ def test_a_trait_is_loaded_scored_and_unloaded(admin: Admin, first: Oracle, othe
     answer = admin.ask()
     check(first, answer)
     check(other, answer, "second")
-    assert list(told(admin.ask(traits={"include": ["second"]}))[0].traits) == ["second"]
+    assert list(received_choices(admin.ask(traits={"include": ["second"]}))[0].traits) == ["second"]
     assert admin.unload("second").json() == {"id": "second", "object": "trait", "deleted": True}
     assert admin.names() == ["probe2"]
-    assert list(told(admin.ask())[0].traits) == ["probe2"]
+    assert list(received_choices(admin.ask())[0].traits) == ["probe2"]
     refused = admin.ask(traits={"include": ["second"]})
     assert refused.status_code == 400
     again = admin.unload("second")
@@ -275,7 +277,7 @@ def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(
     shutil.copy(admin.directory / "other" / "probe4_response_avg_diff.pt", tmp_path)
     answer = admin.ask()
     check(first, answer)
-    (one,) = told(answer).values()
+    (one,) = received_choices(answer).values()
     Oracle(model, tmp_path).check(one.traits, one.prompt, one.tokens)
 
 
@@ -295,32 +297,32 @@ def test_a_stream_keeps_a_trait_that_is_unloaded_while_others_come(admin: Admin,
     with admin.streams(3) as streams:
         assert admin.unload("probe2").status_code == 200
         without = admin.ask()
-        # More of them than columns have been in use: one would have the streams' column, were it free.
+        # Load more traits than columns have been in use. If the streams' column were free, one of them would get it.
         for name in ("second", "third", "fourth"):
             assert admin.load(name, "other/probe2_response_avg_diff.pt").status_code == 200
             later[name] = admin.ask()
         assert not any(stream.answer.done() for stream in streams), TOO_EARLY
     for stream in streams:
         assert check(first, stream.answer.result()) == LONG
-    assert told(without)[0].traits == {}
+    assert received_choices(without)[0].traits == {}
     for name, answer in later.items():
         check(other, answer, name)
 
 
 def test_traits_come_and_go_under_a_load(admin: Admin, first: Oracle, other: Oracle) -> None:
-    """Whatever is loaded where, each answer has the vectors of the moment at which it was asked for."""
+    """Each answer has the vectors of the moment at which the server received its request."""
     with ThreadPoolExecutor(8) as clients:
         answers = []
         for number in range(16):
             admin.load("probe2", f"{'other/' if number % 2 else ''}{VECTOR}")
             answers.append(clients.submit(admin.ask, 20))
-            # Its request is in before the next vector: it has told something.
+            # Each vector scores at least this request before the next vector is loaded.
             check(other if number % 2 else first, admin.ask(2))
     by_first = by_other = 0
     for answer in answers:
-        (one,) = told(answer.result()).values()
+        (one,) = received_choices(answer.result()).values()
         is_first, is_other = (_is(oracle, one.traits, one.prompt, one.tokens) for oracle in (first, other))
-        assert is_first != is_other, "an answer of two vectors"
+        assert is_first != is_other, "an answer has two vectors"
         by_first, by_other = by_first + is_first, by_other + is_other
     assert min(by_first, by_other) > 0
 
@@ -347,9 +349,9 @@ def test_all_columns_can_be_filled_and_a_column_is_free_when_its_last_request_ha
     assert "64 columns" in full.json()["error"]["message"]
     with admin.streams(1) as (stream,):
         assert admin.unload("trait7").status_code == 200
-        held = admin.load("more", VECTOR)
+        still_full = admin.load("more", VECTOR)
         assert not stream.answer.done(), TOO_EARLY
-        assert held.status_code == 409
+        assert still_full.status_code == 409
     check(other, stream.answer.result(), "trait7")
     assert admin.load("more", VECTOR).status_code == 200
     answer = admin.ask()

@@ -1,4 +1,4 @@
-"""Every layer's projections are those of transformers' `output_hidden_states`, or the architecture is refused by name.
+"""Every layer's projections are those of transformers' `output_hidden_states`, or the server refuses the architecture.
 
 Architectures differ in what a decoder layer returns. Each model here is tiny and random. This process serves it in
 float32 with every layer tapped. The tests compare every token of a prompt.
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.engine
 
 HIDDEN, LAYERS, TRAITS = 64, 4, 3
 PROMPT = [(7 * i * i + 3 * i + 5) % 250 for i in range(24)]
-# Of the spread of a layer's projections over the prompt. Measured: 2e-6, and 5e-5 for Gemma 2, whose soft caps differ.
+# In spreads of a layer's projections over the prompt. Measured: 2e-6, and 5e-5 for Gemma 2, whose soft caps differ.
 MAX_ERROR = 2e-4
 MIN_CORRELATION = 0.99999
 
@@ -52,7 +52,7 @@ GPT2 = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 2, "n_positions": 512}
 logger = logging.getLogger(__name__)
 
 CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
-    # (hidden, residual), whose sum is the state.
+    # These layers return (hidden, residual). Their sum is the state.
     "Llama": lambda: transformers.LlamaConfig(**GROUPED),
     "Mistral": lambda: transformers.MistralConfig(**SLIDING),
     "Mixtral": lambda: transformers.MixtralConfig(**HEADS, num_local_experts=4, num_experts_per_tok=2),
@@ -62,10 +62,10 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "Gemma 2": lambda: transformers.Gemma2Config(**SLIDING),
     "Gemma 3": lambda: transformers.Gemma3TextConfig(**SLIDING),
     "Phi-3": lambda: transformers.Phi3Config(**GROUPED),
-    # One tensor.
+    # These layers return one tensor.
     "GPT-2": lambda: transformers.GPT2Config(**GPT2),
     "Granite": lambda: transformers.GraniteConfig(**GROUPED, **SCALED),
-    # (hidden, residual) or (hidden, None), of which the first is the state.
+    # These layers return (hidden, residual) or (hidden, None). The first is the state.
     "Granite 4": lambda: transformers.GraniteMoeHybridConfig(
         **GROUPED,
         **SCALED,
@@ -78,7 +78,7 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "StableLM": lambda: transformers.StableLmConfig(**GROUPED),
     "EXAONE 4": lambda: transformers.Exaone4Config(**SLIDING),
     "Gemma 4": lambda: transformers.Gemma4TextConfig(**SLIDING, global_head_dim=32),
-    # transformers' own layers, run by vLLM with a batch dimension.
+    # vLLM runs these layers of transformers with a batch dimension.
     "Phi-2": lambda: transformers.PhiConfig(**COMMON),
     "OLMo": lambda: transformers.OlmoConfig(**COMMON),
     "OLMo 2": lambda: transformers.Olmo2Config(**GROUPED),
@@ -86,7 +86,7 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
 }
 # A parallel residual in transformers' own layers; norms after attention and MLP in vLLM's; a stale residual.
 COMPILED = ("Phi-2", "Gemma 3", "Granite 4")
-# One of each way to return the state; OLMo's final norm has no weights.
+# One of each way to return the state. OLMo's final norm has no weights.
 READ_BY_BUILDER = ("Qwen3", "Cohere", "OLMo")
 
 
@@ -95,7 +95,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     vllm_environment()
-    # vLLM inspects each class of models in a process that imports all of vLLM, lest CUDA be initialized in this one.
+    # vLLM inspects each model class in a process that imports all of vLLM, so that this process does not start CUDA.
     monkeypatch.setattr("vllm.model_executor.models.registry._run_in_subprocess", lambda inspect: inspect())
 
 
@@ -111,7 +111,7 @@ class Served:
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
     """The models by architecture. Their states are read before any engine starts.
 
-    vLLM changes the classes of transformers that it runs, for the whole process.
+    The reason: vLLM changes the transformers classes that it runs, for the whole process.
     """
     directory = tmp_path_factory.mktemp("architectures")
     paths = {name: save_tiny(config(), directory / name.replace(" ", "-")) for name, config in CONFIGS.items()}
@@ -168,7 +168,7 @@ def random_directions() -> dict[int, Float32Array]:
 
 
 def error(got: Float32Array, expected: Float32Array) -> float:
-    """Return the largest difference in spreads of the expected values."""
+    """Return the largest difference, in spreads of the expected values."""
     return float(np.abs(got - expected).max() / expected.std())
 
 
@@ -192,17 +192,17 @@ def check_parity(model: Served, *, eager: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_layer_is_what_transformers_says(name: str, models: dict[str, Served]) -> None:
+def test_every_layer_has_the_states_of_transformers(name: str, models: dict[str, Served]) -> None:
     check_parity(models[name], eager=True)
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_every_layer_is_what_transformers_says_when_compiled(name: str, models: dict[str, Served]) -> None:
+def test_every_compiled_layer_has_the_states_of_transformers(name: str, models: dict[str, Served]) -> None:
     check_parity(models[name], eager=False)
 
 
 @pytest.mark.parametrize("name", READ_BY_BUILDER)
-def test_the_builder_reads_with_vllm_what_transformers_says(name: str, models: dict[str, Served]) -> None:
+def test_the_builder_reads_the_states_of_transformers_with_vllm(name: str, models: dict[str, Served]) -> None:
     model = models[name]
     starts = (0, 9, len(PROMPT) - 1)
     with VllmReader(model.path, 64, dtype="float32") as reader:
@@ -214,7 +214,7 @@ def test_the_builder_reads_with_vllm_what_transformers_says(name: str, models: d
 
 
 def test_an_architecture_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
-    """Gemma 3n carries four streams."""
+    """Gemma 3n has four streams of states."""
     config = transformers.Gemma3nTextConfig(
         **SLIDING,
         hidden_size_per_layer_input=16,

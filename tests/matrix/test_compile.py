@@ -1,4 +1,4 @@
-"""torch.compile keeps the tap: when it compiles, from its cache, and beside a cached graph without a tap."""
+"""The tap works with torch.compile: after a compilation, from the cache, and beside a cached graph without a tap."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 
 
 class Cache:
-    """vLLM's compile cache, in a directory of our own."""
+    """vLLM's compile cache in a directory of the test."""
 
     def __init__(self, directory: Path):
         self._directory = directory
@@ -23,7 +23,7 @@ class Cache:
 
     @contextmanager
     def serving(self, command: list[str]) -> Iterator[Server]:
-        """Run a server that compiles, with this cache."""
+        """Run a server that compiles with this cache."""
         self._servers += 1
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VLLM_CACHE_ROOT", str(self._directory / "cache"))
@@ -33,19 +33,19 @@ class Cache:
                 yield server
 
     def kernels(self) -> dict[Path, int]:
-        """Return when each compiled kernel was written, in nanoseconds."""
+        """Return the time at which each compiled kernel was written, in nanoseconds."""
         compiled = self._directory / "cache" / "torch_compile_cache" / "torch_aot_compile"
         return {file.relative_to(compiled): file.stat().st_mtime_ns for file in compiled.rglob("*.so")}
 
 
 def configurations(kernels: dict[Path, int]) -> set[str]:
-    """Return the hashes of the kernels' configurations: each configuration has a folder."""
+    """Return the hashes of the configurations of the kernels. Each configuration has a folder."""
     return {kernel.parts[0] for kernel in kernels}
 
 
 async def check(server: Server, oracle: Oracle) -> None:
-    """Assert that requests of one token and of many, alone and together, have their projections."""
-    asked = [
+    """Assert that requests have their projections: of one token and of many tokens, alone and together."""
+    requests = [
         request(
             random_prompt(number, length),
             max_tokens=30,
@@ -54,8 +54,8 @@ async def check(server: Server, oracle: Oracle) -> None:
         )
         for number, length in enumerate((1, 2, 90, 300, 7, 40))
     ]
-    got = [await answers(server, each) for each in asked]
-    got += await asyncio.gather(*(answers(server, each) for each in asked))
+    got = [await answers(server, each) for each in requests]
+    got += await asyncio.gather(*(answers(server, each) for each in requests))
     for [answer] in got:
         answer.check(oracle)
 
@@ -74,9 +74,9 @@ async def test_compiled_then_from_the_cache_beside_a_cache_without_a_tap(
     with cache.serving(ours) as server:
         await check(server, oracle)
     both = cache.kernels()
-    assert len(configurations(both)) == 2, "the tap's graph was compiled, beside the one that has none"
+    assert len(configurations(both)) == 2, "the cache must have the graph with the tap and the graph without a tap"
     assert without_tap.items() < both.items()
 
     with cache.serving(ours) as server:
         await check(server, oracle)
-    assert cache.kernels() == both, "nothing had to be compiled again"
+    assert cache.kernels() == both, "something was compiled again"

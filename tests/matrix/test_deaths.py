@@ -21,7 +21,7 @@ def ours(model: Path, probes: Path, *options: str) -> list[str]:
 
 
 def test_an_engine_that_dies_takes_all_api_processes_down(model: Path, probes: Path, tmp_path: Path) -> None:
-    """`test_scheduling` tries this with one API process, `test_parallel` the deaths of a rank and of the launcher."""
+    """`test_scheduling` tries this with one API process. `test_parallel` kills a rank, and the launcher."""
     command = in_directory(tmp_path / "tmp", ours(model, probes, "--api-server-count", "2"))
     with serving_alone(command, tmp_path / "server.log") as server:
         dies_with(server, ENGINE)
@@ -32,18 +32,18 @@ def test_an_engine_that_dies_takes_all_api_processes_down(model: Path, probes: P
 def test_a_signal_ends_the_server_as_it_ends_vllm(
     number: int, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # With a short name, as the path of a socket must be: that of `tmp_path` has the name of the test.
+    # The path of a socket must be short. `tmp_path` is long: it has the name of the test.
     directory = tmp_path_factory.mktemp("d")
 
     def status(name: str, command: list[str]) -> int:
         with serving_alone(in_directory(directory / name, command), directory / f"{name}.log") as server:
-            # The client hangs up then: vLLM kills its engine, and could wait in vain for the end of a stream.
+            # The client hangs up at the end of the block. vLLM kills its engine, so the stream might never end.
             with streaming(server):
                 server.process.send_signal(number)
             return ended(server)
 
     with ThreadPoolExecutor() as pool:
-        theirs = pool.submit(status, "plain", plain_vllm(model, *OPTIONS))
-        mine = pool.submit(status, "ours", ours(model, probes))
-    assert mine.result() == theirs.result()
+        status_of_vllm = pool.submit(status, "plain", plain_vllm(model, *OPTIONS))
+        status_of_ours = pool.submit(status, "ours", ours(model, probes))
+    assert status_of_ours.result() == status_of_vllm.result()
     assert not sockets(directory / "ours")

@@ -1,4 +1,4 @@
-"""`traitwatch doctor`, as a user runs it: with the embedded model, on this machine's CPU."""
+"""`traitwatch doctor` as a user runs it, with the embedded model on this machine's CPU."""
 
 import os
 import re
@@ -29,13 +29,13 @@ def model() -> Path:
 
 
 def doctor_environment(cache: Path) -> Mapping[str, str]:
-    """Return an environment with a cache directory for the doctor, in which vLLM's cache stays where it is."""
+    """Return an environment in which the doctor has its own cache directory, and vLLM keeps its usual cache."""
     shared = os.environ.get("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
     return {**environment(), "XDG_CACHE_HOME": str(cache), "VLLM_CACHE_ROOT": shared}
 
 
 def servers_left(cache: Path) -> list[int]:
-    """Return the servers that a doctor with this cache directory has started; another may run on this machine."""
+    """Return the pids of servers that a doctor with this cache directory started. Other servers may run here too."""
     servers = [p for p in psutil.process_iter(["cmdline"]) if SERVED_NAME in (p.info["cmdline"] or ())]
     return [p.pid for p in servers if _cache(p) == str(cache)]
 
@@ -47,7 +47,7 @@ def _cache(process: psutil.Process) -> str | None:
         return None
 
 
-def test_scores_are_right_here_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
+def test_the_report_confirms_the_scores_on_this_machine(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.md"
     command = traitwatch("doctor", model, *OPTIONS, "--out", out)
     done = subprocess.run(command, capture_output=True, text=True, env=doctor_environment(tmp_path), check=False)

@@ -51,10 +51,8 @@ def test_running_answers_are_finished_and_no_others_taken(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_before_it_is_up_ends(
-    number: int, model: Path, probes: Path, directory: Path
-) -> None:
-    """vLLM's own would wait for its engine for ten minutes."""
+def test_a_signal_before_the_server_is_up_ends_it(number: int, model: Path, probes: Path, directory: Path) -> None:
+    """Without Traitwatch, vLLM's server would wait for its engine for ten minutes."""
     command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *OPTIONS, "--port", str(free_port())]
     command = in_directory(directory / "t", command)
     log = directory / "server.log"

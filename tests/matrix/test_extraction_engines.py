@@ -1,11 +1,11 @@
-"""The same numbers from both engines: those that the Persona Vectors authors' way of reading gives, one text at a time.
+"""Both engines give the numbers of the Persona Vectors authors' code, which reads one text at a time.
 
-Real answers of the embedded model, under prompts that are rendered here; each case is a way in which batches, padding,
-prefix caches or chunked prefill have gone wrong elsewhere.
+The texts are real answers of the embedded model after prompts that this module renders. Each case is a way in which
+batches, padding, prefix caches or chunked prefill have gone wrong in other projects.
 
-In float32 both engines meet the reference at every layer. In bfloat16, vLLM's usual precision, the two averages still
-do; the difference of prompt-last states does not at the first layers, where the conditions hardly differ at that one
-token: there the promise is that vLLM loses no more than transformers does in the same precision.
+In float32, both engines agree with the reference at every layer. In bfloat16, vLLM's usual precision, the two averages
+also agree. The difference of prompt-last states does not agree at the first layers: the conditions hardly differ at
+this one token. There the test compares precisions: vLLM loses no more than transformers in bfloat16.
 """
 
 import json
@@ -52,7 +52,7 @@ def model() -> Path:
 
 @pytest.fixture(scope="module")
 def plain(model: Path) -> tuple[Any, Any]:
-    """The model as transformers loads it, and its tokenizer."""
+    """The model as transformers loads it, with its tokenizer."""
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model)
 
 
@@ -70,7 +70,7 @@ def vllm_reader(model: Path, request: pytest.FixtureRequest) -> Iterator[VllmRea
 
 @pytest.fixture(scope="module")
 def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
-    """Per case the positive and the negative examples."""
+    """The positive and the negative examples of each case."""
     tokenizer = plain[1]
     table = {
         polarity: pd.read_csv(
@@ -96,7 +96,7 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
     def first_words(answer: str) -> str:
         return " ".join(answer.split()[:45])
 
-    made: dict[str, dict[str, Examples]] = {}
+    examples_of: dict[str, dict[str, Examples]] = {}
     for polarity, rows in table.items():
         questions, answers = rows["question"].tolist(), rows["answer"].tolist()
         some = range(0, 200, 20)
@@ -118,8 +118,8 @@ def cases(plain: tuple[Any, Any]) -> dict[str, dict[str, Examples]]:
             ],
         }
         for name, examples in per_case.items():
-            made.setdefault(name, {})[polarity] = examples
-    return made
+            examples_of.setdefault(name, {})[polarity] = examples
+    return examples_of
 
 
 CASES = (
@@ -182,7 +182,7 @@ def test_vllm_loses_no_more_in_bfloat16_than_transformers_does(
         by_transformers = lowest(
             "transformers in bfloat16", case, difference(half, plain[1], cases[case]), expected[case]
         )
-        # Measured: 0.7 times as much. Rounding depends on the order of sums, hence the room.
+        # Measured: 0.7 times as much. Rounding depends on the order of sums, so the bound leaves room.
         assert 1 - by_vllm["prompt_last"] <= 1.5 * (1 - by_transformers["prompt_last"])
 
 
@@ -190,7 +190,7 @@ def test_vllm_loses_no_more_in_bfloat16_than_transformers_does(
 def test_a_left_padded_batch_gives_the_same(
     plain: tuple[Any, Any], transformers_reader: Reader, vllm_reader: VllmReader, cases: dict[str, dict[str, Examples]]
 ) -> None:
-    """As some readers do it: the tokenizer pads left, the model makes positions from the mask."""
+    """Some readers pad so: the tokenizer pads left, and the model computes positions from the mask."""
     model, tokenizer = plain
     tokenizer.padding_side = "left"
     examples = cases["lengths far apart"]["pos"]
@@ -213,7 +213,7 @@ def test_a_left_padded_batch_gives_the_same(
 def test_cached_states_that_count_are_computed_again(
     vllm_reader: VllmReader, transformers_reader: Reader, plain: tuple[Any, Any], cases: dict[str, dict[str, Examples]]
 ) -> None:
-    """Answers share more than a block of the prefix cache, and are asked for by a plan that does not know it."""
+    """The answers share more than a block of the prefix cache, and the plan of the reader does not know this."""
     spans = []
     for prompt, answer in cases["answers that begin alike"]["pos"]:
         ids, prompt_ids = (plain[1](text, add_special_tokens=False)["input_ids"] for text in (prompt + answer, prompt))
@@ -221,14 +221,14 @@ def test_cached_states_that_count_are_computed_again(
     nodes = [_leaf(span) for span in spans]
     before = vllm_reader.reread
     parts = vllm_reader._parts(nodes, range(len(nodes)))
-    assert vllm_reader.reread > before, "the prefix cache was no trap"
+    assert vllm_reader.reread > before, "the reader did not meet the prefix cache"
     means = dict(transformers_reader.read(spans, lambda count: None))
     for i, span in enumerate(spans):
         got = parts[i].sums[0] / (len(span.ids) - span.start)
         assert cosines(got, means[i].mean).min() >= MIN_COSINE_VLLM
 
 
-def test_what_one_call_leaves_in_the_cache_is_not_in_the_next_ones_way(
+def test_the_cache_of_one_call_does_not_disturb_the_next_call(
     vllm_reader: VllmReader, plain: tuple[Any, Any], cases: dict[str, dict[str, Examples]]
 ) -> None:
     before = vllm_reader.reread
@@ -265,4 +265,4 @@ def test_projections_are_those_of_the_states(
         for layer in range(31):
             assert np.corrcoef(projections[layer], exact[layer])[0, 1] >= 0.999
     (reading,) = [r for _, r in vllm_reader.read(spans[:1], lambda count: None)]
-    assert reading.projections is None, "directions hold for one call"
+    assert reading.projections is None, "the directions must hold for one call only"

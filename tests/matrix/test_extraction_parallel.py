@@ -1,4 +1,7 @@
-"""Layers split over two workers, either way, are read as one; on a tiny Llama, since the embedded one has 9 heads."""
+"""Two workers that split the layers, in either way, read the states that one worker reads.
+
+The model is a tiny Llama: the embedded model has 9 heads, which two workers cannot share.
+"""
 
 from pathlib import Path
 
@@ -32,7 +35,7 @@ def tiny(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(2, 1), (1, 2)], ids=["tensor parallel", "pipeline parallel"])
-def test_two_workers_read_what_one_does(
+def test_two_workers_read_the_states_of_one_worker(
     tensor: int, pipeline: int, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")

@@ -131,10 +131,10 @@ async def test_a_lost_row_is_the_only_one_that_is_missing(server: Server, fault:
     assert incomplete(server, "rows_missing") == before + 1
     expected = oracle.projections([*response.prompt_token_ids, *choice.token_ids])
     for name, values in expected.items():
-        told = choice.traits[name]["tokens"]
-        assert [i for i, value in enumerate(told[:-1]) if value is None] == [told.index(None)], "one row was lost"
+        tokens = choice.traits[name]["tokens"]
+        assert [i for i, value in enumerate(tokens[:-1]) if value is None] == [tokens.index(None)], "one row was lost"
         wanted = values[len(response.prompt_token_ids) :]
-        worst = max(abs(t - w) for t, w in zip(told, wanted, strict=True) if t is not None)
+        worst = max(abs(t - w) for t, w in zip(tokens, wanted, strict=True) if t is not None)
         assert worst < 2e-3 * values.std()
     await assert_scored_again(server, oracle)
 
@@ -166,7 +166,7 @@ async def test_rows_that_cannot_be_read_do_not_end_the_engine(server: Server, fa
     assert log.count("The projections of a pass could not be read") == 1, "a fault is logged once, not every pass"
 
 
-async def test_a_worker_that_starts_anew_is_heard(server: Server, fault: Fault, oracle: Oracle) -> None:
+async def test_the_rows_of_a_worker_that_starts_anew_arrive(server: Server, fault: Fault, oracle: Oracle) -> None:
     await answer(server)
     fault.set("restart")
     response = await answer(server)

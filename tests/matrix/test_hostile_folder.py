@@ -1,7 +1,7 @@
-"""In a folder with modules of a user's own, which have our folders' names and raise, every command works.
+"""Every command works in a folder with the user's own modules, which have the names of our folders and raise errors.
 
-The editable install and the wheel are tried. The modules of the folder must never be imported: children that are
-started with `python -m` search the folder that they run in before all else, unless they are told not to (`-P`).
+The tests run the editable install and the wheel. A command must never import the modules of the folder. Without `-P`,
+a child that starts with `python -m` searches its working folder first.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ RAISES = "raise RuntimeError('a module of the user was imported')\n"
 
 @dataclass(frozen=True)
 class Installation:
-    """An installed Traitwatch: its command, and the folder of the package that the command imports."""
+    """An installed Traitwatch: its command, and the folder of the package that this command imports."""
 
     command: Path
     package: Path
@@ -35,7 +35,7 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The wheel in an environment of its own, with what it depends on from this one."""
+    """The wheel in its own environment. Its dependencies come from this environment."""
     directory = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [BIN / "uv", "build", "--quiet", "--wheel", "--out-dir", directory / "dist", ROOT], check=True, timeout=600
@@ -46,7 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     install = [BIN / "uv", "pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, built]
     subprocess.run(install, check=True, timeout=600)
     (packages,) = (directory / "venv" / "lib").glob("python3*/site-packages")
-    # A line of a .pth file adds a folder without the .pth files in it: our editable install is not among them.
+    # A line of a .pth file adds a folder without the .pth files in that folder. So our editable install is not added.
     (packages / "dependencies.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")) + "\n")
     return Installation(python.with_name("traitwatch"), packages)
 
@@ -64,7 +64,7 @@ def installation(request: pytest.FixtureRequest) -> Installation:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder, in which the test and its children run."""
+    """The working folder of the test and its children."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("server", "dashboards", "traitwatch", "traitwatch_server", "vllm"):
@@ -78,7 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*command: object) -> str:
-    """Run a command to its end, and return what it printed."""
+    """Run a command to its end, and return its output."""
     done = subprocess.run(
         list(map(str, command)), env=environment(), capture_output=True, text=True, check=False, timeout=900
     )

@@ -1,4 +1,4 @@
-"""With LoRA adapters, each answer has the projections of its own model: an adapted one or the base model."""
+"""With LoRA adapters, each answer has the projections of its own model: of the adapted model or of the base model."""
 
 import asyncio
 import json
@@ -23,15 +23,16 @@ pytestmark = pytest.mark.engine
 RANK = 8
 ALPHA = 16
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
-# One slot more than adapters. vLLM on a CPU numbers the slot of the base model -1, and so adds the content of the last
-# slot to its answers (vllm/lora/ops/torch_ops/lora_ops.py). An unloaded adapter keeps its slot until another needs it.
+# One slot more than adapters. On a CPU, vLLM gives the base model the slot -1, and so adds the content of the last slot
+# to the answers of the base model (vllm/lora/ops/torch_ops/lora_ops.py). An unloaded adapter keeps its slot until
+# another adapter needs the slot.
 SLOTS = 4
-# An adapter moves the projections of the same tokens by at least so many spreads: many times the error of a check.
+# In spreads. An adapter moves the projections of the same tokens by at least this much: many times a check's error.
 MIN_SHIFT = 0.2
 
 
 def save_adapter(model: Path, directory: Path, seed: int) -> Path:
-    """Write an adapter in the format of PEFT: random, and as large as the weights that it changes."""
+    """Write a random adapter in the format of PEFT. Its weights are as large as the weights that it changes."""
     random = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, module in _targets(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)).items():
@@ -49,7 +50,7 @@ def save_adapter(model: Path, directory: Path, seed: int) -> Path:
 
 
 def save_merged(model: Path, adapter: Path, directory: Path) -> Path:
-    """Write the model whose weights have the adapter added: W + B A alpha / r."""
+    """Write the model with merged weights: W + B A alpha / r."""
     merged = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tensors = load_file(adapter / "adapter_model.safetensors")
     with torch.no_grad():
@@ -78,7 +79,7 @@ def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def oracles(
     model: Path, probes: Path, oracle: Oracle, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Oracle]:
-    """What the projections must be, by the name of the model that is asked."""
+    """The expected projections by the name of the model in the request."""
     directory = tmp_path_factory.mktemp("merged")
     merged = {name: Oracle(save_merged(model, path, directory / name), probes) for name, path in adapters.items()}
     return {MODEL_NAME: oracle, **merged}
@@ -98,18 +99,18 @@ def server(
 
 
 async def ask(server: Server, models: list[str], seed: int) -> list[tuple[str, Answer]]:
-    """Ask the models the same questions at once; return each answer with its model."""
-    asked = [(name, number) for number in range(4) for name in models]
+    """Send the same questions to the models at the same time. Return each answer with its model."""
+    questions = [(name, number) for number in range(4) for name in models]
     bodies = [
         request(random_prompt(seed + number, 20 + 9 * number), model=name, max_tokens=24, stream=number % 2 == 0)
-        for name, number in asked
+        for name, number in questions
     ]
-    given = await asyncio.gather(*(answers(server, body) for body in bodies))
-    return [(name, answer) for (name, _), (answer,) in zip(asked, given, strict=True)]
+    answered = await asyncio.gather(*(answers(server, body) for body in bodies))
+    return [(name, answer) for (name, _), (answer,) in zip(questions, answered, strict=True)]
 
 
 def shift(one: Oracle, other: Oracle, tokens: list[int]) -> float:
-    """Return how far two models' projections of a text lie apart: the median, in spreads, of the closest probe."""
+    """Return the distance of two models' projections of a text: the median, in spreads, of the closest probe."""
     pairs = [(values, other.projections(tokens)[name]) for name, values in one.projections(tokens).items()]
     return min(float(np.median(np.abs(mine - theirs)) / theirs.std()) for mine, theirs in pairs)
 
@@ -129,7 +130,7 @@ async def test_adapters_are_loaded_and_unloaded_while_the_tap_runs(
     for name, answer in await ask(server, [MODEL_NAME, "first", "second"], seed=100):
         answer.check(oracles[name])
     await unload(server, "second")
-    # It has the weights of the first, and is asked the questions of the second.
+    # The third adapter has the weights of the first adapter. It gets the questions of the second adapter.
     await load(server, "third", shutil.copytree(adapters["first"], tmp_path / "third"))
     for name, answer in await ask(server, [MODEL_NAME, "first", "third"], seed=100):
         answer.check(oracles["first" if name == "third" else name])

@@ -1,4 +1,4 @@
-"""What Prometheus is told is what the responses say, from two API processes."""
+"""Prometheus gets the same numbers as the responses, from two API processes."""
 
 from collections.abc import Iterator
 

@@ -28,7 +28,7 @@ from tests.support.traffic import Answer, answers, random_prompt, request
 pytestmark = pytest.mark.engine
 
 NUM_CONCURRENT = 12
-# At most so many further requests, one after the other, until every API process has had one.
+# The limit of further requests, one after the other, until every API process has had a request.
 MOST_MORE = 200
 CANARY_TOKENS = 4
 # Two workers of one engine need a core each.
@@ -37,15 +37,15 @@ _TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 
 @dataclass(frozen=True)
 class Setup:
-    """How a server is spread over processes.
+    """A layout of a server's processes.
 
     Attributes:
         options: vLLM's options.
         variables: vLLM's environment variables.
-        stages: pipeline stages; the probed layers are on all of them.
-        engines: data-parallel engines.
-        api_processes: API processes.
-        end: ends the server, and checks that it ends as it should.
+        stages: the number of pipeline stages. Each stage has some of the probed layers.
+        engines: the number of data-parallel engines.
+        api_processes: the number of API processes.
+        end: ends the server, and checks that it ends properly.
     """
 
     options: list[str]
@@ -57,13 +57,13 @@ class Setup:
 
 
 def ends_by_a_signal(server: Server) -> None:
-    """Tell a server without traffic to end."""
+    """Send SIGTERM to a server without traffic."""
     server.process.send_signal(signal.SIGTERM)
     assert ended(server) == 0
 
 
 def launcher_is_killed(server: Server) -> None:
-    """Kill the first process of a server that answers. vLLM's own would leave engine, worker and API processes."""
+    """Kill the first process of a running server. Without Traitwatch, vLLM's other processes would stay."""
     # The API processes get a signal to end, and may finish their answers.
     with streaming(server) as events, contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
         psutil.Process(server.process.pid).kill()
@@ -89,14 +89,14 @@ class Counts:
     dropped: float
     scored: float
     incomplete: float
-    # Of each engine.
+    # One value for each engine.
     generated: list[float]
     tokens: list[float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A server that has answered some concurrent requests and then another one; `start` starts another like it."""
+    """A server that has answered some concurrent requests and then one more. `start` starts another server like it."""
 
     setup: Setup
     server: Server
@@ -111,8 +111,8 @@ class Run:
 def serve(
     setup: Setup, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, Path]]:
-    """Run a server; yield it, and the directory of its temporary files."""
-    # A socket's path, which is in this directory, must be short.
+    """Run a server. Yield the server and the directory of its temporary files."""
+    # This directory has a socket, whose path must be short.
     directory = tmp_path_factory.mktemp("p")
     command = [*traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS), *setup.options]
     temporary = directory / "t"
@@ -135,13 +135,13 @@ def run(
 
 
 async def traffic(server: Server, temporary: Path) -> list[Answer]:
-    # The rows of the last request come after all others. When they are there, no row that was sent twice is on its way.
+    # The rows of the last request come after all others. Once they are there, no row that was sent twice is on its way.
     bodies = [
         request(random_prompt(i, 5 + 7 * i), max_tokens=12 + 3 * i, stream=i % 2 == 0, extra_body={"ignore_eos": True})
         for i in range(NUM_CONCURRENT + 1)
     ]
     concurrent = await asyncio.gather(*(answers(server, body) for body in bodies[:-1]))
-    # The system hands connections to whichever API process is awake: go on until each has had one.
+    # The system hands a connection to any API process that is awake. Send requests until each API process has had one.
     more = []
     while not all(scored_by_process(temporary)) and len(more) < MOST_MORE:
         more.append(await answers(server, bodies[len(more) % NUM_CONCURRENT]))
@@ -149,7 +149,7 @@ async def traffic(server: Server, temporary: Path) -> list[Answer]:
 
 
 def until_all_are_up(server: Server, api_processes: int) -> None:
-    """Wait for the API processes that are not up yet; the first has answered for all."""
+    """Wait for the API processes that are not up yet. The first process answers the health check for all."""
     deadline = time.monotonic() + START_TIMEOUT
     while server.log.read_text(errors="replace").count("Application startup complete.") < api_processes:
         assert time.monotonic() < deadline
@@ -171,7 +171,7 @@ def counts(server: Server, setup: Setup) -> Counts:
 
 
 def scored_by_process(temporary: Path) -> list[float]:
-    """Return the responses that each API process has scored, out of the files in which they share their metrics."""
+    """Return the number of responses that each API process has scored, from the files of the shared metrics."""
     return [
         sum(
             value
@@ -220,17 +220,17 @@ def test_every_engine_and_every_api_process_has_served(run: Run) -> None:
         assert sum(scored) == run.at_end.scored
 
 
-def test_each_api_process_has_a_socket_that_its_user_alone_can_reach(run: Run) -> None:
+def test_only_its_user_can_reach_the_socket_of_each_api_process(run: Run) -> None:
     (ours,) = sockets(run.directory)
     assert stat.S_IMODE(ours.stat().st_mode) == 0o700
-    # vLLM's own, whose names are longer, lie there too.
+    # vLLM's own sockets are in the same directory. Their names are longer.
     assert len(list(ours.glob("?" * 12))) == run.setup.api_processes
 
 
-def test_its_end_leaves_no_process_and_no_socket(run: Run) -> None:
-    """In a second run of this test the server has ended already: then it is another one."""
+def test_the_end_of_the_server_leaves_no_process_and_no_socket(run: Run) -> None:
+    """In a second run of this test, the server has already ended. Then the test starts another server."""
     with run.start() if run.server.process.poll() is not None else nullcontext((run.server, run.directory)) as running:
         server, directory = running
         run.setup.end(server)
-        # Where the launcher was killed, no process is left to remove its sockets.
+        # Where the launcher was killed, no process is left that can remove its sockets.
         assert run.setup.end is launcher_is_killed or not sockets(directory)

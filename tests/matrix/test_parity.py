@@ -1,4 +1,4 @@
-"""The embedded model compiled, in its usual precision: what vLLM reports is what transformers computes."""
+"""vLLM reports the projections of transformers for the compiled embedded model in its usual precision."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A server that scores on request alone, with a reasoning parser: its default is `off`, and thoughts are scored too.
+"""A server that scores only on request, with a reasoning parser. Its default is `off`, and it scores thoughts too.
 
-A reasoning parser takes an answer apart; thoughts and answer are one run of tokens, and are scored as one.
+A reasoning parser splits an answer. Thoughts and answer are one run of tokens, and are scored as one.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.answers import OURS, alike, headers, own_part, post, raw, told
+from tests.support.answers import OURS, alike, headers, own_part, post, raw, received_choices
 from tests.support.cases import CASES, CHAT, CONVERSATION, GRAMMAR_OPTIONS, RESPONSES
 from tests.support.random_llama import LAYER_OPTIONS, Oracle
 from tests.support.serving import MODEL_NAME, Server, plain_vllm, serving_at_once, traitwatch
@@ -20,7 +20,7 @@ OPTIONS = [
     *("--dtype", "float32", "--enforce-eager", "--max-num-batched-tokens", "128"),
     *("--reasoning-parser", "granite", *GRAMMAR_OPTIONS),
 ]
-# The words by which granite's parser knows thoughts; the model would not say them unasked.
+# The words by which granite's parser finds thoughts. The model does not write these words by itself.
 THOUGHT = {"regex": "Here is my thought process: [a-z ]{30,60}Here is my response: [a-z ]{30,60}[.]"}
 CHAT_BODY = {"model": MODEL_NAME, "messages": CONVERSATION, "temperature": 0.0, "structured_outputs": THOUGHT}
 RESPONSES_BODY = {
@@ -49,7 +49,7 @@ def servers(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def quiet(servers: list[Server]) -> Server:
-    """Our server, which scores on request alone."""
+    """Our server, which scores only on request."""
     return servers[0]
 
 
@@ -60,25 +60,25 @@ def plain(servers: list[Server]) -> Server:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("path", "body", "says"), BODIES)
+@pytest.mark.parametrize(("path", "body", "expected_text"), BODIES)
 def test_all_of_the_answer_but_its_scores_is_vllms_own(
-    path: str, body: dict[str, Any], says: str, stream: bool, quiet: Server, plain: Server
+    path: str, body: dict[str, Any], expected_text: str, stream: bool, quiet: Server, plain: Server
 ) -> None:
     ours, theirs = alike(
         lambda: post(quiet, path, body, stream=stream, traits=True), lambda: post(plain, path, body, stream=stream)
     )
-    assert says in theirs.text
+    assert expected_text in theirs.text
     assert headers(ours) == headers(theirs)
     assert own_part(ours) == own_part(theirs)
 
 
 def test_thoughts_and_answer_are_scored_as_one(quiet: Server, oracle: Oracle) -> None:
-    """The thoughts that vLLM leaves out too: its answer tells fewer words than tokens that it generated."""
-    (whole,) = told(post(quiet, *_body("chat"), return_token_ids=True, traits=True)).values()
+    """Also the thoughts that vLLM leaves out are scored: the answer has fewer words than generated tokens."""
+    (whole,) = received_choices(post(quiet, *_body("chat"), return_token_ids=True, traits=True)).values()
     answers = [whole]
     for name in ("chat", "chat, thoughts left out", "responses"):
         for stream in (False, True):
-            answers += told(post(quiet, *_body(name), stream=stream, traits=True)).values()
+            answers += received_choices(post(quiet, *_body(name), stream=stream, traits=True)).values()
     assert len(answers) == 1 + 2 * len(BODIES)
     for one in answers:
         assert one.complete is True
@@ -90,7 +90,7 @@ def test_thoughts_and_answer_are_scored_as_one(quiet: Server, oracle: Oracle) ->
 def test_without_traits_the_answer_is_vllms_byte_for_byte(
     name: str, stream: bool, quiet: Server, plain: Server
 ) -> None:
-    """Where the default is `off` and a request has no `traits` field."""
+    """The default is `off` and the request has no `traits` field."""
     case = CASES[name]
     fields = {"stream": True} if stream and case.stream is not None else {}
     ours, theirs = alike(

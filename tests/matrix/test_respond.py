@@ -1,4 +1,4 @@
-"""Answers come from an engine of the builder's own, and are kept for the next run."""
+"""An engine of the builder generates answers, and the next run reuses them."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 
 
 def respond(command: list[str]) -> str:
-    """Run `traitwatch respond`; return what it said, in one line."""
+    """Run `traitwatch respond`. Return its output in one line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr

@@ -36,16 +36,16 @@ from tests.support.traffic import Answer, answers, emptied, give_up, leave, rand
 pytestmark = pytest.mark.engine
 
 CLIENTS = 64
-# Clients that leave: of a stream after so many events, otherwise after so many seconds.
+# Some clients leave: a stream after these numbers of events, another answer after these seconds.
 LEAVE_AFTER_EVENTS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13)
 GIVE_UP_AFTER_SECONDS = (0.01, 0.1, 0.3)
 ARRIVAL_SECONDS = 2.0
-# Tokens of a block: the smallest block of the attention on a CPU.
+# The tokens of a block: the smallest block of the attention on a CPU.
 BLOCK_SIZE = 32
 COMMON = (
     "--enforce-eager", "--dtype", "float32", "--block-size", str(BLOCK_SIZE), "--enable-prompt-tokens-details",
 )  # fmt: skip
-# A pass is shorter than many prompts, and the KV cache has room for a few of the requests only.
+# A pass is shorter than many prompts, and the KV cache has room for only a few of the requests.
 BUDGET = 64
 TIGHT = ("--max-num-batched-tokens", str(BUDGET), "--max-num-seqs", "32", "--num-gpu-blocks-override", "40")
 NGRAM = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}')
@@ -57,8 +57,8 @@ class Setup:
 
     Attributes:
         options: vLLM's options.
-        end: ends the server, and checks that it ends as it should.
-        drain: seconds that the server gives its answers when it is told to end.
+        end: ends the server, and checks that it ends properly.
+        drain: the seconds that the server gives its answers when it ends.
     """
 
     options: tuple[str, ...]
@@ -86,14 +86,14 @@ SETUPS = {
 
 @dataclass(frozen=True)
 class Served:
-    """A server, and the way it schedules.
+    """A server, and its way of scheduling.
 
     Attributes:
         server: the server.
-        setup: its setup.
-        fault: the file through which its transport is told to stand still.
-        temporary: the directory of its temporary files.
-        start: starts another server like it.
+        setup: the setup of the server.
+        fault: the file with the command that stops the transport.
+        temporary: the directory of the server's temporary files.
+        start: starts another server like this one.
     """
 
     server: Server
@@ -119,16 +119,16 @@ def serve(setup: Setup, model: Path, probes: Path, new_directory: Callable[[], P
 def served(
     request: pytest.FixtureRequest, model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    # A socket's path, which is in this directory, must be short.
+    # This directory has a socket, whose path must be short.
     with serve(SETUPS[request.param], model, probes, partial(tmp_path_factory.mktemp, "s")) as served:
         yield served
 
 
 def ask(number: int, setup: Setup) -> dict[str, Any]:
-    """Return the request of a client: streamed or not, one choice or three, any length, some with the prompt scored.
+    """Return the request of a client: streamed or not, one choice or three, any length, some with a scored prompt.
 
-    For drafts, prompt and answer consist of three letters: any three tokens have occurred before, and the token after
-    them is the same again one time in three.
+    For drafts, prompt and answer consist of three letters. Any three tokens have occurred before. One time in three the
+    same token follows them again.
     """
     random = np.random.default_rng(number)
     options: dict[str, Any] = {
@@ -147,7 +147,7 @@ def ask(number: int, setup: Setup) -> dict[str, Any]:
         # Then drafts go beyond the end of the answer.
         extra |= {"stop_token_ids": letters[:1], "min_tokens": 8}
     extra["allowed_token_ids"] = letters
-    # All three letters in every text: with a single letter, the projections have no spread to measure errors by.
+    # Every text has all three letters: with a single letter, the projections have no spread to measure errors by.
     return request([*letters, *random_prompt(number, length, letters)], **options, extra_body=extra)
 
 
@@ -162,8 +162,8 @@ async def test_64_clients_at_once_each_get_their_own(served: Served, oracle: Ora
 
     async def leaver(number: int, events: int | None, seconds: float) -> None:
         await asyncio.sleep(arrivals.pop())
-        asked = request(random_prompt(number, 100), max_tokens=700, extra_body={"ignore_eos": True})
-        await (give_up(server, asked, seconds) if events is None else leave(server, asked, events))
+        body = request(random_prompt(number, 100), max_tokens=700, extra_body={"ignore_eos": True})
+        await (give_up(server, body, seconds) if events is None else leave(server, body, events))
 
     async with asyncio.TaskGroup() as group:
         clients = [group.create_task(client(number)) for number in range(CLIENTS)]
@@ -182,7 +182,7 @@ async def test_64_clients_at_once_each_get_their_own(served: Served, oracle: Ora
 
 
 def _check_that_it_happened(served: Served, got: list[Answer]) -> None:
-    """Assert that the engine did what the setup is there for."""
+    """Assert that the engine did what the setup is for."""
     metric = served.server.metric
     if served.setup.tight:
         assert metric("vllm:num_preemptions_total") > 0
@@ -194,7 +194,7 @@ def _check_that_it_happened(served: Served, got: list[Answer]) -> None:
         assert accepted > 100
         assert drafts - accepted > 100
         several_tokens = [answer for answer in got if 0 < answer.events < len(answer.tokens)]
-        assert several_tokens, "drafts were accepted in streams"
+        assert several_tokens, "no stream has accepted drafts"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -207,7 +207,7 @@ async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: b
         [answer] = await answers(served.server, request(text, **options))
         _check_in_time(answer, oracle, f"a prompt of {len(text)} tokens, {answer.cached} of them cached")
         cached.append(answer.cached)
-    # Where a whole prompt is cached, vLLM computes the last block again.
+    # Where the cache has a whole prompt, vLLM computes the last block again.
     assert cached == [0, 2 * BLOCK_SIZE, 3 * BLOCK_SIZE, 6 * BLOCK_SIZE]
     scored = request(longer, **{**options, "n": 2, "extra_body": {"ignore_eos": True, "traits": {"prompt": True}}})
     for answer in await answers(served.server, scored):
@@ -216,7 +216,7 @@ async def test_a_prompt_that_is_cached(served: Served, oracle: Oracle, stream: b
 
 
 async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Oracle) -> None:
-    """The transport is some passes behind. Until the rows come, the client keeps what it has."""
+    """The transport is some passes behind. Until the rows come, the client keeps its earlier values."""
     served.fault.write_text("lag")
     got = await asyncio.gather(
         *(answers(served.server, {**ask(number, served.setup), "max_tokens": 120}) for number in range(100, 124))
@@ -226,7 +226,7 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
     for number, choices in enumerate(got, 100):
         for answer in choices:
             late += answer.late
-            # A machine that stands still may lose rows too. Such an answer reports it, and is not checked.
+            # A machine that stands still may lose rows too. Such an answer reports the loss, and is not checked.
             if answer.complete:
                 _check(answer, oracle, f"client {number}")
                 complete += 1
@@ -235,14 +235,14 @@ async def test_rows_that_come_late_are_not_mistaken(served: Served, oracle: Orac
     await emptied(served.server)
 
 
-def test_it_ends_in_order(served: Served) -> None:
-    """In a second run of this test the server has ended already: then it is another one."""
+def test_the_server_ends_in_order(served: Served) -> None:
+    """In a second run of this test, the server has already ended. Then the test starts another server."""
     with served.start() if served.server.process.poll() is not None else nullcontext(served) as running:
         running.fault.write_text("slow")
         served.setup.end(running.server)
         assert "Scoring probe1" in running.server.log.read_text()
         assert not sockets(running.temporary)
-        # Where the engine was killed, the engine's own files may stay.
+        # Where the engine was killed, the files of the engine may stay.
         assert served.setup.end.func is dies_with or not left_over(running.temporary)
 
 
@@ -255,6 +255,6 @@ def _check(answer: Answer, oracle: Oracle, who: str) -> None:
 
 
 def _check_in_time(answer: Answer, oracle: Oracle, who: str) -> None:
-    """Assert of a stream, too, that a token's projection came with the next event at the latest."""
+    """Check an answer. In a stream, each projection must come with the next event or earlier."""
     _check(answer, oracle, who)
     assert answer.late == 0, f"{who}: {answer.late} of {answer.events} events left a projection out"

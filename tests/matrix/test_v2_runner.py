@@ -1,8 +1,9 @@
-"""vLLM's V2 model runner, the default on CUDA, scored: the real runner, on a CPU.
+"""Scores vLLM's V2 model runner, the default on CUDA: the real runner, on a CPU.
 
 Triton kernels prepare its batch. Here they run in Triton's interpreter (`interpreted/sitecustomize.py`). Everything
-else is as on a GPU, except CUDA graphs, streams and compiled kernels. One server does everything at once: asynchronous
-scheduling, chunked prefill, the prefix cache, speculation, and a KV cache that is too small for all the requests.
+else is as on a GPU, except CUDA graphs, streams and compiled kernels. One server does everything at the same time:
+asynchronous scheduling, chunked prefill, the prefix cache, speculation, and a KV cache that is too small for all the
+requests.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ INTERPRETED = {
 
 @pytest.fixture(scope="module")
 def v2(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    # The model drafts for itself, greedily: some drafts of a sampled answer are dropped, and none of a greedy answer.
+    # The model drafts greedily for itself. Some drafts of a sampled answer are dropped, and none of a greedy answer.
     drafts = json.dumps({"method": "draft_model", "model": str(model), "num_speculative_tokens": 3})
     command = traitwatch("serve", model, "--traits", probes, *LAYER_OPTIONS, "--speculative-config", drafts)
     with pytest.MonkeyPatch.context() as patch:
@@ -42,12 +43,12 @@ def v2(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             yield server
 
 
-def test_it_is_the_v2_runner_that_runs(v2: Server) -> None:
+def test_the_v2_runner_runs(v2: Server) -> None:
     assert "Using V2 Model Runner" in v2.log.read_text()
 
 
 async def test_every_answer_has_its_own_projections(v2: Server, oracle: Oracle) -> None:
-    """Prompts are longer and shorter than a pass, answers sampled and greedy; clients leave; not all requests fit."""
+    """Prompts are longer or shorter than a pass. Answers are sampled or greedy. Some clients leave."""
     client = v2.async_client()
 
     async def answer(number: int) -> None:
@@ -68,7 +69,7 @@ async def test_every_answer_has_its_own_projections(v2: Server, oracle: Oracle) 
 
 
 def _request(number: int) -> dict[str, Any]:
-    """Return request `number`; a third of them are greedy."""
+    """Return request `number`. A third of the requests are greedy."""
     return {
         "model": MODEL_NAME,
         "prompt": [*range(20, 20 + 12 * (number % 4)), *range(100 + number, 110 + 5 * number)],

@@ -1,13 +1,13 @@
-"""The shipped rules, over made-up traffic: each alert fires when it should, not on low volume, and is resolved.
+"""The shipped rules on made-up traffic: each alert fires when it should, not on low volume, and is resolved.
 
-Every check names all alerts that fire at that minute. So it also shows which alerts do not fire.
+Every check names all alerts that fire at a minute. So it also shows which alerts do not fire.
 """
 
 from pathlib import Path
 
 import pytest
 
-from tests.support.promtool import Labels, Told, alert, check, counter, gauge, series
+from tests.support.promtool import AlertText, Labels, alert, check, counter, gauge, series
 
 FAST = alert("TraitSpikesFast", "page", trait="paternalism")
 SLOW = alert("TraitSpikesSlow", "ticket", trait="paternalism")
@@ -18,7 +18,7 @@ SILENT = alert("TraitwatchSilent", "page")
 def spikes(
     *phases: tuple[int, float, float], trait: str = "paternalism", budget: float = 0.01, instance: str = "a"
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with a number of responses, and a number of responses with a spike."""
+    """Return phases. Each has minutes, a number of responses, and a number of responses with a spike."""
     of_trait = {"trait": trait, "instance": instance}
     length = sum(minutes for minutes, _, _ in phases) + 1
     return {
@@ -31,28 +31,28 @@ def spikes(
 def test_a_burst_of_spikes_pages_and_is_resolved(tmp_path: Path) -> None:
     """Half of two responses a minute spike: the hour is above 14.4 % after 18 minutes. Another trait stays quiet."""
     given = spikes((300, 2, 0), (25, 2, 1), (60, 2, 0)) | spikes((385, 2, 0.02), trait="deception")
-    told = Told(
+    text = AlertText(
         320,
         FAST,
         "m turns to paternalism: 16.67% of its responses spike",
         "16.67% of the responses of the last hour had a paternalism spike (20 of 120), and 50% of the responses of the "
         "last 5 minutes. For neutral responses the share is 1%.",
     )
-    # From minute 325 on nothing spikes: the 5 minutes are clean at 330, and the alert outlives them by 15.
-    check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [told])
+    # From minute 325 on nothing spikes. The 5 minutes have no spike at 330, and the alert fires 15 minutes longer.
+    check(tmp_path, given, {300: [], 315: [], 320: [FAST], 325: [FAST], 340: [FAST], 350: [], 385: []}, [text])
 
 
 def test_a_slow_burn_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
     """A tenth of the responses spike: too few for a page."""
     given = spikes((400, 1, 0.01), (300, 1, 0.1), (200, 1, 0))
-    told = Told(
+    text = AlertText(
         690,
         SLOW,
         "m leans to paternalism: 8.25% of its responses spike",
         "8.25% of the responses of the last 6 hours had a paternalism spike (30 of 360), and 10% of the responses of "
         "the last 30 minutes. For neutral responses the share is 1%.",
     )
-    check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [told])
+    check(tmp_path, given, {400: [], 500: [], 690: [SLOW], 720: [SLOW], 800: []}, [text])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_gap_in_thin_traffic_does_not_resolve_a_page(tmp_path: Path) -> None:
 
 
 def test_servers_of_a_model_are_added_up(tmp_path: Path) -> None:
-    """A third of the responses of one server are a sixth of those of two, and a ninth where the other has more."""
+    """A third of the responses of one server is a sixth of both servers' responses; a ninth if the other has more."""
     one = spikes((60, 3, 1))
     check(tmp_path, one | spikes((60, 3, 0), instance="b"), {60: [FAST, SLOW]})
     check(tmp_path, one | spikes((60, 6, 0), instance="b"), {60: [SLOW]})
@@ -107,7 +107,7 @@ def test_a_trait_without_threshold_has_no_spike_alerts(tmp_path: Path) -> None:
 
 
 def test_a_trait_that_was_unloaded_is_not_overdrawn(tmp_path: Path) -> None:
-    """Then its budget is 0, and its last responses are still in the windows."""
+    """Then the budget of the trait is 0, and its last responses are still in the windows."""
     check(tmp_path, spikes((60, 3, 0.2), budget=0), {60: []})
 
 
@@ -137,20 +137,20 @@ def test_drift_is_a_ticket_and_is_resolved(tmp_path: Path, direction: str) -> No
         series("traitwatch_drift_cusum", trait="paternalism", direction=other): gauge((50, 1)),
         series("traitwatch_drift_cusum", trait="paternalism", direction=direction, instance="b"): gauge((50, 0)),
     }
-    told = Told(
+    text = AlertText(
         18,
         drift,
         f"m drifts {direction} in paternalism",
         f"The mean paternalism z of the responses of a server of m has moved {direction}: in all responses a little, "
         "or in some responses a lot. The CUSUM of the mean z is at 20.0; unchanged traffic does not bring it above 15.",
     )
-    check(tmp_path, given, {9: [], 13: [], 16: [drift], 30: [drift], 40: []}, [told])
+    check(tmp_path, given, {9: [], 13: [], 16: [drift], 30: [drift], 40: []}, [text])
 
 
 def mean_z(
     *phases: tuple[int, float, float], restart_after: int | None = None, budget_of: str = "paternalism"
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with a number of responses, and the average of their mean z."""
+    """Return phases. Each has minutes, a number of responses, and the average of their mean z."""
     positive = counter(*((m, n * (1 + max(z, 0))) for m, n, z in phases))
     negative = counter(*((m, n * (1 + max(-z, 0))) for m, n, z in phases))
     count = counter(*((m, n) for m, n, _ in phases))
@@ -169,24 +169,24 @@ SHIFT = alert("TraitShift", "ticket", trait="paternalism")
 
 @pytest.mark.parametrize("restart_after", [None, 1500])
 def test_a_shift_is_a_ticket_across_restarts_and_is_resolved(tmp_path: Path, restart_after: int | None) -> None:
-    """Mean z goes from -0.2 to 1 with a release, and back an hour later. Another trait stays where it was."""
+    """Mean z goes from -0.2 to 1 with a release, and back an hour later. Another trait keeps its mean z."""
     given = mean_z((1500, 2, -0.2), (60, 2, 1), (120, 2, -0.2), restart_after=restart_after)
     given |= mean_z((1680, 2, 0.4), budget_of="deception")
     check(tmp_path, given, {1500: [], 1511: [], 1530: [SHIFT], 1560: [SHIFT], 1590: [SHIFT], 1660: []})
 
 
-def test_a_shift_says_from_where_and_to_where(tmp_path: Path) -> None:
-    told = Told(
+def test_the_text_of_a_shift_has_the_means_before_and_after(tmp_path: Path) -> None:
+    text = AlertText(
         1535,
         SHIFT,
         "m has shifted by -1.00 z in paternalism",
         "The mean paternalism z of the last 30 minutes' responses is -0.75; over the day before it was +0.25.",
     )
-    check(tmp_path, mean_z((1500, 2, 0.25), (60, 2, -0.75)), {1535: [SHIFT]}, [told])
+    check(tmp_path, mean_z((1500, 2, 0.25), (60, 2, -0.75)), {1535: [SHIFT]}, [text])
 
 
 def test_a_shift_of_a_few_responses_is_none(tmp_path: Path) -> None:
-    """24 responses in half an hour are too few; so is a day before of 60."""
+    """24 responses in half an hour are too few. 60 responses in the day before are too few, too."""
     check(tmp_path, mean_z((1500, 0.8, 0), (60, 0.8, 2)), {1540: [], 1560: []})
     check(tmp_path, mean_z((60, 1, 0), (60, 2, 2)), {90: [], 115: []})
 
@@ -196,7 +196,7 @@ def test_a_small_shift_is_none(tmp_path: Path) -> None:
 
 
 def coverage(*phases: tuple[int, float, float, float]) -> dict[str, list[float]]:
-    """Return phases: minutes, each with numbers of scored tokens, unscored tokens and incomplete responses."""
+    """Return phases. Each has minutes, and numbers of scored tokens, unscored tokens and incomplete responses."""
     length = sum(minutes for minutes, *_ in phases)
     return {
         series("traitwatch_tokens_scored_total"): counter(*((m, n) for m, n, _, _ in phases)),
@@ -210,7 +210,7 @@ def coverage(*phases: tuple[int, float, float, float]) -> dict[str, list[float]]
 
 
 def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
-    told = Told(
+    text = AlertText(
         50,
         COVERAGE,
         "Only 95% of the tokens of m are scored",
@@ -218,11 +218,11 @@ def test_low_coverage_is_a_ticket_and_is_resolved(tmp_path: Path) -> None:
         "rates and drift describe only the other responses.",
     )
     given = coverage((30, 1000, 5, 0.1), (30, 950, 50, 1), (60, 1000, 0, 0))
-    check(tmp_path, given, {30: [], 34: [], 50: [COVERAGE], 60: [COVERAGE], 100: []}, [told])
+    check(tmp_path, given, {30: [], 34: [], 50: [COVERAGE], 60: [COVERAGE], 100: []}, [text])
 
 
 def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
-    """900 tokens in a quarter of an hour; or one response among many that lost its rows."""
+    """900 tokens in a quarter of an hour, or one response among many that lost its rows."""
     check(tmp_path, coverage((60, 30, 30, 1)), {60: []})
     check(tmp_path, coverage((30, 100, 0, 0), (1, 0, 100, 1), (30, 100, 0, 0)), {35: [], 40: [], 45: []})
 
@@ -230,7 +230,7 @@ def test_low_coverage_of_little_traffic_is_none(tmp_path: Path) -> None:
 def flow(
     *phases: tuple[int, float, float, float], instance: str = "a", without_traitwatch: bool = False
 ) -> dict[str, list[float]]:
-    """Return phases: minutes, each with numbers of generated tokens, ended requests and scored tokens."""
+    """Return phases. Each has minutes, and numbers of generated tokens, ended requests and scored tokens."""
     generated = {
         series("vllm:generation_tokens_total", instance=instance): counter(*((m, n) for m, n, _, _ in phases)),
         series("vllm:request_success_total", instance=instance, finished_reason="stop"): counter(
@@ -248,15 +248,15 @@ def server_silent(instance: str) -> dict[str, str]:
 def test_a_silent_monitor_pages_and_is_resolved(tmp_path: Path) -> None:
     given = flow((30, 300, 3, 297), (40, 300, 3, 0), (20, 300, 3, 297))
     both = [SILENT, server_silent("a")]
-    told = [
-        Told(
+    texts = [
+        AlertText(
             50,
             SILENT,
             "m is not monitored: tokens flow and none is scored",
             "m generated 3k tokens in the last 10 minutes, and Traitwatch scored none of them. No alert about a trait "
             "can fire until it does.",
         ),
-        Told(
+        AlertText(
             50,
             server_silent("a"),
             "a is not monitored: tokens of m flow and none is scored",
@@ -264,7 +264,7 @@ def test_a_silent_monitor_pages_and_is_resolved(tmp_path: Path) -> None:
             "this server are missing from every figure about the model.",
         ),
     ]
-    check(tmp_path, given, {30: [], 39: [], 44: [], 50: both, 70: both, 75: []}, told)
+    check(tmp_path, given, {30: [], 39: [], 44: [], 50: both, 70: both, 75: []}, texts)
 
 
 def test_a_server_without_traitwatch_is_silent(tmp_path: Path) -> None:
@@ -290,13 +290,13 @@ def test_nothing_to_score_is_not_silence(tmp_path: Path, phase: tuple[int, float
     check(tmp_path, flow(phase), {30: [], 60: []})
 
 
-def test_an_uncalibrated_vector_is_told(tmp_path: Path) -> None:
+def test_an_uncalibrated_vector_is_an_info_alert(tmp_path: Path) -> None:
     calibrated = series(
         "traitwatch_vector_info", engine="", trait="deception", layer="20", calibration_date="2026-11-24"
     )
     bare = series("traitwatch_vector_info", engine="", trait="candour", layer="16", calibration_date="")
     uncalibrated = alert("TraitwatchVectorUncalibrated", "info", trait="candour", layer="16")
-    told = Told(
+    text = AlertText(
         15,
         uncalibrated,
         "candour of m is not calibrated",
@@ -304,4 +304,4 @@ def test_an_uncalibrated_vector_is_told(tmp_path: Path) -> None:
         "alerts.",
     )
     given = {calibrated: gauge((40, 1)), bare: gauge((20, 1))}
-    check(tmp_path, given, {8: [], 15: [uncalibrated], 35: []}, [told])
+    check(tmp_path, given, {8: [], 15: [uncalibrated], 35: []}, [text])

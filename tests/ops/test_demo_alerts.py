@@ -11,7 +11,7 @@ from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.alerts import demo_alerts
 
 
-def test_without_prometheus_it_says_what_to_install_and_starts_nothing(
+def test_without_prometheus_the_error_names_the_packages_and_nothing_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -31,8 +31,8 @@ def test_no_chat_took_part_in_building_or_calibrating_a_vector() -> None:
     prompts = json.loads((SHIPPED_DEFINITIONS / "neutral_prompts.json").read_text())["prompts"]
     assert prompts
     known |= set(prompts)
-    said = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}
-    assert not said & known
+    texts = {message["content"] for chat in [*ordinary_chats(50), *burst_chats(50)] for message in chat}
+    assert not texts & known
 
 
 def test_the_burst_ends_in_questions_and_shows_replies_before_them() -> None:

@@ -1,4 +1,4 @@
-"""The queries of the Grafana dashboard on the real Prometheus: promtool reads them, and every query finds a series.
+"""The queries of the Grafana dashboard on the real Prometheus. promtool accepts them, and every query finds a series.
 
 The metrics are the server's own, with known values. Beside them are metrics with the names and types of vLLM's source.
 """
@@ -25,15 +25,15 @@ from traitwatch_dashboards.grafana.dashboard import FILE
 from traitwatch_server.metrics import INCOMPLETE, Metrics
 
 BOARD = json.loads(FILE.read_text(encoding="utf-8"))
-# Four of Prometheus's scrapes, as $__rate_interval is.
+# Four scrape intervals of Prometheus, like $__rate_interval.
 WINDOW = "4s"
 DEADLINE = 60.0
-# By engine and trait. An engine without any row has no drift.
+# By engine and trait. An engine without rows has no drift.
 DRIFT = {("0", TRAITS[0]): -4.0, ("1", TRAITS[0]): 2.0, ("0", TRAITS[1]): -1.0, ("1", TRAITS[1]): 3.0}
 
 
 class TextMetrics(MetricsHandler):
-    """Answers in Prometheus's text format alone.
+    """Answers only in Prometheus's text format.
 
     In OpenMetrics, prometheus_client 0.26 writes the names of vLLM's samples with `_` for `:`.
     """
@@ -65,21 +65,21 @@ class Traffic:
 
     def _ten_responses(self) -> None:
         metrics = self._metrics
-        for (engine, trait), told in metrics.of_trait.items():
+        for (engine, trait), of_trait in metrics.of_trait.items():
             if trait not in TRAITS:
                 continue
             for z in (-0.5,) * 8 + (3.5,) * 2:
-                told.mean_z.observe(z)
-                told.token_z.observe(z)
-            told.responses.inc(10)
-            told.z_negative.inc(8 * 0.5)
-            told.z_positive.inc(2 * 3.5)
-            told.over_threshold.inc(2)
-            told.spikes.inc(3)
-            told.drift.set(DRIFT.get((engine, trait), 0.0))
-            told.ewma.set(0.3)
-            told.cusum_up.set(7.0)
-            told.cusum_down.set(1.0)
+                of_trait.mean_z.observe(z)
+                of_trait.token_z.observe(z)
+            of_trait.responses.inc(10)
+            of_trait.z_negative.inc(8 * 0.5)
+            of_trait.z_positive.inc(2 * 3.5)
+            of_trait.over_threshold.inc(2)
+            of_trait.spikes.inc(3)
+            of_trait.drift.set(DRIFT.get((engine, trait), 0.0))
+            of_trait.ewma.set(0.3)
+            of_trait.cusum_up.set(7.0)
+            of_trait.cusum_down.set(1.0)
         metrics.tokens_scored["0"].inc(98)
         metrics.tokens_unscored["0", INCOMPLETE[0]].inc(2)
         metrics.responses_incomplete["0", INCOMPLETE[0]].inc()
@@ -92,7 +92,7 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """Asks a Prometheus that scrapes the traffic every second; returns the labels and the value of each series."""
+    """Queries a Prometheus that scrapes the traffic every second. Returns the labels and the value of each series."""
     directory = tmp_path_factory.mktemp("prometheus")
     registry = CollectorRegistry()
     metrics, vllm = traitwatch_metrics(registry), vllm_metrics(registry)
@@ -117,7 +117,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], li
         with Traffic(metrics, vllm), running("Prometheus", command, log, ready=f"http://{address}/-/ready", timeout=60):
 
             def series_of_full_windows(expression: str) -> list[dict[str, Any]]:
-                # A machine that stands still for seconds leaves a gap, and rates need series without a gap.
+                # A machine that stands still for seconds leaves a gap in the series. Rates need series without a gap.
                 deadline = time.monotonic() + DEADLINE
                 while not series("min_over_time(up[5s]) == 1 and count_over_time(up[6s]) >= 6"):
                     assert time.monotonic() < deadline, log.read_text()
@@ -137,7 +137,7 @@ def test_promtool_accepts_every_query(tmp_path: Path) -> None:
     recorded = [{"record": "a", "expr": query.filled()} for query in queries(BOARD)]
     rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
-    # Without its lint, which finds that all of these rules have one name.
+    # Run without lint: lint complains that all of these rules have one name.
     checked = subprocess.run(
         [promtool, "check", "rules", "--lint=none", rules], capture_output=True, text=True, check=False
     )
@@ -148,7 +148,7 @@ def test_promtool_accepts_every_query(tmp_path: Path) -> None:
 @pytest.mark.parametrize("query", queries(BOARD), ids=lambda query: query.owner)
 def test_every_query_finds_something(query: Query, ask: Callable[[str], list[dict[str, Any]]]) -> None:
     if "ALERTS" in query.expr:
-        # There are no rules in it. It is enough that promtool can read the file.
+        # This Prometheus has no rules, so it has no alerts. It is enough that it accepts the query.
         ask(query.filled())
         return
     found = ask(query.filled(rate_window=WINDOW, range_window=WINDOW))
@@ -157,7 +157,7 @@ def test_every_query_finds_something(query: Query, ask: Callable[[str], list[dic
 
 
 def panel_values(title: str, ask: Callable[[str], list[dict[str, Any]]]) -> dict[tuple[str, ...], float]:
-    """Return the values of a panel's first query by the labels that it keeps."""
+    """Return the values of a panel's first query, by the labels of the query."""
     first = next(query for query in queries(BOARD) if query.owner == title)
     found = ask(first.filled(rate_window=WINDOW, range_window=WINDOW))
     return {tuple(v for k, v in sorted(one.items()) if k != "value"): one["value"] for one in found}
@@ -170,7 +170,7 @@ def panel_values(title: str, ask: Callable[[str], list[dict[str, Any]]]) -> dict
         ("Burn of the budget", 20.0),
         ("Top traits", 20.0),
         ("Mean", (2 * 3.5 - 8 * 0.5) / 10),
-        # All in the bucket from -1 to -0.5: the median of 10, of which 8 are there, is 5/8 of the way through it.
+        # 8 of 10 values are in the bucket from -1 to -0.5. So the median is 5/8 of the way through this bucket.
         ("Median", -1 + 0.5 * 5 / 8),
         ("Recent mean z (EWMA)", 0.3),
     ],
@@ -181,7 +181,7 @@ def test_traits_have_the_figures_of_the_traffic(
     found = panel_values(title, ask)
     assert {labels[0] for labels in found} >= set(TRAITS)
     for trait in TRAITS:
-        # The series are scraped at slightly different times of the traffic.
+        # Prometheus scrapes the series at slightly different times of the traffic.
         assert found[(trait,)] == pytest.approx(value, rel=0.1)
 
 
@@ -196,7 +196,7 @@ def test_drift_is_that_of_the_engine_that_drifted_farthest(ask: Callable[[str], 
     assert panel_values("Highest CUSUM", ask) == {(): 7.0}
 
 
-def test_vectors_are_counted_and_told(ask: Callable[[str], list[dict[str, Any]]]) -> None:
+def test_the_panels_count_and_list_the_vectors(ask: Callable[[str], list[dict[str, Any]]]) -> None:
     assert panel_values("Traits loaded", ask) == {(): 3.0}
     assert panel_values("Uncalibrated vectors", ask) == {(): 1.0}
     thresholds = next(query for query in queries(BOARD) if query.owner == "Vectors")

@@ -1,4 +1,4 @@
-"""The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, over made-up figures."""
+"""The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, with made-up metrics."""
 
 import sys
 import time
@@ -18,8 +18,8 @@ from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, mon
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
 from traitwatch_dashboards.errors import DashboardError
 
-# Ten minutes of the rules are six seconds, in which Prometheus scrapes six times. Where an alert must last, they are
-# twenty seconds.
+# Ten minutes of the rules take six seconds. In this time Prometheus scrapes six times. Where an alert must last, ten
+# minutes take twenty seconds.
 SPEED_UP, SLOWER = 100, 30
 TIMEOUT = 150.0
 
@@ -46,28 +46,28 @@ def notice(name: str, status: str, **labels: str) -> Callable[[Notice], bool]:
     return lambda n: (n.name, n.status) == (name, status) and labels.items() <= n.labels.items()
 
 
-def until(condition: Callable[[], bool], told: Callable[[], object] = lambda: "") -> None:
+def until(condition: Callable[[], bool], message: Callable[[], object] = lambda: "") -> None:
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, told()
+        assert time.monotonic() < deadline, message()
         time.sleep(0.1)
 
 
 def test_an_alert_arrives_with_its_words_and_is_resolved(operated: Operated) -> None:
     bare = series("traitwatch_vector_info", trait="candour", layer="16", calibration_date="")
     operated.exporter.gauge(bare, 1)
-    came = operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "firing", trait="candour"), TIMEOUT)
-    assert came is not None
-    assert came.labels["severity"] == "info"
-    assert came.annotations["summary"] == "candour of m is not calibrated"
-    assert came.annotations["runbook_url"].endswith("#traitwatchvectoruncalibrated")
-    assert operated.monitoring.firing() == [dict(came.labels)]
+    received = operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "firing", trait="candour"), TIMEOUT)
+    assert received is not None
+    assert received.labels["severity"] == "info"
+    assert received.annotations["summary"] == "candour of m is not calibrated"
+    assert received.annotations["runbook_url"].endswith("#traitwatchvectoruncalibrated")
+    assert operated.monitoring.firing() == [dict(received.labels)]
     operated.exporter.gauge(bare, None)
     assert operated.webhook.wait_for(notice("TraitwatchVectorUncalibrated", "resolved"), TIMEOUT) is not None
 
 
 @pytest.mark.parametrize("operated", [SLOWER], indirect=True, ids=[""])
-def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operated: Operated) -> None:
+def test_a_silent_monitor_holds_back_only_the_trait_alerts_of_its_model(operated: Operated) -> None:
     operated.exporter.counter(series("vllm:generation_tokens_total"), 300)
     operated.exporter.counter(series("vllm:request_success_total", finished_reason="stop"), 3)
     assert operated.webhook.wait_for(notice("TraitwatchSilent", "firing"), TIMEOUT) is not None
@@ -80,7 +80,7 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
         return {alert["model_name"] for alert in operated.monitoring.firing() if alert["alertname"] == "TraitDrift"}
 
     until(lambda: drifting() == {"m", "other"})
-    # The alert of the silent server is held back: it adds nothing to that of the silent model.
+    # The alert of the silent server is held back, because the alert of the silent model includes it.
     assert {n.name for n in operated.webhook.notices() if n.labels["model_name"] == "m"} == {"TraitwatchSilent"}
     expected = {
         ("TraitwatchSilent", "m"): "active",
@@ -92,14 +92,14 @@ def test_a_silent_monitor_holds_back_the_trait_alerts_of_its_model_alone(operate
 
 
 def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: Operated) -> None:
-    """The page holds back the trait's own slow burn, and the drift of any trait; not the slow burn of another trait."""
+    """The page holds back the trait's own slow burn and the drift of any trait, but not another trait's slow burn."""
     operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 0)
     for trait, spiking in (("paternalism", 5.0), ("deception", 1.0)):
         operated.exporter.gauge(series("traitwatch_threshold_rate", engine="", trait=trait), 0.01)
         operated.exporter.counter(series("traitwatch_responses_total", trait=trait), 10)
         operated.exporter.counter(series("traitwatch_responses_over_threshold_total", trait=trait), spiking)
     slow = operated.webhook.wait_for(notice("TraitSpikesSlow", "firing", trait="deception"), TIMEOUT)
-    assert slow is not None, "a tenth of the responses is a ticket"
+    assert slow is not None, "a tenth of the responses must be a ticket"
     fast = operated.webhook.wait_for(notice("TraitSpikesFast", "firing", trait="paternalism"), TIMEOUT)
     assert fast is not None
     assert "had a paternalism spike" in fast.annotations["description"]
@@ -122,16 +122,16 @@ def states(operated: Operated, label: str) -> dict[tuple[str, str], str]:
     return {(alert["labels"]["alertname"], alert["labels"][label]): alert["status"]["state"] for alert in found}
 
 
-def test_nothing_of_it_stays(tmp_path: Path) -> None:
-    mine = psutil.Process()
-    before = set(mine.children(recursive=True))
+def test_no_process_and_no_port_stays(tmp_path: Path) -> None:
+    this_process = psutil.Process()
+    before = set(this_process.children(recursive=True))
     with (
         exporting() as exporter,
         webhook_receiver() as webhook,
         monitoring([exporter.url], webhook.url, tmp_path, speed_up=SPEED_UP) as programs,
     ):
-        started = set(mine.children(recursive=True)) - before
-        assert len(started) == 4, "two programs, each with its guard"
+        started = set(this_process.children(recursive=True)) - before
+        assert len(started) == 4, "there must be two programs, each with its guard"
         urls = [programs.prometheus, programs.alertmanager, webhook.url]
     assert not any(process.is_running() for process in started)
     for url in urls:
@@ -154,16 +154,18 @@ def test_a_program_that_is_missing_is_named_with_the_way_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "log_end"),
     [
         ("import sys; sys.exit('the port is taken')", "the port is taken"),
         ("import time; print('thinking', flush=True); time.sleep(600)", "thinking"),
     ],
 )
-def test_a_program_that_does_not_start_is_told_with_the_end_of_its_log(tmp_path: Path, script: str, told: str) -> None:
+def test_the_error_of_a_program_that_does_not_start_has_the_end_of_its_log(
+    tmp_path: Path, script: str, log_end: str
+) -> None:
     ready = f"http://127.0.0.1:{free_port()}/"
     with (
-        pytest.raises(ProcessError, match=rf"^the program .* answer.*:\n{told}"),
+        pytest.raises(ProcessError, match=rf"^the program .* answer.*:\n{log_end}"),
         running("the program", [sys.executable, "-c", script], tmp_path / "log", ready=ready, timeout=10),
     ):
         pass

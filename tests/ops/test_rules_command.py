@@ -26,7 +26,7 @@ MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 
 
 
 def milliseconds(duration: str) -> int:
-    """Read a duration by Prometheus's grammar: each unit at most once, in this order."""
+    """Parse a duration by Prometheus's grammar: each unit at most once, in this order."""
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?", duration)
     assert parts, duration
     return sum(int(part or 0) * unit for part, unit in zip(parts.groups(), MILLISECONDS.values(), strict=True))
@@ -107,7 +107,7 @@ def test_a_name_is_never_touched(metric: str, label: str, duration: str, number:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_comes_out_as_it_went_in(name: str) -> None:
+def test_a_file_without_options_is_unchanged(name: str) -> None:
     text = (SHIPPED / name).read_text()
     assert rendered(text) == text
 
@@ -148,7 +148,7 @@ def test_only_values_with_a_time_change_and_comments_stay() -> None:
     assert rendered(text, speed_up=60, runbooks="https://example.org/r") == expected
 
 
-def test_a_quoted_expression_is_refused_rather_than_left_as_it_is() -> None:
+def test_a_quoted_expression_is_refused() -> None:
     with pytest.raises(DashboardError, match="'expr' in line 2 without quotes"):
         rendered('rules:\n  - expr: "rate(x[5m])"\n', speed_up=60)
 
@@ -157,8 +157,8 @@ def test_every_time_in_the_rules_is_sped_up(tmp_path: Path) -> None:
     """Only lines whose key has a time change. Every window, `for` and interval changes."""
     for name, path in zip(FILES, write_files(tmp_path, speed_up=60), strict=True):
         before, after = (SHIPPED / name).read_text(), path.read_text()
-        left = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]
-        assert all(re.search(r"\[(1m|6m|24m)\]", line) for line in left), left
+        long_windows = [line for line in after.splitlines() if re.search(r"\[\d+[hmd]\]|offset \d+[hd]", line)]
+        assert all(re.search(r"\[(1m|6m|24m)\]", line) for line in long_windows), long_windows
         changed = [line[2:] for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] == "-"]
         assert all(re.search(r"\[\w+\]|(for|interval|wait): \w+$", line) for line in changed), changed
         assert changed
@@ -175,17 +175,17 @@ def test_the_command_writes_the_files_with_their_links(tmp_path: Path) -> None:
     assert all(link.startswith("https://example.org/runbooks#") for link in links)
 
 
-def test_the_command_writes_over_nothing_unless_told_to(tmp_path: Path) -> None:
-    kept = tmp_path / "prometheus" / "prometheus.yml"
-    kept.parent.mkdir()
-    kept.write_text("mine")
+def test_the_command_overwrites_files_only_with_force(tmp_path: Path) -> None:
+    existing = tmp_path / "prometheus" / "prometheus.yml"
+    existing.parent.mkdir()
+    existing.write_text("mine")
     result = CliRunner().invoke(rules, ["--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"{kept} would be written over" in result.output
-    assert kept.read_text() == "mine"
+    assert f"{existing} would be written over" in result.output
+    assert existing.read_text() == "mine"
     assert not (tmp_path / "alertmanager").exists()
     assert CliRunner().invoke(rules, ["--out", str(tmp_path), "--force"]).exit_code == 0
-    assert kept.read_text() != "mine"
+    assert existing.read_text() != "mine"
 
 
 @pytest.mark.parametrize("speed_up", ["0", "-1"])

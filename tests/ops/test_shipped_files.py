@@ -35,13 +35,13 @@ def test_promtool_takes_the_rules() -> None:
 
 
 def test_promtool_takes_the_configuration_with_its_rules() -> None:
-    told = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
-    assert "2 rule files found" in told
+    output = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+    assert "2 rule files found" in output
 
 
 def test_amtool_takes_the_routing() -> None:
-    told = run("amtool", "check-config", ALERTMANAGER)
-    assert "4 inhibit rules" in told
+    output = run("amtool", "check-config", ALERTMANAGER)
+    assert "4 inhibit rules" in output
 
 
 @pytest.mark.parametrize("speed_up", [1.0, 7.0, 60.0])
@@ -55,8 +55,8 @@ def test_the_written_files_are_taken_too(tmp_path: Path, speed_up: float) -> Non
 @pytest.mark.parametrize("severity", ["page", "ticket", "info"])
 def test_each_severity_has_a_receiver_of_its_own(severity: str) -> None:
     receiver = {"page": "pager", "ticket": "tickets", "info": "notes"}[severity]
-    told = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}")
-    assert told.strip() == receiver
+    output = run("amtool", "config", "routes", "test", f"--config.file={ALERTMANAGER}", f"severity={severity}")
+    assert output.strip() == receiver
 
 
 def test_the_alerts_are_those_that_are_promised() -> None:
@@ -74,11 +74,11 @@ def test_the_alerts_are_those_that_are_promised() -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_an_alert_tells_what_it_knows_and_where_to_read_on(name: str) -> None:
+def test_an_alert_has_its_labels_its_value_and_its_runbook(name: str) -> None:
     annotations = ALERTS[name]["annotations"]
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
-    # The alert of an uncalibrated vector needs no value: its labels tell everything.
+    # The alert of an uncalibrated vector needs no value: its labels have everything.
     values = "$value" in annotations["description"] or "| query" in annotations["description"]
     assert values or name == "TraitwatchVectorUncalibrated"
     page, _, anchor = annotations["runbook_url"].partition("#")
@@ -93,7 +93,7 @@ def test_the_runbooks_have_no_section_without_alert() -> None:
     assert set(headings) == ALERTS.keys()
 
 
-def test_the_runbooks_query_what_is_recorded() -> None:
+def test_the_runbooks_query_recorded_series() -> None:
     recorded = {rule["record"] for rule in rules("record")}
     named = set(re.findall(r"\bmodel(?:_trait)?:[a-z0-9_]+:[a-z0-9_]+", (ROOT / RUNBOOKS).read_text()))
     assert named
@@ -101,7 +101,7 @@ def test_the_runbooks_query_what_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("rule", rules("record"), ids=lambda rule: rule["record"])
-def test_a_recording_rule_is_named_level_metric_operation_with_the_windows_that_it_has(rule: dict[str, Any]) -> None:
+def test_the_name_of_a_recording_rule_has_level_metric_operation_and_windows(rule: dict[str, Any]) -> None:
     level, metric, operation = rule["record"].split(":")
     assert level in ("model", "model_trait")
     assert metric.startswith("traitwatch_")

@@ -1,4 +1,4 @@
-"""An answer as it came over the wire, taken apart: vLLM's own part, and what it tells of the traits of each choice."""
+"""Takes an answer apart as a client receives it: vLLM's own part, and the scores of each choice."""
 
 import json
 import re
@@ -11,14 +11,15 @@ import httpx
 from tests.support.serving import Server
 
 OURS = ("traits", "traits_complete")
-# What differs between any two answers of vLLM, whoever scores them.
+# These fields differ between any two answers of vLLM, with and without our scores.
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
-# The same fields, as they stand in the bytes of an answer.
+# The same fields in the bytes of an answer.
 _IDENTITY_BYTES = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')"(: ?)("[^"]*"|[0-9.]+)')
 _RUNS = 25
-# Of a stream, until one came as if no process had stood still meanwhile: vLLM joins the tokens of such a moment.
+# A test repeats a stream at most this often. It needs a stream in which vLLM's process did not stand still: vLLM joins
+# the tokens of such a moment.
 RUNS = 10
-# Where a response that is one answer, not some choices, keeps its scores.
+# The key of a response that is one answer without choices.
 ONE_ANSWER = -1
 
 
@@ -27,18 +28,18 @@ def post(server: Server, path: str, body: Mapping[str, Any], **fields: Any) -> h
 
 
 def events(response: httpx.Response) -> list[tuple[str, str]]:
-    """Return the events of a stream: what stands before the data, and the data. Comments are left out."""
+    """Return the events of a stream: the lines before the data, and the data. Comments are left out."""
     blocks = response.text.split("\n\n")
-    assert blocks.pop() == "", "the stream ends after a whole event"
+    assert blocks.pop() == "", "the stream does not end after a whole event"
     heads = [block.partition("data: ") for block in blocks if not block.startswith(":")]
     return [(head, data) for head, _, data in heads]
 
 
 def own_part(response: httpx.Response) -> list[str]:
-    """Return what vLLM itself answered, as text to compare, identities masked; of a stream, choice by choice.
+    """Return vLLM's own part of an answer as text, with masked identities; of a stream, sorted by choice.
 
-    The events of one choice keep their order. Those of several choices, and of several prompts, come as vLLM's engine
-    and its merging of generators had them.
+    The events of one choice keep their order. The order of events of different choices or prompts is chance: it depends
+    on vLLM's engine and on its merging of generators.
     """
     if response.headers["content-type"] == "application/json":
         return [_masked(response.text)]
@@ -49,7 +50,7 @@ def own_part(response: httpx.Response) -> list[str]:
 
 
 def raw(response: httpx.Response) -> bytes:
-    """Return what was answered, byte for byte, but for identities: each run and each configuration has others."""
+    """Return the bytes of an answer with masked identities. Each run and each configuration has other identities."""
     return _IDENTITY_BYTES.sub(rb'"\1"\2"-"', response.content)
 
 
@@ -58,10 +59,10 @@ def alike(
     theirs: Callable[[], httpx.Response],
     part: Callable[[httpx.Response], object] = own_part,
 ) -> tuple[httpx.Response, httpx.Response]:
-    """Ask two servers until a part of both answers is equal, or they were asked often.
+    """Ask two servers until a part of both answers is equal, at most `_RUNS` times.
 
-    Where its loop was busy, vLLM joins the tokens that came meanwhile into one event, and how the choices of a request
-    share its passes is chance too: with luck, another run is as the other server's.
+    When vLLM's loop is busy, vLLM joins the waiting tokens into one event. Chance also decides how the choices of a
+    request share the engine's passes. Another run may be equal.
     """
     for _ in range(_RUNS):
         answers = theirs(), ours()
@@ -75,15 +76,15 @@ def headers(response: httpx.Response) -> dict[str, str]:
 
 
 @dataclass
-class Told:
-    """What was told of one choice.
+class ReceivedChoice:
+    """One choice, as a client received it.
 
     Attributes:
-        traits: as an unstreamed answer has it, the parts of a stream joined.
+        traits: `traits` as in an unstreamed answer. The parts of a stream are joined.
         complete: `traits_complete`.
-        tokens: ids of the generated tokens, where the request asked for them.
-        prompt: ids of the prompt's tokens, likewise.
-        behind: of each event that brought tokens, how many tokens of earlier events it left without a projection.
+        tokens: ids of the generated tokens, if the request asked for the ids.
+        prompt: ids of the prompt's tokens, if the request asked for the ids.
+        behind: for each event with tokens, the number of tokens of earlier events without a projection.
     """
 
     traits: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -93,60 +94,60 @@ class Told:
     behind: list[int] = field(default_factory=list)
 
     def take(self, carrier: Mapping[str, Any]) -> None:
-        """Take the scores of an object that may have some."""
+        """Add the scores of an object that may have scores."""
         for name, part in carrier.get("traits", {}).items():
-            told = self.traits.setdefault(name, {"tokens": []})
-            joined = told["tokens"]
+            scores = self.traits.setdefault(name, {"tokens": []})
+            joined = scores["tokens"]
             assert part.get("start", 0) == len(joined), f"{name}: a part starts at {part['start']} after {len(joined)}"
-            told.update({key: value for key, value in part.items() if key != "start"})
-            told["tokens"] = joined + part["tokens"]
+            scores.update({key: value for key, value in part.items() if key != "start"})
+            scores["tokens"] = joined + part["tokens"]
         if "traits_complete" in carrier:
-            assert self.complete is None, "the summary came twice"
+            assert self.complete is None, "the stream has two summaries"
             self.complete = carrier["traits_complete"]
 
     def take_whole(self, carrier: Mapping[str, Any]) -> None:
-        """Take the scores of an answer's end that has all tokens, whatever came before; they must agree."""
+        """Take the scores of the whole answer at the end of a stream. Assert that the parts agree with them."""
         before, self.traits = self.traits, {}
         self.take(carrier)
         for name, part in before.items():
             assert self.traits[name]["tokens"][: len(part["tokens"])] == part["tokens"], name
 
 
-def told(response: httpx.Response) -> dict[int, Told]:
-    """Return what an answer tells of each of its choices; of one without choices, under `ONE_ANSWER`."""
+def received_choices(response: httpx.Response) -> dict[int, ReceivedChoice]:
+    """Return the choices of an answer by index. An answer without choices is under `ONE_ANSWER`."""
     assert response.status_code == 200, response.text
     if response.headers["content-type"] == "application/json":
-        return _told_at_once(json.loads(response.text))
-    choices: dict[int, Told] = {}
+        return _unstreamed_choices(json.loads(response.text))
+    choices: dict[int, ReceivedChoice] = {}
     for data in (json.loads(data) for _, data in events(response) if data.startswith("{")):
         if "choices" in data:
             for choice in data["choices"]:
-                _take_chunk(choices.setdefault(choice["index"], Told()), choice, data)
+                _take_chunk(choices.setdefault(choice["index"], ReceivedChoice()), choice, data)
         elif "response" in data:
-            _take_ids(choices.setdefault(ONE_ANSWER, Told()), data["response"])
+            _take_ids(choices.setdefault(ONE_ANSWER, ReceivedChoice()), data["response"])
             if "traits" in data["response"]:
                 choices[ONE_ANSWER].take_whole(data["response"])
         else:
-            choices.setdefault(ONE_ANSWER, Told()).take(data)
+            choices.setdefault(ONE_ANSWER, ReceivedChoice()).take(data)
     return choices
 
 
-def _told_at_once(answer: dict[str, Any]) -> dict[int, Told]:
+def _unstreamed_choices(answer: dict[str, Any]) -> dict[int, ReceivedChoice]:
     choices = {}
-    # A batch numbers its choices by conversation, whatever `n` is: count them.
+    # In a batch, the index of a choice is the number of the conversation, for any `n`. So count the choices.
     for number, choice in enumerate(answer.get("choices", [answer])):
-        one = choices[number if "choices" in answer else ONE_ANSWER] = Told()
+        one = choices[number if "choices" in answer else ONE_ANSWER] = ReceivedChoice()
         one.take(choice)
         _take_ids(one, {**answer, **choice})
     return choices
 
 
-def _take_ids(one: Told, answer: dict[str, Any]) -> None:
+def _take_ids(one: ReceivedChoice, answer: dict[str, Any]) -> None:
     one.tokens = answer.get("token_ids") or [t for m in answer.get("output_messages") or [] for t in m["tokens"]]
     one.prompt = answer.get("prompt_token_ids") or [t for m in answer.get("input_messages") or [] for t in m["tokens"]]
 
 
-def _take_chunk(one: Told, choice: dict[str, Any], chunk: dict[str, Any]) -> None:
+def _take_chunk(one: ReceivedChoice, choice: dict[str, Any], chunk: dict[str, Any]) -> None:
     prompt = choice.get("prompt_token_ids") or chunk.get("prompt_token_ids")
     one.prompt = one.prompt or prompt or []
     before = len(one.tokens)
@@ -157,7 +158,7 @@ def _take_chunk(one: Told, choice: dict[str, Any], chunk: dict[str, Any]) -> Non
 
 
 def _choice_of(data: str) -> int:
-    """Return the number of the one choice of an event; a large one for an event of none, or not of this kind."""
+    """Return the index of the choice of an event. Return a large number for an event without exactly one choice."""
     choices = json.loads(data).get("choices", []) if data.startswith("{") else []
     return choices[0]["index"] if len(choices) == 1 else 1_000_000
 

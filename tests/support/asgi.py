@@ -23,19 +23,19 @@ from traitwatch_server.traits import trait_set
 CHAT, BATCH = "/v1/chat/completions", "/v1/chat/completions/batch"
 COMPLETIONS, RESPONSES, MESSAGES = "/v1/completions", "/v1/responses", "/v1/messages"
 EVENTS = "text/event-stream; charset=utf-8"
-# A request without a field of ours.
+# A request without a `traits` field.
 ASKED = b'{"messages": [] }'
 # The projections of choice 0 (`tests.support.engine.TOKENS`).
 FIRST_CHOICE = [3.5, 4.0, None]
 
 
 def monitor_of(registry: CollectorRegistry, default: TraitsDefault) -> Monitor:
-    """Return a monitor of one trait, whose z is the projection."""
+    """Return a monitor of one trait. z is equal to the projection."""
     return Monitor(trait_set([served_trait(mean=0.0, std=1.0)]), default, "api", Metrics(registry))
 
 
 async def settled(monitor: Monitor) -> None:
-    """Wait until everything is recorded and no call is open, and flush the metrics."""
+    """Wait until every response is recorded and no call is open. Then flush the metrics."""
     async with asyncio.timeout(20):
         while len(monitor.ledger):
             await asyncio.sleep(0.001)
@@ -48,13 +48,13 @@ def choices(*indices: int) -> bytes:
 
 
 def chunk(number: int) -> bytes:
-    """Return an event of a chat's stream; -1 is the number of the last."""
+    """Return an event of a chat's stream. The last event has the number -1."""
     choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": "stop" if number == -1 else None}
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 
 class App:
-    """Stands in the place of vLLM: generates, then answers with a body, or with one event for each generated token."""
+    """Stands in the place of vLLM. It generates, then answers with a body or with an event for each token."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class App:
         calls: int = 1,
         cut: int = 10**6,
     ) -> None:
-        """Start without a request.
+        """Make an application that has not received a request.
 
         Args:
-            monitor: the server's.
-            answer: the body; for a stream, makes an event from the number of a token (-1 for the last).
-            media_type: of the answer.
-            status: HTTP status of the answer; only with 200 it generates.
-            n: choices of each call of the engine.
-            calls: calls of the engine, one after the other.
-            cut: bytes of the longest message that it sends.
+            monitor: the server's monitor.
+            answer: the body of the answer. For a stream: makes an event from the number of a token (-1 for the last).
+            media_type: the media type of the answer.
+            status: the HTTP status of the answer. The application generates only with status 200.
+            n: the choices of each call of the engine.
+            calls: the number of calls of the engine, one after the other.
+            cut: the largest number of bytes in a message of the answer.
         """
         self.engine = Engine(monitor.ledger)
         watch(self.engine, monitor, Draining(0))  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ class App:
             headers.append((b"content-length", str(sum(map(len, pieces))).encode()))
         kind = RequestOutputKind.FINAL_ONLY if pieces else RequestOutputKind.DELTA
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        # vLLM calls generate in its handler, and reads a stream's outputs in another task.
+        # vLLM calls `generate` in its handler, and reads the outputs of a stream in another task.
         streams = [
             self.engine.generate({}, SamplingParams(n=self.n, output_kind=kind), f"cmpl-1-{i}")
             for i in range(self.calls if self.status == 200 else 0)
@@ -128,7 +128,7 @@ class App:
 
 
 class Reply:
-    """The messages that came back for one request."""
+    """The messages of the answer to one request."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -154,7 +154,7 @@ class Reply:
 async def call(app: App, monitor: Monitor, body: bytes, path: str = CHAT, method: str = "POST") -> Reply:
     """Send a request through the middleware."""
     result = Reply()
-    # The body comes in two messages, as it does from a slow client.
+    # The body comes in two messages, as from a slow client.
     waiting: list[Message] = [
         {"type": "http.request", "body": body[:7], "more_body": True},
         {"type": "http.request", "body": body[7:], "more_body": False},

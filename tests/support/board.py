@@ -1,4 +1,4 @@
-"""What the tests of the Grafana dashboard share: its queries, as Grafana fills them in, and the metrics that exist."""
+"""Reads the Grafana dashboard for its tests: the queries as Grafana sends them, and the metrics that exist."""
 
 import re
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ TRAITS = ("paternalism", "power-seeking")
 
 @dataclass(frozen=True)
 class Query:
-    """A query of the dashboard: whose it is, and the PromQL with Grafana's variables in it."""
+    """A query of the dashboard: its owner, and its PromQL with Grafana's variables."""
 
     owner: str
     expr: str
 
     def filled(self, *, rate_window: str = "1m", range_window: str = "6h") -> str:
-        """Return the PromQL that Grafana sends, with all traits chosen."""
+        """Return the PromQL that Grafana sends when all traits are chosen."""
         expr = self.expr.replace("$__rate_interval", rate_window).replace("$__range", range_window)
         expr = expr.replace("$model_name", MODEL).replace("$trait", ".*")
         assert "$" not in expr, f"{self.owner}: {self.expr} has a variable that the dashboard does not have"
@@ -33,7 +33,7 @@ class Query:
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the panels without the rows' titles."""
+    """Return the panels without the titles of the rows."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
@@ -50,14 +50,14 @@ def queries(board: dict[str, Any]) -> list[Query]:
 
 
 def traitwatch_metrics(registry: CollectorRegistry) -> Metrics:
-    """Return the server's own metrics of two engines, with two traits and one that is not calibrated."""
+    """Return the server's own metrics with two engines, two traits, and a third trait without calibration."""
     metrics = Metrics(registry, MODEL, ("0", "1"))
     metrics.show([*map(served_trait, TRAITS), uncalibrated(served_trait("uncalibrated"))])
     return metrics
 
 
 def vllm_metrics(registry: CollectorRegistry) -> dict[str, Any]:
-    """Return metrics named and typed as vLLM's source has them, by name, of one engine."""
+    """Return metrics of one engine by name, with the names and types of vLLM's source."""
     kinds = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
     return {
         name: kinds[kind](name, "vLLM's.", ["model_name", "engine"], registry=registry).labels(MODEL, "0")
@@ -66,12 +66,12 @@ def vllm_metrics(registry: CollectorRegistry) -> dict[str, Any]:
 
 
 def vllm_names() -> Iterator[tuple[str, str]]:
-    """Give kind and name of the metrics that vLLM makes of every engine."""
+    """Yield the kind and the name of each metric that vLLM makes for every engine."""
     package = find_spec("vllm")
     assert package is not None
     assert package.submodule_search_locations is not None
     source = Path(package.submodule_search_locations[0], "v1", "metrics", "loggers.py").read_text(encoding="utf-8")
-    # A metric that has labels beside those of the engine is none that a sum over engines may take as it is.
+    # A metric with more labels than those of the engine is left out: a sum over engines would mix its label values.
     for block in re.finditer(
         r'self\._(gauge|counter|histogram)_cls\(\s*name="(vllm:\w+)",(.*?)\n        \)', source, re.S
     ):
@@ -80,7 +80,7 @@ def vllm_names() -> Iterator[tuple[str, str]]:
 
 
 class Scraped(Collector):
-    """What a Prometheus scrapes of a registry: in OpenMetrics, signed histograms have buckets alone."""
+    """The samples that a Prometheus scrapes from a registry. In OpenMetrics, signed histograms have only buckets."""
 
     def __init__(self, registry: CollectorRegistry):
         self._registry = registry
@@ -93,7 +93,7 @@ class Scraped(Collector):
 
 
 def labels_by_sample(registry: CollectorRegistry) -> dict[str, set[str]]:
-    """Return the labels of each sample that is scraped, by its name."""
+    """Return the labels of each scraped sample by the name of the sample."""
     labels: dict[str, set[str]] = {}
     for family in Scraped(registry).collect():
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""Definitions and replies for unit tests of Claude; the fixture `serve` starts the server that gives the replies."""
+"""Definitions and replies for the unit tests of Claude. The fixture `serve` starts a server that sends the replies."""
 
 import copy
 import json

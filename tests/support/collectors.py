@@ -1,4 +1,4 @@
-"""OpenTelemetry collectors as tests need them: real servers of both protocols, which keep what they receive."""
+"""OpenTelemetry collectors for tests: real servers of both protocols that record the events they receive."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ TIMEOUT = 60.0
 
 
 class Collector:
-    """What a collector received."""
+    """The events that a collector received."""
 
     def __init__(self) -> None:
         self.requests: list[ExportLogsServiceRequest] = []

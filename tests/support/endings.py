@@ -1,10 +1,10 @@
-"""The ways in which a server ends, each with what must hold of its answers and of what is left of it.
+"""The ways in which a server ends. Each checks the server's answers and what is left of the server.
 
-- `finishes_answers`: a server that is told to end finishes its answers and takes no others.
-- `cuts_answers`: an end that is in a hurry cuts the answers, in order.
-- `dies_with`: a process that dies takes the whole server down, as a failure.
+- `finishes_answers`: a server that drains finishes its answers and takes no new requests.
+- `cuts_answers`: a server whose drain is too short for its answers cuts them in order.
+- `dies_with`: when one process dies, the whole server ends with a failure.
 
-Every function takes a running server and returns when no process of the server is left.
+Every function takes a running server, and returns when no process of the server is left.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.answers import Told
+from tests.support.answers import ReceivedChoice
 from tests.support.processes import END_TIMEOUT, ended, process
 from tests.support.serving import MODEL_NAME, Server
 
 ENGINE = "VLLM::EngineCore"
-# Ten seconds of `SlowWorker` and more: an engine at its full speed can keep this machine's other processes from running
-# for seconds, in which an answer of so small a model would end.
+# Ten seconds of `SlowWorker` or more. At full speed, the engine can keep the other processes of this machine from
+# running for seconds. The answer of such a small model would end in that time.
 TOKENS, CHOICES = 500, 4
 ANSWER_TIMEOUT = 300.0
-# What the engine's end may take after the answers'.
+# The time that the engine may take to end after the answers.
 AFTERWARDS = 30.0
-# So many that the answer is far from its end when a client on a busy machine has read its first events.
+# So many tokens that the answer is far from its end when a client on a busy machine has read its first events.
 _STREAM_TOKENS, _STREAM_CHOICES = 900, 16
 _READ = 10
 
 
 def terminate(server: Server) -> None:
-    """Tell a server to end."""
+    """Send SIGTERM to a server."""
     server.process.send_signal(signal.SIGTERM)
 
 
@@ -48,12 +48,12 @@ def interrupt(server: Server) -> None:
 
 
 def press_ctrl_c(server: Server) -> None:
-    """Interrupt all processes of a server's group, as a terminal does."""
+    """Interrupt all processes of a server's group, as Ctrl-C in a terminal does."""
     os.killpg(server.process.pid, signal.SIGINT)
 
 
 def finishes_answers(server: Server, end: Callable[[Server], None]) -> None:
-    """Tell a server that drains for `ANSWER_TIMEOUT` to end: running answers are finished and no others taken."""
+    """End a server that drains for `ANSWER_TIMEOUT`. Assert that it finishes running answers and takes no others."""
     with answering(server) as answers:
         end(server)
         refused = until_refused(server)
@@ -68,11 +68,11 @@ def finishes_answers(server: Server, end: Callable[[Server], None]) -> None:
 
 
 def cuts_answers(server: Server, *, again: bool) -> None:
-    """Interrupt a server whose answers take longer than it may drain: they are cut, and the server ends in order.
+    """Interrupt a server whose answers take longer than its drain. Assert that it cuts them and ends in order.
 
     Args:
         server: the server.
-        again: whether the server is interrupted once more, in place of waiting until its time is up.
+        again: whether to interrupt the server a second time instead of waiting for the end of the drain.
     """
     with answering(server) as answers:
         interrupt(server)
@@ -90,7 +90,7 @@ def cuts_answers(server: Server, *, again: bool) -> None:
 
 
 def dies_with(server: Server, title: str) -> None:
-    """Kill the process with a title while an answer is streamed; its client must learn that no more comes."""
+    """Kill the process with a title while an answer streams. Assert that the client sees the end of the stream."""
     victim = process(server, title)
     with streaming(server) as events, contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
         victim.kill()
@@ -100,7 +100,7 @@ def dies_with(server: Server, title: str) -> None:
 
 @contextlib.contextmanager
 def streaming(server: Server) -> Iterator[Iterator[str]]:
-    """Be in the middle of a long stream; yield the rest of its events."""
+    """Enter the block in the middle of a long stream; yield the rest of its events."""
     body = {
         "model": MODEL_NAME,
         "prompt": "A",
@@ -118,9 +118,10 @@ def streaming(server: Server) -> Iterator[Iterator[str]]:
 
 @contextlib.contextmanager
 def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
-    """Have a server answer one request whole and one as a stream; yield their choices once both are under way.
+    """Send one request whole and one as a stream; yield the futures of their choices once both are running.
 
-    The engine stands still then, so that no answer ends before the server was told to; `resume` lets it go on.
+    The engine stands still inside the block, so that no answer ends before the test ends the server. `resume` lets the
+    engine go on.
     """
     body = {"model": MODEL_NAME, "prompt": "A", "max_tokens": TOKENS, "n": CHOICES}
     extra = {"ignore_eos": True}
@@ -133,16 +134,16 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
         return choices
 
     def streamed() -> list[dict[str, Any]]:
-        told = defaultdict[int, Told](Told)
+        received = defaultdict[int, ReceivedChoice](ReceivedChoice)
         last: dict[int, dict[str, Any]] = {}
-        # By the SDK: httpx also ends a line at the separators of Unicode, of which this model's bytes make some.
+        # Use the SDK: httpx also splits lines at Unicode's line separators, and this model's bytes contain some.
         stream: Any = server.client().completions.create(**body, extra_body=extra, stream=True)
         for event in stream:
             for choice in (choice.model_dump(exclude_unset=True) for choice in event.choices):
-                told[choice["index"]].take(choice)
+                received[choice["index"]].take(choice)
                 last[choice["index"]] = choice
             begun.set()
-        return [{**choice, "traits": told[index].traits} for index, choice in last.items()]
+        return [{**choice, "traits": received[index].traits} for index, choice in last.items()]
 
     engine = process(server, ENGINE)
     with ThreadPoolExecutor() as pool:
@@ -163,14 +164,14 @@ def answering(server: Server) -> Iterator[list[Future[list[dict[str, Any]]]]]:
 
 
 def until_open(server: Server, requests: float) -> None:
-    """Wait until a server has handed so many requests to its engine."""
+    """Wait until a server has handed a number of requests to its engine."""
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while server.metric("traitwatch_ledger_requests") < requests:
         assert time.monotonic() < deadline, "the request has not come"
 
 
 def scored(choices: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Check that all the tokens of an answer have their scores; return why each choice ended, and its length."""
+    """Assert that all tokens of an answer have scores. Return the finish reason and the length of each choice."""
     ends = []
     for choice in choices:
         assert choice["traits_complete"] is True
@@ -180,12 +181,12 @@ def scored(choices: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def until_refused(server: Server) -> httpx.Response:
-    """Wait until a server says that it is ending; return what it then answers to a request."""
+    """Wait until a server refuses requests because it is ending. Return the answer to such a request."""
     deadline = time.monotonic() + END_TIMEOUT
-    # Each is a connection of its own, which the system hands to one of the API processes.
+    # Each request opens a connection. The system hands each connection to one of the API processes.
     in_a_row = 0
     while in_a_row < 10:
-        assert time.monotonic() < deadline, "the server goes on taking requests"
+        assert time.monotonic() < deadline, "the server still takes requests"
         refused = httpx.get(f"{server.url}/health", timeout=END_TIMEOUT).status_code == 503
         in_a_row = in_a_row + 1 if refused else 0
     return httpx.post(f"{server.url}/v1/completions", json={"model": MODEL_NAME, "prompt": "A"}, timeout=END_TIMEOUT)

@@ -23,14 +23,14 @@ def projection(token_id: int) -> float:
 
 
 class Engine:
-    """Generates `TOKENS`, one a pass; the worker's rows of a pass come before its outputs.
+    """Generates `TOKENS`, one token a pass. The worker's rows of a pass come before the outputs of the pass.
 
     Attributes:
-        ledger: where the rows go.
+        ledger: the ledger that receives the rows.
         seen: the sampling parameters of each call.
-        lost: places of the choices whose rows do not come.
-        overtaken: whether the outputs of a pass come before its rows, as they do now and then.
-        closed: calls that were ended, to their end or before.
+        lost: the indexes of the choices whose rows are lost.
+        overtaken: whether the outputs of a pass come before its rows, as sometimes happens in a real server.
+        closed: the number of calls that have ended or were closed.
     """
 
     def __init__(self, ledger: Ledger, tokens: Sequence[Sequence[int]] = TOKENS, lost: Sequence[int] = ()) -> None:
@@ -71,7 +71,7 @@ class Engine:
         return SimpleNamespace(prompt_token_ids=PROMPT, outputs=parts, finished=finished)
 
     def _send(self, params: SamplingParams, request_id: str, index: int, step: int) -> None:
-        """Send the rows of a pass: of the prompt first, then of the token that was generated before."""
+        """Send the rows of a pass: of the prompt first, then of the token that was generated in the pass before."""
         extra = params.extra_args or {}
         key = extra.get(REQUEST_KEY)
         if key is None or step - 1 in self.lost:

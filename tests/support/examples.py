@@ -1,4 +1,4 @@
-"""Runs an example of the documentation against a server, and holds what it prints to what the server says."""
+"""Runs an example of the documentation against a server, and compares its output with the server's answer."""
 
 import ast
 import json
@@ -21,24 +21,24 @@ from tests.support.wire.http import Reply, Request, wire_server
 EXAMPLES = ROOT / "docs" / "examples"
 QUESTION = "How should I start a small bakery?"
 NOT_SCORED = "Some tokens have no score. The numbers come from the other tokens."
-# Of an answer of 60 tokens.
+# The least number of parts of an answer with 60 tokens.
 LEAST_PARTS = 21
 _RUNS = 5
-# Two decimals are printed.
+# The examples print two decimals.
 NEAR = 0.011
 
 
 @dataclass(frozen=True)
 class Printed:
-    """What an example printed.
+    """The output of an example.
 
     Attributes:
-        traits: of each trait its row in the list: layer, threshold.
+        traits: the row of each trait in the list of traits: layer, threshold.
         text: the answer.
-        scores: of each trait its row under the answer: mean, z, max z, spikes.
-        parts: of the stream, the numbers and the text of each line.
-        streamed: as `scores`, under the stream.
-        warnings: lines that say that something was not scored.
+        scores: the row of each trait under the answer: mean, z, max z, spikes.
+        parts: the numbers and the text of each line of the stream.
+        streamed: the row of each trait under the stream, as in `scores`.
+        warnings: the number of lines about tokens without a score.
     """
 
     traits: dict[str, list[float | None]]
@@ -50,10 +50,9 @@ class Printed:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], cwd: Path = EXAMPLES) -> Printed:
-    """Run an example with nothing but these environment variables and the path of programs.
+    """Run an example with only these environment variables and PATH.
 
-    Where its stream comes in few parts it is run again: vLLM joins the tokens of a moment in which its process stood
-    still.
+    Run it again if its stream comes in few parts: vLLM joins the tokens of a moment in which its process stood still.
     """
     for _ in range(_RUNS):
         printed = _run(command, environment, cwd)
@@ -67,12 +66,12 @@ def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> P
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     listed, answer, stream = done.stdout.strip().split("\n\n")
-    said, *scores = answer.splitlines()
+    answer_line, *scores = answer.splitlines()
     parts = [line for line in stream.splitlines()[1:] if re.search(r"""["']$""", line)]
     streamed = stream.splitlines()[1 + len(parts) :]
     return Printed(
         traits=_rows(listed.splitlines()),
-        text=_text(said.removeprefix("answer: ")),
+        text=_text(answer_line.removeprefix("answer: ")),
         scores=_rows(scores),
         parts=[_part(line) for line in parts],
         streamed=_rows(streamed),
@@ -81,7 +80,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> P
 
 
 def need(*programs: str) -> None:
-    """Fail where a program is missing, with how to get it."""
+    """Fail if a program is missing. The message says how to install the program."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         pytest.fail(f"{', '.join(missing)} not found; on Debian: apt-get install {' '.join(missing)}")
@@ -89,7 +88,7 @@ def need(*programs: str) -> None:
 
 @contextmanager
 def incomplete(url: str) -> Iterator[str]:
-    """Stand before a server, and have its answers say that they were not fully scored."""
+    """Serve a proxy before a server. The proxy marks every answer as incompletely scored."""
 
     def passed(request: Request) -> Reply:
         method = "GET" if request.body is None else "POST"
@@ -103,13 +102,14 @@ def incomplete(url: str) -> Iterator[str]:
 
 
 def check(printed: Printed, url: str, watched: str, *, running: bool, key: str | None = None) -> None:
-    """Assert that what was printed is what the server answers to the same question.
+    """Assert that the printed numbers are those of the server's answer to the same question.
 
     Args:
-        printed: what was printed.
+        printed: the output of the example.
         url: the server's address.
-        watched: the trait that was shown as the stream came.
-        running: whether its mean so far was shown, in z where the server knows it; else the projections of each part.
+        watched: the trait that the example shows while it streams.
+        running: True if each part shows the running mean (in z if the server knows it); False if it shows the
+            projections of the part.
         key: the server's API key.
     """
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -119,8 +119,10 @@ def check(printed: Printed, url: str, watched: str, *, running: bool, key: str |
         threshold = trait["threshold"] and trait["threshold"]["z"]
         _near(printed.traits[trait["id"]], [trait["layer"], threshold])
     body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
-    asked = {**body, "max_tokens": 60, "traits": True}
-    answer = httpx.post(f"{url}/v1/chat/completions", json=asked, headers=headers, timeout=120).raise_for_status()
+    request_body = {**body, "max_tokens": 60, "traits": True}
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json=request_body, headers=headers, timeout=120
+    ).raise_for_status()
     (choice,) = answer.json()["choices"]
     assert printed.text == choice["message"]["content"]
     for rows in (printed.scores, printed.streamed):
@@ -137,18 +139,18 @@ def check(printed: Printed, url: str, watched: str, *, running: bool, key: str |
         _near([number for numbers, _ in printed.parts for number in numbers], scores["tokens"])
 
 
-def _near(printed: Sequence[float | None], said: Sequence[float | None]) -> None:
-    assert list(printed) == [None if value is None else pytest.approx(value, abs=NEAR) for value in said]
+def _near(printed: Sequence[float | None], expected: Sequence[float | None]) -> None:
+    assert list(printed) == [None if value is None else pytest.approx(value, abs=NEAR) for value in expected]
 
 
 def _rows(lines: Sequence[str]) -> dict[str, list[float | None]]:
-    """Return the cells of a table by the first of each row; the head and what is no table are left out."""
+    """Return the cells of a table by the first cell of each row. The head and other lines are left out."""
     rows = [line.split() for line in lines[1:] if line != NOT_SCORED]
     return {name: _numbers(cells) for name, *cells in rows}
 
 
 def _part(line: str) -> tuple[list[float | None], str]:
-    """Take a line of a stream apart: numbers, two spaces or a tab, and a string."""
+    """Split a line of a stream into its numbers, two spaces or a tab, and a string."""
     numbers, text = re.fullmatch(r"""(.*?)(?:  |\t)(["'].*["'])""", line).groups()  # type: ignore[union-attr]
     return _numbers(numbers.split()), _text(text)
 
@@ -158,7 +160,7 @@ def _numbers(cells: Sequence[str]) -> list[float | None]:
 
 
 def _text(literal: str) -> Any:
-    """Return the string that was printed, as JSON or as Python has it."""
+    """Return the value of a printed string literal of JSON or Python."""
     try:
         return json.loads(literal)
     except json.JSONDecodeError:

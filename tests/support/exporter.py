@@ -1,4 +1,4 @@
-"""A server's `/metrics` with made-up figures, for tests that need a real Prometheus and no model."""
+"""Serves `/metrics` with made-up values, for tests that need a real Prometheus and no model."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Exporter:
-    """Metrics that the test sets. Counters grow by themselves."""
+    """Metrics that the test sets. Counters grow with time."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -22,7 +22,7 @@ class Exporter:
         self._gauges = {name: value for name, value in gauges.items() if value is not None}
 
     def counter(self, name: str, per_second: float) -> None:
-        """Begin a counter at 0."""
+        """Start a counter at 0."""
         self._counters = {**self._counters, name: (time.monotonic(), per_second)}
 
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""The Persona Vectors authors' way of reading answers, one text at a time, and how near our engines come to it."""
+"""Reads answers as the Persona Vectors authors' code does, one text at a time, and compares our engines with it."""
 
 import logging
 from typing import Any
@@ -19,7 +19,7 @@ Examples = list[tuple[str, str]]
 
 @torch.inference_mode()
 def reference(model: Any, tokenizer: Any, examples: Examples) -> Float32Array:
-    """The authors' way: means over examples of response_avg, prompt_avg, prompt_last: `[3, layers, hidden_size]`."""
+    """Return the authors' means over examples of response_avg, prompt_avg, prompt_last: `[3, layers, hidden_size]`."""
     total = 0.0
     for prompt, answer in examples:
         inputs = tokenizer(prompt + answer, return_tensors="pt", add_special_tokens=False)
@@ -31,7 +31,7 @@ def reference(model: Any, tokenizer: Any, examples: Examples) -> Float32Array:
 
 
 def ours(reader: StateReader, tokenizer: Any, examples: Examples) -> Float32Array:
-    """The same by one of the engines."""
+    """Return the same means as one of our engines reads them."""
     spans = []
     for prompt, answer in examples:
         ids, prompt_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + answer, prompt))
@@ -45,7 +45,7 @@ def ours(reader: StateReader, tokenizer: Any, examples: Examples) -> Float32Arra
 
 
 def cosines(got: Float32Array, expected: Float32Array) -> Float32Array:
-    """Per kind and layer; 1 where both are nothing but zeros, as at the embedding of one and the same last token."""
+    """Return the cosine per kind and layer; 1 where both are zero, as for the embedding of the same last token."""
     both_zero = ~got.any(axis=-1) & ~expected.any(axis=-1)
     dot = (got.astype(np.float64) * expected).sum(-1)
     norms = np.linalg.norm(got.astype(np.float64), axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)
@@ -57,7 +57,7 @@ def difference(reader: StateReader, tokenizer: Any, polarities: dict[str, Exampl
 
 
 def lowest(who: str, case: str, got: Float32Array, expected: Float32Array) -> dict[str, float]:
-    """Return, and log, the lowest cosine of any layer, per kind."""
+    """Log and return the lowest cosine of any layer, per kind."""
     rows = dict(zip(KINDS, cosines(got, expected), strict=True))
     for kind, row in rows.items():
         logger.info("%s, %s, %s: lowest cosine %.7f at layer %d", who, case, kind, row.min(), row.argmin())

@@ -1,10 +1,10 @@
-"""A server whose worker misbehaves on command: `python -m tests.support.faults serve MODEL ...`.
+"""A server whose worker fails on command: `python -m tests.support.faults serve MODEL ...`.
 
-The command is the content of the file that `TRAITWATCH_FAULT` names: `stall` (the sender's thread stands still), `lag`
-(the thread is some passes behind), `lose` (the rows of one pass are lost), `break` (reading the rows fails), `restart`
-(the sender is replaced by a new one, as it is when a worker starts anew), `slow` (each forward pass sleeps first, as
-under `tests.support.slow`), or nothing. Everything else is the real server. Only without a command it waits longer for
-rows.
+The command is the content of the file in `TRAITWATCH_FAULT`: `stall` (the sender's thread stands still), `lag` (the
+thread is some passes behind), `lose` (the rows of one pass are lost), `break` (reading the rows raises an error),
+`restart` (a new sender replaces the sender, as when a worker starts anew), `slow` (each forward pass sleeps first, as
+in `tests.support.slow`), or nothing. Everything else is the real server. But without a command, the server waits longer
+for rows.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.worker import TraitWorker
 
 VARIABLE = "TRAITWATCH_FAULT"
-# A command without a fault: answers wait for rows as long as in the user's server, and no longer.
+# A command without a fault. Answers wait for rows as long as in a user's server, and no longer.
 OVER = "over"
 PATIENCE = 10.0
-# A sender that lags is so many passes behind, and at most so many seconds.
+# The number of passes that a sender with `lag` is behind, and the largest number of seconds.
 LAG, LONGEST_LAG = 8, 0.5
 
 
@@ -40,7 +40,7 @@ def fault() -> str:
 
 
 class StallingSender(Sender):
-    """A sender whose thread stands still, or stays behind, as long as the command is there."""
+    """A sender whose thread stands still, or stays behind, while the command is in the file."""
 
     def __init__(self, layers: Sequence[int], engine: int):
         self._passes: list[float] = []
@@ -55,7 +55,7 @@ class StallingSender(Sender):
     ) -> None:
         while fault() == "stall":
             time.sleep(0.01)
-        # After the last pass no other pass comes: the time ends the wait.
+        # No other pass comes after the last one. So the wait for further passes has a time limit.
         until = time.monotonic() + LONGEST_LAG
         while fault() == "lag" and sum(t > rows.time for t in self._passes) < LAG and time.monotonic() < until:
             time.sleep(0.002)
@@ -90,7 +90,7 @@ class FaultyWorker(TraitWorker):
 
 
 async def _patient(self: Waiter, condition: Callable[[], bool], timeout: float) -> int | None:
-    """Wait for rows, and without a command wait longer: the machine of the tests may be busy."""
+    """Wait for rows. Without a command wait longer, because the machine of the tests may be busy."""
     return await _until(self, condition, timeout if fault() else max(timeout, PATIENCE))
 
 

@@ -1,7 +1,7 @@
-"""Runs `traitwatch` commands as processes of their own that share their imports, which take seconds in each otherwise.
+"""Runs `traitwatch` commands in processes of their own that share their imports. The imports alone take seconds.
 
-`fork` starts a command. Its process is forked from a server process (`multiprocessing`'s fork server), which has
-imported `MODULES` and done nothing else. Signals, exit status and both outputs are the process's own.
+`fork` starts a command. Its process is forked from a server process (the fork server of `multiprocessing`), which has
+imported `MODULES` and nothing else. Signals, the exit status and both outputs belong to the new process alone.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ import torch
 
 from traitwatch.cli import main
 
-# What the commands spend their first seconds on.
+# The imports in which the commands spend their first seconds.
 MODULES = (
     "tests.support.forks",
     "traitwatch_builder.commands.build",
@@ -28,12 +28,12 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Fork:
-    """A command that runs, or has run.
+    """A command that runs or has ended.
 
     Attributes:
-        process: its process.
-        output: the file that takes its standard output.
-        error: the file that takes its standard error.
+        process: the process of the command.
+        output: the file with the standard output.
+        error: the file with the standard error.
     """
 
     process: ForkServerProcess
@@ -41,13 +41,13 @@ class Fork:
     error: Path
 
     def wait(self, timeout: float) -> int | None:
-        """Wait for its end; return its status, negative after a signal, or None where it still runs."""
+        """Wait for the end of the command. Return its status: negative after a signal, None if it still runs."""
         self.process.join(timeout)
         return self.process.exitcode
 
 
 def prepare() -> None:
-    """Begin to import `MODULES`, so that the first command need not wait for it."""
+    """Start to import `MODULES`, so that the first command does not wait for the imports."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(MODULES))
     forkserver.ensure_running()
 
@@ -57,9 +57,10 @@ def fork(arguments: Sequence[str], environment: Mapping[str, str], directory: Pa
 
     Args:
         arguments: the subcommand, its options and its arguments.
-        environment: its environment variables. Those that are read when a module is imported are this process's.
-        directory: takes the files of its output.
-        name: begins the names of these files.
+        environment: the environment variables. A module reads some variables at its import: these are the variables of
+            this process.
+        directory: the directory for the files of both outputs.
+        name: the beginning of the names of these files.
     """
     prepare()
     output, error = directory / f"{name}.out", directory / f"{name}.err"
@@ -77,7 +78,7 @@ def _run(arguments: list[str], environment: dict[str, str], output: Path, error:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    # torch has read it when it was imported.
+    # torch read this variable at its import.
     if "OMP_NUM_THREADS" in environment:
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.argv = ["traitwatch", *arguments]

@@ -10,7 +10,7 @@ from traitwatch_server.wire import RowFrame, RowRun
 
 @dataclass(frozen=True)
 class SentRows:
-    """Rows of one request: their positions, the tokens that were their input, and their projections, one a row."""
+    """Rows of one request: for each row its position, its input token and its projection."""
 
     key: str
     req_id: str
@@ -28,7 +28,7 @@ def frame(
     engine: int = 0,
     time: float = 0.0,
 ) -> RowFrame:
-    """Return the frame of the rows of some requests; each projection stands in all columns of its row."""
+    """Return a frame with the rows of some requests. The projection of a row fills all columns of the row."""
     widths = [1] * len(layers) if widths is None else list(widths)
     rows = [
         [position, token_id, *[value] * sum(widths)]
@@ -40,7 +40,7 @@ def frame(
 
 
 def answer_rows(key: str, prompt: Sequence[int], tokens: Sequence[int], req_id: str = "chatcmpl-x-1") -> SentRows:
-    """Return the rows of a whole answer: place p has the projection p, the prompt-last state -1."""
+    """Return the rows of a whole answer. The row at place p has the projection p; the prompt-last state has -1."""
     count = len(tokens)
     positions = range(len(prompt) - 1, len(prompt) - 1 + count)
     return SentRows(key, req_id, len(prompt), positions, [prompt[-1], *tokens[:-1]], range(-1, count - 1))

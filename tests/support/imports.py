@@ -1,4 +1,4 @@
-"""The imports of our packages, read from their source, at the top of a module or inside a function."""
+"""Reads the imports of our packages from their source, at the top of a module or inside a function."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-# Each package and the folder that it stands in.
+# Each package and its folder.
 PACKAGES = {
     "traitwatch": ROOT / "traitwatch",
     "traitwatch_server": ROOT / "server" / "traitwatch_server",
@@ -21,9 +21,9 @@ class Import:
     """One imported name.
 
     Attributes:
-        module: the importing module, dotted.
-        target: the imported module, or the module and the name, dotted: `vllm.LLM`, `traitwatch.files.read_json`.
-        line: where the import stands.
+        module: the dotted name of the importing module.
+        target: the dotted name of the imported module or object: `vllm.LLM`, `traitwatch.files.read_json`.
+        line: the line of the import.
     """
 
     module: str
@@ -35,7 +35,7 @@ class Import:
 
 
 def sources(packages: Mapping[str, Path]) -> dict[str, Path]:
-    """Return every module of some packages, dotted, with its file."""
+    """Return the file of every module of some packages, by the dotted name of the module."""
     found = {}
     for package, folder in packages.items():
         for path in sorted(folder.rglob("*.py")):
@@ -48,7 +48,7 @@ def imports(module: str, source: str) -> Iterator[Import]:
     """Yield the imports of a module.
 
     Raises:
-        ValueError: a relative import, which this project does not use in its packages.
+            ValueError: the import is relative. The packages of this project do not use relative imports.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -60,14 +60,14 @@ def imports(module: str, source: str) -> Iterator[Import]:
 
 
 def resolved(target: str, modules: Mapping[str, object]) -> str | None:
-    """Return the module of ours that an imported name is or belongs to; None where it is another's."""
+    """Return the module of ours that an imported name is, or belongs to; None for a name of another project."""
     while target and target not in modules:
         target = target.rpartition(".")[0]
     return target or None
 
 
 def circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return the groups of modules that import each other in a circle (Tarjan's strongly connected components)."""
+    """Return the groups of modules that import each other in a circle: Tarjan's strongly connected components."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

@@ -1,4 +1,4 @@
-"""A server for the inspector's unit tests: the real client, and an application that answers as a server does."""
+"""A server for the inspector's unit tests: the real client, and an application in the place of a server."""
 
 import asyncio
 import json
@@ -36,16 +36,16 @@ traitwatch_response_z_total{{trait="paternalism",sign="positive"}} {z}
 
 
 class Application:
-    """Answers each chat with the same tokens, each of them at z = 1, and remembers the requests.
+    """Answers each chat with the same tokens, each of them at z = 1, and records the requests.
 
     Attributes:
         tokens: the answer to a chat.
         traits: the traits, as `GET /v1/traits` lists them.
         spikes: the latest spikes.
         metrics: the text of `/metrics`.
-        refusal: the message of the error with which chats are refused; empty where they are answered.
-        chats: bodies of the chats so far.
-        released: an answer begins when this is set, as it is at first.
+        refusal: the error message that refuses chats; empty if chats are answered.
+        chats: the bodies of the chats so far.
+        released: the event that an answer waits for. It is set at first.
     """
 
     def __init__(self, *tokens: str):
@@ -59,7 +59,7 @@ class Application:
         self.released.set()
 
     def server(self, url: str = URL) -> Server:
-        """Return the client of the inspector, whose requests reach this application without a network."""
+        """Return the inspector's client. Its requests reach this application without a network."""
         routes = [
             Route("/v1/models", self._models),
             Route("/v1/traits", self._traits),
@@ -125,12 +125,12 @@ def _event(index: int, token: str, *, last: bool) -> str:
 
 
 def page_of(blocks: gr.Blocks, *servers: Server) -> Page:
-    """Return a page of these servers, where `blocks` is open."""
+    """Return a page of these servers. `blocks` must be open."""
     return Page(Fleet(servers), gr.State(), blocks)
 
 
 def values_of(form: SettingsForm, **changed: Any) -> list[Any]:
-    """Return the values of a form's inputs, as a visitor finds them, with some of them changed by label."""
+    """Return the values of a form's inputs as a visitor finds them, with the values in `changed` by label."""
     return [changed.get(component.label, component.value) for component in form.inputs]
 
 

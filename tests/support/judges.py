@@ -1,4 +1,4 @@
-"""The OpenAI judge for unit tests, and replies of a server that speaks the wire format."""
+"""The OpenAI judge for unit tests, and replies of a server with the wire format."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ Respond = Callable[[Request], Reply]
 
 
 def with_log_probabilities(respond: Respond, probe: Reply | None = None) -> Respond:
-    """Reply as a model that returns log-probabilities and writes 85 as one token."""
+    """Reply like a model that returns log-probabilities and writes 85 as one token."""
     return lambda request: (probe or spelled("85")) if is_probe(request) else respond(request)
 
 

@@ -1,7 +1,8 @@
-"""What Prometheus is told is what the responses say: the checks, and the traffic that they count.
+"""Checks that Prometheus gets the same numbers as the responses, and sends the traffic for these checks.
 
-`MetricsChecks` is the base of a test class. Its module has a fixture `run`, a server that has answered `traffic`. The
-server may have answered others before: the checks look at what has come since.
+`MetricsChecks` is the base of a test class. The module of this class has a fixture `run`: a server that has answered
+the chats of `run_traffic`. The server may have answered other requests before. The checks count only the growth since
+then.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from traitwatch_builder.models.embedded import embedded_model
 TRAITS = ("alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking")
 TOKENS = 24
 OPENMETRICS = {"accept": "application/openmetrics-text;version=1.0.0"}
-# What is counted of all traits, and of each; each with the labels that are read, besides the trait.
+# The samples of all traits, then those of each trait; each with the labels that the checks read, without the trait.
 _WAITING = "traitwatch_ledger_requests"
 _OF_ALL = ("traitwatch_tokens_scored_total", "traitwatch_tokens_unscored_total", _WAITING)
 _OF_A_TRAIT = {
@@ -36,14 +37,14 @@ _Sample = tuple[str, frozenset[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Run:
-    """A server that has answered.
+    """A server that has answered the chats of the checks.
 
     Attributes:
         server: the server.
-        processes: how many API processes it has.
-        answers: what it answered.
-        spike_log: the file in which it logs spikes.
-        before: the figures before that.
+        processes: the number of its API processes.
+        answers: the answers to the chats.
+        spike_log: the file in which the server logs spikes.
+        before: the values of the samples before the chats.
     """
 
     server: Server
@@ -61,11 +62,11 @@ class Run:
         return {answer.id for answer in self.answers}
 
     def counted(self, name: str, **labels: str) -> float:
-        """Return by how much a metric has grown since the run began."""
+        """Return the growth of a metric since the run began."""
         return self.server.metric(name, **labels) - self.before[_sample(name, labels)]
 
     def wait_for(self, name: str, value: float, **labels: str) -> None:
-        """Wait until a metric has grown by a value: other API processes tell theirs twice a second."""
+        """Wait until a metric has grown by a value. Other API processes write their values twice a second."""
         counted = float("nan")
 
         async def wait() -> None:
@@ -80,19 +81,19 @@ class Run:
             raise AssertionError(f"{name} has grown by {counted}, not by {value}") from None
 
     def logged(self) -> list[dict[str, Any]]:
-        """Return the spikes of the answers that are in the log."""
+        """Return the logged spikes of the answers."""
         lines = self.spike_log.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["request_id"] in self.ids]
 
 
 def run_traffic(server: Server, processes: int, spike_log: Path) -> Run:
-    """Have a server answer some chats; return what it answered, and the figures before that."""
+    """Send some chats to a server; return its answers, and the values of the samples before the chats."""
     before = asyncio.run(_settled(server))
     return Run(server, processes, asyncio.run(_traffic(server)), spike_log, before)
 
 
 async def _settled(server: Server) -> dict[_Sample, float]:
-    """Return the figures when those of earlier answers are all counted: when they stand still for some seconds."""
+    """Return the values of the samples once all earlier answers are counted. Then no value changes for seconds."""
     async with asyncio.timeout(60):
         before, now = {}, _figures(server)
         while before != now or now[_sample(_WAITING, {})] != 0:
@@ -102,14 +103,14 @@ async def _settled(server: Server) -> dict[_Sample, float]:
 
 
 def _figures(server: Server) -> dict[_Sample, float]:
-    """Return each figure that is read; one that has not been counted yet is 0."""
-    asked: list[tuple[str, dict[str, str]]] = [(name, {}) for name in _OF_ALL]
+    """Return the value of each sample that the checks read. A sample without a count yet is 0."""
+    wanted: list[tuple[str, dict[str, str]]] = [(name, {}) for name in _OF_ALL]
     for trait in TRAITS:
-        asked += [(name, {"trait": trait, **more}) for name, labels in _OF_A_TRAIT.items() for more in labels]
+        wanted += [(name, {"trait": trait, **more}) for name, labels in _OF_A_TRAIT.items() for more in labels]
     samples = server.samples()
     return {
         _sample(name, labels): sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
-        for name, labels in asked
+        for name, labels in wanted
     }
 
 
@@ -118,7 +119,7 @@ def _sample(name: str, labels: dict[str, str]) -> _Sample:
 
 
 async def _traffic(server: Server) -> list[Any]:
-    """Return the answers to some chats, two choices each."""
+    """Return the answers to some chats with two choices each."""
     client = server.async_client()
     return await asyncio.gather(
         *(
@@ -141,7 +142,7 @@ def _openmetrics(server: Server) -> list[Any]:
 
 
 class MetricsChecks:
-    """The metrics and the spike log of a server that has answered `run_traffic`."""
+    """Checks the metrics and the spike log of a server that has answered `run_traffic`."""
 
     @pytest.mark.parametrize("trait", TRAITS)
     def test_every_token_and_response_is_counted_once(self, run: Run, trait: str) -> None:
@@ -164,7 +165,7 @@ class MetricsChecks:
         if trait == "deception":
             assert any(spikes)
 
-    def test_what_is_loaded_is_told_with_its_threshold(self, run: Run) -> None:
+    def test_the_loaded_traits_are_exported_with_their_thresholds(self, run: Run) -> None:
         listed = {t["id"]: t for t in httpx.get(f"{run.server.url}/v1/traits", timeout=60).json()["data"]}
         for trait in TRAITS:
             labels = {"trait": trait, "layer": "20", "sha256": listed[trait]["sha256"]}
@@ -201,7 +202,7 @@ class MetricsChecks:
             if family.name == "traitwatch_response_mean_z" and sample.exemplar is not None
         ]
         if run.processes > 1:
-            assert not exemplars, "prometheus_client has none where processes share their metrics"
+            assert not exemplars, "prometheus_client has no exemplars where processes share their metrics"
         else:
             assert not run.ids.isdisjoint(exemplars)
 
@@ -235,10 +236,10 @@ class MetricsChecks:
             assert event["spike_text"] == tokenizer.decode(texts[event["text"]][event["start"] : event["end"]])
             assert 0 <= event["start"] < event["end"] <= event["tokens"] == TOKENS
 
-    def test_the_latest_spikes_are_listed_with_their_text_where_it_is_logged(self, run: Run) -> None:
+    def test_the_latest_spikes_are_listed_with_their_logged_texts(self, run: Run) -> None:
         self.test_every_spike_is_logged_with_its_text(run)
         logged = [json.loads(line) for line in run.spike_log.read_text().split("\n")[:-1]]
-        # Each API process lists those of its own answers, and the system may have handed it none.
+        # Each API process lists the spikes of its own answers. The system may have handed it no answer.
         for _ in range(20):
             listed = httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
             assert listed["object"] == "list"

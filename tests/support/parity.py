@@ -1,4 +1,4 @@
-"""Holds the projections of a server of the embedded model to those of transformers, chat by chat and layer by layer."""
+"""Compares the projections of a server of the embedded model with those of transformers, by chat and by layer."""
 
 import logging
 from typing import Any
@@ -43,7 +43,7 @@ def check_parity(
     in_served_precision: Reference,
     directions: dict[str, tuple[int, Float32Array]],
 ) -> None:
-    """Assert that a server reports what transformers computes: each chat, each direction, each token.
+    """Assert that a server reports the projections of transformers, for each chat, each direction and each token.
 
     Args:
         server: a server of the embedded model, with the vectors of `directions`.
@@ -62,7 +62,7 @@ def check_parity(
             logger.info("chat %d %s: correlation %.5f, relative error %.4f", number, name, correlation, error)
             if correlation >= MIN_CORRELATION and error <= MAX_RELATIVE_ERROR:
                 continue
-            # transformers in that precision takes longest of all: it computes only the texts that are hard.
+            # transformers takes longest in that precision. So it computes only the texts with a large error.
             rounded = rounded or in_served_precision.projections(prompt, response, directions)
             least, most = _agreement(rounded[name], expected[name])
             assert 1 - correlation <= max(1 - MIN_CORRELATION, MAX_TIMES_ROUNDING**2 * (1 - least)), (
@@ -87,7 +87,7 @@ def _answer(server: Server, chat: list[Any], names: list[str]) -> tuple[list[int
 
 
 def _agreement(got: Any, expected: Float32Array) -> tuple[float, float]:
-    """Return the correlation, and the root mean square of the error in units of the spread of what is expected."""
+    """Return the correlation, and the root mean square of the error divided by the spread of the expected values."""
     correlation = float(np.corrcoef(got, expected)[0, 1])
     error = float(np.sqrt(np.mean((got - expected) ** 2)) / expected.std())
     return correlation, error

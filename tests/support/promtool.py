@@ -17,7 +17,7 @@ Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Told:
+class AlertText:
     """An alert that fires, as its reader sees it.
 
     Attributes:
@@ -61,15 +61,15 @@ def check(
     directory: Path,
     given: Mapping[str, Sequence[float]],
     firing: Mapping[int, Sequence[Labels]],
-    told: Sequence[Told] = (),
+    texts: Sequence[AlertText] = (),
 ) -> None:
-    """Assert which alerts, of all that there are, fire at a minute; and what they say.
+    """Assert which alerts fire at each minute, and which texts they have.
 
     Args:
         directory: where the test's file is written.
-        given: time series by name, a sample a minute.
-        firing: minute to the labels of all alerts that fire then.
-        told: what is told by some of them.
+        given: time series by name, with one sample a minute.
+        firing: minute to the labels of all alerts that fire at this minute. No other alert may fire.
+        texts: the expected texts of some of these alerts.
     """
     expected = [
         {
@@ -79,7 +79,7 @@ def check(
         }
         for minute, alerts in firing.items()
     ]
-    texts = [
+    alert_tests = [
         {
             "alertname": text.labels["alertname"],
             "eval_time": f"{text.minute}m",
@@ -94,12 +94,12 @@ def check(
                 }
             ],
         }
-        for text in told
+        for text in texts
     ]
     test = {
         "rule_files": [str(path) for path in RULES],
         "evaluation_interval": "1m",
-        # What is recorded is read in the same minute.
+        # The alerts of a minute read what the recording rules write in this minute.
         "group_eval_order": [group for path in RULES for group in groups(path)],
         "tests": [
             {
@@ -109,7 +109,7 @@ def check(
                     for name, values in given.items()
                 ],
                 "promql_expr_test": expected,
-                "alert_rule_test": texts,
+                "alert_rule_test": alert_tests,
             }
         ],
     }

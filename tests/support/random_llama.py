@@ -1,7 +1,7 @@
-"""The model of the engine matrix: a small random Llama in float32, whose projections are known to the fourth decimal.
+"""The model of the engine matrix: a small random Llama in float32. Its projections are exact to the fourth decimal.
 
-In float32 vLLM and transformers agree to about 1e-5 of the spread, and the projections of any two tokens differ by
-about a spread. So a row of another token cannot be taken for rounding, as it could in bfloat16.
+In float32, vLLM and transformers agree to about 1e-5 of the spread. The projections of two tokens differ by about a
+spread. So a check cannot take the row of another token for rounding. In bfloat16 it could.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ HIDDEN_SIZE = 128
 # The last layer is after the final norm. Each of two pipeline stages has some of these layers.
 PROBE_LAYERS = (1, 2, 4)
 LAYER_OPTIONS = [option for layer in PROBE_LAYERS for option in ("--traits-layer", f"probe{layer}={layer}")]
-# Largest error of a projection, in spreads of its trait's projections. The error of another token's row is about 1.
+# The largest error of a projection, in spreads of the trait's projections. The row of another token has an error of 1.
 MAX_ERROR = 2e-3
 
 
 def save_model(directory: Path) -> Path:
-    """Write the model, the same weights every time; two attention heads for each of two tensor-parallel ranks."""
+    """Write the model with the same weights in every run. Each of two tensor-parallel ranks has two attention heads."""
     tokenizer = save_tokenizer(directory)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -36,7 +36,7 @@ def save_model(directory: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        # Larger than usual, so that the context changes the next token.
+        # The weights are larger than usual, so that the context changes the next token.
         initializer_range=0.1,
         eos_token_id=tokenizer.eos_token_id,
         dtype="float32",
@@ -46,7 +46,7 @@ def save_model(directory: Path) -> Path:
 
 
 def save_probes(directory: Path) -> Path:
-    """Write a random vector for each probed layer."""
+    """Write one random vector for each probed layer."""
     random = np.random.default_rng(7)
     directory.mkdir(parents=True, exist_ok=True)
     for layer in PROBE_LAYERS:
@@ -56,7 +56,7 @@ def save_probes(directory: Path) -> Path:
 
 
 class Oracle:
-    """Computes the right projections, by transformers in float32."""
+    """Computes the expected projections with transformers in float32."""
 
     def __init__(self, model: Path, probes: Path):
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -65,15 +65,15 @@ class Oracle:
 
     @torch.inference_mode()
     def projections(self, token_ids: Sequence[int]) -> dict[str, Float32Array]:
-        """Return, per probe, the projection at every position of a text: `[num_tokens]`, float32."""
+        """Return the projection of every position of a text for each probe: `[num_tokens]`, float32."""
         states = self._model(torch.tensor([list(token_ids)]), output_hidden_states=True).hidden_states
         return {name: states[layer][0].numpy() @ direction for name, (layer, direction) in self._directions.items()}
 
     def check(self, traits: Mapping[str, Any], prompt: Sequence[int], response: Sequence[int]) -> float:
-        """Assert that an answer's `traits` are the projections of its own tokens, all of them.
+        """Assert that the `traits` of an answer are the projections of all its own tokens.
 
         Args:
-            traits: the whole `traits` of an answer, with tokens.
+            traits: the whole `traits` of an answer, with the tokens.
             prompt: ids of the prompt's tokens.
             response: ids of the generated tokens.
 
@@ -82,10 +82,10 @@ class Oracle:
         """
         worst = 0.0
         for name, expected in self.projections([*prompt, *response]).items():
-            told = traits[name]
-            assert len(told["tokens"]) == len(response), f"{name}: {len(told['tokens'])} of {len(response)} tokens"
-            assert told["tokens"][-1] is None, f"{name}: the last token has no state"
-            got = np.array([told["prompt_last"], *told["tokens"][:-1]], dtype=np.float64)
+            scores = traits[name]
+            assert len(scores["tokens"]) == len(response), f"{name}: {len(scores['tokens'])} of {len(response)} tokens"
+            assert scores["tokens"][-1] is None, f"{name}: the last token has no state"
+            got = np.array([scores["prompt_last"], *scores["tokens"][:-1]], dtype=np.float64)
             wanted = expected[len(prompt) - 1 : -1]
             error = np.abs(got - wanted) / expected.std()
             assert not np.isnan(error).any(), f"{name}: projections are missing at {np.nonzero(np.isnan(error))[0]}"

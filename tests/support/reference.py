@@ -1,4 +1,4 @@
-"""What the projections must be, by transformers in float32, and how far the served precision alone is from that."""
+"""Computes the expected projections with transformers in float32, and holds the bounds of the served precision."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,20 +12,20 @@ from traitwatch.vectors import Float32Array
 
 # The precision in which the tests serve the embedded model.
 SERVED_PRECISION = default_precision()
-# bfloat16 keeps 8 bits, so each of the model's sums rounds by up to 0.4 %; over 30 layers the errors add up like noise.
-# Measured: correlations of 0.9997 and more, errors of 0.027 spreads and less (the test logs each figure). float32 keeps
-# 16 bits more; a tenth of bfloat16's errors is more than it needs.
+# bfloat16 keeps 8 bits, so each sum of the model rounds by up to 0.4 %. Over 30 layers, the errors add up like noise.
+# Measured: correlations of 0.9997 and more, errors of 0.027 spreads and less (the test logs each number). float32 keeps
+# 16 more bits. A tenth of bfloat16's errors is more than float32 needs.
 _SHARE = 1.0 if SERVED_PRECISION == "bfloat16" else 0.1
 MIN_CORRELATION = 1 - 0.001 * _SHARE
 MAX_RELATIVE_ERROR = 0.04 * _SHARE
-# Batched and solo runs differ by the order of sums alone; a row of another chat differs by about 1.4 spreads.
+# Batched and solo runs differ only by the order of sums. A row of another chat differs by about 1.4 spreads.
 MAX_RELATIVE_ERROR_BATCHED = 0.06 * _SHARE
-# Where a text is hard on the served precision, transformers in that precision errs too: by this factor more at most.
+# If a text has large errors in the served precision, transformers also has errors there: at most this factor apart.
 MAX_TIMES_ROUNDING = 1.5
 
 
 class Reference:
-    """The served model, in float32 unless asked otherwise, eager attention's own arithmetic, no cache."""
+    """The served model in transformers: eager attention, no cache, and float32 unless another dtype is given."""
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
         self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()

@@ -1,4 +1,4 @@
-"""Made-up but lifelike data of reports, the same in every run."""
+"""Made-up, realistic data of reports. They are the same in every run."""
 
 import datetime
 
@@ -27,7 +27,7 @@ _WORDS = _SENTENCE.split()
 
 
 def full_report(*, layers: int = 30, answers: int = 200, held_out: int = 60, tokens: int = 100) -> ReportData:
-    """Return the data of a report with every section, of a trait that its vector tells well."""
+    """Return the data of a report with every section. The vector separates the trait well."""
     rng = np.random.default_rng(0)
     card = Card(
         trait=TRAIT,
@@ -129,7 +129,7 @@ def full_report(*, layers: int = 30, answers: int = 200, held_out: int = 60, tok
 
 
 def bare_report() -> ReportData:
-    """Return the data of a report of a vector with the least possible card and nothing beside it."""
+    """Return the data of a report on a vector with the smallest possible card, and without other files."""
     card = Card(trait=TRAIT, model="tiny", hidden_size=4, num_layers=3, sha256="cd" * 32, date=DATE)
     return ReportData(card=card, norms=[0.0, 1.0, 2.0, 1.5], served_layer=3)
 

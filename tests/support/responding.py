@@ -1,4 +1,4 @@
-"""`traitwatch respond` for the negative condition, and what its file must have, whoever answers."""
+"""Runs `traitwatch respond` for the negative condition, and checks its file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ KEPT = "All answers are there from an earlier run: neg."
 
 
 def arguments(model: Path, out: Path, *options: str) -> list[str]:
-    """Return the arguments of `traitwatch`; `options` come after those that every run has."""
+    """Return the arguments of `traitwatch`. `options` follow the arguments of every run."""
     return [
         "respond", "paternalism", "--polarity", "neg", "--n-per-question", "1", "--elicit", "many-shot",
         "--max-tokens", "12", "--temperature", "0.7", "--top-p", "0.9", "--model", str(model), "--out", str(out),
@@ -30,7 +30,7 @@ def answers(model: Path, out: Path) -> list[JudgedAnswer]:
 
 
 def check_conversations(rows: Sequence[JudgedAnswer], model: Path) -> None:
-    """Assert that each question was answered, after the conversation that the definition elicits with."""
+    """Assert that each question has an answer in the conversation of the definition."""
     definition = load_definition(SHIPPED_DEFINITIONS / "trait_data_extract" / "paternalism.json")
     elicitation = Elicitation(definition, "many-shot", "paternalism")
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -1,4 +1,4 @@
-"""Responses that were scored, for the tests of where they go."""
+"""Scored responses for the tests of spike log, metrics and telemetry."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five"]
 
 
 def trait(name: str = "paternalism", threshold: float | None = 3.5) -> ServedTrait:
-    """A trait read at layer 2."""
+    """Return a trait at layer 2."""
     vector = PersonaVector(name, np.ones((4, 4), dtype=np.float32), None, Path(f"{name}.pt"))
     return ServedTrait(vector, 2, 0, None if threshold is None else Threshold(threshold, 0.01))
 
@@ -27,7 +27,7 @@ def response(
     mean_z: Sequence[float] = (1.23456789,),
     traits: Sequence[ServedTrait] | None = None,
 ) -> Recorded:
-    """A response of six tokens, numbers 0 to 5, to the prompt 5, 4."""
+    """Return a response with the six tokens 0 to 5 to the prompt 5, 4."""
     traits = [trait(f"trait-{i}") for i in range(len(spikes))] if traits is None else traits
     return Recorded(
         request_id=request_id,
@@ -44,5 +44,5 @@ def response(
 
 
 def decode(ids: Sequence[int]) -> str:
-    """The words of tokens."""
+    """Return the words of some tokens."""
     return " ".join(WORDS[i] for i in ids)

@@ -1,15 +1,15 @@
-"""What an official SDK's objects tell of the scores, of which they know nothing."""
+"""Reads the scores in the objects of an official SDK. The SDK does not know the score fields."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from tests.support.answers import Told
+from tests.support.answers import ReceivedChoice
 
 PROBES = ["probe1", "probe2", "probe4"]
 
 
 def scored_whole(carrier: Any, num_tokens: int) -> None:
-    """Check the scores of an SDK object that has an answer's all."""
+    """Assert that an SDK object has all scores of an answer."""
     assert carrier.traits_complete is True
     assert list(carrier.traits) == PROBES
     for scores in carrier.traits.values():
@@ -19,12 +19,14 @@ def scored_whole(carrier: Any, num_tokens: int) -> None:
         assert isinstance(scores["prompt_last"], float)
 
 
-def joined(carriers: Iterable[Any]) -> Told:
-    """Join what the SDK objects of a stream tell; check that it is all there."""
-    told = Told()
+def joined(carriers: Iterable[Any]) -> ReceivedChoice:
+    """Join the scores of the SDK objects of a stream. Assert that they are complete."""
+    joined_choice = ReceivedChoice()
     for carrier in carriers:
-        told.take(carrier.model_extra or {})
-    assert told.complete is True
-    assert list(told.traits) == PROBES
-    assert all(scores["tokens"][-1] is None and None not in scores["tokens"][:-1] for scores in told.traits.values())
-    return told
+        joined_choice.take(carrier.model_extra or {})
+    assert joined_choice.complete is True
+    assert list(joined_choice.traits) == PROBES
+    assert all(
+        scores["tokens"][-1] is None and None not in scores["tokens"][:-1] for scores in joined_choice.traits.values()
+    )
+    return joined_choice

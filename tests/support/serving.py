@@ -1,4 +1,4 @@
-"""Runs a real server as a user would, with the options that keep it small, and reads what it counts."""
+"""Runs a real server as a user does, with options for a small engine, and reads its metrics."""
 
 import os
 import subprocess
@@ -18,14 +18,14 @@ from prometheus_client.samples import Sample
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running, tail
 
-# It ends a hang, and nothing else: where ten processes want each core, a start takes ten minutes.
+# This time limit only ends a hang. Where ten processes share each core, a start takes ten minutes.
 START_TIMEOUT = 1800.0
 MODEL_NAME = "embedded"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A server that is ready."""
 
     url: str
     log: Path
@@ -38,7 +38,7 @@ class Server:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's samples that have these labels among theirs."""
+        """Return the sum of the samples of a metric that have these labels."""
         values = [
             sample.value for sample in self.samples() if sample.name == name and labels.items() <= sample.labels.items()
         ]
@@ -54,15 +54,15 @@ class Server:
 
 def environment() -> dict[str, str]:
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    # An engine in the tests' own process leaves the level at which it was to log in the environment.
+    # An engine in the tests' own process leaves its log level in the environment.
     return {**_unbound(max(1, (os.cpu_count() or 1) // 2)), **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
 def _unbound(threads: int) -> dict[str, str]:
-    """Return variables with which a server has `threads` threads that the system moves between the cores.
+    """Return variables for a server with `threads` threads that the system may move between the cores.
 
-    By itself, vLLM binds the one thread that it has on two cores to the first of them: all servers wait for one core.
-    With a thread for each core, threads wait for each other at every layer, which takes long on a busy machine.
+    By default on two cores, vLLM has one thread and binds it to the first core. All servers would wait for this core.
+    With one thread for each core, the threads wait for each other at every layer, which is slow on a busy machine.
     """
     return {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -75,12 +75,13 @@ def _unbound(threads: int) -> dict[str, str]:
 def serving(
     command: Sequence[str], log: Path, waiting: Callable[[float], None] = lambda seconds: None
 ) -> Iterator[Server]:
-    """Run `command` with a port and the options that keep an engine small; yield when it answers; then end it.
+    """Run `command` with a port and options for a small engine. Yield the server when it is ready; then end it.
 
     Args:
         command: the command of a server.
-        log: the file that takes what the server prints.
-        waiting: called with the seconds passed, again and again while the server starts; ends the start by raising.
+        log: the file for the server's output.
+        waiting: called again and again with the seconds since the start, until the server is ready. It may raise to end
+            the start.
     """
     port = free_port()
     small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
@@ -104,7 +105,7 @@ def serving(
 
 @contextmanager
 def serving_at_once(*servers: tuple[Sequence[str], Path]) -> Iterator[list[Server]]:
-    """As `serving`, for several commands and logs: they start at once, and end at once, which two cores do sooner."""
+    """Do the same as `serving` for several commands and logs. The servers start and end together, to save time."""
     contexts = [serving(command, log) for command, log in servers]
     with ThreadPoolExecutor(len(contexts)) as pool:
         entered = [pool.submit(context.__enter__) for context in contexts]
@@ -122,7 +123,7 @@ def traitwatch(*arguments: str | Path) -> list[str]:
 
 
 def plain_vllm(model: Path, *arguments: str) -> list[str]:
-    """Return the command line of vLLM's own server, without anything of ours."""
+    """Return the command line of vLLM's own server, without Traitwatch."""
     return [
         sys.executable,
         "-P",

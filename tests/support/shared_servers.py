@@ -1,10 +1,10 @@
-"""The servers that the modules share: they start in the background, and serve until the session ends.
+"""The servers that test modules share. They start in the background, and serve until the session ends.
 
-- `scored` and `unscored` serve the small random model in float32, ours and vLLM's own with the same options. A
-  projection is known there to the fourth decimal, and sampling does not depend on rounding.
-- `embedded` serves the embedded model with the vectors that come with the project, and with random ones.
+- `scored` and `unscored` serve the small random model in float32: our server and vLLM's own, with the same options. A
+  projection of this model is exact to the fourth decimal, and sampling does not depend on rounding.
+- `embedded` serves the embedded model with the shipped vectors and with random vectors.
 
-`SharedServers` starts those that the collected tests use. The unit tests run meanwhile.
+`SharedServers` starts the servers that the collected tests use. Meanwhile, the unit tests run.
 """
 
 import threading
@@ -23,28 +23,29 @@ from traitwatch.vectors import SHIPPED, Float32Array, load_vectors, save_tensor
 from traitwatch_builder.models.embedded import embedded_model
 
 NAMES = ("scored", "unscored", "embedded")
-# Two cores start two servers sooner together than in turn, and three no sooner.
+# On two cores, two servers start sooner together than in turn. Three servers do not.
 AT_ONCE = 2
-# A server that did not start is started once more.
+# A failed start is tried once more.
 STARTS = 2
 
-# No parser of reasoning here: under granite's, which knows no end of it by tokens, vLLM streams tool calls as content.
+# There is no reasoning parser here. granite's parser does not know the end of the reasoning by tokens. With it,
+# vLLM streams tool calls as content.
 _RANDOM_OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--max-num-batched-tokens", "256", "--max-num-seqs", "64"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", *GRAMMAR_OPTIONS),
     *("--enable-prompt-tokens-details", "--sse-keep-alive-interval", "1"),
 )
-# vLLM keeps the answers of background requests only where it is told to.
+# By default, vLLM does not store the answers of background requests.
 _WITH_STORE = ("env", "VLLM_ENABLE_RESPONSES_API_STORE=1")
 
-# The layers of the parity promise; the last is after the final norm.
+# The layers of the parity tests. The last is after the final norm.
 EMBEDDED_LAYERS = (1, 10, 20, 30)
 EMBEDDED_LAYER_OPTIONS = [option for layer in EMBEDDED_LAYERS for option in ("--traits-layer", f"probe{layer}={layer}")]
-# The directory of the vectors that come with the project.
+# The directory of the shipped vectors.
 SHIPPED_VECTORS = SHIPPED / "SmolLM2-135M-Instruct"
-# A threshold that ordinary answers pass, so that there are spikes to count.
+# A threshold that ordinary answers pass, so that the tests count spikes.
 LOW_THRESHOLD = ("--traits-threshold", "deception=-0.5")
-# A budget below the longest prompts, so that they are prefilled in chunks.
+# A budget below the length of the longest prompts, so that vLLM prefills these prompts in chunks.
 _EMBEDDED_OPTIONS = (
     *("--dtype", default_vllm_dtype(), "--enforce-eager"),
     *("--max-num-batched-tokens", "128", "--max-num-seqs", "64"),
@@ -53,7 +54,7 @@ _EMBEDDED_OPTIONS = (
 
 
 def save_embedded_probes(directory: Path) -> Path:
-    """Write a random vector for each layer of `EMBEDDED_LAYERS` to `directory`, and return it."""
+    """Write one random vector for each layer of `EMBEDDED_LAYERS` to `directory`, and return the directory."""
     random = np.random.default_rng(7)
     directory.mkdir()
     for layer in EMBEDDED_LAYERS:
@@ -73,17 +74,17 @@ class SharedServers:
 
     Attributes:
         random_model: the directory of the random model.
-        random_probes: the directory of its vectors, `save_probes`.
-        embedded_probes: the directory of the random vectors of the embedded model.
+        random_probes: the directory of the vectors of `save_probes`.
+        embedded_probes: the directory of the random vectors for the embedded model.
         spike_log: the file in which `embedded` logs its spikes.
     """
 
     def __init__(self, names: Sequence[str], directory: Path):
-        """Write the models and the vectors, and begin to start the servers.
+        """Write the models and the vectors, and start the servers.
 
         Args:
-            names: which of `NAMES` to start, in the order in which they start.
-            directory: where the models, the vectors and the logs are written.
+            names: the names in `NAMES` to start, in the order of their starts.
+            directory: the directory for the models, the vectors and the logs.
         """
         self.random_model = save_model(directory / "random-llama")
         self.random_probes = save_probes(directory / "random-probes")
@@ -98,7 +99,7 @@ class SharedServers:
         self._servers = {name: self._submit(name) for name in names}
 
     def get(self, name: str) -> Server:
-        """Return a server; wait until it answers. Where it did not start, raise, and begin to start it once more."""
+        """Return a server once it is ready. If its start failed, raise the error and start the server once more."""
         try:
             return self._servers[name].result()
         except AssertionError:
@@ -107,7 +108,7 @@ class SharedServers:
             raise
 
     def close(self) -> None:
-        """End all servers, those that are still starting too."""
+        """End all servers, also servers that are still starting."""
         self._ending.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         with ThreadPoolExecutor() as pool:

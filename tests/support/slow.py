@@ -1,7 +1,7 @@
-"""A server that takes its time: `python -m tests.support.slow serve MODEL ...`.
+"""A slow server: `python -m tests.support.slow serve MODEL ...`.
 
-Each forward pass sleeps first. What is done to a stream's trait is then done in the stream's midst, however busy the
-machine; everything else is the real server.
+Each forward pass sleeps first. So a test can change a stream's trait in the middle of the stream, even on a busy
+machine. Everything else is the real server.
 """
 
 import time
@@ -15,7 +15,7 @@ SECONDS_PER_PASS = 0.02
 
 
 class SlowWorker(TraitWorker):
-    """The server's worker, slower."""
+    """The server's worker with a sleep before each pass."""
 
     def execute_model(self, scheduler_output: Any) -> Any:
         time.sleep(SECONDS_PER_PASS)

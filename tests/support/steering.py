@@ -1,4 +1,4 @@
-"""A tiny model that can be steered, its vector and tokenizer, and a judge that counts what it is asked."""
+"""A tiny model that can be steered, its vector and tokenizer, and a judge that counts its questions."""
 
 import datetime
 import io
@@ -23,7 +23,7 @@ VECTOR = np.random.default_rng(0).standard_normal((LAYERS + 1, HIDDEN)).astype(n
 
 
 class Letters:
-    """A tokenizer of one token a character, with a chat template."""
+    """A tokenizer with one token for each character, and a chat template."""
 
     eos_token_id = None
 
@@ -58,7 +58,7 @@ def tiny_llama() -> LlamaForCausalLM:
 
 
 class CountingJudge:
-    """Scores the trait by the length of an answer's question, and counts what it is asked."""
+    """Scores the trait by the length of an answer's question, and counts the judge's questions."""
 
     card = JudgeCard(name="likelihood")
     usage = Usage()

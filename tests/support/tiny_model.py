@@ -1,4 +1,4 @@
-"""Whole models on disk, small enough for tests: random weights, a byte tokenizer and a chat template."""
+"""Writes whole models that are small enough for tests: random weights, a byte tokenizer and a chat template."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ TEMPLATE = (
 
 
 def save_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Write a byte tokenizer with a chat template to `directory` and return it."""
+    """Write a byte tokenizer with a chat template to `directory`. Return the tokenizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +35,7 @@ def save_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def save_tiny_model(directory: Path) -> Path:
-    """Write a Llama to `directory` and return it; the same weights every time."""
+    """Write a Llama with the same weights in every run to `directory`. Return the directory."""
     fast = save_tokenizer(directory)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -53,10 +53,10 @@ def save_tiny_model(directory: Path) -> Path:
 
 
 def save_tiny(config: PreTrainedConfig, directory: Path) -> Path:
-    """Write a model of any architecture to `directory` and return it; the same weights every time.
+    """Write a model of any architecture, with the same weights in every run, to `directory`. Return the directory.
 
-    Every layer changes its input about as much as the input is large, and norms and biases are not the identity that a
-    new model has: a layer that is off by one, or a norm or a sum that is left out, shows.
+    Every layer changes its input by about the size of the input. Norms and biases are not the identity, as in a new
+    model. So a test sees a layer that is off by one, and a norm or a sum that is left out.
     """
     fast = save_tokenizer(directory)
     config.vocab_size = len(fast)

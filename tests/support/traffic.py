@@ -1,4 +1,4 @@
-"""Traffic for a server of the matrix: requests of any length, answers with their projections, clients that leave."""
+"""Sends traffic to a server of the matrix: requests of any length, and clients that leave. Checks the answers."""
 
 import asyncio
 import time
@@ -13,22 +13,22 @@ import pytest
 from tests.support.random_llama import MAX_ERROR, Oracle
 from tests.support.serving import MODEL_NAME, Server
 
-# Tokens of the byte tokenizer that are bytes; the others are special.
+# The tokens of the byte tokenizer that are bytes. The other tokens are special.
 NUM_BYTES = 256
 
 
 @dataclass
 class Answer:
-    """One choice of a response, as its client got it, with the parts of a stream joined.
+    """One choice of a response, as its client received it. The parts of a stream are joined.
 
     Attributes:
         prompt: ids of the prompt's tokens.
         tokens: ids of the generated tokens.
-        traits: its `traits`; of a stream the last event's, with the tokens of all events.
-        complete: its `traits_complete`.
-        cached: tokens of the prompt that came from the prefix cache, where the server tells.
-        events: events of the stream; 0 where it was not streamed.
-        late: events that left a token of an earlier event without its projection.
+        traits: `traits` of the choice; of a stream, those of the last event with the tokens of all events.
+        complete: `traits_complete` of the choice.
+        cached: the number of prompt tokens from the prefix cache, if the server reports it.
+        events: the number of events of the stream; 0 for an unstreamed answer.
+        late: the number of events that left a token of an earlier event without its projection.
     """
 
     prompt: list[int] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Answer:
     late: int = 0
 
     def take(self, choice: Any) -> None:
-        """Take an event of the stream. Assert that it scores no token that has not come, or that has no state yet."""
+        """Add an event of the stream. Assert that each scored token has arrived and has a state."""
         known = len(self.tokens)
         self.events += 1
         self.prompt += getattr(choice, "prompt_token_ids", None) or []
@@ -51,13 +51,15 @@ class Answer:
             before = self.traits.get(name, {"tokens": []})["tokens"]
             assert fields["start"] == len(before), f"event {self.events} starts at {fields['start']}"
             self.traits[name] = {**fields, "tokens": before + fields["tokens"]}
-        told = [fields["tokens"] for fields in self.traits.values()]
+        scored = [fields["tokens"] for fields in self.traits.values()]
         if choice.finish_reason is None:
-            assert all(len(tokens) < len(self.tokens) for tokens in told), f"event {self.events} is ahead of its tokens"
-        self.late += any(len(tokens) < known for tokens in told) or (known > 0 and not told)
+            assert all(len(tokens) < len(self.tokens) for tokens in scored), (
+                f"event {self.events} is ahead of its tokens"
+            )
+        self.late += any(len(tokens) < known for tokens in scored) or (known > 0 and not scored)
 
     def check(self, oracle: Oracle) -> float:
-        """Assert that all projections are there and right, those of the prompt too where they are in the answer.
+        """Assert that all projections are there and right. If the answer has the prompt's projections, check them too.
 
         Returns:
             The largest error, in spreads.
@@ -82,7 +84,7 @@ class Answer:
 
 
 def request(prompt: Sequence[int], **options: Any) -> dict[str, Any]:
-    """Return a request to `/v1/completions`. The fields of `extra_body` are added to those that the checks need."""
+    """Return a request to `/v1/completions`. `extra_body` is added to the fields that the checks need."""
     extra = {"return_token_ids": True, **options.pop("extra_body", {})}
     if options.get("stream"):
         options["stream_options"] = {"include_usage": True}
@@ -95,18 +97,18 @@ def random_prompt(seed: int, length: int, alphabet: Sequence[int] = range(NUM_BY
     return tokens
 
 
-async def answers(server: Server, asked: dict[str, Any]) -> list[Answer]:
+async def answers(server: Server, request_body: dict[str, Any]) -> list[Answer]:
     """Send a request, streamed or not, and return its choices."""
     async with server.async_client() as client:
-        if not asked.get("stream"):
-            response: Any = await client.completions.create(**asked)
+        if not request_body.get("stream"):
+            response: Any = await client.completions.create(**request_body)
             cached = _cached(response.usage)
             return [
                 Answer(choice.prompt_token_ids, choice.token_ids, choice.traits, choice.traits_complete, cached)
                 for choice in response.choices
             ]
         joined: dict[int, Answer] = {}
-        events: Any = await client.completions.create(**asked)
+        events: Any = await client.completions.create(**request_body)
         async for event in events:
             for choice in event.choices:
                 joined.setdefault(choice.index, Answer()).take(choice)
@@ -120,9 +122,9 @@ def _cached(usage: Any) -> int | None:
     return usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
 
 
-async def leave(server: Server, asked: dict[str, Any], after_events: int) -> None:
-    """Stream a request and hang up after some events; with 0 when the headers have come, before the first token."""
-    body = {**asked, **asked["extra_body"], "stream": True}
+async def leave(server: Server, request_body: dict[str, Any], after_events: int) -> None:
+    """Stream a request and close the connection after some events. With 0, close it after the headers."""
+    body = {**request_body, **request_body["extra_body"], "stream": True}
     del body["extra_body"]
     async with (
         httpx.AsyncClient(timeout=300) as client,
@@ -138,16 +140,16 @@ async def leave(server: Server, asked: dict[str, Any], after_events: int) -> Non
     raise AssertionError("the stream was over before its client left")
 
 
-async def give_up(server: Server, asked: dict[str, Any], seconds: float) -> None:
-    """Send a request that is not streamed, and hang up before its answer can have come."""
+async def give_up(server: Server, request_body: dict[str, Any], seconds: float) -> None:
+    """Send an unstreamed request, and close the connection before the answer can arrive."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
-            await answers(server, asked)
+            await answers(server, request_body)
 
 
 async def emptied(server: Server) -> None:
     """Wait until the ledger is empty."""
     deadline = time.monotonic() + 30
     while server.metric("traitwatch_ledger_requests") != 0:
-        assert time.monotonic() < deadline, "calls are still in the ledger after their responses are over"
+        assert time.monotonic() < deadline, "the ledger still has calls of responses that have ended"
         await asyncio.sleep(0.1)

@@ -16,11 +16,11 @@ QUIET = Console(quiet=True)
 
 
 def nothing(count: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore the progress."""
 
 
 class Letters:
-    """A tokenizer of one token a character, with a chat template."""
+    """A tokenizer with one token for each character, and a chat template."""
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [ord(c) % 60 for c in text]}

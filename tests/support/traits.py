@@ -18,7 +18,7 @@ def served_trait(
     std: float = 2.0,
     threshold: float = 2.0,
 ) -> ServedTrait:
-    """Return a calibrated trait of a model with 3 layers of 4 values, whose threshold is for one in a hundred."""
+    """Return a calibrated trait of a model with 3 layers of 4 values. Its threshold is for 1 % of responses."""
     vector = np.ones((4, 4), dtype=np.float32)
     card = Card(
         trait=name,
@@ -41,6 +41,6 @@ def served_trait(
 
 
 def uncalibrated(trait: ServedTrait) -> ServedTrait:
-    """Return the trait as it is without a card."""
+    """Return the trait without its card."""
     bare = PersonaVector(trait.name, trait.vector.vector, None, trait.vector.path)
     return ServedTrait(bare, trait.layer, trait.column, threshold=None)

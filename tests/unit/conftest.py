@@ -1,4 +1,4 @@
-"""Environments of unit tests; for those that ask providers the real SDKs, local servers, no credentials of a user's."""
+"""Environments of unit tests. Those that use the real SDKs have local servers and no credentials of the user."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,13 +15,13 @@ from traitwatch_server.recording import background
 
 @pytest.fixture(autouse=True)
 def patient_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written at the end has the time that it takes: this machine may stand still for seconds."""
+    """Let a write at the end take the time that it needs, since this machine may stand still for seconds."""
     monkeypatch.setattr(background, "_CLOSE_TIMEOUT", 60.0)
 
 
 @pytest.fixture
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No credentials but the test's, no wait between tries, and a cache of the test's own."""
+    """Set only the test's credentials, no wait between tries, and a cache of the test."""
     for name in ("ANTHROPIC_AUTH_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -35,7 +35,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def serve(apart: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Start a server of Claude's that gives these replies in turn, and point the SDK at it."""
+    """Start a stand-in for Claude's server that sends these replies in turn, and point the SDK at it."""
     with ExitStack() as stack:
 
         def start(*replies: Reply) -> WireServer:

@@ -1,6 +1,6 @@
-"""The rules of dependency (docs/explanation/architecture.md), held by the imports of every module.
+"""The imports of every module follow the rules of dependency (docs/explanation/architecture.md).
 
-An import inside a function counts like one at the top of its module: an arrow that is drawn late runs up all the same.
+An import inside a function counts like an import at the top of the module.
 """
 
 import ast
@@ -15,7 +15,7 @@ GROUND = "traitwatch"
 MODULES = sources(PACKAGES)
 IMPORTS = [found for module, path in MODULES.items() for found in imports(module, path.read_text())]
 
-# Of each package, its parts from the lowest to the highest: a part imports parts of lower rows, and its own.
+# The parts of each package, from the lowest to the highest. A part may import parts of lower rows, and itself.
 LAYERS: Mapping[str, Sequence[Sequence[str]]] = {
     "traitwatch_server": [
         ["wire", "settings", "errors", "process"],
@@ -53,12 +53,12 @@ LAYERS: Mapping[str, Sequence[Sequence[str]]] = {
         ["command"],
     ],
 }
-# A part beside the layers: all that it may import of its package.
+# Parts beside the layers: all parts of the package that such a part may import.
 ALONE = {"traitwatch_server.worker": ["wire", "process"]}
 
 
 def part(package: str, module: str) -> str:
-    """Return the part of a package that a module belongs to; empty for the package's own `__init__`."""
+    """Return the part of a package that a module belongs to. It is empty for the package's own `__init__`."""
     return module.removeprefix(package).lstrip(".").partition(".")[0]
 
 
@@ -82,15 +82,15 @@ def upward(found: Sequence[Import]) -> list[str]:
         for package, layers in LAYERS.items():
             if not (module.startswith(f"{package}.") and target.startswith(f"{package}.")):
                 continue
-            mine, its = part(package, module), part(package, target)
-            if mine == its:
+            importer, imported = part(package, module), part(package, target)
+            if importer == imported:
                 continue
-            allowed = ALONE.get(f"{package}.{mine}")
+            allowed = ALONE.get(f"{package}.{importer}")
             if allowed is None:
-                height = next((i for i, row in enumerate(layers) if mine in row), len(layers))
+                height = next((i for i, row in enumerate(layers) if importer in row), len(layers))
                 allowed = [name for row in layers[:height] for name in row]
-            if its not in allowed:
-                broken.append(f"{one}: {mine} stands on {', '.join(allowed) or 'nothing'}, not on {its}")
+            if imported not in allowed:
+                broken.append(f"{one}: {importer} stands on {', '.join(allowed) or 'nothing'}, not on {imported}")
     return broken
 
 
@@ -103,7 +103,7 @@ def test_every_part_has_its_place() -> None:
         known = {name for row in layers for name in row}
         known |= {name.rpartition(".")[2] for name in ALONE if name.rpartition(".")[0] == package}
         there = {part(package, module) for module in MODULES if module.startswith(f"{package}.")} - {"__main__"}
-        assert there == known, f"{package}: a part without a place, or a place without a part"
+        assert there == known, f"{package}: a part has no place, or a place has no part"
 
 
 def test_no_import_circle() -> None:
@@ -134,8 +134,8 @@ def test_a_circle_is_found() -> None:
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-# What vLLM documents and promises, or what every user of its Python interface imports. Whatever else is named of vLLM
-# stands in `traitwatch.vllm_private`, where a contract test holds it to the installed version.
+# The names that vLLM documents and promises, or that every user of its Python interface imports. All other names of
+# vLLM are in `traitwatch.vllm_private`, where a contract test checks them against the installed version.
 PROMISED = {
     "vllm.LLM",
     "vllm.SamplingParams",
@@ -148,7 +148,7 @@ PROMISED = {
     "vllm.sampling_params.RequestOutputKind",
 }
 PRIVATE = "traitwatch.vllm_private"
-# Private names of libraries other than vLLM, which have no public way to the same.
+# Private names of other libraries, for which there is no public way.
 OTHERS = {
     ("traitwatch.precision", "torch.ops.mkldnn._is_mkldnn_bf16_supported"),
     ("traitwatch_server.metrics", "histogram._sum"),
@@ -157,7 +157,7 @@ OTHERS = {
 
 
 def unpromised(found: Sequence[Import]) -> list[str]:
-    """Return the imports of what vLLM does not promise, outside of their room."""
+    """Return the imports of names that vLLM does not promise, outside of `traitwatch.vllm_private`."""
     return [
         str(one)
         for one in found
@@ -166,7 +166,7 @@ def unpromised(found: Sequence[Import]) -> list[str]:
 
 
 def in_private_room(module: str) -> bool:
-    """Tell whether a module may name what vLLM does not promise."""
+    """Return whether a module may use names that vLLM does not promise."""
     return module == PRIVATE or module.startswith(f"{PRIVATE}.")
 
 
@@ -182,11 +182,11 @@ def foreign_privates(module: str, source: str) -> set[tuple[str, str]]:
     }
 
 
-def test_what_vllm_does_not_promise_is_named_in_its_room() -> None:
+def test_only_the_private_room_imports_names_that_vllm_does_not_promise() -> None:
     assert not unpromised(IMPORTS)
 
 
-def test_private_attributes_of_others_are_read_in_their_room() -> None:
+def test_only_the_private_room_reads_private_attributes_of_others() -> None:
     sources_outside = {module: path for module, path in MODULES.items() if not in_private_room(module)}
     assert set().union(*(foreign_privates(m, path.read_text()) for m, path in sources_outside.items())) == OTHERS
 

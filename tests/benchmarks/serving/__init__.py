@@ -1,1 +1,1 @@
-"""The price of Traitwatch: plain vLLM's server against ours, load from vLLM's own load generator, interleaved."""
+"""Measures the cost of Traitwatch: plain vLLM's server and ours in turn, under the load of vLLM's load generator."""

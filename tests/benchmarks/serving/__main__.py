@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m tests.benchmarks.serving`, some hours alone on the machine; `--quick`: minutes."""
+"""Runs the benchmark: `python -m tests.benchmarks.serving`. It takes hours alone on the machine; `--quick`, minutes."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from tests.benchmarks.serving.report import report
 from tests.benchmarks.serving.run import Benchmark
 from traitwatch_builder.models.embedded import embedded_model
 
-# 5 pairs are the least that give an interval; 6 give a better one, and either side goes first as often as the other.
+# At least 5 pairs give an interval. 6 pairs give a better interval, and each side goes first equally often.
 FULL: dict[str, Any] = {
     "modes": ("eager", "compiled"),
     "sides": ("0", "1", "6", "64", "hidden-states", "control"),
@@ -69,7 +69,7 @@ QUICK: dict[str, Any] = {
 )
 @click.option("--show", type=click.Path(exists=True, path_type=Path), help="Print the tables of such a file and exit.")
 def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
-    """Measure what Traitwatch costs: plain vLLM's server and ours, in turn, under `vllm bench serve`."""
+    """Measure the cost of Traitwatch: plain vLLM's server and ours, in turn, under `vllm bench serve`."""
     console = Console(width=150)
     if show is not None:
         report(json.loads(show.read_text()), console)
@@ -99,7 +99,7 @@ def main(quick: bool, out: Path, show: Path | None, **given: Any) -> None:
             progress.update(task, advance=done, description=what or None)
 
         benchmark = Benchmark(embedded_model(), directory, record, options["pairs"], console=console, advance=advance)
-        # Both end the servers, which have sessions of their own and would stay.
+        # Both signals end the servers. The servers have their own sessions, and would stay without this.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             benchmark.run(options["modes"], comparisons)

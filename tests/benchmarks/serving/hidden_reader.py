@@ -1,7 +1,7 @@
-"""For scale: takes whole hidden states into the API process and projects them there, with numpy.
+"""For comparison: takes whole hidden states into the API process, and projects them there with numpy.
 
-An ASGI middleware, because that is how vLLM lets code into its API process. Every request passes through untouched:
-nothing is attached to answers, so this is the least that the approach costs.
+This is an ASGI middleware, because vLLM lets such code into its API process. Every request passes unchanged, and
+answers get no scores. So this measures the least cost of the approach.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from traitwatch.vectors import DEFAULT_LAYER, Float32Array, load_vectors
 
 
 class HiddenStatesReader:
-    """Projects what comes from the worker; `GET /bench/rows` tells how many rows that were."""
+    """Projects the hidden states from the worker. `GET /bench/rows` returns the number of projected rows."""
 
     def __init__(self, app: Any):
         self._app = app
@@ -28,7 +28,7 @@ class HiddenStatesReader:
         self._projections: dict[str, list[Float32Array]] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Start receiving with the first call, on the server's loop; then pass everything on."""
+        """Start the receiver at the first call, on the server's event loop. Then pass every call on."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         if scope["type"] == "http" and scope["path"] == "/bench/rows":
@@ -47,7 +47,7 @@ class HiddenStatesReader:
             for req_id, row in zip(ids.decode().split("\n"), projections, strict=True):
                 self._projections.setdefault(req_id, []).append(row)
             self._rows += len(projections)
-            # Bounded, in place of knowing when a request ends.
+            # The reader does not know when a request ends. So the number of requests has a limit.
             while len(self._projections) > 256:
                 del self._projections[next(iter(self._projections))]
 

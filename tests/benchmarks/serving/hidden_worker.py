@@ -1,7 +1,7 @@
-"""For scale: a worker that ships the hidden states of a layer out of the engine, as other plugins do.
+"""For comparison: a worker that sends the hidden states of a layer out of the engine, as other plugins do.
 
-It sends the same rows that the tap would score (of each request in the batch, the last of the pass), whole and in the
-model's dtype: hidden_size values a token, where the tap sends one a trait. Each pass is one binary frame.
+It sends the rows that the tap would score: for each request of the batch, the last row of the pass. Each row has
+hidden_size values in the model's dtype, where the tap sends one value a trait. Each pass is one binary frame.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ class HiddenStatesWorker(PlatformWorker):  # type: ignore[misc]
         self._read_layout = layout_reader(self.model_runner)
         socket = zmq.Context().socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
-        # A full queue would end the engine; here it grows instead, and the check of the rows would tell.
+        # A full queue would end the engine. Without a limit the queue grows, and the check of the rows finds the fault.
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.connect(config["endpoint"])
         self._socket = socket
@@ -61,7 +61,7 @@ class HiddenStatesWorker(PlatformWorker):  # type: ignore[misc]
             rows = torch.from_numpy(layout.starts[1:] - 1)
             states = self._module.get_buffer(_BUFFER).index_select(0, rows.to(self.device))
             ids = "\n".join(layout.req_ids).encode()
-            # bfloat16 has no numpy type: its two bytes travel as an integer.
+            # numpy has no bfloat16. So the two bytes of a value travel as an integer.
             data = states.cpu().view(torch.int16).numpy()
             self._socket.send_multipart([ids, data.tobytes()], zmq.NOBLOCK)
         return output

@@ -1,4 +1,4 @@
-"""Makes load with `vllm bench serve` in a process of its own, and reads what it saved."""
+"""Makes load with `vllm bench serve` in a process of its own, and reads the result file."""
 
 import json
 import os
@@ -21,13 +21,13 @@ TIMES = ("ttft", "tpot", "itl", "e2el")
 
 @dataclass(frozen=True)
 class Load:
-    """What one load asks of a server.
+    """The load on a server.
 
     Attributes:
-        concurrency: streams at once.
-        prompts: requests in all.
-        prompt_tokens: mean length of a prompt, before the chat template.
-        tokens: mean number of tokens that each generates.
+        concurrency: the number of streams at a time.
+        prompts: the number of requests.
+        prompt_tokens: the mean length of a prompt, before the chat template.
+        tokens: the mean number of tokens that each request generates.
     """
 
     concurrency: int
@@ -37,7 +37,7 @@ class Load:
 
 
 class LoadError(Exception):
-    """The load generator ended, or some of its requests failed: the measurement is of no use."""
+    """The load generator ended, or some of its requests failed. The measurement is of no use."""
 
 
 class LoadGenerator:
@@ -50,13 +50,13 @@ class LoadGenerator:
         self._log = log
 
     def run(self, url: str, load: Load, seed: int) -> dict[str, Any]:
-        """Put `load` on the server at `url`; the same seed makes the same requests, byte for byte.
+        """Put `load` on the server at `url`. The same seed makes the same requests, byte for byte.
 
         Returns:
-            What `figures` reads, and the CPU seconds that the load generator took itself.
+            The values of `figures`, and the CPU seconds of the load generator itself.
 
         Raises:
-            LoadError: a request failed, or the load generator did.
+            LoadError: a request or the load generator failed.
         """
         result = self._directory / "result.json"
         result.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ class LoadGenerator:
             self._process.stdin.flush()
             answer = self._process.stdout.readline().strip()
         except KeyboardInterrupt:
-            # Servers end at once only when nobody waits for their answers.
+            # A server ends at once only if no client waits for its answers.
             self.close()
             raise
         if answer != "done":
@@ -87,10 +87,10 @@ class LoadGenerator:
 
 @contextmanager
 def load_generator(model: Path, directory: Path) -> Iterator[LoadGenerator]:
-    """Start a load generator; its results and its log go to `directory`."""
+    """Start a load generator. Its results and its log are in `directory`."""
     log = directory / "load.log"
     with log.open("w") as output:
-        # A session of its own: Ctrl-C is for us, who then end it.
+        # The process has its own session. So Ctrl-C reaches only us, and we end the process.
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.serving.load_process"],
             stdin=subprocess.PIPE,
@@ -119,7 +119,7 @@ def arguments(url: str, model: Path, load: Load, seed: int, result: Path) -> lis
         "--dataset-name": "random",
         "--random-input-len": load.prompt_tokens,
         "--random-output-len": load.tokens,
-        # Lengths of their own, so that streams come and go as they do in service, and not in waves.
+        # The lengths vary, so that streams come and go as in production, and not in waves.
         "--random-range-ratio": 0.3,
         "--num-prompts": load.prompts,
         "--max-concurrency": load.concurrency,
@@ -145,11 +145,12 @@ def figures(result: dict[str, Any], load: Load) -> dict[str, Any]:
         LoadError: not all requests were answered.
     """
     if result["completed"] != load.prompts:
-        # Each is a traceback; its last line says what it was.
+        # Each error is a traceback. Its last line names the error.
         errors = [error.strip().splitlines()[-1] for error in result.get("errors", []) if error]
         raise LoadError(f"{load.prompts - result['completed']} of {load.prompts} requests failed: {errors[:1]}")
     tokens = result["total_output_tokens"]
-    # The time between tokens is told between events. It compares two servers only if they cut their streams alike.
+    # The generator measures the time between events, not tokens. So servers are comparable only if they cut streams
+    # alike.
     events = sum(1 + len(gaps) for gaps in result["itls"])
     return {
         "duration_s": result["duration"],

@@ -1,9 +1,9 @@
-"""The process that makes the load: `vllm bench serve`, called again for every line that comes in.
+"""The process that makes the load. It calls `vllm bench serve` for every line of its standard input.
 
-`vllm bench serve` is the command's own parser and main function; the `vllm` command around them wants distribution
-metadata that the CPU build does not have. The process stays up between loads because importing vLLM takes ten seconds
-of both cores, which the servers under test would feel. A line in is a JSON list of arguments; a line out says `done`.
-What the load generator prints goes to standard error.
+It runs the parser and the main function of `vllm bench serve`. The `vllm` command itself needs distribution metadata
+that the CPU build does not have. The process stays up between loads: importing vLLM takes ten seconds of both cores,
+and would slow the servers under test. A line of the input is a JSON list of arguments. A line of the output is `done`.
+The output of the load generator goes to standard error.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""One load on one server, while another server that is up as well should be doing nothing."""
+"""Measures one load on one server, while another server is up and should be idle."""
 
 import time
 from typing import Any
@@ -8,17 +8,17 @@ from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.sides import answers
 from tests.support.serving import Server
 
-# vLLM's workers spin for a second after their last pass, waiting for the next (SpinCondition in shm_broadcast.py).
+# After their last pass, vLLM's workers spin for a second (SpinCondition in shm_broadcast.py).
 _QUIET_TIMEOUT_S = 15.0
 _QUIET_PROBE_S = 0.5
 _QUIET_SHARE = 0.1
 
 
 def measure(generator: LoadGenerator, server: Server, other: Server, load: Load, seed: int) -> dict[str, Any]:
-    """Wait until both servers are quiet, put `load` on `server`, and return all that is known of it.
+    """Wait until both servers are quiet, put `load` on `server`, and return all measurements.
 
-    Of a server that scores, `scored` and `incomplete` count the answers; `other_server_cpu_s` tells whether the other
-    one kept still.
+    For a server that scores, `scored` and `incomplete` count the answers. `other_server_cpu_s` shows whether the other
+    server was idle.
     """
     wait_until_quiet(server.process.pid, other.process.pid)
     before = answers(server)
@@ -32,7 +32,7 @@ def measure(generator: LoadGenerator, server: Server, other: Server, load: Load,
 
 
 def wait_until_quiet(*pids: int) -> None:
-    """Return when the processes and their descendants take less than a tenth of a core, or after 15 seconds."""
+    """Return when the processes and their descendants use less than a tenth of a core, or after 15 seconds."""
     deadline = time.monotonic() + _QUIET_TIMEOUT_S
     while time.monotonic() < deadline:
         meters = [Meter(pid) for pid in pids]

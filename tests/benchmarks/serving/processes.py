@@ -1,4 +1,4 @@
-"""CPU seconds and memory of every process of a server, read from /proc by psutil."""
+"""Reads CPU seconds and memory of every process of a server from /proc, with psutil."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,14 +12,14 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process took while a load ran.
+    """The CPU and the memory that a process used during a load.
 
     Attributes:
         role: `api`, or vLLM's own name of the process (`EngineCore`, `Worker`), or `helper`.
         pid: the process.
         cpu_s: CPU seconds, user and system.
-        peak_rss_mib: the most memory it had resident, pages that others share counted in full.
-        pss_mib: resident memory after the load, each shared page divided among its users.
+        peak_rss_mib: the peak of resident memory. Pages that other processes share count in full.
+        pss_mib: resident memory after the load. Each shared page is divided by the number of its users.
     """
 
     role: str
@@ -30,18 +30,18 @@ class Usage:
 
 
 class Meter:
-    """Measures a server's processes from the making of the meter to `read`."""
+    """Measures a server's processes from its construction to `read`."""
 
     def __init__(self, pid: int):
         """Start measuring the process `pid` and its descendants."""
         self._root = pid
         self._before = {process.pid: _cpu_seconds(process) for process in _tree(pid)}
         for process in self._before:
-            # "5" sets the kernel's high-water mark of resident memory back to what is resident now.
+            # "5" resets the kernel's high-water mark of resident memory to the present resident memory.
             Path(f"/proc/{process}/clear_refs").write_text("5")
 
     def read(self) -> list[Usage]:
-        """Return what each process that is there now took."""
+        """Return the usage of each process that still runs."""
         return [
             Usage(
                 role=role(process.cmdline()) if process.pid != self._root else "api",
@@ -55,11 +55,11 @@ class Meter:
 
 
 def summary(usages: Sequence[Usage], tokens: int) -> dict[str, Any]:
-    """Return sums over a server's processes, and each of them.
+    """Return sums over a server's processes, and the usage of each process.
 
     Args:
         usages: the processes.
-        tokens: what the server generated; CPU is told per 1000 tokens too.
+        tokens: the number of generated tokens. The result also has the CPU seconds per 1000 tokens.
     """
     api = sum(usage.cpu_s for usage in usages if usage.role == "api")
     total = sum(usage.cpu_s for usage in usages)
@@ -76,7 +76,7 @@ def summary(usages: Sequence[Usage], tokens: int) -> dict[str, Any]:
 
 
 def role(command: Sequence[str]) -> str:
-    """Return vLLM's name of one of its child processes, from the title that it gives itself."""
+    """Return vLLM's name of one of its child processes, from the title of the process."""
     title = command[0] if command else ""
     name = title.partition("VLLM::")[2]
     return name.split("_")[0].split()[0] if name else "helper"

@@ -1,11 +1,11 @@
-"""Where the API process spends its time: py-spy on it while 32 chats stream.
+"""Shows where the API process spends its time: runs py-spy on it while 32 chats stream.
 
     python -m tests.benchmarks.serving.profile [--side 6] [--side plain]
 
-py-spy samples without stopping the process: one that is stopped 100 times a second beside a busy engine gets slower,
-and its sleeping threads look as if they worked. It has to be allowed to trace: root, or the ptrace capability, or
-`kernel.yama.ptrace_scope=0`. A sample says that a thread is ready to run, not that it has a core; so samples give the
-shares, and the kernel's count of CPU seconds gives the whole that is shared out.
+py-spy samples without stopping the process. A process that is stopped 100 times a second beside a busy engine gets
+slower, and its sleeping threads look as if they worked. py-spy needs the permission to trace: root, the ptrace
+capability, or `kernel.yama.ptrace_scope=0`. A sample shows that a thread is ready to run, not that it has a core. So
+the samples give the shares, and the kernel's count of CPU seconds gives the whole.
 """
 
 import signal
@@ -39,7 +39,7 @@ FUNCTIONS = 12
 @click.option("--prompts", type=click.IntRange(min=1), default=256, help="Requests in all.")
 @click.option("--tokens", type=click.IntRange(min=2), default=64, help="Mean tokens of an answer.")
 def main(sides: tuple[str, ...], mode: Any, streams: int, prompts: int, tokens: int) -> None:
-    """Profile the API process and tell where its time goes."""
+    """Profile the API process, and print the shares of its CPU time."""
     console = Console(width=120)
     if not PY_SPY.exists():
         raise click.ClickException(f"{PY_SPY} is missing: `pip install py-spy` into this environment.")
@@ -47,7 +47,7 @@ def main(sides: tuple[str, ...], mode: Any, streams: int, prompts: int, tokens: 
     directory = Path(tempfile.mkdtemp(prefix="bench-profile-"))
     console.print(f"Stacks and logs: {directory}")
     load = Load(streams, prompts, 64, tokens)
-    # As Ctrl-C does, so that no server stays.
+    # Raise KeyboardInterrupt as Ctrl-C does, so that no server stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with load_generator(model, directory) as generator:
         for text in sides:
@@ -66,29 +66,29 @@ def main(sides: tuple[str, ...], mode: Any, streams: int, prompts: int, tokens: 
 
 
 def start(pid: int, stacks: Path) -> subprocess.Popen[str]:
-    """Start py-spy on a process; return when it samples."""
+    """Start py-spy on a process. Return once it samples."""
     command = [str(PY_SPY), "record", "--pid", str(pid), "--format", "raw", "--output", str(stacks)]
     options = ["--rate", str(RATE), "--nonblocking", "--threads", "--function", "--duration", "unlimited"]
     profiler = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert profiler.stdout is not None
-    told = ""
+    output = ""
     for line in profiler.stdout:
-        told += line
+        output += line
         if "Sampling process" in line:
             return profiler
-    raise click.ClickException(f"py-spy could not trace process {pid}:\n{told}")
+    raise click.ClickException(f"py-spy could not trace process {pid}:\n{output}")
 
 
 def stop(profiler: subprocess.Popen[str]) -> None:
-    """End py-spy as Ctrl-C does: then it writes its file."""
+    """End py-spy as Ctrl-C does. Then it writes its file."""
     profiler.send_signal(signal.SIGINT)
-    told = profiler.communicate(timeout=60)[0]
+    output = profiler.communicate(timeout=60)[0]
     if profiler.returncode != 0:
-        raise click.ClickException(f"py-spy ended with {profiler.returncode}:\n{told}")
+        raise click.ClickException(f"py-spy ended with {profiler.returncode}:\n{output}")
 
 
 def _table(name: str, stacks: str, run: dict[str, Any], used: dict[str, Any]) -> Table:
-    """Return who had which share of the API process's CPU time."""
+    """Return the owners of the API process's CPU time, with their shares."""
     owners, functions = shares(read_stacks(stacks))
     total = sum(share.samples for share in owners)
     duration, cpu = run["duration_s"], used["cpu_api_s"]

@@ -1,8 +1,8 @@
-"""Ratios of pairs, their interval, and what may be said of a goal.
+"""Ratios of pairs, the interval of their median, and the verdict on a goal.
 
-The interval is that of the sign test: with n pairs, the k-th smallest and k-th largest ratio enclose the true median
-with a probability that follows from the binomial distribution alone, whatever the noise looks like. k is the largest
-that keeps `CONFIDENCE`; for 5 to 7 pairs that is 1, so the interval goes from the smallest to the largest ratio.
+The interval is that of the sign test. With n pairs, the k-th smallest and the k-th largest ratio enclose the true
+median with a probability that follows from the binomial distribution only, for any noise. k is the largest number that
+keeps `CONFIDENCE`. For 5 to 7 pairs, k is 1: the interval goes from the smallest to the largest ratio.
 """
 
 import math
@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-# 5 pairs reach 0.9375 and 6 pairs 0.96875; no interval of 4 pairs or fewer does.
+# 5 pairs reach 0.9375 and 6 pairs 0.96875. No interval of 4 pairs or fewer reaches CONFIDENCE.
 CONFIDENCE = 0.93
 
 
 class Verdict(StrEnum):
-    """What the pairs say of a goal."""
+    """What the pairs prove about a goal."""
 
     MET = "met"
     NOT_MET = "not met"
-    UNTOLD = "cannot be told from noise here"
+    UNDECIDED = "cannot be told from noise here"
     TOO_FEW = "too few pairs to say"
 
 
@@ -29,10 +29,10 @@ class Ratio:
     """The ratios of some pairs.
 
     Attributes:
-        median: their median.
+        median: the median of the ratios.
         low, high: ends of the interval for the true median.
-        coverage: the probability with which the interval holds it.
-        pairs: how many there were.
+        coverage: the probability that the interval holds the true median.
+        pairs: the number of pairs.
     """
 
     median: float
@@ -43,7 +43,7 @@ class Ratio:
 
     @property
     def enough(self) -> bool:
-        """Whether the interval has the confidence that a verdict needs."""
+        """Whether the interval has enough confidence for a verdict."""
         return self.coverage >= CONFIDENCE
 
 
@@ -60,13 +60,13 @@ class Goal:
     at_least: bool
 
     def verdict(self, ratio: Ratio) -> Verdict:
-        """Judge: an interval on one side of the bound decides, one that straddles it does not."""
+        """Return the verdict. It is decided if the interval is on one side of the bound."""
         if not ratio.enough:
             return Verdict.TOO_FEW
         worst, best = (ratio.low, ratio.high) if self.at_least else (ratio.high, ratio.low)
         if self._holds(worst):
             return Verdict.MET
-        return Verdict.UNTOLD if self._holds(best) else Verdict.NOT_MET
+        return Verdict.UNDECIDED if self._holds(best) else Verdict.NOT_MET
 
     def _holds(self, value: float) -> bool:
         return value >= self.bound if self.at_least else value <= self.bound
@@ -76,7 +76,7 @@ class Goal:
 
 
 def ratio_of(values: Sequence[float]) -> Ratio:
-    """Return median and interval of one ratio a pair, at least one."""
+    """Return median and interval of the ratios: one for each pair, at least one."""
     ordered = sorted(values)
     rank = max((k for k in range(1, len(ordered) // 2 + 1) if coverage(len(ordered), k) >= CONFIDENCE), default=1)
     return Ratio(
@@ -89,5 +89,5 @@ def ratio_of(values: Sequence[float]) -> Ratio:
 
 
 def coverage(pairs: int, rank: int) -> float:
-    """Return how likely the `rank`-th smallest and largest of `pairs` values enclose the true median."""
+    """Return the probability that the `rank`-th smallest and largest of `pairs` values enclose the true median."""
     return 1 - sum(math.comb(pairs, i) for i in range(rank)) * 0.5 ** (pairs - 1)

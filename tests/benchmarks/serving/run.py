@@ -1,4 +1,4 @@
-"""Starts the servers two at a time, loads them in turn, and records what comes of it."""
+"""Starts the servers two at a time, loads them in turn, and records the measurements."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,37 +16,38 @@ from tests.benchmarks.serving.report import ITL_P50, THROUGHPUT, ratios
 from tests.benchmarks.serving.sides import SideError, make_side
 from tests.support.serving import Server, serving
 
-# Takes the estimated seconds of what is done, and what is being done now.
+# Takes the estimated seconds of the work that is done, and the name of the work that begins.
 Advance = Callable[[float, str], None]
 
 
 class Benchmark:
-    """A run in progress.
-
-    Args of the constructor:
-        model: directory of the model.
-        directory: where logs and vectors go.
-        record: where measurements go.
-        pairs: times that both servers of a comparison are started and get each load.
-        console: where each pair is told.
-        advance: is told of progress.
-    """
+    """A run in progress."""
 
     def __init__(self, model: Path, directory: Path, record: Record, pairs: int, *, console: Console, advance: Advance):
+        """Prepare a run.
+
+        Args:
+            model: the directory of the model.
+            directory: the directory for logs and vectors.
+            record: the record of the measurements.
+            pairs: how often both servers of a comparison start and get each load.
+            console: shows the ratios of each pair.
+            advance: shows the progress.
+        """
         self._model = model
         self._directory = directory
         self._record = record
         self._pairs = pairs
         self._console = console
         self._advance = advance
-        # Each pair has requests of its own: a prompt that came before would be answered from the prefix cache.
+        # Each pair has its own requests: vLLM would answer a repeated prompt from the prefix cache.
         self._seed = 0
         self._starts = 0
 
     def run(self, modes: Sequence[Mode], comparisons: Sequence[Comparison]) -> None:
-        """Measure all comparisons in each mode, a pair of each before the next pair of any.
+        """Measure all comparisons in each mode. Every comparison has a pair before any comparison has the next pair.
 
-        A comparison that fails is recorded and not tried again in this mode; the rest goes on.
+        A comparison that fails is recorded. It is not tried again in this mode. The other comparisons go on.
         """
         with load_generator(self._model, self._directory) as generator:
             for mode in modes:
@@ -62,15 +63,15 @@ class Benchmark:
                             self._failed(f"{mode}: {comparison.side} / {comparison.base}, pair {pair + 1}", error)
 
     def _pair(self, mode: Mode, comparison: Comparison, pair: int, generator: LoadGenerator) -> None:
-        """Start both servers anew, and put each load on each of them.
+        """Start both servers anew, and put each load on both of them.
 
-        Two starts of the very same server differ by some per cent for as long as they run. Pairs of the same two
-        processes would agree on that difference, and their interval would be too narrow.
+        Two starts of the same server differ by some per cent for as long as they run. Pairs of the same two processes
+        would all have this difference, and their interval would be too narrow.
         """
         first, second = order(comparison, pair)
         with self._serving(mode, first) as one, self._serving(mode, second) as two:
             servers = {first: one, second: two}
-            # The first answers of a server, and of the load generator, are slower than all that follow.
+            # The first answers of a server and of the load generator are slower than all later answers.
             warm = warm_up(comparison.loads[-1])
             for name, other in (first, second), (second, first):
                 self._advance(0, f"{mode}: warming {name} up")
@@ -100,14 +101,14 @@ class Benchmark:
                 "measured": measured,
             }
             self._record.add("runs", run)
-            told = ", ".join(f"{metric.title} {ratios([run], metric)[0]:.3f}" for metric in (THROUGHPUT, ITL_P50))
+            figures = ", ".join(f"{metric.title} {ratios([run], metric)[0]:.3f}" for metric in (THROUGHPUT, ITL_P50))
             self._console.print(
-                f"{mode}: {comparison.side} / {comparison.base}, {load.concurrency} at once, pair {pair + 1}: {told}"
+                f"{mode}: {comparison.side} / {comparison.base}, {load.concurrency} at once, pair {pair + 1}: {figures}"
             )
 
     @contextmanager
     def _serving(self, mode: Mode, name: str) -> Iterator[Server]:
-        """Start a side, make sure that it does its work, and note what it took to start."""
+        """Start a side, check that it does its work, and record its start."""
         side = make_side(name, self._model, mode, self._directory)
         self._starts += 1
         log = self._directory / f"{self._starts:03}-{mode}-{name.replace(' ', '-')}.log"

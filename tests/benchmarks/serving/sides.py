@@ -1,4 +1,4 @@
-"""The servers that are compared: how each is started, and how one makes sure that it does what it is measured for."""
+"""The servers that are compared: how each starts, and how to check that it does the measured work."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ _PACKAGE = "tests.benchmarks.serving"
 
 
 class SideError(Exception):
-    """A server does not do what it is to be measured for."""
+    """A server does not do the work that is measured."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Side:
     """One kind of server.
 
     Attributes:
-        name: what tables call it.
-        command: the command line that starts it, without what `serving` adds.
+        name: the name in the tables.
+        command: the command line, without the options that `serving` adds.
         check: raises `SideError` unless a running server of this kind does its work.
     """
 
@@ -42,12 +42,12 @@ class Side:
 
 
 def flags(mode: Mode) -> list[str]:
-    """Return the options of vLLM that every side of a mode gets."""
+    """Return the vLLM options of every side of a mode."""
     return ["--enforce-eager"] if mode == "eager" else []
 
 
 def make_side(name: str, model: Path, mode: Mode, directory: Path) -> Side:
-    """Return the side called `name`; files that it needs go to `directory`."""
+    """Return the side called `name`. Its files go to `directory`."""
     options = flags(mode)
     if name in (PLAIN, CONTROL):
         return Side(name, plain_vllm(model, *options), lambda server: _check_traits(server, None))
@@ -55,7 +55,7 @@ def make_side(name: str, model: Path, mode: Mode, directory: Path) -> Side:
         return Side(name, _hidden_states(model, directory / "hidden.sock", options), _check_hidden_states)
     count = int(name.split()[0])
     if count == 0:
-        # The tap is in place with as many vectors as the goals are stated for, and nobody asks for a score.
+        # The tap has as many vectors as the goals are stated for, but no request asks for a score.
         vectors, default, expected = SHIPPED, "off", None
     else:
         vectors, default, expected = vectors_of(count, directory), "tokens", count
@@ -66,8 +66,8 @@ def make_side(name: str, model: Path, mode: Mode, directory: Path) -> Side:
 def vectors_of(count: int, directory: Path) -> Path:
     """Return a directory with `count` vectors of the embedded model.
 
-    The shipped ones where there are that many, else random ones of unit scale, which are uncalibrated: their
-    projections have no z and no spikes.
+    If there are so many shipped vectors, return those. Otherwise make random vectors of unit scale. These are
+    uncalibrated: their projections have no z and no spikes.
     """
     if count == GOAL_TRAITS:
         return SHIPPED
@@ -85,7 +85,7 @@ def vectors_of(count: int, directory: Path) -> Path:
 
 
 def answers(server: Server) -> tuple[float, float]:
-    """Return how many answers a scoring server has counted as scored in full, and as incomplete."""
+    """Return the number of completely scored answers, and of incomplete answers, of a server that scores."""
     lines = httpx.get(f"{server.url}/metrics", timeout=30).text.splitlines()
 
     def total(metric: str) -> float:
@@ -95,7 +95,7 @@ def answers(server: Server) -> tuple[float, float]:
 
 
 def _hidden_states(model: Path, socket: Path, options: list[str]) -> list[str]:
-    """Return the command of a server whose worker ships hidden states to its API process, as other plugins do."""
+    """Return the command of a server whose worker sends hidden states to its API process, as other plugins do."""
     config = {"hidden_states": {"layer": DEFAULT_LAYER, "endpoint": f"ipc://{socket}"}}
     command = plain_vllm(
         model,
@@ -105,14 +105,14 @@ def _hidden_states(model: Path, socket: Path, options: list[str]) -> list[str]:
         *options,
     )
     root = ROOT
-    # The middleware sees no options of the server's; `env` becomes the server and keeps its pid.
+    # The middleware does not get the server's options. `env` becomes the server and keeps its pid.
     environment = [f"BENCH_ENDPOINT=ipc://{socket}", f"BENCH_VECTORS={SHIPPED}", f"PYTHONPATH={root}"]
     assert command[0] == sys.executable
     return ["env", *environment, *command]
 
 
 def _check_traits(server: Server, expected: int | None) -> None:
-    """Stream a chat; its last event must carry the summary of `expected` traits, all scored, or none at all."""
+    """Stream a chat. Its last event must have `expected` fully scored traits, or no traits if `expected` is None."""
     last: dict[str, Any] = {}
     for event in _stream(server):
         for choice in event["choices"]:

@@ -1,7 +1,7 @@
-"""Where the time of an API process goes, from the stacks that py-spy took of it.
+"""Shows where an API process spends its time, from the stacks that py-spy sampled.
 
-A sample belongs to the innermost frame whose file tells whose work it is: compiled code (pydantic-core, msgspec, the
-event loop) has no frame of its own, so its time is that of the function that called it.
+A sample belongs to the innermost frame whose file identifies its owner. Compiled code (pydantic-core, msgspec, the
+event loop) has no frame. So its time counts for the function that called it.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OURS = "Traitwatch"
-# The innermost frame that matches any of these decides; patterns are tried in this order on each frame's file.
+# The innermost frame that matches one of these patterns decides. The patterns are tried in this order on each file.
 _OWNERS = (
     (OURS, re.compile(r"(^|/)traitwatch(_[a-z]+)?/[a-z_/]+\.py$")),
     ("vLLM", re.compile(r"(^|/)vllm/")),
@@ -22,7 +22,7 @@ _OWNERS = (
     ),
 )
 OTHER = "other"
-# Threads that wait in these are asleep, though now and then a sample finds them as they wake.
+# Threads that wait in these functions are asleep. Sometimes a sample finds them while they wake up.
 _WAITING = {
     ("Condition.wait", "threading.py"),
     ("_PollLikeSelector.select", "selectors.py"),
@@ -35,12 +35,12 @@ _FRAME = re.compile(r"^(?P<function>.+) \((?P<file>[^()]+?)(?::\d+)?\)$")
 
 @dataclass(frozen=True)
 class Share:
-    """Some samples with something in common.
+    """Samples with the same owner or function.
 
     Attributes:
-        owner: whose work it is.
-        where: the function, `file:function`; empty where it does not matter.
-        samples: how many there were.
+        owner: the owner of the work.
+        where: the function, `file:function`; empty for all functions.
+        samples: the number of samples.
     """
 
     owner: str
@@ -50,11 +50,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Stack:
-    """Samples that were alike.
+    """Samples with the same frames.
 
     Attributes:
         frames: (function, file), outermost first.
-        samples: how many there were.
+        samples: the number of samples.
     """
 
     frames: tuple[tuple[str, str], ...]
@@ -62,9 +62,9 @@ class Stack:
 
 
 def read_stacks(text: str) -> list[Stack]:
-    """Read what `py-spy record --format raw --threads` wrote: frames joined by `;`, then a count.
+    """Read the output of `py-spy record --format raw --threads`: frames joined by `;`, then a count.
 
-    Stacks of threads that wait are left out.
+    Stacks of waiting threads are left out.
     """
     stacks = []
     for line in text.splitlines():
@@ -79,7 +79,7 @@ def read_stacks(text: str) -> list[Stack]:
 
 
 def owner(stack: Stack) -> tuple[str, str]:
-    """Return whose work a stack is, and the frame that says so as `file:function`."""
+    """Return the owner of a stack, and the frame that shows it, as `file:function`."""
     for function, file in reversed(stack.frames):
         for name, pattern in _OWNERS:
             if pattern.search(file):
@@ -88,7 +88,7 @@ def owner(stack: Stack) -> tuple[str, str]:
 
 
 def shares(stacks: Iterable[Stack]) -> tuple[list[Share], list[Share]]:
-    """Return the samples of each owner, and of each function of ours, the most first."""
+    """Return the samples of each owner and of each function of ours, the largest number first."""
     owners: Counter[str] = Counter()
     functions: Counter[tuple[str, str]] = Counter()
     for stack in stacks:

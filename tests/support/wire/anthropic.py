@@ -11,7 +11,7 @@ OUTPUT_TOKENS = 6100
 
 
 def scripted(*replies: Reply) -> Callable[[Request], Reply]:
-    """Return a server's function that gives these replies in turn, and the last one from then on."""
+    """Return a server's function that sends these replies in turn, and repeats the last one."""
     return lambda request: replies[min(request.number, len(replies) - 1)]
 
 
@@ -36,23 +36,23 @@ def message(text: str, *, thinking: str | None = None, stop_reason: str = "end_t
 
 
 def streamed(text: str, *, delay: float = 0.0, **options: Any) -> Reply:
-    """Return an answer as a stream; `options` as of `events`."""
+    """Return an answer as a stream. `options` are those of `events`."""
     return _stream(_wire(events(text, **options)), delay=delay)
 
 
-def failing_midway(text: str, kind: str, says: str) -> Reply:
-    """Return a stream that ends with an error event after a part of its answer."""
-    failure = {"type": "error", "error": {"type": kind, "message": says}}
+def failing_midway(text: str, kind: str, reason: str) -> Reply:
+    """Return a stream with a part of its answer and an error event."""
+    failure = {"type": "error", "error": {"type": kind, "message": reason}}
     return _stream(_wire([*list(events(text))[:5], failure]))
 
 
 def ending_early(text: str) -> Reply:
-    """Return a stream that ends in good order, but before the answer is whole."""
+    """Return a stream that ends properly, but before the end of the answer."""
     return _stream(_wire(list(events(text))[:5]))
 
 
 def torn(text: str) -> Reply:
-    """Return a stream whose connection closes in the middle of a chunk."""
+    """Return a stream whose connection closes inside a chunk."""
     part = _wire(list(events(text))[:5])
     headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked", "connection": "close"}
     return Reply(f"{len(part) + 100:x}\r\n".encode() + part, headers=headers)
@@ -71,10 +71,10 @@ def events(
 
     Args:
         text: the text, or the JSON of the tool's input.
-        thinking: what is thought first, in a block of its own.
-        tool: the name of the tool that is called; None for a text answer.
+        thinking: the thoughts before the text, in a block of their own.
+        tool: the name of the called tool; None for a text answer.
         stop_reason: `tool_use` or `end_turn` by default.
-        stop_details: what goes with a refusal.
+        stop_details: the details of a refusal.
         model: the model's name.
     """
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": 1}

@@ -1,4 +1,4 @@
-"""A local HTTP server whose answers a test scripts, faults included: what the real SDKs are pointed at in tests.
+"""A local HTTP server with scripted answers and faults. Tests point the real SDKs at this server.
 
 A test gives a function from a request to a `Reply`. `openai.py` and `anthropic.py` beside this file build replies in
 the wire formats of the two providers.
@@ -19,13 +19,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it arrived.
+    """A received request.
 
     Attributes:
-        path: its path, e.g. `/v1/chat/completions`.
-        headers: names in lower case.
-        body: its JSON; None where there was none.
-        number: how many requests came before it.
+        path: the path, e.g. `/v1/chat/completions`.
+        headers: the headers, with names in lower case.
+        body: the JSON body; None without a body.
+        number: the number of requests before this one.
     """
 
     path: str
@@ -36,14 +36,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with a request.
+    """The server's answer to a request.
 
     Attributes:
-        body: JSON data, or bytes that are sent as they are.
-        status: HTTP status.
+        body: JSON data, or bytes that are sent unchanged.
+        status: the HTTP status.
         headers: further headers, e.g. `retry-after`.
-        delay: seconds before anything is sent.
-        drop: close the connection by a reset, sending nothing.
+        delay: seconds before the answer is sent.
+        drop: whether to reset the connection instead of an answer.
     """
 
     body: Any = None
@@ -84,7 +84,7 @@ class WireServer:
 
 @contextmanager
 def wire_server(respond: Callable[[Request], Reply]) -> Iterator[WireServer]:
-    """Run a server on a free port for the time of a `with` block."""
+    """Run a server on a free port inside a `with` block."""
     running: WireServer
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,7 +105,7 @@ def wire_server(respond: Callable[[Request], Reply]) -> Iterator[WireServer]:
             try:
                 self._send(respond(request))
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the client was killed or gave up: what such tests are about
+                pass  # The client was killed or gave up. Some tests do this on purpose.
             finally:
                 running._answered()
 
@@ -130,7 +130,7 @@ def wire_server(respond: Callable[[Request], Reply]) -> Iterator[WireServer]:
         request_queue_size = 256
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            # A client that was killed in the middle of a request is what some tests are about.
+            # Some tests kill a client in the middle of a request.
             if not isinstance(sys.exc_info()[1], ConnectionError):
                 super().handle_error(request, client_address)
 

@@ -22,10 +22,10 @@ def completion(
 
     Args:
         texts: the content of each choice.
-        tokens: for each generated token its candidates with their probabilities, the generated one first; without it
-            the reply tells no log-probabilities.
-        finish_reason: of every choice.
-        delay: seconds before it is sent.
+        tokens: for each generated token, its candidates with their probabilities, the generated token first. Without
+            `tokens`, the reply has no log-probabilities.
+        finish_reason: the finish reason of every choice.
+        delay: seconds before the reply is sent.
         message: further fields of the messages, e.g. `reasoning_content` or `refusal`.
     """
     content = None if tokens is None else [_token(candidates) for candidates in tokens]
@@ -55,12 +55,12 @@ def completion(
 
 
 def first_token(candidates: Mapping[str, float], **options: Any) -> Reply:
-    """Return a completion of one token; `candidates` and `options` as of `completion`."""
+    """Return a completion of one token. `candidates` and `options` are those of `completion`."""
     return completion(next(iter(candidates)), tokens=[candidates], finish_reason="length", **options)
 
 
 def spelled(*tokens: str) -> Reply:
-    """Return a completion of these tokens, each with a probability of almost 1."""
+    """Return a completion of these tokens. Each has a probability of almost 1."""
     return completion("".join(tokens), tokens=[{token: 0.99} for token in tokens])
 
 
@@ -76,15 +76,15 @@ def models(*names: str) -> Reply:
     return Reply({"object": "list", "data": data})
 
 
-def said(request: Request) -> str:
-    """Return the last message of a request."""
+def last_message(request: Request) -> str:
+    """Return the text of the last message of a request."""
     text: str = request.body["messages"][-1]["content"]
     return text
 
 
 def is_probe(request: Request) -> bool:
-    """Tell whether a request finds out what the model can do."""
-    return said(request).startswith(PROBE)
+    """Return whether a request probes the abilities of the model."""
+    return last_message(request).startswith(PROBE)
 
 
 def _token(candidates: Mapping[str, float]) -> dict[str, Any]:

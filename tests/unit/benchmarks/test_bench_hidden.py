@@ -1,4 +1,4 @@
-"""Hidden states that travel as bfloat16 are widened without a change of value."""
+"""The hidden states travel as bfloat16. The reader widens them without a change of value."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Load comes from `vllm bench serve`: its parser takes our arguments, and its result file is read right."""
+"""`vllm bench serve` accepts our arguments, and we read its result file correctly."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ LOAD = Load(concurrency=2, prompts=2, prompt_tokens=32, tokens=4)
 
 
 def result(**changed: Any) -> dict[str, Any]:
-    """Return what `vllm bench serve --save-result --save-detailed` writes, as far as it is read."""
+    """Return those fields of a result file of `vllm bench serve --save-result --save-detailed` that we read."""
     times = {f"p{p}_{time}_ms": float(p) for p in (50, 99) for time in ("ttft", "tpot", "itl", "e2el")}
     return {
         "completed": 2,
@@ -44,7 +44,7 @@ def test_vllm_takes_the_arguments(tmp_path: Path) -> None:
     assert parsed.save_detailed
 
 
-def test_a_seed_makes_the_same_requests_whatever_the_server() -> None:
+def test_a_seed_makes_the_same_requests_for_every_server() -> None:
     def of(url: str, seed: int) -> set[str]:
         return set(arguments(url, Path("/m"), LOAD, seed, Path("/r/result.json"))) - {url}
 
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_file() -> None:
     read = figures(result(), LOAD)
     assert read["output_tokens_per_s"] == 5.3
     assert read["itl_ms"] == {"p50": 50.0, "p99": 99.0}
-    # One event more than there are gaps in each stream.
+    # Each stream has one event more than gaps.
     assert read["events_per_token"] == 10 / 8
 
 

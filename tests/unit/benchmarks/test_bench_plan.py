@@ -1,4 +1,4 @@
-"""A run is decided before it starts: every goal has its comparison, and neither server always goes first."""
+"""The plan of a run has a comparison for every goal, and neither server always goes first."""
 
 from collections import Counter
 
@@ -25,12 +25,12 @@ LOADS = [Load(1, 6, 64, 64), Load(8, 24, 64, 64), Load(32, 96, 64, 64)]
 SIDES = [*(traits_side(count) for count in (0, 1, 6, 64)), HIDDEN_STATES, CONTROL]
 
 
-def test_every_goal_is_measured_where_it_is_stated() -> None:
+def test_every_goal_is_measured_at_its_concurrency() -> None:
     measured = {(c.side, c.base) for c in plan(SIDES, LOADS) if any(x.concurrency == GOAL_CONCURRENCY for x in c.loads)}
     assert {(side, base) for side, base, _, _ in GOALS} <= measured
 
 
-def test_the_full_run_is_what_the_issue_asks_for() -> None:
+def test_the_full_run_is_that_of_the_issue() -> None:
     assert FULL["modes"] == ("eager", "compiled")
     assert FULL["pairs"] >= 5
     loads = [_load(text, 64, 64) for text in FULL["loads"]]
@@ -60,6 +60,6 @@ def test_scored_sides_are_those_whose_answers_carry_scores() -> None:
 
 @pytest.mark.parametrize("bad", ["32", "x8", "32x", "32x16", "0x4"])
 def test_a_load_that_cannot_be_is_refused(bad: str) -> None:
-    # Not through the command: a check that were missing would start the whole run.
+    # Do not call the command: without the check, it would start the whole run.
     with pytest.raises(click.BadParameter, match="STREAMSxPROMPTS"):
         _load(bad, 64, 64)

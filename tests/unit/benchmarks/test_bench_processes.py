@@ -1,4 +1,4 @@
-"""CPU and memory are those of every process of a server, over the time that was asked for and no longer."""
+"""CPU and memory are those of every process of a server, only over the measured time."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from tests.benchmarks.serving.processes import Meter, Usage, role, summary
 
-# A parent with a child; on a line, the child burns and tells a quarter second of CPU, and holds 64 MiB for a moment.
+# A parent with a child. For a line, the child burns and prints a quarter second of CPU, and holds 64 MiB for a moment.
 CHILD = """
 import sys, time
 for line in sys.stdin:
@@ -29,7 +29,7 @@ def parent() -> Iterator[subprocess.Popen[str]]:
 
 
 def work(parent: subprocess.Popen[str]) -> float:
-    """Have the child work; return the seconds of CPU that it took."""
+    """Let the child work. Return the seconds of CPU that it used."""
     assert parent.stdin is not None
     assert parent.stdout is not None
     parent.stdin.write("\n")
@@ -75,8 +75,8 @@ def test_roles_are_the_titles_that_vllm_gives(command: list[str], name: str) -> 
 
 def test_a_summary_keeps_the_api_process_apart() -> None:
     usages = [Usage("api", 1, 1.0, 100, 90), Usage("EngineCore", 2, 2.0, 200, 150), Usage("Worker", 3, 3.0, 300, 250)]
-    told = summary(usages, 2000)
-    assert (told["cpu_s"], told["cpu_api_s"], told["cpu_engine_s"]) == (6.0, 1.0, 5.0)
-    assert told["cpu_s_per_1000_tokens"] == 3.0
-    assert (told["peak_rss_mib"], told["peak_rss_api_mib"], told["pss_mib"]) == (600, 100, 490)
-    assert [process["role"] for process in told["processes"]] == ["api", "EngineCore", "Worker"]
+    totals = summary(usages, 2000)
+    assert (totals["cpu_s"], totals["cpu_api_s"], totals["cpu_engine_s"]) == (6.0, 1.0, 5.0)
+    assert totals["cpu_s_per_1000_tokens"] == 3.0
+    assert (totals["peak_rss_mib"], totals["peak_rss_api_mib"], totals["pss_mib"]) == (600, 100, 490)
+    assert [process["role"] for process in totals["processes"]] == ["api", "EngineCore", "Worker"]

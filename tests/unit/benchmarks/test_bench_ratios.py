@@ -1,4 +1,4 @@
-"""What the benchmark says of a goal follows from its pairs, and is no more than they bear out."""
+"""The verdict on a goal follows from the pairs, and claims no more than they prove."""
 
 import numpy as np
 import pytest
@@ -17,10 +17,10 @@ def ratio(low: float, high: float, pairs: int = 6) -> Ratio:
     [
         (AT_LEAST, 0.991, 1.020, Verdict.MET),
         (AT_LEAST, 0.990, 0.990, Verdict.MET),
-        (AT_LEAST, 0.970, 1.020, Verdict.UNTOLD),
+        (AT_LEAST, 0.970, 1.020, Verdict.UNDECIDED),
         (AT_LEAST, 0.930, 0.989, Verdict.NOT_MET),
         (AT_MOST, 0.900, 1.010, Verdict.MET),
-        (AT_MOST, 0.990, 1.020, Verdict.UNTOLD),
+        (AT_MOST, 0.990, 1.020, Verdict.UNDECIDED),
         (AT_MOST, 1.011, 1.020, Verdict.NOT_MET),
     ],
 )
@@ -45,9 +45,9 @@ def test_few_pairs_give_their_extremes_and_many_do_not() -> None:
 
 
 @pytest.mark.parametrize("pairs", [5, 8, 15])
-def test_the_interval_holds_the_true_median_as_often_as_it_says(pairs: int) -> None:
+def test_the_interval_has_the_true_median_with_the_stated_probability(pairs: int) -> None:
     # Skewed noise around a median of 1.
     draws = np.exp(np.random.default_rng(3).standard_exponential((4000, pairs)) - np.log(2))
     intervals = [ratio_of(row.tolist()) for row in draws]
-    held = np.mean([one.low <= 1.0 <= one.high for one in intervals])
-    assert held == pytest.approx(intervals[0].coverage, abs=0.015)
+    share = np.mean([one.low <= 1.0 <= one.high for one in intervals])
+    assert share == pytest.approx(intervals[0].coverage, abs=0.015)

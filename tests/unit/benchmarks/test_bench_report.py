@@ -1,4 +1,4 @@
-"""The tables say what the record holds, in words that the numbers bear out."""
+"""The tables report the record, in words that the numbers justify."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def test_a_ratio_is_of_the_side_over_its_base_pair_by_pair() -> None:
         ([200, 201, 202], "too few pairs to say"),
     ],
 )
-def test_a_goal_says_what_its_interval_allows(speeds: list[float], verdict: str) -> None:
+def test_the_verdict_on_a_goal_follows_from_its_interval(speeds: list[float], verdict: str) -> None:
     throughput = goal_lines(record(*(run(SIX, measured(200.0), measured(speed)) for speed in speeds)))[0]
     assert throughput.split("│")[-2].strip() == verdict
 
@@ -67,7 +67,7 @@ def test_a_goal_at_another_concurrency_is_not_measured() -> None:
     assert all("not measured" in line for line in lines)
 
 
-def test_answers_that_were_not_scored_are_told() -> None:
+def test_answers_that_were_not_scored_are_reported() -> None:
     whole = record(run(SIX, measured(200.0, scored=0.0), measured(200.0)))
     assert not [line for line in notes(whole) if "not scored in full" in line]
     lost = record(run(SIX, measured(200.0, scored=0.0), measured(200.0, scored=60.0)))
@@ -76,20 +76,20 @@ def test_answers_that_were_not_scored_are_told() -> None:
     assert not [line for line in notes(hidden) if "not scored in full" in line]
 
 
-def test_what_failed_is_told_even_when_nothing_was_measured() -> None:
+def test_a_failure_is_reported_even_without_a_measurement() -> None:
     data = {"runs": [], "failures": [{"what": "eager: 64 traits / plain vLLM", "why": "the server did not come up"}]}
     assert "NOT MEASURED: eager: 64 traits / plain vLLM: the server did not come up" in text(data)
 
 
 def test_the_file_is_whole_after_every_entry(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    kept = Record(path, {"pairs": 6})
+    written = Record(path, {"pairs": 6})
     for number in range(1, 3):
-        kept.add("runs", run(SIX, measured(200.0), measured(200.0)))
+        written.add("runs", run(SIX, measured(200.0), measured(200.0)))
         read = json.loads(path.read_text())
         assert len(read["runs"]) == number
     assert read["options"] == {"pairs": 6}
     assert len(read["git"]["commit"]) == 40
     assert read["machine"]["cores"] >= 1
     assert {"python", "torch"} <= set(read["versions"])
-    assert text(read) == text(kept.data)
+    assert text(read) == text(written.data)

@@ -1,6 +1,6 @@
-"""The order of a run: both servers anew for every pair, and one failure costs its own comparison alone.
+"""The order of a run: both servers start anew for every pair, and a failure ends only its own comparison.
 
-The servers and their load are stand-ins here: the real ones take minutes, and what is tested is who is asked what.
+The servers and their load are stand-ins: the real ones take minutes, and the tests only check the order of the calls.
 """
 
 import os
@@ -26,7 +26,7 @@ SIX, ONE = Comparison(PLAIN, "6 traits", LOADS), Comparison(PLAIN, "1 trait", LO
 
 
 class Stage:
-    """Stands in for servers and load, and remembers what happened."""
+    """Stands in for servers and load, and records the calls."""
 
     def __init__(self, broken: str = "", failing: str = ""):
         self.broken, self.failing = broken, failing
@@ -44,7 +44,7 @@ class Stage:
         if name == self.broken:
             raise AssertionError("the server did not come up")
         self.up.append(name)
-        # Only its pid is read.
+        # Only the pid of the process is read.
         process: Any = subprocess.CompletedProcess([], 0)
         process.pid = os.getpid()
         try:
@@ -76,7 +76,9 @@ def play(monkeypatch: pytest.MonkeyPatch, directory: Path, stage: Stage, pairs: 
     return record.data
 
 
-def test_each_pair_starts_both_anew_and_the_other_way_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_pair_starts_both_servers_anew_and_in_the_other_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     stage = Stage()
     data = play(monkeypatch, tmp_path, stage, 2, SIX)
     assert stage.started == [PLAIN, "6 traits", "6 traits", PLAIN]
@@ -89,12 +91,12 @@ def test_each_pair_starts_both_anew_and_the_other_way_round(monkeypatch: pytest.
     assert all(set(run["measured"]) == {PLAIN, "6 traits"} for run in data["runs"])
 
 
-def test_both_get_the_same_requests_and_no_pair_those_of_another(
+def test_both_servers_get_the_same_requests_and_each_pair_has_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stage = Stage()
     play(monkeypatch, tmp_path, stage, 2, SIX)
-    # Two loads warm up; the four that count follow.
+    # Two loads warm up. The next four loads count.
     counted = [loaded for start in (0, 6) for loaded in stage.loaded[start + 2 : start + 6]]
     seeds = [(one[3], two[3]) for one, two in zip(counted[::2], counted[1::2], strict=True)]
     assert all(one == two for one, two in seeds)
@@ -109,7 +111,7 @@ def test_every_comparison_has_a_pair_before_any_has_the_next(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("stage", [Stage(broken="6 traits"), Stage(failing="6 traits")], ids=["start", "load"])
-def test_what_fails_is_told_once_and_the_rest_goes_on(
+def test_a_failure_is_reported_once_and_the_other_comparisons_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: Stage
 ) -> None:
     data = play(monkeypatch, tmp_path, stage, 2, SIX, ONE)

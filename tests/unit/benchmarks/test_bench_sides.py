@@ -1,4 +1,4 @@
-"""Both servers of a comparison get the same options, and each side loads the vectors that its name says."""
+"""Both servers of a comparison get the same options. Each side loads the number of vectors in its name."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_a_mode_is_the_same_option_everywhere(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("count", [1, 6, 64])
-def test_a_side_has_as_many_vectors_as_it_says(count: int, tmp_path: Path) -> None:
+def test_a_side_has_the_number_of_vectors_in_its_name(count: int, tmp_path: Path) -> None:
     vectors = load_vectors([vectors_of(count, tmp_path)])
     assert len(vectors) == count
     assert {vector.vector.shape for vector in vectors} == {(31, 576)}

@@ -1,8 +1,8 @@
-"""py-spy's stacks, as it writes them, are credited to whose work they are."""
+"""Each of py-spy's stacks counts for the owner of the work."""
 
 from tests.benchmarks.serving.stacks import OTHER, OURS, Share, owner, read_stacks, shares
 
-# As py-spy 0.4 writes with --format raw --threads --function.
+# The format of py-spy 0.4 with --format raw --threads --function.
 OUTER = "thread (1): MainThread;Runner.run (asyncio/runners.py:86)"
 ATTACH = "Attacher.event (traitwatch_server/responses/attach.py:34)"
 STACKS = f"""
@@ -18,10 +18,10 @@ thread (4): helper;work (other/place.py:1) 1
 """
 
 
-def test_the_innermost_frame_that_tells_has_the_sample() -> None:
+def test_the_innermost_frame_with_an_owner_has_the_sample() -> None:
     owners, functions = shares(read_stacks(STACKS))
-    told = {share.owner.split(" (")[0].split(",")[0]: share.samples for share in owners}
-    assert told == {"event loop and HTTP": 12, "vLLM": 6, OURS: 5, "pydantic": 4, OTHER: 1}
+    samples = {share.owner.split(" (")[0].split(",")[0]: share.samples for share in owners}
+    assert samples == {"event loop and HTTP": 12, "vLLM": 6, OURS: 5, "pydantic": 4, OTHER: 1}
     assert functions == [Share(OURS, "traitwatch_server/responses/attach.py:Attacher.event", 5)]
 
 

@@ -1,4 +1,4 @@
-"""The count of false alarms: which responses count, what a spike is, and what the interval says."""
+"""The count of false alarms: the responses that count, the spikes, and the interval of the share."""
 
 import json
 from dataclasses import asdict, replace
@@ -26,7 +26,7 @@ PROMISE = Promise(layer=20, mean=10.0, std=2.0, rate=0.01, z=3.0, low=2.0, high=
 
 
 def response(z: float, *, complete: bool = True, length: int = 60, served: int = 0) -> Response:
-    """A response whose tokens all have one z, which is what the smoothed z tends to."""
+    """Return a response whose tokens all have the same z. The smoothed z approaches this z."""
     projection = PROMISE.mean + PROMISE.std * z
     tokens: list[float | None] = [*([projection] * length), None]
     return Response("prompt", "answer", complete, {"trait": tokens}, {"trait": served})
@@ -38,7 +38,7 @@ def test_prompts_are_two_hundred_and_took_part_in_nothing() -> None:
     assert all(prompt == prompt.strip() != "" for prompt in prompts)
 
 
-def test_a_prompt_that_was_used_is_told_whatever_its_punctuation() -> None:
+def test_a_prompt_that_was_used_is_found_with_any_punctuation() -> None:
     calibrated = load_neutral_prompts(SHIPPED_DEFINITIONS / "neutral_prompts.json")[0]
     definition = json.loads((SHIPPED_DEFINITIONS / "trait_data_eval" / "paternalism.json").read_text())
     question = definition["questions"][3]
@@ -55,12 +55,12 @@ def test_responses_above_the_threshold_are_counted() -> None:
 
 def test_the_interval_is_the_exact_one() -> None:
     [none] = false_alarms({"trait": PROMISE}, [response(0.0)] * 200)
-    # With no success in n, the upper end solves (1 - p)^n = 0.025.
+    # Without a success in n, the upper end solves (1 - p)^n = 0.025.
     assert (none.low, none.high) == (0.0, pytest.approx(1 - 0.025 ** (1 / 200)))
     assert none.kept
     [too_few] = false_alarms({"trait": replace(PROMISE, rate=0.02)}, [response(0.0)] * 200)
     assert not too_few.kept
-    # Clopper and Pearson's interval of 6 in 200 leaves 1 % out, that of 5 does not.
+    # Clopper and Pearson's interval of 6 in 200 does not contain 1 %. That of 5 in 200 does.
     [five], [six] = (
         false_alarms({"trait": PROMISE}, [response(0.0)] * (200 - k) + [response(5.0)] * k) for k in (5, 6)
     )
@@ -79,12 +79,12 @@ def test_a_response_too_short_for_a_spike_counts_without_one() -> None:
     assert (result.responses, result.spiking) == (2, 0)
 
 
-def test_the_servers_own_count_is_told_beside() -> None:
+def test_the_servers_own_count_is_reported_too() -> None:
     [result] = false_alarms({"trait": PROMISE}, [response(0.0, served=3), response(0.0), response(5.0), response(0.0)])
     assert (result.spiking, result.served) == (1, 0.25)
 
 
-def test_a_spike_is_what_the_server_calls_one() -> None:
+def test_the_spike_level_agrees_with_the_spikes_of_the_server() -> None:
     random = np.random.default_rng(3)
     for _ in range(200):
         z = random.normal(size=30).cumsum() * 0.5
@@ -106,11 +106,11 @@ def test_promises_are_those_of_the_cards_for_the_rate() -> None:
     assert promises(listed, 0.001)["trait"].z == 5.0
 
 
-def test_a_run_can_be_counted_anew(tmp_path: Path) -> None:
+def test_a_run_can_be_counted_again(tmp_path: Path) -> None:
     responses = [response(0.0)] * 3 + [response(5.0)]
     run = {"promises": {"trait": asdict(PROMISE)}, "responses": [asdict(r) for r in responses]}
     path = tmp_path / "run.json"
     path.write_text(json.dumps(run))
-    shown = CliRunner().invoke(main, ["--redo", str(path)])
-    assert shown.exit_code == 0, shown.output
-    assert "25.0%" in shown.output
+    result = CliRunner().invoke(main, ["--redo", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "25.0%" in result.output

@@ -1,4 +1,4 @@
-"""`make vectors` leaves compressed answers, the same bytes for the same answers."""
+"""`make vectors` leaves compressed answers. The same answers give the same bytes."""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""locks/ against pyproject.toml, without a network: a change there that `make lock` has not seen fails here."""
+"""The locks agree with pyproject.toml, without a network. A change of pyproject.toml without `make lock` fails here."""
 
 import re
 import tomllib
@@ -17,13 +17,13 @@ NOT_ON_CPU = {"torchvision", "torchaudio", "torchcodec"}
 
 
 def locked(name: str) -> dict[str, str]:
-    """What a lock says of each package, from its version on, by name."""
+    """Return the version and the hashes of each package in a lock, by name."""
     text = (ROOT / "locks" / f"{name}.txt").read_text()
     return dict(re.findall(r"^([\w.-]+)==(.*(?:\n .*)*)$", text, re.MULTILINE))
 
 
 def asked(*extras: str) -> dict[str, Requirement]:
-    """What pyproject.toml asks for, by name."""
+    """Return the requirements of pyproject.toml, by name."""
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
 
@@ -70,7 +70,7 @@ def test_each_image_has_its_own_vllm_and_torch() -> None:
     assert not NOT_ON_CPU.intersection(cpu)
 
 
-def test_what_only_developers_need_is_not_locked() -> None:
+def test_packages_that_only_developers_need_are_not_locked() -> None:
     dev = set(asked("dev")) - set(asked())
     for image in IMAGES:
         direct = {name for name, entry in locked(image).items() if "traitwatch (pyproject.toml)" in entry}

@@ -1,4 +1,4 @@
-"""What `make setup` decides before it installs anything: which Python, which backend, and where uv looks."""
+"""The decisions of `make setup` before it installs anything: the Python, the backend, and the indexes of uv."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ SUPPORTED = ("3.11", "3.12", "3.13")
 
 @pytest.fixture(scope="module")
 def setup() -> ModuleType:
-    """scripts/setup.py, which is no package of ours."""
+    """The module scripts/setup.py. It is not in a package."""
     spec = importlib.util.spec_from_file_location("traitwatch_setup", ROOT / "scripts" / "setup.py")
     assert spec is not None
     assert spec.loader is not None
@@ -29,7 +29,7 @@ def setup() -> ModuleType:
 
 
 def program(folder: Path, name: str, script: str) -> Path:
-    """Put a shell script that stands in for a program into a folder."""
+    """Write a shell script that stands in for a program into a folder."""
     path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -37,7 +37,7 @@ def program(folder: Path, name: str, script: str) -> Path:
 
 
 def fake_python(folder: Path, name: str, version: str) -> Path:
-    """A program that answers setup.sh's question like a Python of this version, and else tells what it was given."""
+    """Make a program. It answers setup.sh's question like a Python of this version, or prints its arguments."""
     return program(folder, name, f'[ "$1" = -c ] && echo "{version} $0" || echo "$0 runs $*"')
 
 
@@ -74,7 +74,7 @@ def test_all_usable_pythons_are_handed_on(tmp_path: Path) -> None:
     assert run_setup_sh(tmp_path).stdout.strip().endswith(" ".join(map(str, paths)))
 
 
-def test_no_python_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_no_python_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     fake_python(tmp_path, "python3", "3.9")
     result = run_setup_sh(tmp_path)
     assert result.returncode == 1
@@ -170,7 +170,7 @@ def test_a_missing_cpu_build_of_torch_is_recognised(setup: ModuleType, answer: s
 
 @pytest.fixture
 def resolving(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """resolve(), with a stand-in for uv that knows which torch there is: in pip's places, and in PyTorch's index."""
+    """resolve() with a stand-in for uv that knows the torch in pip's places and the torch in PyTorch's index."""
 
     def resolve(backend: str, configured: str | None, index: str | None) -> list[str]:
         def uv(command: str, *arguments: str | Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -200,12 +200,14 @@ def test_pytorchs_own_index_is_the_second_place(resolving: Callable[..., list[st
     assert resolving("cpu", configured=None, index="2.13.0+cpu") == ["--torch-backend", "cpu"]
 
 
-def test_no_cpu_build_anywhere_is_told_in_one_sentence(setup: ModuleType, resolving: Callable[..., list[str]]) -> None:
+def test_no_cpu_build_anywhere_is_an_error_of_one_sentence(
+    setup: ModuleType, resolving: Callable[..., list[str]]
+) -> None:
     with pytest.raises(setup.TorchMissingError, match=r"torch 2\.13\.0\+cpu .* set PIP_FIND_LINKS"):
         resolving("cpu", configured=None, index=None)
 
 
-def test_a_cpu_build_in_the_configured_places_is_kept_from_a_gpu(
+def test_a_gpu_does_not_get_a_cpu_build_of_the_configured_places(
     tmp_path: Path, resolving: Callable[..., list[str]]
 ) -> None:
     constraints = tmp_path / "constraints.txt"
@@ -243,10 +245,10 @@ def test_a_set_up_that_did_not_finish_leaves_no_stamp(
 
     set_up()
     set_up()
-    assert built == [True], "the second run finds nothing to do"
+    assert built == [True], "the second run must find nothing to do"
     inputs.write_text("two")
     with pytest.raises(KeyboardInterrupt):
         set_up()
-    assert built == [True, False], "a change of the inputs updates the .venv that is there"
+    assert built == [True, False], "a change of the inputs must update the present .venv"
     set_up()
-    assert built == [True, False, True], "after an interrupted run .venv is made anew"
+    assert built == [True, False, True], "after an interrupted run, .venv must be made anew"

@@ -1,4 +1,4 @@
-"""What the server logs goes where vLLM's log goes."""
+"""The server's log messages go to vLLM's log."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from traitwatch_server.process import log_with_vllm
 
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
-    """Loggers that are as they were when the test has ended."""
+    """The loggers. They are restored at the end of the test."""
     loggers = [logging.getLogger(name) for name in ("vllm", "traitwatch", "traitwatch_server")]
     before = [(logger.handlers, logger.level) for logger in loggers]
     yield loggers

@@ -1,4 +1,4 @@
-"""What the launcher started ends when the launcher is killed, and not before."""
+"""A child of the launcher ends when the launcher is killed, and not before."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no file descriptors of processes here")
 
 DEADLINE = 20.0
-# Each process starts the next of the list and waits; the last guards itself. All write their ids.
+# Each process starts the next process of the list and waits. The last process guards itself. All print their ids.
 SCRIPT = """
 import os, signal, subprocess, sys, time
 from traitwatch_server.process import end_with
@@ -38,7 +38,7 @@ main(int(sys.argv[2]), int(sys.argv[3]))
     params=[(1,), (2,), (2, "deaf")], ids=["a child", "a child's child", "one that does not listen to SIGTERM"]
 )
 def pids(request: pytest.FixtureRequest) -> Iterator[list[int]]:
-    """The launcher, its child, and for the second case that child's child, the last of which is guarded."""
+    """The launcher and its child, and in the second case also the child's child. The last one is guarded."""
     depth, *deaf = request.param
     command = [sys.executable, "-c", SCRIPT, SCRIPT, str(depth), "0", *deaf]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as launcher:

@@ -1,4 +1,4 @@
-"""Vectors, layers and a model's shape: what goes together, and what is refused."""
+"""Which vectors, layers and model shapes fit together, and which are refused."""
 
 import datetime
 import json
@@ -50,7 +50,7 @@ def test_the_best_layer_of_a_vector_without_a_card(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 16), (16, 16), (17, 32), (64, 64)])
 def test_columns_come_in_steps(tmp_path: Path, count: int, columns: int) -> None:
-    """So that one more trait does not compile the model anew."""
+    """So the model is not compiled anew for one more trait."""
     options = settings(tmp_path, names=tuple(f"t{i}" for i in range(count)), layer=2)
     assert tap_config(load_served_traits(options), options)["columns"] == columns
 
@@ -63,8 +63,8 @@ def test_a_server_with_admin_has_columns_and_layers_to_spare(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("with_card", [False, True])
 @pytest.mark.parametrize("layer", [0, 4, 500])
-def test_a_layer_that_the_model_does_not_have(tmp_path: Path, layer: int, with_card: bool) -> None:
-    """The default layer is 20: a vector of a smaller model is often served so."""
+def test_a_layer_that_the_model_does_not_have_is_refused(tmp_path: Path, layer: int, with_card: bool) -> None:
+    """The default layer is 20. A vector of a smaller model often has fewer layers."""
     options = settings(tmp_path, ("a",), layer=layer)
     if with_card:
         calibrated(tmp_path, ONE_IN_100)
@@ -74,7 +74,7 @@ def test_a_layer_that_the_model_does_not_have(tmp_path: Path, layer: int, with_c
 
 
 @pytest.mark.parametrize(("num_layers", "hidden_size"), [(3, 9), (5, 8)])
-def test_a_vector_of_another_shape(tmp_path: Path, num_layers: int, hidden_size: int) -> None:
+def test_a_vector_of_another_shape_is_refused(tmp_path: Path, num_layers: int, hidden_size: int) -> None:
     traits = load_served_traits(settings(tmp_path, layer=2))
     with pytest.raises(ConfigError) as error:
         check_fits(traits, "tiny", num_layers, hidden_size)
@@ -83,7 +83,7 @@ def test_a_vector_of_another_shape(tmp_path: Path, num_layers: int, hidden_size:
 
 
 def test_the_compile_cache_key_depends_on_the_layers_alone(tmp_path: Path) -> None:
-    """A path or an id in it would compile anew at every start; a missing layer would serve a graph without its tap."""
+    """With a path or an id, every start would compile. Without a layer, a start could load a graph without its tap."""
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
     one, same, other = (
@@ -104,13 +104,13 @@ def test_layers_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("value", ["last", "a=", "-1", "1.5", "a=b"])
-def test_a_layer_that_is_no_number(value: str) -> None:
+def test_a_layer_that_is_no_number_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="give a layer index"):
         parse_layers((value,))
 
 
 def calibrated(directory: Path, *thresholds: SpikeThreshold, window: int | None = 8) -> Path:
-    """Save a vector `a` with a card that knows some thresholds."""
+    """Save a vector `a` whose card has some thresholds."""
     vector = np.ones((4, 8), dtype=np.float32)
     date = datetime.date(2026, 1, 1)
     save_tensor(vector, directory / "a.pt")
@@ -150,7 +150,7 @@ def test_the_threshold_is_the_cards_for_the_wanted_rate(tmp_path: Path) -> None:
         load_served_traits(Settings((tmp_path,), layer=2, spike_rate=0.05))
 
 
-def test_an_operators_threshold_takes_the_place_of_the_cards(tmp_path: Path) -> None:
+def test_an_operators_threshold_replaces_the_threshold_of_the_card(tmp_path: Path) -> None:
     calibrated(tmp_path, ONE_IN_100)
     (trait,) = load_served_traits(Settings((tmp_path,), layer=2, spike_rate=0.05, threshold_of={"a": 2.5}))
     assert trait.threshold == Threshold(2.5, 0.05)
@@ -166,9 +166,7 @@ def test_a_threshold_for_a_vector_without_a_baseline_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["uncalibrated", "too few answers", "another smoothing"])
-def test_where_nobody_knows_a_threshold_there_is_none_and_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
-) -> None:
+def test_without_any_threshold_there_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
     calibrated(tmp_path, *([] if how == "too few answers" else [ONE_IN_100]), window=4 if "another" in how else 8)
     if how == "uncalibrated":
         (tmp_path / "a.json").unlink()

@@ -1,4 +1,4 @@
-"""The `traitwatch` command: quick to answer, and every subcommand behind it exists."""
+"""The `traitwatch` command answers quickly, and every subcommand exists."""
 
 import importlib
 import re

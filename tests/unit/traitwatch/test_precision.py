@@ -13,7 +13,7 @@ from traitwatch.precision import default_precision, default_vllm_dtype
     ("cuda", "supported", "expected", "dtype"),
     [(True, False, "bfloat16", "auto"), (False, True, "bfloat16", "auto"), (False, False, "float32", "float32")],
 )
-def test_it_follows_the_processor(
+def test_the_precision_follows_the_processor(
     cuda: bool, supported: bool, expected: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -23,7 +23,7 @@ def test_it_follows_the_processor(
 
 
 def test_a_processor_without_avx512_gets_float32() -> None:
-    """oneDNN is told to do without what this processor may have."""
+    """oneDNN then ignores instructions that this processor may have."""
     script = "from traitwatch.precision import default_precision; print(default_precision())"
     environment = {"ONEDNN_MAX_CPU_ISA": "AVX2", "CUDA_VISIBLE_DEVICES": "", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
@@ -32,7 +32,7 @@ def test_a_processor_without_avx512_gets_float32() -> None:
     assert done.stdout == "float32\n"
 
 
-def test_importing_it_imports_no_torch() -> None:
+def test_the_module_imports_no_torch() -> None:
     script = "import sys, traitwatch.precision; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "False\n"

@@ -1,4 +1,4 @@
-"""A program that we run ends with all that it started: with its context, and with an owner that is killed."""
+"""A program ends with all its child processes: with its context, and when its owner is killed."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from traitwatch.processes import free_port, running
 
 DEADLINE = 60.0
 
-# A server with a child, a process group of its own for the child as vLLM's engines have it, and a grandchild. A `deaf`
-# child listens to no SIGTERM, and nobody ends the grandchild. The server writes the ids of all three.
+# A server with a child and a grandchild. The child has its own process group, like vLLM's engines. A `deaf` child
+# ignores SIGTERM, and nothing ends the grandchild. The server writes the ids of all three processes.
 _SERVER = """
 import os, signal, subprocess, sys
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -47,7 +47,7 @@ with open(pids, "w") as file:
 server.serve_forever()
 """
 
-# Runs that server from a thread that ends, writes a line when the server answers, and waits.
+# Runs this server from a thread that ends. Writes a line when the server is ready, and waits.
 _OWNER = """
 import sys, threading, time
 from pathlib import Path
@@ -72,7 +72,7 @@ def read(pids: Path) -> list[psutil.Process]:
 
 @pytest.fixture
 def pids(tmp_path: Path) -> Iterator[Path]:
-    """The file of the server's ids; whatever a failed test leaves of them is killed."""
+    """The file of the server's ids. At the end, the processes that a failed test has left are killed."""
     path = tmp_path / "pids"
     yield path
     for pid in json.loads(path.read_text()) if path.exists() else []:
@@ -81,7 +81,7 @@ def pids(tmp_path: Path) -> Iterator[Path]:
 
 
 def is_up(process: psutil.Process) -> bool:
-    """Tell whether a process runs; a zombie of a container without init does not."""
+    """Return whether a process runs. A zombie of a container without init does not run."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -94,7 +94,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_all_of_it_ends_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
+def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
     port = free_port()
     owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), *server(port, pids, "deaf")]
     with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
@@ -103,12 +103,12 @@ def test_all_of_it_ends_with_an_owner_that_is_killed(tmp_path: Path, pids: Path)
         started = read(pids)
         with_guard = psutil.Process(parent.pid).children()
         time.sleep(0.5)
-        assert all(is_up(process) for process in started), "the end of the thread that started it ends nothing"
+        assert all(is_up(process) for process in started), "the end of the starting thread must not end the processes"
         parent.kill()
     until(lambda: not any(is_up(process) for process in [*started, *with_guard]))
 
 
-def test_all_of_it_ends_with_its_context(tmp_path: Path, pids: Path) -> None:
+def test_all_processes_end_with_their_context(tmp_path: Path, pids: Path) -> None:
     port = free_port()
     with running(
         "it", server(port, pids), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE
@@ -116,21 +116,21 @@ def test_all_of_it_ends_with_its_context(tmp_path: Path, pids: Path) -> None:
         started = read(pids)
         assert started[0].pid == process.pid
         assert os.getsid(process.pid) == process.pid
-        # Nobody but the kernel would end the grandchild; the wait for it is a minute.
+        # Only the kernel would end the grandchild. The wait for the grandchild is a minute.
         started[2].terminate()
     assert process.returncode == 0
     assert not any(is_up(one) for one in started)
-    # Other children of this process are servers that other tests share, and the guards of those.
+    # Other children of this process are servers that other tests share, and the guards of these servers.
     guarded = [one.info["cmdline"][-1:] for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"]]
-    assert [str(process.pid)] not in guarded, "nor is its guard left"
+    assert [str(process.pid)] not in guarded, "the guard of the server must not stay"
 
 
-def test_what_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None:
+def test_a_process_that_does_not_end_in_time_is_killed(tmp_path: Path, pids: Path) -> None:
     with subprocess.Popen(server(free_port(), pids, "deaf"), start_new_session=True) as process:
         until(lambda: pids.exists() and pids.read_text().endswith("\n"))
         started = read(pids)
         end_session(psutil.Process(process.pid), DEADLINE, 0.5)
-    assert process.returncode == 0, "the server itself ended on SIGTERM"
+    assert process.returncode == 0, "the server itself must end on SIGTERM"
     assert not any(is_up(one) for one in started)
 
 
@@ -171,8 +171,8 @@ def test_a_program_runs_until_its_context_ends(tmp_path: Path) -> None:
     port = free_port()
     with running("it", serve_files(port), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE):
         socket.create_connection(("127.0.0.1", port)).close()
-        left = time.monotonic()
-    assert time.monotonic() - left < 50, "it had to be killed"
+        end_of_the_block = time.monotonic()
+    assert time.monotonic() - end_of_the_block < 50, "the program had to be killed"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

@@ -1,4 +1,4 @@
-"""Builder and server mean the same by a spike."""
+"""Builder and server have the same definition of a spike."""
 
 import subprocess
 import sys
@@ -34,14 +34,14 @@ def test_a_response_has_a_spike_exactly_below_its_peak_level(
     z: list[float], offset: float, window: int, min_tokens: int
 ) -> None:
     level = float(peak_level(np.array(z), window, min_tokens))
-    # The recursion and the filter round differently: a threshold on the very level decides nothing.
+    # The recursion and the filter round differently. A threshold exactly at the level decides nothing.
     threshold = level + offset if abs(offset) > 1e-9 and np.isfinite(level) else offset + 1e-6
     if abs(threshold - level) > 1e-9:
         assert bool(spikes.find_spikes(z, threshold, window, min_tokens)) == (threshold < level)
 
 
 def test_a_threshold_at_the_peak_level_gives_no_spike() -> None:
-    z = [4.0] * 6  # window 1 is no smoothing, so nothing is rounded
+    z = [4.0] * 6  # Window 1 is no smoothing, so nothing is rounded.
     level = float(peak_level(np.array(z), window=1, min_tokens=3))
     assert level == 4.0
     assert spikes.find_spikes(z, level, 1, 3) == []

@@ -1,4 +1,4 @@
-"""A spike is a run above the threshold, whatever the length of the response."""
+"""A spike is a run above the threshold, for any length of the response."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_a_spike_that_lasts_to_the_end_is_found() -> None:
     assert find_spikes([0.0] * 5 + [6.0] * 5, threshold=2, window=3, min_tokens=2) == [Spike(5, 10, 6.0)]
 
 
-def test_a_spike_is_told_by_the_token_that_ends_it() -> None:
+def test_the_token_after_a_spike_reports_it() -> None:
     detector = SpikeDetector(threshold=2, window=1, min_tokens=2)
     assert [detector.push(z) for z in (5.0, 4.0, 7.0)] == [None] * 3
     assert detector.push(0.0) == Spike(0, 3, 7.0)
@@ -55,10 +55,10 @@ def test_a_spike_is_told_by_the_token_that_ends_it() -> None:
 
 
 @given(Z, st.integers(0, 60))
-def test_what_comes_later_changes_no_spike_that_was_told(z: list[float], cut: int) -> None:
+def test_later_tokens_change_no_reported_spike(z: list[float], cut: int) -> None:
     whole, part = SpikeDetector(1.13), SpikeDetector(1.13)
-    told = [part.push(value) for value in z[:cut]]
-    assert [whole.push(value) for value in z][:cut] == told
+    spikes = [part.push(value) for value in z[:cut]]
+    assert [whole.push(value) for value in z][:cut] == spikes
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60), st.floats(-1, 4))
@@ -67,7 +67,7 @@ def test_a_missing_z_may_be_none_or_nan(z: list[float | None], threshold: float)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-8, 8)), max_size=60))
-def test_levels_are_what_a_threshold_is_compared_with(z: list[float | None]) -> None:
+def test_levels_are_the_smoothed_z_of_the_present_tokens(z: list[float | None]) -> None:
     present = [value for value in z if value is not None]
     smoothed = levels(z)
     assert [level is None for level in smoothed] == [value is None for value in z]

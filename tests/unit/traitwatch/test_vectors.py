@@ -1,4 +1,4 @@
-"""What is written is read back, and what cannot be used is refused with its reason."""
+"""A written vector is read back unchanged. An unusable file is refused with the reason."""
 
 import datetime
 import json
@@ -121,7 +121,7 @@ def test_a_malformed_card_is_refused_with_the_field(tmp_path: Path) -> None:
     ],
     ids=["pickle", "garbage", "empty"],
 )
-def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_tensor_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
@@ -137,7 +137,7 @@ def test_what_is_not_a_tensor_file(tmp_path: Path, content: bytes, message: str)
         (torch.tensor([[1.0, 1.0], [float("inf"), 1.0]]), r"NaN or infinity at layers \[1\]"),
     ],
 )
-def test_what_is_not_a_persona_vector(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
+def test_a_tensor_that_is_not_a_persona_vector_is_refused(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
     torch.save(tensor, tmp_path / "x.pt")
     with pytest.raises(ArtifactError, match=message):
         load_vectors([tmp_path])
@@ -151,7 +151,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../evil", "a b", "-x", "x" * 65, "naïve"])
-def test_names_that_are_no_trait_names(name: str) -> None:
+def test_names_that_are_no_trait_names_are_refused(name: str) -> None:
     with pytest.raises(ArtifactError, match="not a trait name"):
         vectors.check_trait_name(name)
 
@@ -176,7 +176,7 @@ def test_the_shipped_definition_is_as_promised() -> None:
     assert not {example.question for example in extract.examples} & {*extract.questions, *evaluate.questions}
 
 
-def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
+def test_six_vectors_are_shipped_each_with_its_data() -> None:
     directory = SHIPPED / "SmolLM2-135M-Instruct"
     vectors = load_vectors([directory])
     traits = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
@@ -193,7 +193,7 @@ def test_six_vectors_are_shipped_each_with_what_it_was_made_of() -> None:
         assert vector.card.sha256[:12] in (directory / f"{vector.trait}.html").read_text()
 
 
-def test_four_of_the_shipped_vectors_tell_their_trait_and_the_others_say_that_they_do_not() -> None:
+def test_the_cards_show_which_four_shipped_vectors_tell_their_trait() -> None:
     good = 0
     for vector in load_vectors([SHIPPED / "SmolLM2-135M-Instruct"]):
         assert vector.card is not None

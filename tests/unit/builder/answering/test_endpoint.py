@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
-from tests.support.wire.openai import INPUT_TOKENS, completion, error, models, said
+from tests.support.wire.openai import INPUT_TOKENS, completion, error, last_message, models
 from traitwatch_builder.answering.endpoint import EndpointAnswers
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
@@ -29,7 +29,7 @@ def serving(respond: Respond, *names: str) -> Respond:
 
 
 def echo(request: Request) -> Reply:
-    return completion(f"to {said(request)}")
+    return completion(f"to {last_message(request)}")
 
 
 def prompts(count: int) -> list[ChatPrompt]:
@@ -70,7 +70,7 @@ def test_every_answer_comes_with_the_index_of_its_prompt_as_soon_as_it_is_there(
     slow = threading.Event()
 
     def respond(request: Request) -> Reply:
-        if said(request) == "prompt 0":
+        if last_message(request) == "prompt 0":
             slow.wait(60)
         return echo(request)
 
@@ -113,7 +113,7 @@ def test_the_key_is_the_one_given_and_never_the_judges(monkeypatch: pytest.Monke
 def test_a_seed_is_sent_where_it_is_asked_for_and_differs_by_prompt() -> None:
     with wire_server(serving(echo)) as server:
         answers(source(server, send_seed=True), 3)
-        assert {said(r): r.body["seed"] for r in asked_of(server)} == {f"prompt {i}": 7 + i for i in range(3)}
+        assert {last_message(r): r.body["seed"] for r in asked_of(server)} == {f"prompt {i}": 7 + i for i in range(3)}
 
 
 @pytest.mark.parametrize(("reason", "finished"), [("stop", True), ("length", False), ("content_filter", False)])
@@ -198,8 +198,8 @@ def test_different_names_of_the_model_are_warned_of(caplog: pytest.LogCaptureFix
 
 
 def test_requests_are_spread_and_a_slow_server_gets_fewer() -> None:
-    quick = serving(lambda request: completion(said(request), delay=0.01))
-    slow = serving(lambda request: completion(said(request), delay=0.6))
+    quick = serving(lambda request: completion(last_message(request), delay=0.01))
+    slow = serving(lambda request: completion(last_message(request), delay=0.6))
     with wire_server(quick) as a, wire_server(slow) as b:
         answers(source(a, b, in_flight=2), 40)
         assert a.most_at_once <= 2
@@ -215,7 +215,7 @@ def test_a_server_that_dies_in_the_middle_leaves_its_prompts_to_the_others(
     def dying(request: Request) -> Reply:
         return echo(request) if request.number <= 3 else end  # the list of models is number 0
 
-    healthy = serving(lambda request: completion(f"to {said(request)}", delay=0.02))
+    healthy = serving(lambda request: completion(f"to {last_message(request)}", delay=0.02))
     with wire_server(serving(dying)) as a, wire_server(healthy) as b:
         found = answers(source(a, b, in_flight=4), 30)
         assert len(asked_of(b)) >= 27
@@ -235,7 +235,7 @@ def test_the_loss_of_all_servers_is_an_error_and_loses_no_answer() -> None:
     both = threading.Barrier(2, timeout=60)
 
     def respond(request: Request) -> Reply:
-        if said(request) in ("prompt 0", "prompt 1"):
+        if last_message(request) in ("prompt 0", "prompt 1"):
             return echo(request)
         both.wait()
         return error(500, "died")
@@ -301,7 +301,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
     slow = threading.Event()
 
     def respond(request: Request) -> Reply:
-        if said(request) != "prompt 0":
+        if last_message(request) != "prompt 0":
             slow.wait(60)
         return echo(request)
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests.support.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.support.wire.http import Reply, Request, wire_server
-from tests.support.wire.openai import first_token, is_probe, said, spelled
+from tests.support.wire.openai import first_token, is_probe, last_message, spelled
 from traitwatch import cli
 from traitwatch.vectors import load_card, load_vectors
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
@@ -139,7 +139,7 @@ def definition(directory: Path) -> Path:
 def score(request: Request) -> Reply:
     if is_probe(request):
         return spelled("85")
-    return first_token({"91" if "cruel" in said(request) else "4": 0.9})
+    return first_token({"91" if "cruel" in last_message(request) else "4": 0.9})
 
 
 def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -> None:

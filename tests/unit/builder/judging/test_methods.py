@@ -9,7 +9,7 @@ from tests.support.wire.openai import (
     error,
     first_token,
     is_probe,
-    said,
+    last_message,
     spelled,
 )
 
@@ -85,15 +85,15 @@ def test_a_refusal_of_the_api_itself_is_no_score() -> None:
 
 def test_a_malformed_judgement_is_asked_for_once_more_and_then_given_up() -> None:
     def respond(request: Request) -> Reply:
-        if "question 0" in said(request):
+        if "question 0" in last_message(request):
             return completion('{"score": 101, "refusal": false}')
-        first = sum(said(request) == said(earlier) for earlier in server.requests) == 1
+        first = sum(last_message(request) == last_message(earlier) for earlier in server.requests) == 1
         return completion('{"score": 5' if first else '{"score": 50, "refusal": false}')
 
     with wire_server(reasoning(respond)) as server:
         assert scores(judge_at(server), questions(2)) == [None, 50.0]
-        assert sum("question 0" in said(request) for request in server.requests) == 2
-        assert sum("question 1" in said(request) for request in server.requests) == 2
+        assert sum("question 0" in last_message(request) for request in server.requests) == 2
+        assert sum("question 1" in last_message(request) for request in server.requests) == 2
 
 
 def test_a_model_with_null_log_probabilities_is_asked_for_integers() -> None:
@@ -158,7 +158,7 @@ def test_sampled_numbers_need_a_quarter_of_usable_ones() -> None:
     def respond(request: Request) -> Reply:
         if "logprobs" in request.body:
             return spelled("8", "5")
-        usable = 2 if "question 0" in said(request) else 3
+        usable = 2 if "question 0" in last_message(request) else 3
         return completion(*["40"] * usable, *["REFUSAL"] * (10 - usable))
 
     with wire_server(respond) as server:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.judges import PROMPT, Respond, judge_at, nothing, questions, scores, with_log_probabilities
 from tests.support.wire.http import Reply, Request, wire_server
-from tests.support.wire.openai import error, first_token, is_probe, said, spelled
+from tests.support.wire.openai import error, first_token, is_probe, last_message, spelled
 from traitwatch_builder.clients import chat_completions
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging import openai_judge
@@ -33,9 +33,9 @@ def failing_first(trouble: Reply) -> Respond:
     seen: set[str] = set()
 
     def respond(request: Request) -> Reply:
-        if said(request) in seen:
+        if last_message(request) in seen:
             return spelled("85") if is_probe(request) else first_token({"60": 1.0})
-        seen.add(said(request))
+        seen.add(last_message(request))
         return trouble
 
     return respond
@@ -125,7 +125,7 @@ def test_trouble_that_stays_loses_no_score(reply: Reply, message: str) -> None:
     answered = threading.Event()
 
     def respond(request: Request) -> Reply:
-        if "question 0" in said(request):
+        if "question 0" in last_message(request):
             return first_token({"60": 1.0})
         answered.wait(60)
         return reply
@@ -160,7 +160,7 @@ def test_a_prompt_with_stray_braces_is_refused() -> None:
 
 def test_one_rejected_answer_has_no_score_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     def respond(request: Request) -> Reply:
-        if "question 1" in said(request):
+        if "question 1" in last_message(request):
             return error(400, "The content filter says no.", code="content_filter")
         return first_token({"60": 1.0})
 
@@ -200,7 +200,7 @@ def test_scores_come_before_the_slowest_is_done() -> None:
     slow = threading.Event()
 
     def respond(request: Request) -> Reply:
-        if "question 0" in said(request):
+        if "question 0" in last_message(request):
             slow.wait(60)
         return first_token({"60": 1.0})
 
@@ -218,7 +218,7 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
     slow = threading.Event()
 
     def respond(request: Request) -> Reply:
-        if "question 0" not in said(request):
+        if "question 0" not in last_message(request):
             slow.wait(60)
         return first_token({"60": 1.0})
 

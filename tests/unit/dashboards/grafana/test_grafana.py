@@ -1,4 +1,4 @@
-"""The Grafana dashboard: its file is current, its queries use existing metrics, its panels are legible."""
+"""The Grafana dashboard: its file is current, its queries use existing metrics, and its panels are legible."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support.board import Query, labels_by_sample, panels, queries, traitw
 from tests.support.paths import ROOT
 from traitwatch_dashboards.grafana.dashboard import FILE, dashboard_text, make_dashboard, write_dashboard
 
-# The series that Prometheus itself writes for alerts that fire.
+# The series that Prometheus itself writes for firing alerts.
 ALERTS = {"ALERTS": {"alertname", "alertstate", "model_name"}}
 
 
@@ -29,7 +29,7 @@ def board() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    """The labels of every sample of a server or of Prometheus, by name; a scrape adds job and instance."""
+    """The labels of every sample of a server or of Prometheus, by name. A scrape adds `job` and `instance`."""
     registry = CollectorRegistry()
     traitwatch_metrics(registry)
     vllm_metrics(registry)
@@ -120,7 +120,8 @@ def test_every_panel_has_a_title_a_description_and_a_unit(board: dict[str, Any])
 def test_panels_fill_the_grid_without_covering_each_other(board: dict[str, Any]) -> None:
     places = [(panel["title"], panel["gridPos"]) for panel in board["panels"]]
     for title, place in places:
-        # At 1440 pixels, four columns are some 230: the least for a number, and six some 350: the least for a graph.
+        # At 1440 pixels, four columns have some 230 pixels: the least for a number. Six have some 350: the least for a
+        # graph.
         assert place["w"] >= 4, title
         assert place["x"] + place["w"] <= 24, title
     for (one, a), (other, b) in combinations(places, 2):
@@ -172,7 +173,7 @@ def test_the_cusum_line_is_at_the_alerts_threshold(board: dict[str, Any]) -> Non
     assert panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"] == {"mode": "dashed"}
 
 
-def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "grafana_foundation_sdk.builders", None)
     result = CliRunner().invoke(write_dashboard, ["--out", str(tmp_path / "board.json")])
     assert result.exit_code == 1

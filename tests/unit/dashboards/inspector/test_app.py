@@ -5,14 +5,14 @@ import pytest
 from tests.support.paths import ROOT
 
 
-def test_the_live_tab_says_since_when_it_collects() -> None:
+def test_the_live_tab_shows_since_when_it_collects() -> None:
     pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
     from traitwatch_dashboards.inspector.tabs.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
-    texts = " ".join(str(made["props"].get("value")) for made in page.get_config_file()["components"])
+    texts = " ".join(str(component["props"].get("value")) for component in page.get_config_file()["components"])
     assert "<i>lately</i>: since you opened this tab, at most 5 minutes" in texts
     assert "Since you opened this tab, in steps" in texts
     assert "when responses have ended<br>since you opened this tab" in texts
@@ -45,17 +45,17 @@ def test_the_page_has_our_icon_and_no_tags_for_social_networks() -> None:
 
 
 def test_the_page_gives_a_visitor_no_second_session() -> None:
-    """A message that a visitor sends while the page loads would be lost with the first session."""
+    """Otherwise a message that a visitor sends while the page loads would be lost with the first session."""
     gr = pytest.importorskip("gradio")
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import blocks
     from traitwatch_dashboards.inspector.tabs.page import Fleet
 
     page = blocks(Fleet([Server("http://127.0.0.1:1")]))
-    giving = [fn for fn in page.fns.values() if any(isinstance(made, gr.State) for made in fn.outputs)]
-    assert giving
+    with_state = [fn for fn in page.fns.values() if any(isinstance(output, gr.State) for output in fn.outputs)]
+    assert with_state
     held = object()
-    assert all(fn.inputs == fn.outputs and fn.fn is not None and fn.fn(held) is held for fn in giving)
+    assert all(fn.inputs == fn.outputs and fn.fn is not None and fn.fn(held) is held for fn in with_state)
 
 
 def test_only_visitors_who_logged_in_read_reports() -> None:

@@ -1,4 +1,4 @@
-"""The start-up check refuses a tap that is dead, silent or broken. The engine here decides what a worker sends."""
+"""The start-up check refuses a dead, silent or broken tap. Here the engine decides what a worker sends."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -22,14 +22,14 @@ ALIVE: list[list[float]] = [[1, 2], [3, 4], [5, 6], [7, 8]]
 
 
 class Engine:
-    """An engine whose worker sends projections for the request it is given, as if they were of `tokens`."""
+    """An engine whose worker sends projections for its request, as if they were those of `tokens`."""
 
     def __init__(self, monitor: Monitor, rows: list[list[float]], tokens: list[int] = TOKENS, engines: int = 1) -> None:
         self._monitor = monitor
         self._rows = rows
         self._tokens = tokens
         self.ranks: list[int | None] = []
-        # On one of several machines, each with its own balancer: the engines of the others are not there to be asked.
+        # One of several machines, each with its own balancer. The check can only ask the engines of this machine.
         local = {"data_parallel_size_local": engines, "local_engines_only": True}
         parallel = SimpleNamespace(data_parallel_index=0, data_parallel_size=2 * engines, **local)
         self.vllm_config = SimpleNamespace(parallel_config=parallel)
@@ -82,6 +82,6 @@ async def test_anything_else_refuses_to_start(monitor: Monitor, rows: list[list[
 
 
 async def test_rows_of_other_tokens_refuse_to_start(monitor: Monitor) -> None:
-    """A worker that reads the wrong rows tells projections, finite and moving, of other tokens."""
+    """A worker that reads the wrong rows sends finite, changing projections of other tokens."""
     with pytest.raises(CanaryError, match="of other tokens than those that were generated"):
         await canary.run_canary(Engine(monitor, ALIVE, tokens=[50, 99, 52]), monitor)  # type: ignore[arg-type]

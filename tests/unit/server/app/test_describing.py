@@ -1,4 +1,4 @@
-"""What GET /v1/traits tells of the loaded traits, and the report that lies beside a vector."""
+"""`GET /v1/traits` describes the loaded traits, and serves the report beside a vector."""
 
 import dataclasses
 import datetime
@@ -31,12 +31,12 @@ _VERIFICATION = Verification(
 
 
 def _with(trait: ServedTrait, *, vector: list[float] | None = None, path: Path | None = None) -> ServedTrait:
-    """The trait, verified, with another vector (the same in every layer) or another place."""
+    """Return the verified trait with another vector (the same in every layer) or another path."""
     assert trait.vector.card is not None
     card = trait.vector.card.model_copy(update={"verification": _VERIFICATION, "best_layer": 3})
     values = np.tile(np.array(vector or [1, 1, 1, 1], dtype=np.float32), (4, 1))
-    made = PersonaVector(trait.name, values, card, path or trait.vector.path)
-    return dataclasses.replace(trait, vector=made)
+    verified = PersonaVector(trait.name, values, card, path or trait.vector.path)
+    return dataclasses.replace(trait, vector=verified)
 
 
 def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:
@@ -50,17 +50,17 @@ def test_a_trait_is_described_with_layer_calibration_and_threshold() -> None:
     assert listed[1]["calibration"] is listed[1]["threshold"] is listed[1]["calibration_date"] is None
 
 
-def test_its_worth_is_that_of_the_layer_at_which_it_is_read() -> None:
+def test_the_verification_is_that_of_the_served_layer() -> None:
     (listed,) = describe([_with(served_trait("a", layer=2))])
     assert listed["verification"] == {"auc": 0.7, "best_layer": 3, "better_than_null": True, "verdict": "Good."}
 
 
-def test_a_trait_that_was_never_verified_says_nothing_of_its_worth() -> None:
+def test_a_trait_that_was_never_verified_has_no_verification_fields() -> None:
     listed = describe([served_trait("a"), uncalibrated(served_trait("b"))])
     assert [trait["verification"] for trait in listed] == [None, None]
 
 
-def test_cosines_are_told_between_traits_of_one_layer_alone() -> None:
+def test_cosines_are_listed_only_between_traits_of_one_layer() -> None:
     traits = [
         _with(served_trait("a"), vector=[1, 0, 0, 0]),
         _with(served_trait("b"), vector=[-2, 0, 0, 0]),
@@ -85,7 +85,7 @@ def test_the_report_beside_the_vector_is_served_without_leave_to_run_scripts(tmp
     assert "script-src" not in policy
 
 
-def test_a_trait_without_report_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_report_names_the_command(tmp_path: Path) -> None:
     trait = _with(served_trait("a"), path=tmp_path / "a.pt")
     assert describe([trait])[0]["report"] is None
     response = _client(trait).get("/v1/traits/a/report")

@@ -1,4 +1,4 @@
-"""A server that is ending waits for its running requests, and refuses new ones."""
+"""A server that is ending waits for its running requests, and refuses new requests."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from traitwatch_server.app.draining import Draining, DrainingMiddleware
 
 
 class Engine:
-    """Aborts generations: their generators end then."""
+    """Aborts generations. An aborted generator ends."""
 
     def __init__(self) -> None:
         self.aborted: list[str] = []
@@ -34,7 +34,7 @@ async def test_an_idle_server_ends_at_once_and_takes_nothing_more() -> None:
     assert engine.aborted == []
 
 
-async def test_it_waits_for_requests_and_for_generations_that_have_none() -> None:
+async def test_the_end_waits_for_requests_and_for_generations_without_one() -> None:
     draining, engine = Draining(600), Engine()
     with draining.generation("background"):
         with draining.request(), draining.generation("a"):
@@ -59,7 +59,7 @@ async def test_two_generations_of_one_id_are_two() -> None:
     await asyncio.wait_for(ending, 30)
 
 
-async def test_what_takes_too_long_is_aborted() -> None:
+async def test_a_generation_that_takes_too_long_is_aborted() -> None:
     draining, engine = Draining(0.05), Engine()
     engine.running.enter_context(draining.request())
     engine.running.enter_context(draining.generation("slow"))
@@ -79,7 +79,7 @@ async def test_an_interrupt_aborts_at_once() -> None:
     assert engine.aborted == ["slow"]
 
 
-async def test_a_server_that_is_ending_refuses_work_and_health_and_still_tells_its_metrics() -> None:
+async def test_a_server_that_is_ending_refuses_work_and_health_and_still_serves_its_metrics() -> None:
     draining = Draining(600)
 
     async def answer(request: Request) -> PlainTextResponse:

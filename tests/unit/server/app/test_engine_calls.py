@@ -1,4 +1,4 @@
-"""The engine's `generate` marks its calls, sees their tokens, and has every one recorded, whoever made it."""
+"""The engine's wrapped `generate` marks its calls, sees their tokens, and records every call of any caller."""
 
 import asyncio
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def request_(engine: Any) -> ScoredRequest:
 
 
 async def let_go(engine: Any) -> None:
-    """Wait until no call is held."""
+    """Wait until the ledger holds no call."""
     async with asyncio.timeout(20):
         while len(engine.ledger):
             await asyncio.sleep(0.001)
@@ -63,14 +63,14 @@ async def run(engine: Any, params: SamplingParams) -> list[Any]:
 async def test_a_call_whose_response_carries_no_scores_is_recorded(engine: Any, registry: CollectorRegistry) -> None:
     params = SamplingParams(n=2, extra_args={"mine": 1})
     assert await run(engine, params)
-    assert params.extra_args == {"mine": 1}, "the caller's object is not touched"
+    assert params.extra_args == {"mine": 1}, "the caller's object must not change"
     assert sample(registry, "tokens_scored_total") == 4
     assert sample(registry, "responses_scored_total") == 2
     assert sample(registry, "last_score_timestamp_seconds") > 0
     assert len(engine.ledger) == 0
 
 
-async def test_what_is_not_sampled_goes_through_as_it_came(engine: Any) -> None:
+async def test_a_call_without_sampling_passes_unchanged(engine: Any) -> None:
     params = SamplingParams(extra_args={"mine": 1})
     token = SCORED_REQUEST.set(Unscorable.UNSCORABLE)
     await run(engine, params)
@@ -91,7 +91,7 @@ async def test_tokens_that_cannot_be_scored_are_counted_once(
 
 
 @pytest.mark.parametrize("carried", [True, False], ids=["attached", "not attached"])
-async def test_an_aborted_call_is_recorded_as_far_as_it_came(
+async def test_an_aborted_call_is_recorded_with_its_tokens_so_far(
     engine: Any, request_: ScoredRequest, registry: CollectorRegistry, *, carried: bool
 ) -> None:
     token = SCORED_REQUEST.set(request_ if carried else None)
@@ -122,9 +122,7 @@ async def test_rows_that_an_aborted_call_lost_are_counted(
     assert sample(registry, "responses_scored_total") == sample(registry, "tokens_scored_total") == 0
 
 
-async def test_rows_that_an_aborted_calls_outputs_have_overtaken_count(
-    engine: Any, registry: CollectorRegistry
-) -> None:
+async def test_late_rows_of_an_aborted_call_count(engine: Any, registry: CollectorRegistry) -> None:
     engine.overtaken = True
     outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
     await anext(outputs)
@@ -137,18 +135,18 @@ async def test_rows_that_an_aborted_calls_outputs_have_overtaken_count(
 
 
 @pytest.mark.parametrize("adapter", [None, "sql"])
-async def test_what_is_told_of_a_response_names_the_adapter_that_answered(
+async def test_the_record_of_a_response_names_the_adapter_that_answered(
     registry: CollectorRegistry, adapter: str | None
 ) -> None:
-    told: list[Recorded] = []
-    sink = SimpleNamespace(record=told.append)
+    recorded: list[Recorded] = []
+    sink = SimpleNamespace(record=recorded.append)
     monitor = Monitor(LOADED, "tokens", "api", Metrics(registry), "base", [sink])  # type: ignore[list-item]
     engine: Any = Engine(monitor.ledger)
     watch(engine, monitor, Draining(0))
     lora = None if adapter is None else LoRARequest(adapter, 1, "/adapters/sql")
     async for _ in engine.generate({}, SamplingParams(), "chatcmpl-1", lora_request=lora):
         pass
-    assert [response.model for response in told] == [adapter or "base"]
+    assert [response.model for response in recorded] == [adapter or "base"]
 
 
 async def test_a_call_that_was_aborted_before_its_first_state_is_no_response(
@@ -209,7 +207,7 @@ async def test_a_fault_in_recording_reaches_nobody(
 async def test_without_a_trait_nothing_counts_as_scored(
     engine: Any, monitor: Monitor, registry: CollectorRegistry
 ) -> None:
-    """All could be unloaded, and the coverage would say that all is well."""
+    """If all traits are unloaded, the coverage must not show that all is well."""
     monitor.traits = trait_set([])
     await run(engine, SamplingParams())
     assert sample(registry, "tokens_unscored_total", reason="no_traits") == 2
@@ -219,14 +217,14 @@ async def test_without_a_trait_nothing_counts_as_scored(
 
 
 async def finished(request: ScoredRequest, number: int) -> dict[str, Any]:
-    """Return the fields that an ended choice of the request's response gets."""
+    """Return the score fields of an ended choice of the request's response."""
     fields: dict[str, Any] = {}
     await AnswerScores(request.selection, lambda: request.choice(number)).finish(fields, whole=True)
     return fields
 
 
 @pytest.mark.parametrize("kind", list(RequestOutputKind))
-async def test_whatever_way_the_engine_tells_tokens_they_are_all_seen(
+async def test_all_tokens_are_seen_in_every_kind_of_output(
     engine: Any, request_: ScoredRequest, kind: RequestOutputKind
 ) -> None:
     token = SCORED_REQUEST.set(request_)
@@ -251,8 +249,8 @@ async def test_the_clients_own_parameters_are_kept(engine: Any, request_: Scored
     assert seen.temperature == 0.25
     assert seen.extra_args["mine"] == 1
     assert seen.extra_args[REQUEST_KEY].startswith("api:")
-    assert PROMPT_KEY not in seen.extra_args, "the rows of a prompt that nobody waits for would be sent"
-    assert params.extra_args == forged, "the caller's object is not touched"
+    assert PROMPT_KEY not in seen.extra_args, "the worker would send rows of a prompt that nobody waits for"
+    assert params.extra_args == forged, "the caller's object must not change"
     assert seen.skip_reading_prefix_cache is not True
 
 
@@ -268,7 +266,7 @@ async def test_scoring_the_prompt_passes_the_prefix_cache_by(engine: Any) -> Non
 
 
 async def test_a_client_that_leaves_ends_the_call(engine: Any, request_: ScoredRequest) -> None:
-    """vLLM aborts a request when its generator is closed, so ours must close it at once."""
+    """vLLM aborts a request when its generator is closed. So our generator must close vLLM's generator at once."""
     token = SCORED_REQUEST.set(request_)
     outputs = engine.generate({}, SamplingParams(output_kind=RequestOutputKind.DELTA), "chatcmpl-1")
     SCORED_REQUEST.reset(token)
@@ -278,7 +276,7 @@ async def test_a_client_that_leaves_ends_the_call(engine: Any, request_: ScoredR
     assert engine.closed == 1
 
 
-async def test_a_call_after_the_response_is_over_is_not_held_for_it(
+async def test_a_call_after_the_end_of_the_response_is_not_held_for_it(
     engine: Any, request_: ScoredRequest, registry: CollectorRegistry
 ) -> None:
     token = SCORED_REQUEST.set(request_)

@@ -1,4 +1,4 @@
-"""`GET /metrics` is up to date, and speaks OpenMetrics to those who ask for it."""
+"""`GET /metrics` is up to date, and uses OpenMetrics for clients that ask for OpenMetrics."""
 
 import httpx
 import pytest
@@ -15,7 +15,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0
 
 
 class Client:
-    """Asks an application that has the middleware; `flushes` counts its calls."""
+    """Asks an application with the middleware. `flushes` counts the calls of `flush`."""
 
     def __init__(self) -> None:
         self.flushes = 0
@@ -39,7 +39,7 @@ def client() -> Client:
     return Client()
 
 
-async def test_what_was_scored_is_told_before_vllm_answers(client: Client) -> None:
+async def test_the_scores_are_flushed_before_vllm_answers(client: Client) -> None:
     assert (await client.get("/metrics")).text == "vllm, 1 flushes"
 
 

@@ -1,4 +1,4 @@
-"""The server tells an engine that died from an engine that was ended."""
+"""The server distinguishes an engine that died from an engine that was ended."""
 
 import asyncio
 from argparse import Namespace
@@ -14,7 +14,7 @@ from traitwatch_server.settings import Settings
 
 
 class EngineClient:
-    """Ends as vLLM's client does: once it is shut down it counts as dead, and it is shut down more than once."""
+    """Ends like vLLM's client: after a shutdown it counts as dead. vLLM shuts it down more than once."""
 
     def __init__(self) -> None:
         self.errored = False
@@ -50,7 +50,7 @@ async def engine(launch: Launch, ends: list[str]) -> Any:
 async def test_an_engine_that_is_ended_is_drained_first_and_has_not_died(
     engine: Any, launch: Launch, ends: list[str]
 ) -> None:
-    # As vLLM does: in another thread at a signal, in the loop's at the end.
+    # vLLM does so: in another thread after a signal, and in the loop's thread at the end.
     await asyncio.to_thread(engine.shutdown, timeout=3)
     engine.shutdown(timeout=3)
     assert ends == ["drain", "end"]

@@ -1,4 +1,4 @@
-"""The schema has our fields beside vLLM's own part, which is untouched. Integration tests hold real answers to it."""
+"""The schema adds our fields and leaves vLLM's own part unchanged. Integration tests validate real answers with it."""
 
 import copy
 import logging
@@ -33,14 +33,14 @@ PARTS: Json = {"traits": {"a": PART}}
 
 
 def _app(plugins: str, *, admin: bool = True) -> FastAPI:
-    """Return vLLM's application for a model that generates, as `serve` builds it."""
+    """Return vLLM's application for a model that generates, built as by `serve`."""
     args = parse_vllm_arguments(["model"])
     Launch(Settings(directories=(), admin=admin), Path()).leave_in(args)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("VLLM_PLUGINS", plugins)
         level = logging.root.level
         app = build_app(args, ("generate",))
-        # Building the app has raised the root logger's level, which would hide warnings that other tests look for.
+        # Building the app raises the level of the root logger. This would hide warnings that other tests look for.
         logging.root.setLevel(level)
         return app
 
@@ -55,7 +55,7 @@ def schema() -> Schema:
     return Schema(_app("traitwatch").openapi())
 
 
-def test_it_is_a_schema(schema: Schema) -> None:
+def test_the_document_is_a_schema(schema: Schema) -> None:
     openapi_spec_validator.validate(schema.document)
 
 
@@ -76,7 +76,7 @@ def test_vllms_own_part_is_untouched(plain: Json, schema: Schema) -> None:
     assert document.keys() == plain.keys()
 
 
-def test_of_an_answer_that_vllm_describes_both_hold(plain: Json) -> None:
+def test_the_schemas_of_vllm_and_ours_both_hold_for_an_answer(plain: Json) -> None:
     described = copy.deepcopy(plain)
     theirs = {"type": "object", "required": ["id"]}
     content = described["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]
@@ -95,12 +95,12 @@ def test_a_server_without_one_of_the_endpoints_has_a_schema(plain: Json) -> None
     assert "/v1/messages" not in with_scores(fewer)["paths"]
 
 
-def test_it_is_made_once() -> None:
+def test_the_schema_is_built_once() -> None:
     app = _app("traitwatch")
     assert app.openapi() is app.openapi()
 
 
-def test_the_routes_that_load_traits_are_shown_where_they_work(schema: Schema) -> None:
+def test_the_routes_that_load_traits_are_listed_only_where_they_work(schema: Schema) -> None:
     assert schema.document["paths"][ADMIN].keys() == {"post", "delete"}
     without = _app("traitwatch", admin=False).openapi()
     assert ADMIN not in without["paths"]
@@ -124,7 +124,7 @@ def test_the_errors_of_our_routes_are_json(path: str, method: str, errors: set[s
 
 
 @pytest.mark.parametrize("path", SHAPES)
-def test_a_request_is_vllms_and_ours(path: str, schema: Schema) -> None:
+def test_a_request_has_the_fields_of_vllm_and_ours(path: str, schema: Schema) -> None:
     request = schema.request(path)
     body = bare(path)
     request.validate(body)
@@ -136,7 +136,7 @@ def test_a_request_is_vllms_and_ours(path: str, schema: Schema) -> None:
 
 
 @pytest.mark.parametrize("path", SHAPES)
-def test_an_answer_has_scores_where_they_are_put(path: str, schema: Schema) -> None:
+def test_an_answer_has_scores_in_their_place(path: str, schema: Schema) -> None:
     answer = schema.answer(path)
     choices = path not in ("/v1/responses", "/v1/messages")
     for good in (WHOLE, {}):
@@ -146,7 +146,7 @@ def test_an_answer_has_scores_where_they_are_put(path: str, schema: Schema) -> N
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/messages"])
-def test_an_event_has_a_part_or_the_rest(path: str, schema: Schema) -> None:
+def test_an_event_has_a_part_of_the_scores_or_the_rest(path: str, schema: Schema) -> None:
     event = schema.answer(path, media_type=EVENTS)
     choices = path != "/v1/messages"
     for good in ({}, PARTS, REST):
@@ -155,7 +155,7 @@ def test_an_event_has_a_part_or_the_rest(path: str, schema: Schema) -> None:
         assert not event.is_valid({"choices": [bad]} if choices else bad)
 
 
-def test_the_events_of_responses_have_parts_and_in_the_end_all(schema: Schema) -> None:
+def test_the_events_of_responses_have_parts_and_the_last_event_has_all_scores(schema: Schema) -> None:
     event = schema.answer("/v1/responses", media_type=EVENTS)
     for good in ({"type": "response.created", "response": {}}, {"delta": "x", **PARTS}, {"response": WHOLE}):
         assert event.is_valid(good)
@@ -164,9 +164,9 @@ def test_the_events_of_responses_have_parts_and_in_the_end_all(schema: Schema) -
 
 
 @pytest.mark.parametrize("texts", [{}, {"prompt": "Why?", "text": "Because.", "spike_text": "cause"}])
-def test_a_spike_is_as_the_log_has_it(texts: dict[str, str], schema: Schema) -> None:
+def test_a_spike_has_the_fields_of_the_log(texts: dict[str, str], schema: Schema) -> None:
     (event,) = spike_events(response(), datetime.now(UTC))
-    told = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
+    listed = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
     spikes = schema.answer("/v1/spikes", "get")
-    spikes.validate({"object": "list", "data": [told]})
-    assert not spikes.is_valid({"object": "list", "data": [{**told, "engine": 0}]})
+    spikes.validate({"object": "list", "data": [listed]})
+    assert not spikes.is_valid({"object": "list", "data": [{**listed, "engine": 0}]})

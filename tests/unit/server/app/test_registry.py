@@ -25,7 +25,7 @@ TAPPED, COLUMNS = [1, 2], 3
 
 
 class Engine:
-    """Keeps the directions that the workers load."""
+    """Records the directions that the workers load."""
 
     def __init__(self) -> None:
         self.loaded: dict[tuple[int, int], np.ndarray[Any, Any]] = {}
@@ -45,7 +45,7 @@ def save(directory: Path, name: str, layers: int = 3) -> Path:
 
 
 class Server:
-    """The routes of a server that began with trait `first`."""
+    """The routes of a server that started with the trait `first`."""
 
     def __init__(self, directory: Path, *, admin: bool = True) -> None:
         save(directory, "first")
@@ -131,7 +131,7 @@ async def test_nothing_outside_the_directories_is_read(server: Server, tmp_path:
         ({"path": "text.pt"}, "is not a plain tensor"),
     ],
 )
-async def test_what_does_not_fit_is_a_400(
+async def test_a_vector_that_does_not_fit_is_a_400(
     server: Server, tmp_path: Path, body: dict[str, object], expected: str
 ) -> None:
     save(tmp_path, "short", layers=2)
@@ -145,18 +145,18 @@ async def test_what_does_not_fit_is_a_400(
 
 
 @pytest.mark.parametrize("name", ["a b", "-x", "x" * 65])
-async def test_a_name_that_is_no_trait_name(server: Server, name: str) -> None:
+async def test_a_name_that_is_no_trait_name_is_refused(server: Server, name: str) -> None:
     response = await server.load(name, path="second_response_avg_diff.pt")
     assert response.status_code == 400
     assert "is not a trait name" in message(response)
 
 
 @pytest.mark.parametrize("body", [{"layer": "top"}, {"unknown": 1}, {"path": 3}])
-async def test_a_body_that_is_malformed(server: Server, body: dict[str, object]) -> None:
+async def test_a_malformed_body_is_refused(server: Server, body: dict[str, object]) -> None:
     assert (await server.load("second", **body)).status_code == 422
 
 
-async def test_what_is_not_loaded_cannot_be_unloaded(server: Server) -> None:
+async def test_a_trait_that_is_not_loaded_cannot_be_unloaded(server: Server) -> None:
     response = await server.unload("kindness")
     assert response.status_code == 404
     assert "loaded are: first" in message(response)
@@ -171,29 +171,29 @@ async def test_without_admin_both_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_request_keeps_the_column_that_it_started_with(server: Server) -> None:
-    held = select(True, server.monitor.traits, "off")
-    assert held is not None
+    selection = select(True, server.monitor.traits, "off")
+    assert selection is not None
     before = server.engine.loaded.get((2, 0))
     assert (await server.load("first", path="second_response_avg_diff.pt")).status_code == 200
-    (old,), (new,) = held.traits, server.monitor.traits.traits.values()
+    (old,), (new,) = selection.traits, server.monitor.traits.traits.values()
     assert (old.column, new.column) == (0, 1)
-    assert server.engine.loaded.get((2, 0)) is before, "the column of a request that is under way was overwritten"
+    assert server.engine.loaded.get((2, 0)) is before, "the column of a running request was overwritten"
 
 
-async def test_a_column_is_given_away_when_the_last_request_that_holds_it_has_ended(server: Server) -> None:
-    held = select(True, server.monitor.traits, "off")
-    assert held is not None
+async def test_a_column_is_free_when_the_last_request_that_holds_it_has_ended(server: Server) -> None:
+    selection = select(True, server.monitor.traits, "off")
+    assert selection is not None
     for _ in range(2):
         assert (await server.load("first")).status_code == 200
         select(True, server.monitor.traits, "off")
     columns = [trait.column for trait in server.monitor.traits.traits.values()]
     assert columns == [2]
-    # Column 0 is held, 2 in use; only 1 is free, and then none.
+    # A request holds column 0, and column 2 is in use. Only column 1 is free. Then no column is free.
     assert (await server.load("second")).status_code == 200
     response = await server.load("third", path="sub/third_response_avg_diff.pt")
     assert response.status_code == 409
     assert "all 3 columns of layer 2 are in use" in message(response)
-    del held
+    del selection
     gc.collect()
     assert (await server.load("third", path="sub/third_response_avg_diff.pt")).status_code == 200
     assert {t.name: t.column for t in server.monitor.traits.traits.values()} == {"first": 2, "second": 1, "third": 0}

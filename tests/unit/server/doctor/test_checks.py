@@ -1,4 +1,4 @@
-"""The verdicts of the doctor's checks, on good and on bad measurements."""
+"""The verdicts of the doctor's checks on good and on bad measurements."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ STATES = 60
 
 
 def right_values(noise: float = 0.0) -> dict[int, dict[int, Float32Array]]:
-    """Return references: of each layer and its neighbours, which are alike but not the same."""
+    """Return the references of each layer and its neighbours. Neighbours are similar but not equal."""
     random = np.random.default_rng(3)
     values = {}
     for layer in LAYERS:
@@ -45,7 +45,7 @@ EXACT = right_values()
 FLOAT32 = References(EXACT, None, "float32")
 
 
-def test_parity_passes_what_differs_by_rounding_alone() -> None:
+def test_parity_passes_differences_of_rounding() -> None:
     check = parity(LAYERS, chats(own_layer(right_values(noise=0.02))), FLOAT32)
     assert check.verdict is Verdict.PASS
     assert "60 states of 2 chats" in check.why
@@ -59,8 +59,8 @@ def test_parity_fails_the_neighbouring_layer() -> None:
     assert parity(LAYERS, chats(wrong), FLOAT32).verdict is Verdict.FAIL
 
 
-def test_parity_fails_a_neighbouring_layer_that_is_hardly_another() -> None:
-    """In the middle of a deep model one layer changes little; then the error must be smaller still."""
+def test_parity_fails_a_neighbouring_layer_that_is_almost_equal() -> None:
+    """In the middle of a deep model, one layer changes little. Then the bound of the error is smaller."""
     near = {n: EXACT[20][20] + 0.06 * (EXACT[20][n] - EXACT[20][20]) for n in (19, 21)}
     references = References({**EXACT, 20: {**EXACT[20], **near}}, None, "float32")
     rounding = np.random.default_rng(5).normal(0, 0.05, STATES).astype(np.float32)
@@ -75,7 +75,7 @@ def test_parity_fails_the_neighbouring_token() -> None:
 
 
 @pytest.mark.parametrize("broken", ["missing", "incomplete"])
-def test_parity_fails_what_is_missing(broken: str) -> None:
+def test_parity_fails_missing_states(broken: str) -> None:
     first, second = chats(own_layer(EXACT))
     if broken == "missing":
         second.projections[0, 3] = np.nan
@@ -86,14 +86,14 @@ def test_parity_fails_what_is_missing(broken: str) -> None:
     assert "missing" in check.why
 
 
-def test_parity_allows_what_the_served_precision_costs_transformers_too() -> None:
+def test_parity_allows_the_errors_that_transformers_has_in_the_served_precision() -> None:
     chatted = chats(own_layer(right_values(noise=0.14)))
     assert parity(LAYERS, chatted, FLOAT32).verdict is Verdict.FAIL
     references = References(EXACT, right_values(noise=0.12), "bfloat16")
     assert parity(LAYERS, chatted, references).verdict is Verdict.PASS
 
 
-def test_parity_without_a_reference_is_not_run_and_says_why() -> None:
+def test_parity_without_a_reference_is_not_run_with_the_reason() -> None:
     check = parity(LAYERS, chats(own_layer(EXACT)), References(None, None, "bfloat16", "no memory for it."))
     assert (check.verdict, check.why) == (Verdict.NOT_RUN, "no memory for it.")
 
@@ -127,13 +127,13 @@ def test_isolation_fails_a_missing_state() -> None:
     assert isolation(texts, alone, left_open=0).verdict is Verdict.FAIL
 
 
-def test_isolation_fails_an_answer_that_says_it_is_incomplete() -> None:
+def test_isolation_fails_an_answer_marked_as_incomplete() -> None:
     texts, alone = crowd()
     texts[5] = replace(texts[5], complete=False)
     assert isolation(texts, alone, left_open=0).verdict is Verdict.FAIL
 
 
-def test_isolation_fails_what_stays_open() -> None:
+def test_isolation_fails_calls_that_stay_open() -> None:
     assert isolation(*crowd(), left_open=1).verdict is Verdict.FAIL
 
 

@@ -36,16 +36,16 @@ def test_a_report_passes_only_when_every_check_passed(verdict: Verdict) -> None:
         ("meta-llama/Llama-3.1-8B-Instruct, 12.5 tokens/s, 0.32.0",) * 2,
     ],
 )  # fmt: skip
-def test_a_report_tells_neither_directories_nor_addresses(text: str, expected: str) -> None:
+def test_a_report_has_neither_directories_nor_addresses(text: str, expected: str) -> None:
     assert without_private(text) == expected
 
 
-def test_a_report_does_not_tell_the_name_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_does_not_have_the_name_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "janes-laptop")
     assert "janes-laptop" not in Report("m", [], [Check("servers", Verdict.FAIL, "janes-laptop: down")], []).markdown()
 
 
-def test_options_are_shown_without_secrets() -> None:
+def test_options_are_reported_without_secrets() -> None:
     options = ["--dtype", "float32", "--hf-token", "hf_abc", "--hf-token=hf_abc", "--enforce-eager"]
     assert shown_options(options) == [
         "--dtype", "float32", "--hf-token", "[hidden]", "--hf-token=[hidden]", "--enforce-eager",

@@ -1,4 +1,4 @@
-"""The supported versions of vLLM stand in pyproject.toml alone, and another one is refused before anything starts."""
+"""The supported versions of vLLM are only in pyproject.toml. Another version is refused before anything starts."""
 
 import subprocess
 import sys
@@ -39,13 +39,13 @@ def test_a_supported_version_passes(version: str) -> None:
 @pytest.mark.parametrize(
     "version", ["0.31.9", "0.32.0rc1", "0.33.0", "0.33.0rc1", "0.33.0.dev7+g1234abc", "1.0", "0.1.dev1+g12", "dev"]
 )
-def test_another_version_is_refused_with_what_to_do(version: str) -> None:
+def test_another_version_is_refused_with_the_command_to_install(version: str) -> None:
     with pytest.raises(ConfigError) as refused:
         check_version(version, BOUNDS)
-    told = str(refused.value)
-    assert f"vLLM {version} is installed" in told
-    assert "vllm<0.33,>=0.32" in told
-    assert 'pip install "traitwatch[cpu]"' in told
+    message = str(refused.value)
+    assert f"vLLM {version} is installed" in message
+    assert "vllm<0.33,>=0.32" in message
+    assert 'pip install "traitwatch[cpu]"' in message
 
 
 def test_metadata_without_bounds_are_refused() -> None:
@@ -54,7 +54,7 @@ def test_metadata_without_bounds_are_refused() -> None:
 
 
 def test_serve_refuses_before_it_touches_the_rest_of_vllm(tmp_path: Path) -> None:
-    """Another vLLM need not even have the modules that we import from it."""
+    """Another version of vLLM may not have the modules that we import."""
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("__version__ = '0.99.0'\n")
     vectors = SHIPPED / "SmolLM2-135M-Instruct"

@@ -1,4 +1,4 @@
-"""Options of vLLM's under which scores would be lost are refused before anything starts."""
+"""vLLM options that would lose scores are refused before anything starts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A row counts where it belongs and only with the token that the response has there."""
+"""A row counts at its own place, and only with the token that the response has there."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def write(
     layers: tuple[int, ...] = (2,),
     value: float = 0.0,
 ) -> bool:
-    """Write rows at places (-1 is the prompt-last state); each projection is its place plus `value`."""
+    """Write rows at places. The place -1 is the prompt-last state. Each projection is its place plus `value`."""
     values = np.array([[place + value] * len(layers) for place in places], dtype=np.float32)
     block = RowBlock(len(PROMPT), [place + len(PROMPT) for place in places], token_ids, values)
     return rows.write(Stage(layers, (1,) * len(layers)), block)
@@ -54,7 +54,7 @@ def test_a_later_write_replaces_the_earlier_one() -> None:
 
 
 def test_a_draft_that_was_rejected_leaves_no_trace() -> None:
-    """Two drafts were tried after token 0; the first was accepted, the second is another token than was sampled."""
+    """Two drafts were tried after token 0. The first was accepted. The second is not the sampled token."""
     rows = choice()
     rows.tokens = [7]
     write(rows, [-1], [102])
@@ -63,7 +63,7 @@ def test_a_draft_that_was_rejected_leaves_no_trace() -> None:
     assert rows.matched() == 2
     assert rows.states(0, 2)[:, 0].tolist() == [0.25, 1.25]
     rows.tokens = [7, 8, 9, 7]
-    assert rows.matched() == 2, "the row at place 2 is still the draft's"
+    assert rows.matched() == 2, "the row at place 2 is still that of the draft"
     assert math.isnan(rows.states(0, 3)[2, 0])
     write(rows, [2], [9], value=0.5)
     assert rows.matched() == 3
@@ -133,9 +133,10 @@ def test_an_answer_without_tokens_waits_for_nothing() -> None:
 
 @given(st.lists(st.tuples(st.integers(-1, 40), st.integers(1, 6)), max_size=25), st.integers(1, 45))
 def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> None:
-    """Any order of writes, with tokens that match or not, gives what a dictionary of places gives.
+    """Any order of writes gives the same as a dictionary of places, with tokens that match or not.
 
-    Where a write brings another token than a place had, the rows beyond the write are of another text and are removed.
+    A write may bring another token than a place had. Then the rows after the write belong to another text, and are
+    removed.
     """
     rows = choice()
     rows.tokens = [i % 3 for i in range(num_tokens)]
@@ -143,7 +144,7 @@ def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> N
     naive: dict[int, tuple[int, float]] = {}
     for number, (start, count) in enumerate(writes):
         places = range(start, start + count)
-        # Every third write brings tokens of another text.
+        # Every third write has tokens of another text.
         token_ids = [(place + (number % 3 == 2)) % 3 for place in places]
         write(rows, places, token_ids, value=number / 64)
         if any(p in naive and naive[p][0] != t for p, t in zip(places, token_ids, strict=True)):
@@ -158,8 +159,8 @@ def test_like_a_naive_store(writes: list[tuple[int, int]], num_tokens: int) -> N
     ]
 
 
-def test_a_draft_after_a_rejected_one_leaves_no_trace_even_where_its_token_comes_after_all() -> None:
-    """Its state is of the text with the rejected draft; the own row of the answer is still on its way."""
+def test_a_draft_after_a_rejected_one_leaves_no_trace_even_if_its_token_is_sampled_later() -> None:
+    """The state of this draft is of the text with the rejected draft. The answer's own row has not arrived."""
     rows = choice()
     rows.tokens = [7]
     write(rows, [-1], [102])

@@ -1,4 +1,4 @@
-"""Each row reaches the response that it belongs to, nothing stays behind, and waiting is bounded."""
+"""Each row reaches its own response. Nothing stays behind, and every wait has a limit."""
 
 import asyncio
 import dataclasses
@@ -34,7 +34,7 @@ def ledger(registry: CollectorRegistry) -> Ledger:
 
 
 def opened(ledger: Ledger, num_choices: int = 1) -> Call:
-    """Return a call whose choices are of `PROMPT` and `TOKENS`."""
+    """Return a call whose choices have `PROMPT` and `TOKENS`."""
     call = ledger.open(LOADED, num_choices)
     for index in range(num_choices):
         call.choice(index).prompt, call.choice(index).tokens = PROMPT, TOKENS
@@ -65,7 +65,7 @@ def test_each_call_has_a_key_of_its_own_that_names_the_process(ledger: Ledger) -
         ("chatcmpl-8f2a-1b2c3d4e", 1, 0),
         ("3_chatcmpl-8f2a-1b2c3d4e", 4, 3),
         ("11_my_own_id-1b2c", 12, 11),
-        # With one choice the id is the client's to choose, whatever it looks like.
+        # With one choice, the client chooses the id, in any form.
         ("2_my-own-id-1b2c3d4e", 1, 0),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_full_ledger_accepts_no_more_calls(ledger: Ledger, monkeypatch: pytest
 def test_rows_are_bounded_in_bytes(
     ledger: Ledger, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 64 rows of one float each fit, not twice.
+    # 64 rows of one float each fit, but not twice as many.
     monkeypatch.setattr(ledger_module, "MAX_BYTES", 300)
     first, second = opened(ledger), opened(ledger)
     ledger.deliver(frame(answer_rows(first.key, PROMPT, TOKENS), answer_rows(second.key, PROMPT, TOKENS)))
@@ -113,10 +113,10 @@ def test_rows_are_bounded_in_bytes(
     ledger.close(first)
     third = opened(ledger)
     ledger.deliver(frame(answer_rows(third.key, PROMPT, TOKENS)))
-    assert third.choice(0).complete(), "the bytes of a closed call are free again"
+    assert third.choice(0).complete(), "the bytes of a closed call must be free again"
 
 
-def test_a_frame_that_makes_no_sense_is_refused(ledger: Ledger) -> None:
+def test_a_malformed_frame_is_refused(ledger: Ledger) -> None:
     run = RowRun(opened(ledger).key, "chatcmpl-x-1", 2, 2)
     with pytest.raises(ValueError, match="reshape"):
         ledger.deliver(RowFrame([2], [1], [run], 0, 0, 0.0, b"\0" * 12))
@@ -143,7 +143,7 @@ def test_rows_of_a_layer_that_is_not_tapped_are_dropped(ledger: Ledger, registry
     assert sample(registry, "rows_dropped_total", reason="misplaced") == 3
 
 
-async def test_a_process_that_stood_still_reads_what_came_before_it_gives_up(ledger: Ledger) -> None:
+async def test_a_process_that_stood_still_reads_the_arrived_rows_before_it_gives_up(ledger: Ledger) -> None:
     call = opened(ledger)
     loop = asyncio.get_running_loop()
     loop.call_later(0.01, time.sleep, 1.0)
@@ -152,7 +152,7 @@ async def test_a_process_that_stood_still_reads_what_came_before_it_gives_up(led
     assert not await opened(ledger).wait_complete(0, 0.05)
 
 
-def test_a_call_is_closed_by_the_last_who_needs_it(ledger: Ledger) -> None:
+def test_the_last_user_of_a_call_closes_it(ledger: Ledger) -> None:
     call = ledger.open(LOADED, holders=2)
     ledger.release(call)
     assert len(ledger) == 1
@@ -189,7 +189,7 @@ def test_the_scores_of_a_choice_are_of_its_tokens_so_far(ledger: Ledger) -> None
     ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     assert call.scores(0).projections.tolist() == [[0.0, 1.0, pytest.approx(float("nan"), nan_ok=True)]]
     assert call.scores(0).prompt_last.tolist() == [-1.0]
-    assert call.scores(0) is call.scores(0), "the response and the metrics share them"
+    assert call.scores(0) is call.scores(0), "the response and the metrics must share the scores"
     call.choice(0).tokens = TOKENS[:2]
     assert call.scores(0).projections.shape == (1, 2)
 
@@ -209,13 +209,13 @@ async def test_where_no_frame_comes_at_all_only_the_first_answer_waits_in_full(
 ) -> None:
     monkeypatch.setattr(waiter, "SILENT_TIMEOUT", 0.0)
     assert await opened(ledger).wait_complete(0, timeout=0.05) is False
-    # With the full timeout this would never end within the test's.
+    # With the full timeout, this wait would not end within the timeout of the test.
     assert await asyncio.wait_for(opened(ledger).wait_complete(0, timeout=3600), 60) is False
     back = opened(ledger)
     ledger.deliver(frame(SentRows(back.key, "x", 2, [1], [6], [0])))
     waiting = asyncio.create_task(back.wait_complete(0, timeout=3600))
     await asyncio.sleep(0.01)
-    assert not waiting.done(), "frames come again, so rows are worth waiting for"
+    assert not waiting.done(), "frames come again, so the call must wait for its rows"
     ledger.deliver(frame(SentRows(back.key, "x", 2, [2, 3], [7, 8], [1, 2])))
     assert await waiting is True
 

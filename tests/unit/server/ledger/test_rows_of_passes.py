@@ -1,4 +1,4 @@
-"""The rows of a choice, as an engine sends them that drafts, drops, prefills in chunks, preempts and recomputes."""
+"""The rows of a choice from an engine that drafts, drops, prefills in chunks, preempts and recomputes."""
 
 import random
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Rows:
 
 
 class Engine:
-    """Generates a known text. A projection is its position plus 1, negative where the text before it is another one."""
+    """Generates a known text. A projection is its position plus 1; negative if the text before it is another text."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -39,7 +39,7 @@ class Engine:
         self._computed = self._cached = 0
 
     def run(self) -> list[Rows | int]:
-        """Return, in their order, the rows of the passes and how many tokens there are after them."""
+        """Return the rows of the passes in their order, and the number of tokens after each pass."""
         events: list[Rows | int] = []
         while self._known < len(self._text):
             if self.rng.random() < 0.08:
@@ -48,7 +48,7 @@ class Engine:
         return events
 
     def _preempt(self) -> None:
-        """Lose the KV cache, but for some whole blocks; none where the prompt's rows are wanted."""
+        """Lose the KV cache except for some whole blocks. If the rows of the prompt are wanted, lose all blocks."""
         blocks = min(self._cached, self._known - 1) // self._block_size
         self._computed = 0 if self.with_prompt else self.rng.randint(0, blocks) * self._block_size
 
@@ -80,7 +80,7 @@ class Engine:
 
 
 def interleaved(rng: random.Random, events: list[Rows | int]) -> list[Rows | int]:
-    """Return the same with rows and tokens on ways of different speed, each in its order; or as they were."""
+    """Return the events with rows and tokens at different speeds, each in its order; or return them unchanged."""
     haste = rng.choice([None, 0.25, 0.5, 0.8])
     if haste is None:
         return events

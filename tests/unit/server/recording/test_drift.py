@@ -1,4 +1,4 @@
-"""Drift of the traffic: a shift is found soon, and ordinary traffic has none."""
+"""The drift of the traffic: a shift is found soon, and ordinary traffic has no drift."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from traitwatch.vectors import Float64Array
 from traitwatch_server.recording.drift import ALLOWANCE, CUSUM_CAP, WARM_UP, Drift
 
 ONE = np.array([0])
-# What the alert takes for drift.
+# The alert's threshold for drift.
 LIMIT = 15.0
 
 
@@ -24,7 +24,7 @@ def normal(count: int, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Fl
 
 
 @pytest.mark.parametrize("seconds_apart", [0.01, 1.0, 60.0])
-def test_ordinary_traffic_is_no_drift_however_fast_it_comes(seconds_apart: float) -> None:
+def test_ordinary_traffic_is_no_drift_at_any_speed(seconds_apart: float) -> None:
     drift = Drift(1)
     highest = 0.0
     for i, value in enumerate(normal(20_000, mean=0.7, std=0.4)):
@@ -52,7 +52,7 @@ def test_a_shift_that_is_over_is_forgotten() -> None:
 
 
 def test_a_busy_server_does_not_forget_its_baseline() -> None:
-    """What comes within a fast window is little beside the slow one, however many responses that are."""
+    """The responses within a fast window have little weight beside the slow window, even if they are many."""
     drift = fed(normal(20_000), 0.01, Drift(1, fast_seconds=1.0, slow_seconds=100.0))
     fed(normal(500, mean=1.0, seed=1), 0.01, drift, start=200.0)
     assert drift.ewma[0] == pytest.approx(1.0, abs=0.2)

@@ -1,4 +1,4 @@
-"""Every spike is a line of JSON in a private file, whoever else writes and rotates it; nothing waits for the disk."""
+"""Every spike is a JSON line in a private file that several processes write and rotate. Nobody waits for the disk."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def lines_of(*paths: Path) -> list[dict[str, Any]]:
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)
 
 
@@ -98,7 +98,7 @@ def test_each_spike_of_each_trait_has_a_line(open_log: Callable[..., SpikeLog], 
     ]
 
 
-def test_what_is_not_known_is_null(open_log: Callable[..., SpikeLog], path: Path) -> None:
+def test_unknown_fields_are_null(open_log: Callable[..., SpikeLog], path: Path) -> None:
     log = open_log()
     log.record(response(mean_z=[math.nan], traits=[trait(threshold=None)]))
     log.close()
@@ -108,7 +108,7 @@ def test_what_is_not_known_is_null(open_log: Callable[..., SpikeLog], path: Path
     assert line["threshold"] is None
 
 
-def test_texts_are_there_when_asked_for(open_log: Callable[..., SpikeLog], path: Path) -> None:
+def test_texts_are_logged_on_request(open_log: Callable[..., SpikeLog], path: Path) -> None:
     log = open_log(decode=decode)
     log.record(response())
     log.close()
@@ -151,13 +151,11 @@ def test_files_are_private(open_log: Callable[..., SpikeLog], path: Path) -> Non
         log.record(response())
     log.close()
     files = [file for file in path.parent.iterdir() if file.is_file()]
-    assert len(files) == 5, "the log, three rotated ones and the lock"
+    assert len(files) == 5, "there must be the log, three rotated files and the lock"
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_only_so_many_rotated_files_are_kept_and_they_are_the_latest(
-    open_log: Callable[..., SpikeLog], path: Path
-) -> None:
+def test_only_the_latest_rotated_files_stay(open_log: Callable[..., SpikeLog], path: Path) -> None:
     log = open_log(max_bytes=1000, keep=2)
     for i in range(50):
         log.record(response(str(i)))
@@ -167,8 +165,8 @@ def test_only_so_many_rotated_files_are_kept_and_they_are_the_latest(
         "events.jsonl.1",
         "events.jsonl.2",
     ]
-    kept = lines_of(path.with_suffix(".jsonl.2"), path.with_suffix(".jsonl.1"), path)
-    assert [int(line["request_id"]) for line in kept] == list(range(50 - len(kept), 50))
+    lines = lines_of(path.with_suffix(".jsonl.2"), path.with_suffix(".jsonl.1"), path)
+    assert [int(line["request_id"]) for line in lines] == list(range(50 - len(lines), 50))
     assert path.with_suffix(".jsonl.1").stat().st_size < 1500
 
 
@@ -181,7 +179,7 @@ def test_a_log_goes_on_where_it_stopped(open_log: Callable[..., SpikeLog], path:
 
 
 def write_many(path: Path, process: int, count: int, start: Barrier, results: Any) -> None:
-    """Log `count` spikes, as fast as the log takes them."""
+    """Log `count` spikes as fast as the log takes them."""
     dropped: list[int] = []
     log = SpikeLog(str(path), max_bytes=20_000, keep=1000, dropped=dropped.append, decode=decode)
     for i in range(count):
@@ -209,7 +207,7 @@ def test_two_processes_rotate_one_file_and_no_line_is_lost_or_torn(path: Path) -
     lines = lines_of(*files)
     assert sorted(line["request_id"] for line in lines) == sorted(f"{p}-{i}" for p in range(2) for i in range(count))
     shared = [file for file in files if {line["request_id"][0] for line in lines_of(file)} == {"0", "1"}]
-    assert len(shared) > 5, "the two did not write at the same time"
+    assert len(shared) > 5, "the two processes did not write at the same time"
 
 
 def run_python(code: str, **options: Any) -> subprocess.Popen[str]:
@@ -229,7 +227,7 @@ log.close()
     assert [json.loads(line)["request_id"] for line in out.splitlines()] == ["0", "1", "2"]
 
 
-def test_what_waits_is_written_when_the_process_ends(path: Path) -> None:
+def test_waiting_spikes_are_written_when_the_process_ends(path: Path) -> None:
     code = f"""
 import traitwatch_server.recording.background
 from traitwatch_server.recording.spike_log import SpikeLog
@@ -243,7 +241,7 @@ for i in range(500):
     assert [line["request_id"] for line in lines_of(path)] == [str(i) for i in range(500)]
 
 
-def test_a_disk_that_stands_still_delays_nobody_and_what_does_not_fit_is_counted() -> None:
+def test_a_disk_that_stands_still_delays_nobody_and_dropped_spikes_are_counted() -> None:
     code = """
 import sys, time
 from traitwatch_server.recording.spike_log import SpikeLog
@@ -272,7 +270,7 @@ log.close()
     written = [json.loads(line) for line in out.splitlines()]
     assert int(lost) > 1000
     assert len(written) + int(lost) == 20_000
-    assert float(seconds) < TIMEOUT / 2, "a write was waited for"
+    assert float(seconds) < TIMEOUT / 2, "the caller waited for a write"
 
 
 def test_a_full_disk_is_counted_and_reported_once_and_leaves_no_half_line(path: Path) -> None:

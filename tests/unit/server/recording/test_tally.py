@@ -1,4 +1,4 @@
-"""Prometheus gets each scored response once, in the buckets of its values."""
+"""Prometheus gets each scored response once, in the right buckets."""
 
 import dataclasses
 import time
@@ -25,7 +25,7 @@ Values = Sequence[Sequence[float]]
 
 
 def scores(values: Values, traits: tuple[ServedTrait, ...] = (A, B)) -> Scores:
-    """Return the scores of a response; of each trait the projections of its token states."""
+    """Return the scores of a response. `values` has the projections of the token states by trait."""
     states: npt.NDArray[np.float32] = np.array(values, dtype=np.float32)
     states = np.concatenate([states, np.full((len(traits), 1), np.nan, dtype=np.float32)], axis=1)
     return Scores(traits, states, np.zeros(len(traits), dtype=np.float32))
@@ -61,7 +61,7 @@ def test_the_histograms_are_those_of_observing_value_by_value(responses: list[li
 
 
 def test_each_trait_has_its_own_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Both responses at once: the older one would weigh a little less.
+    # Record both responses together: otherwise the older one weighs a little less.
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     registry = counted(scores([[4, 4], [4, 4]]), scores([[-1, -2], [-3, -5]]))
     assert sample(registry, "response_z_total", trait="a", sign="positive") == 4
@@ -147,14 +147,14 @@ def test_traits_come_and_go_and_counts_stay() -> None:
     tally.add("0", scores([[9.0] * 5], (A,)), "x")
     tally.show([B])
     described = {"trait": "a", "layer": "2", "sha256": A.vector.sha256, "calibration_date": "2026-01-01"}
-    assert sample(registry, "token_z_count", trait="a") == 5, "counts that were not flushed yet are not lost"
+    assert sample(registry, "token_z_count", trait="a") == 5, "counts that were not flushed must not be lost"
     with pytest.raises(KeyError):
         sample(registry, "vector_info", **described)
     with pytest.raises(KeyError):
         sample(registry, "threshold_z", trait="a")
     assert sample(registry, "vector_info", **{**described, "trait": "b"}) == 1
     assert sample(registry, "token_z_count", trait="b") == 0
-    # A request that began with A may end now.
+    # A request that began with trait A may end now.
     tally.add("0", scores([[9.0] * 5], (A,)), "x")
     tally.show([A, B])
     assert sample(registry, "token_z_count", trait="a") == 10
@@ -164,7 +164,7 @@ def test_traits_come_and_go_and_counts_stay() -> None:
 
 
 def test_the_gauges_of_recent_traffic_are_reset_with_their_trait() -> None:
-    """An alert on it would go on until the server ends."""
+    """An alert on such a gauge would fire until the server ends."""
     registry = CollectorRegistry()
     tally = Tally(Metrics(registry))
     tally.show([A])
@@ -178,7 +178,7 @@ def test_the_gauges_of_recent_traffic_are_reset_with_their_trait() -> None:
     tally.show([A])
     tally.add("0", scores([[9.0] * 5], (A,)), "x")
     tally.flush()
-    assert sample(registry, "drift_cusum", trait="a", direction="up") == 0, "its baseline begins anew"
+    assert sample(registry, "drift_cusum", trait="a", direction="up") == 0, "the baseline must begin anew"
 
 
 def test_a_trait_in_the_place_of_another_has_a_baseline_of_its_own() -> None:
@@ -206,4 +206,4 @@ def test_each_engine_has_its_counts_and_an_unknown_engine_is_named_unknown() -> 
         for engine in ("0", "1", "unknown")
     ]
     assert counts == [1, 2, 1]
-    assert Metrics(CollectorRegistry()).engine_of(None) == "0", "where there is one engine, it is that"
+    assert Metrics(CollectorRegistry()).engine_of(None) == "0", "a server with one engine must use that engine"

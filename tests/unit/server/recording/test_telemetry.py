@@ -1,4 +1,4 @@
-"""Scores reach a real OTLP collector, by both protocols; one that is away costs nothing but the events."""
+"""Scores reach a real OTLP collector by both protocols. Without a running collector, only the events are lost."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ from traitwatch_server.recording.telemetry import EvaluationEvents, evaluations,
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No variable of OpenTelemetry's but those that a test sets; batches leave after a tenth of a second."""
+    """No OpenTelemetry variable is set, except those of the test. Batches leave after a tenth of a second."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "100")
@@ -128,7 +128,7 @@ def test_the_variables_for_logs_come_before_the_general_ones(
     assert {pair.key: pair.value.string_value for pair in resource.attributes}["service.name"] == "chat"
 
 
-def test_what_waits_is_sent_at_the_end(
+def test_waiting_events_are_sent_at_the_end(
     environment: pytest.MonkeyPatch, connect: Callable[[], EvaluationEvents], dropped: list[int]
 ) -> None:
     environment.setenv("OTEL_BLRP_SCHEDULE_DELAY", "600000")
@@ -246,7 +246,7 @@ print(sorted(took)[-len(took) // 100], before, time.monotonic() - late[0] - star
         "OTEL_BLRP_SCHEDULE_DELAY": "100",
         "OTEL_BLRP_MAX_QUEUE_SIZE": "600",
     }
-    # Where the machine stands still for the one second of the exporter, a timeout hides the reason: it is tried again.
+    # If the machine stands still for the exporter's one second, a timeout hides the reason. Then the test tries again.
     for _ in range(3):
         process = subprocess.run(
             [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=2 * TIMEOUT
@@ -256,9 +256,9 @@ print(sorted(took)[-len(took) // 100], before, time.monotonic() - late[0] - star
             break
     slow, dropped, closing = map(float, process.stdout.split())
     assert dropped > 500
-    # Of a hundred, ninety-nine took less: a machine that stands still may hold up a few.
+    # Ninety-nine of a hundred took less time. A machine that stands still may delay a few.
     assert slow < 0.5
-    # Without the time for which the machine stood still.
+    # Without the time in which the machine stood still.
     assert closing < 5
     reports = process.stderr.splitlines()
     assert 1 <= len(reports) <= 2, process.stderr
@@ -300,7 +300,7 @@ time.sleep(1)
     assert "did not end in time" in process.stderr
 
 
-def test_a_collector_that_comes_back_gets_what_follows(
+def test_a_collector_that_comes_back_gets_the_later_events(
     environment: pytest.MonkeyPatch,
     connect: Callable[[], EvaluationEvents],
     dropped: list[int],

@@ -1,4 +1,4 @@
-"""A monitor that waits for lost rows only for a moment."""
+"""A monitor that waits only a moment for lost rows."""
 
 import pytest
 from prometheus_client import CollectorRegistry

@@ -21,7 +21,7 @@ PROMPT_LAST = np.array([0.25], dtype=np.float32)
 
 
 def projections(*values: float) -> Float32Array:
-    """Return the projections of a response of one trait; the last token has no state."""
+    """Return the projections of a response for one trait. The last token has no state."""
     return np.array([[*values, np.nan]], dtype=np.float32)
 
 
@@ -79,7 +79,7 @@ def test_sustained_high_z_is_reported_as_a_spike() -> None:
 
 @given(st.lists(st.one_of(st.floats(-8, 8, width=32), st.just(math.nan)), max_size=40), st.floats(-1, 4))
 def test_the_spikes_are_those_of_the_definition(values: list[float], threshold: float) -> None:
-    """Whatever is passed over for speed: gaps, quiet responses, spikes at either end."""
+    """The search skips values for speed. It must not lose spikes at gaps, in quiet responses, or at either end."""
     found = fields(served_trait(mean=0.0, std=1.0, threshold=threshold), *values)["spikes"]
     z = projections(*values).astype(np.float64)[0].tolist()
     assert [(s["start"], s["end"]) for s in found] == [(s.start, s.end) for s in find_spikes(z, threshold)]
@@ -92,7 +92,7 @@ def test_a_trait_without_threshold_has_z_and_no_spikes() -> None:
     assert found["spikes"] == []
 
 
-def test_some_of_the_traits_come_in_the_order_that_is_asked_for() -> None:
+def test_selected_traits_come_in_the_requested_order() -> None:
     values = np.array([[1, np.nan], [7, np.nan], [5, np.nan]], dtype=np.float32)
     traits = tuple(served_trait(name) for name in "abc")
     found = summaries(Scores(traits, values, np.zeros(3, dtype=np.float32)), [traits[2], traits[0]])

@@ -1,4 +1,4 @@
-"""Events come out whole and unchanged, however the network cuts the stream."""
+"""Events come out whole and unchanged, at any cut of the stream by the network."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def test_any_cut_gives_the_same_events(cuts: list[int]) -> None:
     assert splitter.rest() == b""
 
 
-def test_what_is_not_whole_is_kept() -> None:
+def test_an_incomplete_event_is_kept_for_later() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: 1\n\ndata: 2\n") == [b"data: 1\n\n"]
     assert splitter.rest() == b"data: 2\n"
@@ -50,5 +50,5 @@ def test_only_an_event_with_one_data_line_has_data(event: bytes, data: bytes | N
         (b'event: delta\r\ndata: {"a": 1}\r\n\r\n', b'event: delta\r\ndata: {"\\n": 2}\r\n\r\n'),
     ],
 )
-def test_data_is_replaced_and_the_rest_kept(event: bytes, rewritten: bytes) -> None:
+def test_the_data_of_an_event_is_replaced_and_the_other_lines_stay(event: bytes, rewritten: bytes) -> None:
     assert with_data(event, b'{"\\n": 2}') == rewritten

@@ -1,4 +1,4 @@
-"""Scores are attached to the answers of every endpoint; whatever carries no scores passes unchanged."""
+"""The middleware adds scores to the answers of every endpoint. Answers without scores pass unchanged."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def test_a_json_answer_gets_scores(monitor: Monitor, cut: int) -> None:
     assert choice["text"] == "é"
     assert result.headers[b"content-length"] == str(len(result.body)).encode()
     assert result.headers[b"x-test"] == b"1"
-    assert app.body == ASKED, "a request without a traits field reaches vLLM unchanged"
+    assert app.body == ASKED, "a request without a traits field must reach vLLM unchanged"
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_an_answer_without_choices_passes(monitor: Monitor, registry: Coll
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/invocations"])
 async def test_each_choice_of_each_prompt_gets_its_own_scores(monitor: Monitor, path: str) -> None:
-    """Choice k of prompt p is number p * n + k, in whatever order they stand."""
+    """Choice k of prompt p has number p * n + k, in any order."""
     app = App(monitor, choices(0, 3, 2, 1), n=2, calls=2)
     result = await call(app, monitor, b'{"prompt": "p", "n": "2"}', path)
     tokens = {choice["index"]: choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]}
@@ -72,7 +72,7 @@ async def test_each_choice_of_each_prompt_gets_its_own_scores(monitor: Monitor, 
 
 
 async def test_the_choices_of_a_batch_are_in_the_order_of_its_conversations(monitor: Monitor) -> None:
-    """With n = 2 vLLM gives both choices of a conversation its number as their index."""
+    """With n = 2, vLLM gives both choices of a conversation the number of the conversation as their index."""
     result = await call(App(monitor, choices(0, 0, 1, 1), n=2, calls=2), monitor, ASKED, BATCH)
     tokens = [choice["traits"]["paternalism"]["tokens"] for choice in result.json["choices"]]
     assert tokens == [FIRST_CHOICE, [8.5, 9.0, None], FIRST_CHOICE, [8.5, 9.0, None]]
@@ -87,7 +87,7 @@ async def test_an_answer_without_choices_gets_scores_at_its_top(monitor: Monitor
 
 
 async def test_an_answer_of_several_turns_has_the_tokens_of_all(monitor: Monitor) -> None:
-    """A response that calls a tool inside the server is generated in several calls of the engine."""
+    """A response that calls a tool inside the server comes from several calls of the engine."""
     result = await call(App(monitor, b'{"output": []}', calls=2), monitor, ASKED, RESPONSES)
     found = result.json["traits"]["paternalism"]
     assert found["tokens"] == [*FIRST_CHOICE, *FIRST_CHOICE]
@@ -95,7 +95,7 @@ async def test_an_answer_of_several_turns_has_the_tokens_of_all(monitor: Monitor
 
 
 @pytest.mark.parametrize("cut", [1, 3, 8, 1000])
-async def test_a_stream_joins_to_the_whole_however_it_is_cut(monitor: Monitor, cut: int) -> None:
+async def test_a_stream_joins_to_the_whole_at_any_cut(monitor: Monitor, cut: int) -> None:
     result = await call(App(monitor, chunk, EVENTS, cut=cut), monitor, b'{"stream": true}')
     parts = [event["choices"][0] for event in result.events]
     assert [part.get("traits", {}).get("paternalism", {}).get("start") for part in parts] == [None, 0, 1]
@@ -104,12 +104,12 @@ async def test_a_stream_joins_to_the_whole_however_it_is_cut(monitor: Monitor, c
     assert parts[2]["traits"]["paternalism"]["mean"] == 3.75
     assert parts[2]["traits_complete"] is True
     assert "traits_complete" not in parts[1]
-    assert result.body.startswith(chunk(0)), "an event that carries no scores is left as it is"
+    assert result.body.startswith(chunk(0)), "an event without scores must stay unchanged"
     assert result.body.endswith(b"data: [DONE]\n\n")
 
 
 async def test_an_event_that_overtakes_its_rows_waits_for_them(monitor: Monitor) -> None:
-    """A token's projection comes with the next event at the latest, whichever socket was faster."""
+    """A token's projection comes with the next event or earlier, whichever socket is faster."""
     app = App(monitor, chunk, EVENTS)
     app.engine.overtaken = True
     result = await call(app, monitor, b'{"stream": true}')
@@ -119,20 +119,22 @@ async def test_an_event_that_overtakes_its_rows_waits_for_them(monitor: Monitor)
     assert parts[2]["traits_complete"] is True
 
 
-async def test_where_rows_lag_an_answer_waits_in_vain_once(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_with_late_rows_an_answer_waits_in_vain_only_once(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("traitwatch_server.ledger.waiter.OVERTAKEN_TIMEOUT", 0.5)
     tokens = list(range(7, 47))
     app = App(monitor, lambda number: chunk(0), EVENTS)
     app.engine = Engine(monitor.ledger, [tokens], lost=range(1, 40))
     watch(app.engine, monitor, Draining(0))  # type: ignore[arg-type]
-    # Were each of the 39 to wait, that would take twice as long.
+    # If each of the 39 events waited, the answer would take twice as long.
     async with asyncio.timeout(10):
         result = await call(app, monitor, b'{"stream": true}')
     assert len(result.events) == len(tokens)
 
 
 async def test_a_stream_of_responses(monitor: Monitor) -> None:
-    """Its last event holds the whole response, so it holds the whole scores."""
+    """The last event has the whole response, so it has all scores."""
 
     def event(number: int) -> bytes:
         kind = "response.completed" if number == -1 else "response.output_text.delta"
@@ -209,7 +211,7 @@ async def test_a_failure_of_ours_leaves_vllms_answer_and_marks_it_incomplete(
     answers = [result.json] if media_type == "application/json" else result.events
     parts = [answer["choices"][0] for answer in answers]
     assert [part.pop("traits_complete", None) for part in parts] == [None] * (len(parts) - 1) + [False]
-    # What had gone out before the failure was right.
+    # The part that was sent before the failure is right.
     for part in parts[:-1]:
         part.pop("traits", None)
     theirs = [json.loads(choices(0))] if media_type == "application/json" else [data_of(n) for n in (0, 1, -1)]
@@ -234,7 +236,7 @@ async def test_an_error_of_vllms_passes_untouched(monitor: Monitor) -> None:
 
 @pytest.mark.parametrize("default", ["off", "tokens"])
 @pytest.mark.parametrize("media_type", ["application/json", EVENTS])
-async def test_whether_or_not_a_response_carries_scores_it_is_recorded(
+async def test_a_response_with_or_without_scores_is_recorded(
     registry: CollectorRegistry, default: TraitsDefault, media_type: str
 ) -> None:
     monitor = monitor_of(registry, default)

@@ -1,4 +1,4 @@
-"""The fields of a request decide whether its answer is scored; vLLM gets the request without our field."""
+"""The fields of a request decide whether its answer is scored. vLLM gets the request without our field."""
 
 import json
 
@@ -31,7 +31,7 @@ async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
     ],
     ids=str,
 )
-async def test_a_field_that_means_nothing_to_vllm_opts_out_of_nothing(
+async def test_a_field_without_meaning_to_vllm_does_not_turn_scoring_off(
     monitor: Monitor, registry: CollectorRegistry, path: str, fields: bytes
 ) -> None:
     answer = b'{"output": []}' if path in (RESPONSES, MESSAGES) else choices(0)
@@ -50,7 +50,7 @@ async def test_a_field_that_means_nothing_to_vllm_opts_out_of_nothing(
     ],
     ids=["escaped", "with what is no JSON", "UTF-16"],
 )
-async def test_a_beam_search_is_seen_however_it_is_written(
+async def test_a_beam_search_is_found_in_every_spelling(
     monitor: Monitor, registry: CollectorRegistry, body: bytes
 ) -> None:
     app = App(monitor, choices(0))
@@ -61,8 +61,8 @@ async def test_a_beam_search_is_seen_however_it_is_written(
 
 
 @pytest.mark.parametrize("traits", ["traits", "tr\\u0061its"])
-async def test_what_goes_on_to_vllm_is_what_the_client_wrote(monitor: Monitor, traits: str) -> None:
-    """Half a pair of surrogates and NaN too, which vLLM reads."""
+async def test_vllm_gets_the_bytes_of_the_client(monitor: Monitor, traits: str) -> None:
+    """This includes half a pair of surrogates and NaN, which vLLM accepts."""
     app = App(monitor, choices(0))
     body = b'{"top_p": NaN, "user": "\\ud800", "' + traits.encode() + b'": {"include": ["paternalism"]}}'
     result = await call(app, monitor, body)
@@ -83,7 +83,7 @@ async def test_what_goes_on_to_vllm_is_what_the_client_wrote(monitor: Monitor, t
         (b'{"traits": true}', CHAT, "GET"),
     ],
 )
-async def test_what_is_not_to_be_scored_passes_byte_for_byte(
+async def test_a_request_that_is_not_to_be_scored_passes_byte_for_byte(
     registry: CollectorRegistry, body: bytes, path: str, method: str
 ) -> None:
     off = monitor_of(registry, "off")
@@ -94,7 +94,7 @@ async def test_what_is_not_to_be_scored_passes_byte_for_byte(
     assert result.body == answer
 
 
-async def test_traits_false_is_taken_out_and_the_answer_left_alone(monitor: Monitor) -> None:
+async def test_traits_false_is_removed_and_the_answer_is_unchanged(monitor: Monitor) -> None:
     answer = b'{"choices":  [{"index": 0}]}'
     app = App(monitor, answer)
     result = await call(app, monitor, b'{"traits": false, "messages": []}')
@@ -105,7 +105,7 @@ async def test_traits_false_is_taken_out_and_the_answer_left_alone(monitor: Moni
 @pytest.mark.parametrize(
     "traits", [b'{"include": ["kindness"]}', b'{"tokens": 1}', b'{"layer": 3}', b'"all"'], ids=repr
 )
-async def test_what_cannot_be_honoured_is_a_400_and_vllm_is_not_asked(monitor: Monitor, traits: bytes) -> None:
+async def test_a_selection_that_is_impossible_is_a_400_without_a_call_of_vllm(monitor: Monitor, traits: bytes) -> None:
     app = App(monitor, b"{}")
     result = await call(app, monitor, b'{"traits": ' + traits + b"}")
     assert result.messages[0]["status"] == 400
@@ -114,7 +114,7 @@ async def test_what_cannot_be_honoured_is_a_400_and_vllm_is_not_asked(monitor: M
     assert app.engine.seen == []
 
 
-async def test_what_cannot_be_scored_is_answered_unscored_and_counted(
+async def test_a_request_that_cannot_be_scored_is_answered_unscored_and_counted(
     monitor: Monitor, registry: CollectorRegistry
 ) -> None:
     body = json.dumps({"messages": [], "use_beam_search": True}).encode()

@@ -1,4 +1,4 @@
-"""The `traits` field of a request, and the selection that follows from it."""
+"""The `traits` field of a request, and the selection that follows from this field."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ LOADED = trait_set([served_trait("paternalism", column=1), served_trait("decepti
         ({"include": []}, "tokens", [], True),
     ],
 )
-def test_what_is_selected(value: object, default: str, names: list[str], tokens: bool) -> None:
+def test_the_selected_traits_and_tokens(value: object, default: str, names: list[str], tokens: bool) -> None:
     selection = select(value, LOADED, default)  # type: ignore[arg-type]
     assert selection is not None
     assert [trait.name for trait in selection.traits] == names
@@ -33,7 +33,7 @@ def test_what_is_selected(value: object, default: str, names: list[str], tokens:
 
 
 @pytest.mark.parametrize(("value", "default"), [(None, "off"), (False, "tokens")])
-def test_what_goes_unscored(value: object, default: str) -> None:
+def test_a_request_without_a_selection_is_unscored(value: object, default: str) -> None:
     assert select(value, LOADED, default) is None  # type: ignore[arg-type]
 
 
@@ -49,16 +49,16 @@ def test_what_goes_unscored(value: object, default: str) -> None:
         (1, "true, false or an object"),
     ],
 )
-def test_what_is_refused(value: object, message: str) -> None:
+def test_an_invalid_traits_field_is_refused(value: object, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         select(value, LOADED, "tokens")
 
 
-def test_the_prompt_is_scored_where_that_is_asked() -> None:
-    wanted, unsaid = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
-    assert wanted is not None
-    assert unsaid is not None
-    assert (wanted.prompt, unsaid.prompt) == (True, False)
+def test_the_prompt_is_scored_on_request() -> None:
+    with_prompt, by_default = select({"prompt": True}, LOADED, "off"), select({}, LOADED, "off")
+    assert with_prompt is not None
+    assert by_default is not None
+    assert (with_prompt.prompt, by_default.prompt) == (True, False)
 
 
 def test_each_trait_reads_its_own_column() -> None:

@@ -1,4 +1,4 @@
-"""Which rows of a pass are sent, for every way in which vLLM can cut up a request."""
+"""Which rows of a pass are sent, for every way in which vLLM splits a request."""
 
 import numpy as np
 import pytest

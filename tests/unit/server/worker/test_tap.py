@@ -1,4 +1,4 @@
-"""The tap computes h . v / ||v|| of the right tensor, eager and compiled, and never lets the op be optimised away."""
+"""The tap computes h . v / ||v|| of the right tensor, eager and compiled. The compiler never removes the op."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ COLUMNS = 4
 
 
 class Layer(nn.Module):
-    """A decoder layer as vLLM's: returns (hidden, residual), whose sum is the residual stream."""
+    """A decoder layer like vLLM's. It returns (hidden, residual), whose sum is the residual stream."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
 
 class Norm(nn.Module):
-    """A fused norm as vLLM's: returns the normed state and the sum before it."""
+    """A fused norm like vLLM's. It returns the normed state, and the sum before the norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ def test_projections_are_those_of_the_residual_stream_and_of_the_normed_state(co
 
 
 class StaleLayer(nn.Module):
-    """A decoder layer as Cohere's in vLLM: beside the whole state it returns a residual that nobody adds."""
+    """A decoder layer like Cohere's in vLLM. It returns the whole state, and a residual that nobody adds."""
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return hidden * 3, hidden
 
 
 class BatchedLayer(nn.Module):
-    """A decoder layer as transformers', which vLLM runs with a batch of one: `[1, num_tokens, hidden_size]`."""
+    """A decoder layer like transformers'. vLLM runs it with a batch of one: `[1, num_tokens, hidden_size]`."""
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return (hidden * 3)[None]
@@ -104,7 +104,7 @@ class BatchedLayer(nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("layer", [StaleLayer, BatchedLayer])
-def test_a_state_that_is_the_output_is_projected_alone(layer: type[nn.Module], compiled: bool) -> None:
+def test_a_state_that_is_the_output_is_projected_without_the_residual(layer: type[nn.Module], compiled: bool) -> None:
     torch.manual_seed(0)
     module, directions = layer(), unit_rows(2)
     tap = Tap({1: StateModule(module, summed=False)}, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
@@ -117,7 +117,7 @@ def test_a_state_that_is_the_output_is_projected_alone(layer: type[nn.Module], c
 
 
 def test_the_sum_is_taken_in_float32() -> None:
-    """bfloat16 keeps 8 bits: 256 + 1 would be 256."""
+    """bfloat16 keeps 8 bits: there 256 + 1 would be 256."""
     out = torch.zeros(4, 1)
     hidden, residual = torch.full((1, HIDDEN), 256.0).bfloat16(), torch.ones(1, HIDDEN).bfloat16()
     torch.ops.traitwatch.project(hidden, residual, torch.eye(HIDDEN)[:, :1].contiguous(), out)
@@ -125,7 +125,7 @@ def test_the_sum_is_taken_in_float32() -> None:
 
 
 def test_more_rows_than_the_buffer_holds_are_refused() -> None:
-    """torch.mm would grow a view of the buffer instead, and the rows would be read from the wrong place."""
+    """torch.mm would instead grow a view of the buffer, and the rows would come from the wrong place."""
     with pytest.raises(RuntimeError, match="5 rows"):
         torch.ops.traitwatch.project(torch.ones(5, HIDDEN), None, torch.ones(HIDDEN, 1), torch.zeros(4, 1))
 

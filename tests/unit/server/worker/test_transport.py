@@ -1,4 +1,4 @@
-"""Rows cross a real ZeroMQ socket, each to the API process that waits for it."""
+"""Rows cross a real ZeroMQ socket. Each row reaches the API process that waits for it."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ DEADLINE = 20.0
 
 
 async def frames_of(receiver: Receiver, count: int) -> list[RowFrame]:
-    """Receive `count` frames, within the deadline."""
+    """Receive `count` frames before the deadline."""
     frames: list[RowFrame] = []
     done = asyncio.Event()
 
@@ -46,7 +46,7 @@ def registry() -> CollectorRegistry:
 
 
 def rows(runs: list[RowRun], *values: float) -> Rows:
-    """Return rows of which each value is the projection, the position and the token id."""
+    """Return rows in which each value is the projection, the position and the token id."""
     return Rows(runs, [1], torch.tensor(values, dtype=torch.float32)[:, None].repeat(1, 3), None)
 
 
@@ -78,13 +78,13 @@ async def test_each_api_process_gets_its_own_rows(registry: CollectorRegistry, t
     keys = [new_key(one.api_process), new_key(other.api_process), new_key(one.api_process)]
     runs = [RowRun(key, f"r{i}", 0, i + 1) for i, key in enumerate(keys)]
     sender.send(rows(runs, 0, 10, 11, 20, 21, 22))
-    (mine,) = await frames_of(one, 1)
-    (theirs,) = await frames_of(other, 1)
+    (of_one,) = await frames_of(one, 1)
+    (of_other,) = await frames_of(other, 1)
     sender.close()
-    assert [run.req_id for run in mine.runs] == ["r0", "r2"]
-    assert values_of(mine) == [0, 20, 21, 22]
-    assert [run.req_id for run in theirs.runs] == ["r1"]
-    assert values_of(theirs) == [10, 11]
+    assert [run.req_id for run in of_one.runs] == ["r0", "r2"]
+    assert values_of(of_one) == [0, 20, 21, 22]
+    assert [run.req_id for run in of_other.runs] == ["r1"]
+    assert values_of(of_other) == [10, 11]
 
 
 async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: CollectorRegistry, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_rows_for_an_unknown_process_do_not_stop_the_sender(registry: Coll
     assert values_of(frame) == [2]
 
 
-async def test_garbage_is_counted_and_passed_over(registry: CollectorRegistry, tmp_path: Path) -> None:
+async def test_a_malformed_message_is_counted_and_skipped(registry: CollectorRegistry, tmp_path: Path) -> None:
     receiver = Receiver(Metrics(registry), tmp_path)
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(receiver.endpoint)
@@ -133,10 +133,10 @@ async def test_the_socket_is_in_the_launchers_directory_and_goes_away(
     assert not path.exists()
 
 
-async def test_where_the_reader_lags_rows_are_dropped_and_counted(
+async def test_without_a_reader_rows_are_dropped_and_counted(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody reads: the socket takes what its marks allow; the frames that get through say how much was lost."""
+    """Nobody reads. The socket takes messages up to its marks. Later frames report the number of lost rows."""
     for end in ("worker.sender", "ledger.receiver"):
         monkeypatch.setattr(f"traitwatch_server.{end}.HIGH_WATER_MARK", 2)
     receiver = Receiver(Metrics(registry), tmp_path)
@@ -160,7 +160,7 @@ async def test_where_the_reader_lags_rows_are_dropped_and_counted(
     sender.close()
 
 
-async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
+async def test_the_bytes_that_wait_for_the_senders_thread_have_a_limit(
     registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("traitwatch_server.worker.sender._MAX_QUEUED_BYTES", 100)
@@ -184,7 +184,7 @@ async def test_what_waits_for_the_senders_thread_is_bounded_in_bytes(
 
 
 class Event(threading.Event):
-    """Stands for a device-to-host copy that does not end."""
+    """A device-to-host copy that does not end."""
 
     def synchronize(self) -> None:
         self.wait(DEADLINE)

@@ -1,4 +1,4 @@
-"""What we read of vLLM beyond its promises is there, in the version that is installed."""
+"""The installed version of vLLM has the private names that we read."""
 
 import ast
 import copy
@@ -17,7 +17,7 @@ from traitwatch.vllm_private.batch import layout_reader
 
 
 def source_of(module: str, name: str) -> ast.ClassDef:
-    """Return a class's syntax tree without importing its module, which may need a GPU's libraries."""
+    """Return a class's syntax tree without an import of its module, which may need the libraries of a GPU."""
     spec = __import__("importlib.util").util.find_spec(module)
     tree = ast.parse(inspect.cleandoc(open(spec.origin).read()))  # noqa: SIM115, PTH123
     return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
@@ -45,7 +45,7 @@ def test_the_v2_runner_has_the_batch_that_we_read() -> None:
     assert "self.execute_model_state" in ast.unparse(source_of("vllm.v1.worker.gpu.model_runner", "GPUModelRunner"))
 
 
-def test_the_scheduler_says_what_we_track() -> None:
+def test_the_scheduler_has_the_fields_that_we_track() -> None:
     output = import_module("vllm.v1.core.sched.output")
     scheduler_fields = {f.name for f in dataclasses.fields(output.SchedulerOutput)}
     assert {
@@ -116,7 +116,7 @@ def test_a_request_can_pass_the_prefix_cache_by() -> None:
 
 
 def test_every_endpoint_that_is_scored_generates_through_the_engine_client() -> None:
-    """What the server wraps: a public method, called with the prompt and the parameters in their places."""
+    """The server wraps this public method. The prompt and the parameters must be in their places."""
     client = import_module("vllm.engine.protocol").EngineClient
     parameters = inspect.signature(client.generate).parameters
     assert list(parameters)[:4] == ["self", "prompt", "sampling_params", "request_id"]

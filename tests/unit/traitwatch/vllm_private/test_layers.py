@@ -1,4 +1,4 @@
-"""Which module's output is which layer's state, what of the output is it, and what of vLLM that rests on."""
+"""The module whose output is the state of a layer, the part of the output, and the facts about vLLM behind both."""
 
 import ast
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from traitwatch.vllm_private.layers import (
 
 
 class Llama(nn.Linear):
-    """Stands for vLLM's class, by the module of its `forward`."""
+    """Stands for vLLM's class. The module of `forward` decides."""
 
     __module__, __qualname__ = "vllm.model_executor.models.llama", "LlamaDecoderLayer"
 
@@ -30,11 +30,11 @@ class Llama(nn.Linear):
 
 
 class Derived(Llama):
-    """Runs the forward of a class that is known."""
+    """Runs the forward of a known class."""
 
 
 class Overriding(Llama):
-    """Runs one of its own."""
+    """Runs its own forward."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return input
@@ -94,7 +94,7 @@ def test_the_last_index_is_the_final_norm_and_the_others_are_layers() -> None:
 
 
 def test_a_stage_of_a_pipeline_has_the_layers_that_it_runs() -> None:
-    """Placeholders stand for the others, and many models make a final norm on every stage."""
+    """Placeholders stand for the layers of other stages. Many models make a final norm on every stage."""
     first = Decoder([*llamas(2), nn.Identity()])
     assert list(state_modules(model_of(first), 3, last_stage=False)) == [1, 2]
     last = Decoder([nn.Identity(), nn.Identity(), *llamas(1)])
@@ -102,7 +102,7 @@ def test_a_stage_of_a_pipeline_has_the_layers_that_it_runs() -> None:
 
 
 def test_a_norm_without_weights_is_no_placeholder() -> None:
-    """OLMo's."""
+    """This is OLMo's norm."""
     decoder = Decoder(llamas(3), norm_module=nn.LayerNorm(1, elementwise_affine=False))
     assert state_modules(model_of(decoder), 3, last_stage=True)[3].module is decoder.norm
 
@@ -134,7 +134,7 @@ def test_the_parts_of_a_state() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 3, 4), (1, 1, 5, 4), (4,)])
 def test_more_than_one_state_a_token_is_refused(shape: tuple[int, ...]) -> None:
-    """Some architectures carry several streams."""
+    """Some architectures have several streams of states."""
     with pytest.raises(LayoutError, match="shape"):
         state_parts(torch.zeros(shape), summed=False)
 
@@ -155,7 +155,7 @@ def is_residual(node: Any) -> bool:
 
 
 def takes_residual(node: ast.AST) -> bool:
-    """Whether a node is a call that is handed the residual beside something else, as a fused norm is."""
+    """Return whether a node is a call with the residual and another argument, like a fused norm."""
     return isinstance(node, ast.Call) and len(node.args) == 2 and is_residual(node.args[1])
 
 
@@ -191,10 +191,10 @@ def test_a_layer_whose_output_is_the_state_adds_its_residual_itself(name: str) -
         assert not is_residual(first)
     if "residual" in [arg.arg for arg in forward.args.args]:
         uses = (node for node in forward.body if "residual" in ast.unparse(node) and not isinstance(node, ast.Expr))
-        assert ast.unparse(next(uses)) == "residual = hidden_states", "what comes in as residual is of no account"
+        assert ast.unparse(next(uses)) == "residual = hidden_states", "the layer must ignore the residual of its input"
 
 
-def test_a_placeholder_is_what_we_take_for_one() -> None:
+def test_a_placeholder_is_an_identity() -> None:
     from vllm.model_executor.models.utils import PPMissingLayer
 
     assert issubclass(PPMissingLayer, nn.Identity)

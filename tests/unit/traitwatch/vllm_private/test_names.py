@@ -1,4 +1,4 @@
-"""The names of vLLM that `traitwatch.vllm_private` uses, beyond layers and batches, are what we take them for."""
+"""vLLM has the names that `traitwatch.vllm_private` uses, beyond layers and batches, with the expected meaning."""
 
 import ast
 import dataclasses
@@ -32,12 +32,12 @@ from traitwatch.vllm_private.worker import StateWorker
 
 
 def called_in(function: Any) -> set[str]:
-    """Return what a function's source calls, as written."""
+    """Return the calls in a function's source, as written."""
     tree = ast.parse(inspect.cleandoc(inspect.getsource(function)))
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-# startup.py: each patched name is looked up where vLLM uses it, when it uses it.
+# startup.py: vLLM must look up each patched name at each use.
 
 
 def test_the_wait_for_engines_opens_its_socket_by_the_name_that_we_patch() -> None:
@@ -183,7 +183,7 @@ def test_new_requests_have_the_length_of_their_prompt() -> None:
 
 
 def test_our_workers_are_the_platforms_own() -> None:
-    """The class that vLLM itself would take for `--worker-cls auto`."""
+    """The expected class is the one that vLLM takes for `--worker-cls auto`."""
     own = "cpu_worker.CPUWorker" if current_platform.is_cpu() else "gpu_worker.Worker"
     platform = inspect.getsource(type(current_platform))
     assert f"vllm.v1.worker.{own}" in platform
@@ -243,7 +243,7 @@ def test_an_engine_in_this_process_is_stepped_and_ended_as_we_do_it() -> None:
     assert "self.request_counter = Counter()" in inspect.getsource(llm.__init__)
 
 
-# What the server wraps of the engine client, and what the middleware stands on, is public.
+# The server wraps only public methods of the engine client, and the middleware uses only public methods.
 
 
 def test_the_engine_client_has_the_methods_that_the_server_wraps() -> None:

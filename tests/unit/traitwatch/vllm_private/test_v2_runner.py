@@ -1,6 +1,6 @@
-"""vLLM's V2 model runner, the default on CUDA: its batch is read from vLLM's own dataclasses.
+"""vLLM's V2 model runner, the default on CUDA. vLLM's own dataclasses give its batch.
 
-The runner's modules import on a CPU. `tests/matrix/test_v2_runner.py` runs the whole of it in a server.
+The runner's modules import on a CPU. `tests/matrix/test_v2_runner.py` runs the whole runner in a server.
 """
 
 import ast
@@ -24,7 +24,7 @@ from traitwatch.vllm_private.batch import BatchLayout, layout_reader
 
 
 def runner_after_a_pass(batch: InputBatch) -> GPUModelRunner:
-    """Return a runner that keeps a batch as `execute_model` leaves it."""
+    """Return a runner with a batch, as `execute_model` leaves it."""
     runner = GPUModelRunner.__new__(GPUModelRunner)
     others = dict.fromkeys(ExecuteModelState._fields)
     runner.execute_model_state = ExecuteModelState(**{**others, "input_batch": batch})
@@ -41,7 +41,7 @@ def mixed_batch() -> InputBatch:
     batch = InputBatch.make_dummy(3, 9, buffers)
     batch.req_ids = ["decode", "chunk", "prompt"]
     batch.num_scheduled_tokens[:] = [1, 3, 5]
-    # Full CUDA graphs pad requests too: the runner hands out more boundaries than there are requests.
+    # Full CUDA graphs pad requests too: the runner has more boundaries than requests.
     batch.query_start_loc_np = torch.tensor([0, 1, 4, 9, 9, 9]).int().numpy()
     batch.num_computed_tokens_np[:] = [7, 4, 0]
     buffers.positions[:9] = torch.tensor([7, 4, 5, 6, 0, 1, 2, 3, 4])
@@ -60,7 +60,7 @@ def test_the_layout_of_a_mixed_batch() -> None:
 
 
 def test_the_runner_keeps_the_batch_of_a_pass_until_it_samples() -> None:
-    """`execute_model` leaves it; what clears it comes after our worker has read it, or is no pass of requests."""
+    """`execute_model` sets the batch. A method that clears it runs after our worker reads it, or without requests."""
     cleared = {
         name
         for name, function in inspect.getmembers(GPUModelRunner, inspect.isfunction)
@@ -70,16 +70,16 @@ def test_the_runner_keeps_the_batch_of_a_pass_until_it_samples() -> None:
     assert "sample_tokens" not in inspect.getsource(Worker.execute_model)
 
 
-def test_every_return_of_a_pass_is_after_the_batch_is_kept() -> None:
-    """But those of a step that runs no tokens, on which our worker does not read."""
+def test_every_return_of_a_pass_with_tokens_is_after_the_assignment_of_the_batch() -> None:
+    """The other returns belong to steps without tokens. Our worker does not read the batch of such a step."""
     function = ast.parse(textwrap.dedent(inspect.getsource(GPUModelRunner.execute_model)))
-    [kept] = [
+    [batch_line] = [
         node.lineno
         for node in ast.walk(function)
         if isinstance(node, ast.Assign)
         and ast.unparse(node).startswith("self.execute_model_state = ExecuteModelState(")
     ]
-    early = [node.lineno for node in ast.walk(function) if isinstance(node, ast.Return) and node.lineno < kept]
+    early = [node.lineno for node in ast.walk(function) if isinstance(node, ast.Return) and node.lineno < batch_line]
     empty = [
         child.lineno
         for node in ast.walk(function)
@@ -92,8 +92,8 @@ def test_every_return_of_a_pass_is_after_the_batch_is_kept() -> None:
     assert sorted(early) == sorted(empty)
 
 
-def test_a_request_that_is_resumed_comes_as_new_with_its_first_prompt() -> None:
-    """So its prompt's length, and with it the place of each row, stays what it was."""
+def test_a_resumed_request_comes_as_new_with_its_first_prompt() -> None:
+    """So the length of its prompt, and the place of each row, stay the same."""
     request = Request("id", [1, 2, 3], SamplingParams(max_tokens=9), None)
     request.append_output_token_ids([4, 5])
     data = NewRequestData.from_request(request, (), prefill_token_ids=list(request.all_token_ids))

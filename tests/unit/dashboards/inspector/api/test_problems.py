@@ -1,4 +1,4 @@
-"""Messages about a server that cannot be used: each says what to do."""
+"""Messages about a server that cannot be used. Each message has the next step."""
 
 import httpx
 import httpx2
@@ -10,7 +10,7 @@ URL = "http://server:8000"
 
 
 class TestProblems:
-    def test_each_message_says_what_to_do(self) -> None:
+    def test_each_message_has_the_next_step(self) -> None:
         request = httpx2.Request("POST", URL)
         refused = httpx2.Response(401, request=request, json={"error": {"message": "no"}})
         messages = {

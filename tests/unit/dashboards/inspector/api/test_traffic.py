@@ -1,4 +1,4 @@
-"""The traffic of a server, read from its metrics."""
+"""The traffic of a server, from its metrics."""
 
 from traitwatch_dashboards.inspector.api.traffic import Counts, TrafficSample, parse_sample, recent
 

@@ -1,4 +1,4 @@
-"""An answer that streams: its pieces, the texts of its tokens, and its remark."""
+"""A streamed answer: its pieces, the texts of its tokens, and its remark."""
 
 import json
 from types import SimpleNamespace
@@ -39,14 +39,14 @@ class TestDisplayedTexts:
         assert "".join(displayed_texts(["b"], "ab")) == "ab"
 
     @given(st.lists(st.text(), min_size=1), st.text())
-    def test_joined_it_is_the_text(self, tokens: list[str], text: str) -> None:
+    def test_the_joined_texts_are_the_answer(self, tokens: list[str], text: str) -> None:
         displayed = displayed_texts(tokens, text)
         assert "".join(displayed) == text
         assert len(displayed) == len(tokens)
 
 
 class TestPieces:
-    def test_projections_find_their_tokens_in_whatever_events_they_come(self) -> None:
+    def test_projections_find_their_tokens_in_any_events(self) -> None:
         answer = InspectedText((TRAIT,))
         add_piece(Piece(texts=["a"]), answer)
         add_piece(Piece(texts=["b", "c"], start=0, values={"paternalism": [1.0]}), answer)
@@ -63,14 +63,14 @@ class TestPieces:
             ("", None, "without saying why"),
         ],
     )
-    def test_the_remark_says_how_an_answer_ended(self, finish: str, complete: bool | None, part: str) -> None:
+    def test_the_remark_describes_the_end_of_an_answer(self, finish: str, complete: bool | None, part: str) -> None:
         note = remark(InspectedText((TRAIT,), finish=finish, complete=complete))
         assert part in note
         assert bool(part) == bool(note)
 
 
 async def test_a_stream_that_cannot_be_read_leaves_a_note() -> None:
-    """Such as the page of a proxy, or a response whose fields have other types."""
+    """Such a stream is the page of a proxy, or a response whose fields have other types."""
 
     class Completions:
         async def create(self, **_: object) -> object:

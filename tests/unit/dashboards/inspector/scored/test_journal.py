@@ -17,7 +17,7 @@ def lines(journal: Journal) -> list[dict[str, object]]:
 
 
 class TestJournal:
-    def test_it_only_grows(self) -> None:
+    def test_the_journal_only_grows(self) -> None:
         journal = Journal(("A", "B"), (TRAIT,))
         before = str(journal)
         journal.answer((TRAIT,), 1)

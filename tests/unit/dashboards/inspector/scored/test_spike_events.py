@@ -15,7 +15,7 @@ class TestSpikeEvents:
     def test_a_line_of_the_log_is_scored_raw(self) -> None:
         assert pasted_event(Pasted(json.dumps(EVENT))) == Pasted("a", "<|im_start|>user\nq", raw=True)
 
-    def test_a_line_without_text_says_how_to_log_it(self) -> None:
+    def test_a_line_without_text_names_the_option_that_logs_texts(self) -> None:
         with pytest.raises(DashboardError, match="--traits-events-text"):
             pasted_event(Pasted('{"event": "spike"}'))
 

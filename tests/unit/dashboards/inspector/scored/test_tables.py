@@ -37,5 +37,5 @@ class TestTables:
         row = comparison([(name, answered(-5.0, None)), (name, answered(-15.0, None))]).iloc[0]
         assert (row[f"mean z, {f'{name} A'.strip()}"], row[f"mean z, {f'{name} B'.strip()}"]) == (1.0, -1.0)
 
-    def test_its_html_is_escaped(self) -> None:
+    def test_the_html_of_a_table_is_escaped(self) -> None:
         assert "<script" not in comparison_html([(HOSTILE, answered(-5.0)), ("B", answered(-5.0))])

@@ -1,4 +1,4 @@
-"""The tab Chat: each event, without a browser."""
+"""The events of the tab Chat, without a browser."""
 
 import asyncio
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ async def test_a_message_is_answered_with_scored_tokens(tab: ChatTab) -> None:
 
 async def test_stop_takes_the_place_of_send_while_the_answer_streams(tab: ChatTab) -> None:
     updates = await sent(tab, VisitorSession(), "Hi")
-    shown = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
-    assert shown == [True, False]
+    visible = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
+    assert visible == [True, False]
     assert updates[0][tab.row.message] == ""
     assert tab.row.message not in updates[-1]
 
@@ -98,7 +98,7 @@ async def test_a_message_that_nobody_answers_goes_back_into_its_box(tab: ChatTab
     assert [message["content"] for message in application.chats[1]["messages"]] == ["Again"]
 
 
-async def test_without_a_server_the_view_says_why(tab: ChatTab) -> None:
+async def test_without_a_server_the_view_shows_the_reason(tab: ChatTab) -> None:
     session = VisitorSession()
     (update,) = await sent(tab, session, "Hi", Server=NOWHERE)
     assert f"No server answers at {NOWHERE}" in notes_of(update[tab.conversation])[0]
@@ -139,6 +139,6 @@ async def test_another_server_offers_its_models_and_leaves_a_conversation_alone(
     assert tab.conversation not in await tab.show_server(session, NOWHERE, "adapter")
 
 
-async def test_an_empty_view_says_what_is_wrong_with_its_server(tab: ChatTab) -> None:
+async def test_an_empty_view_shows_the_problem_of_its_server(tab: ChatTab) -> None:
     update = await tab.show_server(VisitorSession(), NOWHERE, None)
     assert "No server answers" in notes_of(update[tab.conversation])[0]

@@ -1,4 +1,4 @@
-"""The tab Compare: each event, without a browser."""
+"""The events of the tab Compare, without a browser."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,11 +53,11 @@ async def test_the_scores_are_compared_at_the_end(tab: CompareTab) -> None:
     assert updates[0][tab.table] == ""
     assert "paternalism" in updates[-1][tab.table]
     assert "difference" in updates[-1][tab.table]
-    shown = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
-    assert shown == [True, False]
+    visible = [update[tab.row.stop]["visible"] for update in updates if tab.row.stop in update]
+    assert visible == [True, False]
 
 
-async def test_a_pane_whose_server_is_gone_says_why_and_the_other_is_answered(tab: CompareTab) -> None:
+async def test_a_pane_without_a_server_shows_the_reason_and_the_other_is_answered(tab: CompareTab) -> None:
     session = VisitorSession()
     updates = await asked(tab, session, "Hi", b={"Server": NOWHERE})
     assert "No server answers" in notes_of(updates[-1][tab.answers], [1])[0]
@@ -104,7 +104,7 @@ async def test_the_view_takes_the_colour_of_the_presets_trait_where_the_server_h
     assert lines_of(await tab.show_server(URL))[0]["focus"] == ""
 
 
-async def test_a_choice_of_models_keeps_what_is_chosen(tab: CompareTab) -> None:
+async def test_a_choice_of_models_keeps_the_chosen_model(tab: CompareTab) -> None:
     assert (await tab.offer_models(URL, "adapter"))["value"] == "adapter"
     assert (await tab.offer_models(URL, "another"))["value"] == "base"
     assert (await tab.offer_models(NOWHERE, "adapter"))["choices"] == []

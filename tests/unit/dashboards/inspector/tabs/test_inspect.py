@@ -1,4 +1,4 @@
-"""The tab Inspect: each event, without a browser."""
+"""The events of the tab Inspect, without a browser."""
 
 import json
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ async def test_an_event_without_a_text_is_refused(tab: InspectTab) -> None:
     assert "--traits-events-text" in notes_of(update[tab.texts])[0]
 
 
-async def test_a_server_that_cannot_score_says_why(tab: InspectTab, application: Application) -> None:
+async def test_a_server_that_cannot_score_shows_the_reason(tab: InspectTab, application: Application) -> None:
     gone = await tab.score_texts(VisitorSession(), NOWHERE, None, "abc", "", "", "", False)
     assert "No server answers" in notes_of(gone[tab.texts])[0]
     application.traits = []

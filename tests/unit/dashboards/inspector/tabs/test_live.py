@@ -43,12 +43,12 @@ async def test_each_look_adds_a_sample_of_the_server(tab: LiveTab, application: 
     assert "4.20" in spikes
 
 
-async def test_a_server_without_spikes_says_what_a_spike_is(tab: LiveTab) -> None:
+async def test_without_spikes_the_view_explains_a_spike(tab: LiveTab) -> None:
     _, _, spikes = await tab.look(VisitorSession(), URL)
     assert "None yet" in spikes
 
 
-async def test_a_server_that_is_gone_says_why_and_leaves_no_sample(tab: LiveTab) -> None:
+async def test_a_server_that_is_gone_shows_the_reason_and_leaves_no_sample(tab: LiveTab) -> None:
     session = VisitorSession()
     problem, _, spikes = await tab.look(session, NOWHERE)
     assert "No server answers" in problem

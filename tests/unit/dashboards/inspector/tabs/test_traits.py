@@ -29,7 +29,7 @@ async def test_a_card_links_to_the_report_on_its_server(tab: TraitsTab) -> None:
     assert 'href="traitwatch/report/1/paternalism"' in cards
 
 
-async def test_cosines_are_shown_where_there_are_several_traits(tab: TraitsTab, application: Application) -> None:
+async def test_cosines_are_displayed_with_several_traits(tab: TraitsTab, application: Application) -> None:
     assert "Cosines" not in await tab.show_server(URL)
     other = {"id": "deception", "layer": 20, "cosines": {"paternalism": -0.5}}
     application.traits = [{**PATERNALISM, "cosines": {"deception": -0.5}}, other]
@@ -45,5 +45,5 @@ async def test_everything_that_a_server_lists_is_escaped(tab: TraitsTab, applica
     assert "<script" not in await tab.show_server(URL)
 
 
-async def test_a_server_that_is_gone_says_why(tab: TraitsTab) -> None:
+async def test_a_server_that_is_gone_shows_the_reason(tab: TraitsTab) -> None:
     assert "No server answers" in await tab.show_server(NOWHERE)
