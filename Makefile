@@ -20,12 +20,13 @@ demo-alerts: setup ## Serve it under Prometheus and Alertmanager, and see an ale
 programs: ## Install what demo-alerts and the tests drive, from Debian: prometheus, chromium, debootstrap and others
 	@bash scripts/programs.sh
 
+# All of them run in two processes (tests/conftest.py says what goes where), some of them in one.
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest $(or $(ARGS),-n 2)
 
-# In two lanes, each module in one of them: these tests start many servers, and a start keeps one core busy, not two.
+# In two processes: these tests start many servers, and a start keeps one core busy, not two.
 test-matrix: setup ## Serve under every engine feature and compare each projection with transformers
-	@.venv/bin/python -m pytest tests/matrix -n 2 --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest tests/matrix -n 2 $(ARGS)
 
 test-e2e: setup ## Run the tests that drive a real Prometheus, Alertmanager and browser (`make programs` installs them)
 	@.venv/bin/python -m pytest tests/ops tests/e2e $(ARGS)

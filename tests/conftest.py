@@ -1,14 +1,14 @@
-"""The common parts of all tests: a tiny model, the shared servers, and the second run of some failed tests."""
+"""The common parts of all tests: a tiny model, the work of two processes, and the second run of some failed tests."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.paths import ROOT
-from tests.support.shared_servers import NAMES, SharedServers
 from tests.support.tiny_model import save_tiny_model
 
 # Every run has the same examples. An example has no time limit, since machines are noisy.
@@ -37,6 +37,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
+class Lanes(LoadScopeScheduling):
+    """Splits the tests of a run in two processes (`-n 2`): each process takes a module, or all of `tests/integration`.
+
+    The modules of `tests/integration` share servers. Some read the metrics of a server before and after a request.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::", 1)[0]
+        return "tests/integration" if module.startswith("tests/integration/") else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Split the tests by `Lanes`. The largest share starts first."""
+    return Lanes(config, log)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List the tests that needed the second run, with the reason of the first failure."""
     again = terminalreporter.getreports("rerun")
@@ -50,26 +66,6 @@ def _reason(report: pytest.TestReport) -> str:
     """Return the first line of an error."""
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message if crash else report.longreprtext).strip().splitlines()[0]
-
-
-@pytest.fixture(scope="session")
-def shared_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
-    """The shared servers that the collected tests use."""
-    used = _used_fixtures(request.session)
-    servers = SharedServers([name for name in NAMES if name in used], tmp_path_factory.mktemp("shared-servers"))
-    yield servers
-    servers.close()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def early_start(request: pytest.FixtureRequest) -> None:
-    """Start the shared servers before the first test, so that the unit tests run meanwhile."""
-    if "shared_servers" in _used_fixtures(request.session):
-        request.getfixturevalue("shared_servers")
-
-
-def _used_fixtures(session: pytest.Session) -> set[str]:
-    return {name for item in session.items for name in getattr(item, "fixturenames", ())}
 
 
 @pytest.fixture(scope="session")

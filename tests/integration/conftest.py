@@ -1,5 +1,6 @@
-"""The fixtures of all modules: three servers, which the root conftest starts, and their expected projections."""
+"""The fixtures of all modules: three servers, which start before the first test, and their expected projections."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests.support.forks import prepare
 from tests.support.random_llama import Oracle
 from tests.support.reference import SERVED_PRECISION, Reference
 from tests.support.serving import Server
-from tests.support.shared_servers import SHIPPED_VECTORS, SharedServers, embedded_directions
+from tests.support.shared_servers import NAMES, SHIPPED_VECTORS, SharedServers, embedded_directions
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.models.embedded import embedded_model
 
@@ -18,6 +19,32 @@ from traitwatch_builder.models.embedded import embedded_model
 def forks_prepared() -> None:
     """Import the modules of the forked commands before the first of these commands starts."""
     prepare()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the modules that use the shared servers to the end. The servers start while the other modules run."""
+    waiting = {item.path for item in items if "shared_servers" in _fixtures(item)}
+    items.sort(key=lambda item: item.path in waiting)
+
+
+@pytest.fixture(scope="session")
+def shared_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServers]:
+    """The shared servers that the collected tests use."""
+    used = {name for item in request.session.items for name in _fixtures(item)}
+    servers = SharedServers([name for name in NAMES if name in used], tmp_path_factory.mktemp("shared-servers"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early_start(request: pytest.FixtureRequest) -> None:
+    """Start the shared servers before the first test."""
+    if any("shared_servers" in _fixtures(item) for item in request.session.items):
+        request.getfixturevalue("shared_servers")
+
+
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

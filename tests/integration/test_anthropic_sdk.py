@@ -7,6 +7,7 @@ The examples send no field of ours, and no type of the package declares one. Cli
   `message_delta` (the rest and the summary). `get_final_message()` has no scores.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
@@ -29,8 +30,9 @@ def claude(scored: Server) -> anthropic.Anthropic:
 
 
 @pytest.fixture
-def async_claude(scored: Server) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(base_url=scored.url, api_key="none", max_retries=0)
+async def async_claude(scored: Server) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(base_url=scored.url, api_key="none", max_retries=0) as claude:
+        yield claude
 
 
 def test_anthropic_messages(claude: anthropic.Anthropic) -> None:

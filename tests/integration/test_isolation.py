@@ -42,12 +42,13 @@ async def test_32_chats_at_once_score_as_alone(
     in_served_precision: Reference,
     directions: dict[str, tuple[int, Float32Array]],
 ) -> None:
-    client = embedded.async_client()
-    alone = [await client.chat.completions.create(**_request(number)) for number in range(NUM_CHATS)]
-    together, _ = await asyncio.gather(
-        asyncio.gather(*(_after(0.02 * n, client.chat.completions.create(**_request(n))) for n in range(NUM_CHATS))),
-        asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 3, 9, 20))),
-    )
+    async with embedded.async_client() as client:
+        ask = client.chat.completions.create
+        alone = [await ask(**_request(number)) for number in range(NUM_CHATS)]
+        together, _ = await asyncio.gather(
+            asyncio.gather(*(_after(0.02 * number, ask(**_request(number))) for number in range(NUM_CHATS))),
+            asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 3, 9, 20))),
+        )
     for number, (single, batched) in enumerate(zip(alone, together, strict=True)):
         choice: Any = batched.choices[0]
         assert choice.traits_complete is True, f"chat {number}"
@@ -72,9 +73,9 @@ async def test_32_chats_at_once_score_as_alone(
 
 
 async def test_nothing_stays_in_the_ledger(embedded: Server) -> None:
-    client = embedded.async_client()
-    await asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 2, 5)))
-    await client.chat.completions.create(**_request(0))
+    async with embedded.async_client() as client:
+        await asyncio.gather(*(_abort_after(client, tokens) for tokens in (1, 2, 5)))
+        await client.chat.completions.create(**_request(0))
     deadline = time.monotonic() + 20
     while embedded.metric("traitwatch_ledger_requests") != 0:
         assert time.monotonic() < deadline, "requests are still in the ledger after their responses are over"

@@ -11,6 +11,7 @@ The examples send no field of ours, and no type of the package declares one. Cli
 """
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import openai
@@ -41,8 +42,9 @@ def client(scored: Server) -> openai.OpenAI:
 
 
 @pytest.fixture
-def async_client(scored: Server) -> openai.AsyncOpenAI:
-    return scored.async_client()
+async def async_client(scored: Server) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with scored.async_client() as client:
+        yield client
 
 
 # chat

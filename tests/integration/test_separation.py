@@ -44,7 +44,7 @@ async def test_the_vector_separates_held_out_answers(embedded: Server, model: Pa
 
 
 async def _answers(server: Server, prompts: list[Messages]) -> list[str]:
-    client = server.async_client()
     sampling: dict[str, Any] = {"model": MODEL_NAME, "temperature": 0.7, "top_p": 0.9, "max_tokens": 80}
-    answers = await asyncio.gather(*(client.chat.completions.create(messages=p, **sampling) for p in prompts))
+    async with server.async_client() as client:
+        answers = await asyncio.gather(*(client.chat.completions.create(messages=p, **sampling) for p in prompts))
     return [answer.choices[0].message.content.strip() for answer in answers]

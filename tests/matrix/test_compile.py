@@ -65,7 +65,8 @@ async def test_compiled_then_from_the_cache_beside_a_cache_without_a_tap(
 ) -> None:
     cache = Cache(tmp_path)
     with cache.serving(plain_vllm(model)) as server:
-        [choice] = (await server.async_client().completions.create(**request([1, 2, 3], max_tokens=4))).choices
+        async with server.async_client() as client:
+            [choice] = (await client.completions.create(**request([1, 2, 3], max_tokens=4))).choices
         assert not hasattr(choice, "traits")
     without_tap = cache.kernels()
     assert len(configurations(without_tap)) == 1

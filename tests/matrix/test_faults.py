@@ -75,7 +75,8 @@ def incomplete(server: Server, reason: str) -> float:
 
 
 async def answer(server: Server, number: int = 0) -> Any:
-    return await server.async_client().chat.completions.create(**ask(number))
+    async with server.async_client() as client:
+        return await client.chat.completions.create(**ask(number))
 
 
 async def assert_scored_again(server: Server, oracle: Oracle) -> None:
@@ -143,13 +144,14 @@ async def test_a_lost_row_in_a_stream_comes_out_as_null_at_its_end(server: Serve
     fault.set("lose")
     tokens: list[float | None] = []
     last: Any = None
-    async for event in await server.async_client().chat.completions.create(**ask(stream=True)):
-        for choice in event.choices:
-            part = getattr(choice, "traits", None)
-            if part:
-                assert part["probe1"]["start"] == len(tokens)
-                tokens += part["probe1"]["tokens"]
-                last = choice
+    async with server.async_client() as client:
+        async for event in await client.chat.completions.create(**ask(stream=True)):
+            for choice in event.choices:
+                part = getattr(choice, "traits", None)
+                if part:
+                    assert part["probe1"]["start"] == len(tokens)
+                    tokens += part["probe1"]["tokens"]
+                    last = choice
     assert len(tokens) == TOKENS
     assert tokens.count(None) == 2
     assert last.traits_complete is False
@@ -190,12 +192,13 @@ async def test_an_api_process_that_is_busy_loses_nothing(server: Server, oracle:
 
 async def test_clients_that_leave_in_mid_stream_leave_nothing_behind(server: Server, oracle: Oracle) -> None:
     async def leave(number: int) -> None:
-        stream = await server.async_client().chat.completions.create(**ask(number, stream=True, max_tokens=500))
-        async for _ in stream:
-            number -= 1
-            if number < 0:
-                break
-        await stream.close()
+        async with server.async_client() as client:
+            stream = await client.chat.completions.create(**ask(number, stream=True, max_tokens=500))
+            async for _ in stream:
+                number -= 1
+                if number < 0:
+                    break
+            await stream.close()
 
     await asyncio.gather(*(leave(n) for n in range(12)))
     await settled(server)

@@ -49,19 +49,19 @@ def test_the_v2_runner_runs(v2: Server) -> None:
 
 async def test_every_answer_has_its_own_projections(v2: Server, oracle: Oracle) -> None:
     """Prompts are longer or shorter than a pass. Answers are sampled or greedy. Some clients leave."""
-    client = v2.async_client()
 
-    async def answer(number: int) -> None:
+    async def answer(client: Any, number: int) -> None:
         await asyncio.sleep(0.03 * number)
         completion: Any = await client.completions.create(**_request(number))
         choice = completion.choices[0]
         assert choice.traits_complete is True, f"request {number}"
         oracle.check(choice.traits, choice.prompt_token_ids, choice.token_ids)
 
-    await asyncio.gather(
-        *(answer(number) for number in range(24)),
-        *(_abort_after(client, number, 1 + 2 * number) for number in range(6)),
-    )
+    async with v2.async_client() as client:
+        await asyncio.gather(
+            *(answer(client, number) for number in range(24)),
+            *(_abort_after(client, number, 1 + 2 * number) for number in range(6)),
+        )
     assert v2.metric("vllm:num_preemptions_total") > 0
     drafts = v2.metric("vllm:spec_decode_num_draft_tokens_total")
     assert 0 < v2.metric("vllm:spec_decode_num_accepted_tokens_total") < drafts

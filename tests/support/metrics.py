@@ -120,20 +120,20 @@ def _sample(name: str, labels: dict[str, str]) -> _Sample:
 
 async def _traffic(server: Server) -> list[Any]:
     """Return the answers to some chats with two choices each."""
-    client = server.async_client()
-    return await asyncio.gather(
-        *(
-            client.chat.completions.create(
-                model=MODEL_NAME,
-                messages=[{"role": "user", "content": f"Tell me about the number {number}."}],
-                n=2,
-                max_tokens=TOKENS,
-                temperature=0.7,
-                extra_body={"ignore_eos": True, "return_token_ids": True},
+    async with server.async_client() as client:
+        return await asyncio.gather(
+            *(
+                client.chat.completions.create(
+                    model=MODEL_NAME,
+                    messages=[{"role": "user", "content": f"Tell me about the number {number}."}],
+                    n=2,
+                    max_tokens=TOKENS,
+                    temperature=0.7,
+                    extra_body={"ignore_eos": True, "return_token_ids": True},
+                )
+                for number in range(8)
             )
-            for number in range(8)
         )
-    )
 
 
 def _openmetrics(server: Server) -> list[Any]:

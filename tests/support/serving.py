@@ -35,6 +35,11 @@ class Server:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     def async_client(self) -> openai.AsyncOpenAI:
+        """Return a client for `async with`.
+
+        A client that is not closed may close its sockets while a later client already has their numbers. The event loop
+        then forgets the sockets of the later client, whose answers never come.
+        """
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=300)
 
     def metric(self, name: str, **labels: str) -> float:

@@ -4,7 +4,7 @@
   projection of this model is exact to the fourth decimal, and sampling does not depend on rounding.
 - `embedded` serves the embedded model with the shipped vectors and with random vectors.
 
-`SharedServers` starts the servers that the collected tests use. Meanwhile, the unit tests run.
+`SharedServers` starts the servers that the collected tests use. Meanwhile, the tests that need no server run.
 """
 
 import threading
