@@ -15,6 +15,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from traitwatch.cpu_engine import ONE_PROCESS
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running, tail
 
@@ -60,7 +61,8 @@ class Server:
 def environment() -> dict[str, str]:
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # An engine in the tests' own process leaves its log level in the environment.
-    return {**_unbound(max(1, (os.cpu_count() or 1) // 2)), **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
+    threads = _unbound(max(1, (os.cpu_count() or 1) // 2))
+    return {**threads, **ONE_PROCESS, **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
 def _unbound(threads: int) -> dict[str, str]:

@@ -1,15 +1,14 @@
 """The environment and the process of a vLLM engine that the builder starts.
 
-On a GPU the engine runs in processes of its own. On a CPU the engine runs in the builder's process: vLLM's processes
-wait for each other by spinning, and spinning takes cores from the arithmetic. On two cores, spinning costs half of the
-speed and most of the start-up time.
+On a GPU the engine runs in processes of its own. On a CPU the engine runs in the builder's process: `cpu_engine` gives
+the reason. On two cores, processes of its own cost half of the speed and most of the start-up time.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
+from traitwatch.cpu_engine import MULTIPROCESSING, ONE_PROCESS
 
 
 def vllm_environment() -> None:
@@ -21,7 +20,7 @@ def vllm_environment() -> None:
 
 @contextmanager
 def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
-    """On a CPU, make the engines of a `with` block run in this process; the module's docstring gives the reason.
+    """On a CPU, make the engines of a `with` block run in this process.
 
     Variables that the user has set stay: the function changes nothing if `VLLM_ENABLE_V1_MULTIPROCESSING` is set.
 
@@ -30,12 +29,12 @@ def in_this_process_on_a_cpu(workers: int = 1) -> Iterator[None]:
     """
     from vllm.platforms import current_platform
 
-    if workers > 1 or not current_platform.is_cpu() or _MULTIPROCESSING in os.environ:
+    if workers > 1 or not current_platform.is_cpu() or MULTIPROCESSING in os.environ:
         yield
         return
-    os.environ[_MULTIPROCESSING] = "0"
+    os.environ.update(ONE_PROCESS)
     try:
         yield
     finally:
         # Servers that this process starts later must not inherit the variable.
-        del os.environ[_MULTIPROCESSING]
+        del os.environ[MULTIPROCESSING]

@@ -14,6 +14,7 @@ import openai
 import platformdirs
 from rich.console import Console
 
+from traitwatch.cpu_engine import ONE_PROCESS
 from traitwatch.precision import default_vllm_dtype
 from traitwatch.processes import free_port, running
 from traitwatch.vectors import SHIPPED
@@ -62,7 +63,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
         with console.status("") as status:
 
             def waiting(seconds: float) -> None:
-                status.update(f"Starting vLLM on {model.name} ({seconds:.0f} s; some 40 s on two CPU cores)")
+                status.update(f"Starting vLLM on {model.name} ({seconds:.0f} s; some 30 s on two CPU cores)")
 
             server = running(
                 "the server",
@@ -109,5 +110,6 @@ def _traitwatch() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the server: offline, and a KV cache for a laptop; the user's environment wins."""
-    return {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    """Return the environment of the server: offline, and small enough for a laptop. The user's environment wins."""
+    offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    return {**offline, "VLLM_CPU_KVCACHE_SPACE": "1", **ONE_PROCESS, **os.environ}

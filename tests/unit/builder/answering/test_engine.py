@@ -7,33 +7,32 @@ from typing import Any
 import pytest
 from vllm.platforms import current_platform
 
+from traitwatch.cpu_engine import MULTIPROCESSING
 from traitwatch_builder.answering.engine import Engine
 from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.vllm_engine import in_this_process_on_a_cpu
 
-VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
-
 
 def test_only_the_engine_that_is_made_in_the_block_runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(MULTIPROCESSING, raising=False)
     with in_this_process_on_a_cpu():
-        assert os.environ.get(VARIABLE) == ("0" if current_platform.is_cpu() else None)
-    assert VARIABLE not in os.environ
+        assert os.environ.get(MULTIPROCESSING) == ("0" if current_platform.is_cpu() else None)
+    assert MULTIPROCESSING not in os.environ
 
 
 def test_an_engine_that_does_not_start_leaves_nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(MULTIPROCESSING, raising=False)
     block = in_this_process_on_a_cpu()
     with pytest.raises(RuntimeError, match="no model"), block:
         raise RuntimeError("no model")
-    assert VARIABLE not in os.environ
+    assert MULTIPROCESSING not in os.environ
 
 
 def test_several_workers_have_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(MULTIPROCESSING, raising=False)
     with in_this_process_on_a_cpu(workers=2):
-        assert VARIABLE not in os.environ
+        assert MULTIPROCESSING not in os.environ
 
 
 def test_an_engine_spreads_over_gpus_and_the_error_of_its_start_names_an_alternative(
@@ -50,7 +49,7 @@ def test_an_engine_spreads_over_gpus_and_the_error_of_its_start_names_an_alterna
 
 
 def test_a_setting_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv(MULTIPROCESSING, "1")
     with in_this_process_on_a_cpu():
-        assert os.environ[VARIABLE] == "1"
-    assert os.environ[VARIABLE] == "1"
+        assert os.environ[MULTIPROCESSING] == "1"
+    assert os.environ[MULTIPROCESSING] == "1"
