@@ -1,8 +1,8 @@
 """Keeps vLLM's engine in one process on a CPU.
 
 By default, vLLM's engine and its worker are two processes on a CPU. They wait for each other by spinning, and spinning
-takes cores from the arithmetic. Measured on two cores of an EPYC: with one process, the demonstration takes 34 s and not
-46 s; a server of the tests starts in 17 s and not 24 s, and needs 22 s of CPU time and not 39 s.
+takes cores from the arithmetic. Measured on two cores of an EPYC, with two processes and with one: `traitwatch demo
+--once` takes 45 s and 35 s, a server of the tests starts in 24 s and 17 s, and needs 39 s and 22 s of CPU time.
 
 On a GPU, one process is vLLM's default. Engines with several workers have a process for each worker on any device.
 """
