@@ -44,6 +44,11 @@ def free_port(*wanted: int) -> int:
     raise ProcessError("no free port on 127.0.0.1.")
 
 
+def traitwatch_command(*arguments: str) -> list[str]:
+    """Return a command line of our command, for this Python. With `-P`, it imports nothing of the working directory."""
+    return [sys.executable, "-P", "-m", "traitwatch", *arguments]
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """Return the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
@@ -132,7 +137,7 @@ def inspector(
     Raises:
         ProcessError: the inspector did not start.
     """
-    command = [sys.executable, "-P", "-m", "traitwatch", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = traitwatch_command("ui", "--host", "127.0.0.1", "--port", str(port))
     for url in urls:
         command += ["--url", url]
     if root_path is not None:

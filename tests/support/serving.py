@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from traitwatch.cpu_engine import ONE_PROCESS
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running, tail
+from traitwatch.vllm_private.server_process import SERVER_MODULE
 
 # This time limit only ends a hang. Where ten processes share each core, a start takes ten minutes.
 START_TIMEOUT = 1800.0
@@ -131,12 +132,4 @@ def traitwatch(*arguments: str | Path) -> list[str]:
 
 def plain_vllm(model: Path, *arguments: str) -> list[str]:
     """Return the command line of vLLM's own server, without Traitwatch."""
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "vllm.entrypoints.launchers.api_server.entry",
-        "--model",
-        str(model),
-        *arguments,
-    ]
+    return [sys.executable, "-P", "-m", SERVER_MODULE, "--model", str(model), *arguments]

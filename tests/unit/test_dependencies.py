@@ -4,6 +4,7 @@ An import inside a function counts like an import at the top of the module.
 """
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -147,6 +148,8 @@ PROMISED = {
     "vllm.platforms.current_platform",
     "vllm.sampling_params.RequestOutputKind",
 }
+# The same for names in strings: the group of an entry point.
+PROMISED_IN_STRINGS = {"vllm.endpoint_plugins"}
 PRIVATE = "traitwatch.vllm_private"
 # Private names of other libraries, for which there is no public way.
 OTHERS = {
@@ -163,6 +166,13 @@ def unpromised(found: Sequence[Import]) -> list[str]:
         for one in found
         if one.target.partition(".")[0] == "vllm" and one.target not in PROMISED and not in_private_room(one.module)
     ]
+
+
+def unpromised_in_strings(module: str, source: str) -> set[tuple[str, str]]:
+    """Return the strings of a module that are a dotted name of vLLM, and that vLLM does not promise."""
+    texts = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+    names = {text for text in texts if isinstance(text, str) and re.fullmatch(r"vllm(\.\w+)+", text)}
+    return {(module, name) for name in names - PROMISED_IN_STRINGS}
 
 
 def in_private_room(module: str) -> bool:
@@ -184,6 +194,8 @@ def foreign_privates(module: str, source: str) -> set[tuple[str, str]]:
 
 def test_only_the_private_room_imports_names_that_vllm_does_not_promise() -> None:
     assert not unpromised(IMPORTS)
+    sources_outside = {module: path for module, path in MODULES.items() if not in_private_room(module)}
+    assert not set().union(*(unpromised_in_strings(m, path.read_text()) for m, path in sources_outside.items()))
 
 
 def test_only_the_private_room_reads_private_attributes_of_others() -> None:
@@ -194,5 +206,7 @@ def test_only_the_private_room_reads_private_attributes_of_others() -> None:
 def test_a_private_name_is_found() -> None:
     assert unpromised([Import("traitwatch_server.app.engine", "vllm.v1.engine.core.EngineCoreProc", 1)])
     assert not unpromised([Import("traitwatch.vllm_private.batch", "vllm.v1.worker.gpu_input_batch.InputBatch", 1)])
+    assert unpromised_in_strings("m", "run('vllm.v1.engine.core')") == {("m", "vllm.v1.engine.core")}
+    assert not unpromised_in_strings("m", "'vllm.endpoint_plugins', 'See vllm.LLM.'")
     assert foreign_privates("m", "runner._prepare(1)") == {("m", "runner._prepare")}
     assert not foreign_privates("m", "self._prepare(1)")

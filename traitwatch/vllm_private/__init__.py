@@ -9,6 +9,7 @@ fails where another version of vLLM has changed it.
 - `command_line.py` has the parser and the run of `vllm serve`. `startup.py` patches how vLLM's processes start.
 - `api_process.py` reads the engines, the metrics and the tokenizer of vLLM's API process.
 - `offline.py` drives and ends an engine of `vllm.LLM`. `version.py` has the installed version.
+- `server_process.py` has the module of vLLM's own server, and reads a server's log.
 
 Begin with `layers.py` and `batch.py`.
 """

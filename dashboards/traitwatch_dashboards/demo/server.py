@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from traitwatch.cpu_engine import ONE_PROCESS
 from traitwatch.precision import default_vllm_dtype
-from traitwatch.processes import free_port, running
+from traitwatch.processes import free_port, running, traitwatch_command
 from traitwatch.vectors import SHIPPED
 from traitwatch_dashboards.example_chats import Chat
 
@@ -27,7 +26,7 @@ _START_TIMEOUT = 900.0
 
 def prepare_embedded_model() -> Path:
     """Return the path of the embedded model; the first call prepares the model."""
-    prepared = subprocess.run([*_traitwatch(), "model"], stdout=subprocess.PIPE, text=True, check=False)
+    prepared = subprocess.run(traitwatch_command("model"), stdout=subprocess.PIPE, text=True, check=False)
     if prepared.returncode != 0:
         raise click.ClickException("the embedded model could not be prepared (see above).")
     return Path(prepared.stdout.strip())
@@ -54,7 +53,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
     """
     url = f"http://127.0.0.1:{port}"
     vectors = SHIPPED / model.name
-    command = [*_traitwatch(), "serve", str(model), "--traits", str(vectors), "--served-model-name", DEMO_MODEL_NAME]
+    command = traitwatch_command("serve", str(model), "--traits", str(vectors), "--served-model-name", DEMO_MODEL_NAME)
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--dtype", default_vllm_dtype()]
     if not compiled:
         command.append("--enforce-eager")
@@ -103,10 +102,6 @@ def scored_choice(url: str, messages: Chat, trait: str, *, seed: int | None = No
         extra_body={"traits": {"include": [trait]}},
     )
     return answer.choices[0]
-
-
-def _traitwatch() -> list[str]:
-    return [sys.executable, "-P", "-m", "traitwatch"]
 
 
 def _environment() -> dict[str, str]:

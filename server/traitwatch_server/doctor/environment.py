@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from traitwatch.vllm_private.server_process import attention_backends, model_runner
+
 _SECRET_OPTIONS = ("--hf-token", "--hf_token")
-_BACKEND = re.compile(r"Using (?:AttentionBackendEnum\.)?(\w+) attention backend")
 
 
 def environment(model: str, config: Any, options: Sequence[str], log: str) -> list[tuple[str, str]]:
@@ -102,12 +103,6 @@ def shown_options(options: Sequence[str]) -> list[str]:
     return public
 
 
-def model_runner(log: str) -> str:
-    """Return the model runner that a server used; vLLM's workers log only the name of the newer one."""
-    return "V2" if "Using V2 Model Runner" in log else "V1"
-
-
 def attention_backend(log: str) -> str:
     """Return the attention backend that a server's log names."""
-    found = sorted(set(_BACKEND.findall(log)))
-    return ", ".join(found) or ("vLLM's for CPUs" if on_cpu() else "not known")
+    return ", ".join(attention_backends(log)) or ("vLLM's for CPUs" if on_cpu() else "not known")

