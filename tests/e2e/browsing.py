@@ -1,8 +1,7 @@
 """Drives the inspector in a real browser: Debian's Chromium, by Playwright."""
 
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,10 +173,3 @@ def inspecting(browser: Browser, directory: Path, *urls: str) -> Iterator[Visit]
     """Start an inspector of some servers with its log in a directory. Open its page."""
     with inspector(list(urls), free_port(), directory / "log") as address, visit(browser, address) as seen:
         yield seen
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0, message: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.1)

@@ -2,7 +2,8 @@
 
 from playwright.sync_api import Locator, expect
 
-from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, until
+from tests.e2e.browsing import ANSWER_TIMEOUT, Visit
+from tests.support.waiting import until
 
 # A sampled answer may end before the test looks at the page. Then the test asks again.
 TRIES = 4

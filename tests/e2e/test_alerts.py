@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.faults import VARIABLE
 from tests.support.serving import MODEL_NAME, Server, serving
+from tests.support.waiting import until
 from traitwatch import vectors
 from traitwatch_builder.models.embedded import embedded_model
 from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
@@ -96,13 +97,6 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     ):
         yield Operated(server, fault, webhook, programs)
     del os.environ[VARIABLE]
-
-
-def until(condition: Callable[[], bool], seconds: float, message: Callable[[], object]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.2)
 
 
 def fired(notices: list[Notice]) -> set[tuple[str, str | None]]:

@@ -3,9 +3,10 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, until, visit
+from tests.e2e.browsing import ANSWER_TIMEOUT, Visit, visit
 from tests.e2e.chatting import LONG, TRIES, answer, begin
 from tests.e2e.scene import BARE, TRAITS, Scene
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 

@@ -3,9 +3,10 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, until, visit
+from tests.e2e.browsing import ANSWER_TIMEOUT, NARROW, WIDE, Visit, visit
 from tests.e2e.chatting import answer
 from tests.e2e.scene import BARE, Scene, without
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 

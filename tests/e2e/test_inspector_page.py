@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.browsing import inspecting, until, visit
+from tests.e2e.browsing import inspecting, visit
 from tests.e2e.proxy import proxied
 from tests.e2e.replay import projection, replaying
+from tests.support.waiting import until
 from traitwatch.processes import free_port, inspector
 
 pytestmark = pytest.mark.engine

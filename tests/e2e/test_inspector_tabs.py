@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.e2e.browsing import Visit, until
+from tests.e2e.browsing import Visit
 from tests.e2e.chatting import answer
 from tests.e2e.scene import BARE, HEADERS, TRAITS, Scene
 from tests.support.serving import MODEL_NAME
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.engine
 

@@ -1,7 +1,6 @@
 """The real Prometheus and Alertmanager, run by `demo.monitoring` of the dashboards, with made-up metrics."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.exporter import Exporter, exporting
 from tests.support.promtool import series
+from tests.support.waiting import until
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running
 from traitwatch_dashboards.demo.monitoring import Monitoring, find_programs, monitoring
@@ -46,13 +46,6 @@ def notice(name: str, status: str, **labels: str) -> Callable[[Notice], bool]:
     return lambda n: (n.name, n.status) == (name, status) and labels.items() <= n.labels.items()
 
 
-def until(condition: Callable[[], bool], message: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, message()
-        time.sleep(0.1)
-
-
 def test_an_alert_arrives_with_its_words_and_is_resolved(operated: Operated) -> None:
     bare = series("traitwatch_vector_info", trait="candour", layer="16", calibration_date="")
     operated.exporter.gauge(bare, 1)
@@ -79,7 +72,7 @@ def test_a_silent_monitor_holds_back_only_the_trait_alerts_of_its_model(operated
     def drifting() -> set[str]:
         return {alert["model_name"] for alert in operated.monitoring.firing() if alert["alertname"] == "TraitDrift"}
 
-    until(lambda: drifting() == {"m", "other"})
+    until(lambda: drifting() == {"m", "other"}, TIMEOUT)
     # The alert of the silent server is held back, because the alert of the silent model includes it.
     assert {n.name for n in operated.webhook.notices() if n.labels["model_name"] == "m"} == {"TraitwatchSilent"}
     expected = {
@@ -88,7 +81,7 @@ def test_a_silent_monitor_holds_back_only_the_trait_alerts_of_its_model(operated
         ("TraitDrift", "m"): "suppressed",
         ("TraitDrift", "other"): "active",
     }
-    until(lambda: states(operated, "model_name") == expected, lambda: states(operated, "model_name"))
+    until(lambda: states(operated, "model_name") == expected, TIMEOUT, lambda: states(operated, "model_name"))
 
 
 def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: Operated) -> None:
@@ -105,15 +98,15 @@ def test_a_page_about_a_trait_holds_back_tickets_that_follow_from_it(operated: O
     assert "had a paternalism spike" in fast.annotations["description"]
     assert not any("error" in text.lower() for text in fast.annotations.values())
     operated.exporter.gauge(series("traitwatch_drift_cusum", trait="candour", direction="down"), 20)
-    until(lambda: any(alert["alertname"] == "TraitDrift" for alert in operated.monitoring.firing()))
-    until(lambda: sum(alert["alertname"] == "TraitSpikesSlow" for alert in operated.monitoring.firing()) == 2)
+    until(lambda: any(alert["alertname"] == "TraitDrift" for alert in operated.monitoring.firing()), TIMEOUT)
+    until(lambda: sum(alert["alertname"] == "TraitSpikesSlow" for alert in operated.monitoring.firing()) == 2, TIMEOUT)
     expected = {
         ("TraitSpikesFast", "paternalism"): "active",
         ("TraitSpikesSlow", "paternalism"): "suppressed",
         ("TraitSpikesSlow", "deception"): "active",
         ("TraitDrift", "candour"): "suppressed",
     }
-    until(lambda: states(operated, "trait") == expected, lambda: states(operated, "trait"))
+    until(lambda: states(operated, "trait") == expected, TIMEOUT, lambda: states(operated, "trait"))
 
 
 def states(operated: Operated, label: str) -> dict[tuple[str, str], str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.trait import nothing
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
 from tests.support.wire.openai import is_probe, spelled
 from traitwatch_builder.judging.judge import Question
@@ -23,10 +24,6 @@ def judge_at(server: WireServer, **options: Any) -> OpenAIJudge:
 
 def questions(count: int) -> list[Question]:
     return [Question("trait", f"question {i}", f"answer {i}") for i in range(count)]
-
-
-def nothing(count: int) -> None:
-    """Ignore the progress."""
 
 
 def scores(judge: OpenAIJudge, asked: list[Question]) -> list[float | None]:

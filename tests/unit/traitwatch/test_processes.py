@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.waiting import until
 from traitwatch.errors import ProcessError
 from traitwatch.process_guard import end_session
 from traitwatch.processes import free_port, running
@@ -85,13 +86,6 @@ def is_up(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:

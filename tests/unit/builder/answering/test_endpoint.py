@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.trait import nothing
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
 from tests.support.wire.openai import INPUT_TOKENS, completion, error, last_message, models
 from traitwatch_builder.answering.endpoint import EndpointAnswers
@@ -37,10 +38,6 @@ def prompts(count: int) -> list[ChatPrompt]:
         ChatPrompt([{"role": "system", "content": "be"}, {"role": "user", "content": f"prompt {i}"}], [1, 2, 3])
         for i in range(count)
     ]
-
-
-def nothing(count: int) -> None:
-    """Take the progress and do nothing."""
 
 
 def source(*servers: WireServer, sampling: Sampling = SAMPLING, **options: Any) -> EndpointAnswers:

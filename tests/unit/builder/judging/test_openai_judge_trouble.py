@@ -2,12 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.judges import PROMPT, Respond, judge_at, nothing, questions, scores, with_log_probabilities
+from tests.support.judges import PROMPT, Respond, judge_at, questions, scores, with_log_probabilities
+from tests.support.trait import nothing
+from tests.support.waiting import until
 from tests.support.wire.http import Reply, Request, wire_server
 from tests.support.wire.openai import error, first_token, is_probe, last_message, spelled
 from traitwatch_builder.clients import chat_completions
@@ -16,13 +18,6 @@ from traitwatch_builder.judging import openai_judge
 from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
 pytestmark = pytest.mark.usefixtures("without_openai")
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 # --- trouble that passes
@@ -235,6 +230,6 @@ def test_a_consumer_that_stops_early_ends_the_requests() -> None:
         found.close()  # type: ignore[attr-defined]
         assert time.monotonic() - started < 30
         slow.set()
-        until(lambda: server._open == 0, "requests stayed open")
+        until(lambda: server._open == 0, message=lambda: "requests stayed open")
         assert len(server.requests) <= 5
-    until(lambda: threading.active_count() <= before, "a thread stayed")
+    until(lambda: threading.active_count() <= before, message=lambda: "a thread stayed")

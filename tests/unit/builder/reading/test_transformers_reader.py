@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from tests.support.trait import nothing
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.reading.states import Reading, Span
 from traitwatch_builder.reading.transformers_reader import Reader, shared_prefix
@@ -22,10 +23,6 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-
-
-def nothing(count: int) -> None:
-    """Take the progress and do nothing."""
 
 
 def make_reader() -> Reader:

@@ -9,7 +9,6 @@ import re
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing.synchronize import Barrier
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support.responses import SPIKE, decode, response, trait
+from tests.support.waiting import until
 from traitwatch.spikes import Spike
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.recording.spike_log import SpikeLog, checked_file
@@ -52,13 +52,6 @@ def open_log(path: Path, dropped: list[int]) -> Iterator[Callable[..., SpikeLog]
 
 def lines_of(*paths: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold in time"
-        time.sleep(0.01)
 
 
 def test_a_spike_is_a_line_without_any_text(open_log: Callable[..., SpikeLog], path: Path) -> None:
@@ -187,7 +180,7 @@ def write_many(path: Path, process: int, count: int, start: Barrier, results: An
             start.wait(TIMEOUT)
         log.record(response(f"{process}-{i}"))
         if i % 100 == 99:
-            wait_until(lambda i=i: log.recent(1)[:1] != [] and log.recent(1)[0]["request_id"] == f"{process}-{i}")
+            until(lambda i=i: log.recent(1)[:1] != [] and log.recent(1)[0]["request_id"] == f"{process}-{i}")
     log.close()
     results.put(sum(dropped))
 

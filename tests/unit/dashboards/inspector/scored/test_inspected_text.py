@@ -1,19 +1,7 @@
 """A scored text and its summary."""
 
-from traitwatch_dashboards.inspector.api.traits import Trait
-from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary
-
-TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
-
-
-BARE = Trait("bare", 20)
-
-
-def answered(*projections: float | None, texts: list[str] | None = None) -> InspectedText:
-    answer = InspectedText((TRAIT, BARE), finish="stop")
-    row = list(projections)
-    answer.add(texts or [f"t{i} " for i in range(len(row))], 0, {"paternalism": row, "bare": row})
-    return answer
+from tests.support.inspected_text import BARE, TRAIT, answered
+from traitwatch_dashboards.inspector.scored.inspected_text import Summary
 
 
 class TestSummary:

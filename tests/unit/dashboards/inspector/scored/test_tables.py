@@ -2,24 +2,11 @@
 
 import pytest
 
-from traitwatch_dashboards.inspector.api.traits import Trait
+from tests.support.inspected_text import BARE, answered
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
 from traitwatch_dashboards.inspector.scored.tables import comparison, comparison_html
 
-TRAIT = Trait("paternalism", 20, mean=-10.0, std=5.0, threshold=1.5)
-
-
-BARE = Trait("bare", 20)
-
-
 HOSTILE = "<script>alert(1)</script>"
-
-
-def answered(*projections: float | None, texts: list[str] | None = None) -> InspectedText:
-    answer = InspectedText((TRAIT, BARE), finish="stop")
-    row = list(projections)
-    answer.add(texts or [f"t{i} " for i in range(len(row))], 0, {"paternalism": row, "bare": row})
-    return answer
 
 
 class TestTables:
