@@ -63,9 +63,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """Return the first line of an error."""
+    """Return the first line of an error's message. Where the report has only a traceback, return its last line."""
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(crash.message if crash else report.longreprtext).strip().splitlines()[0]
+    if crash is not None:
+        return str(crash.message).strip().splitlines()[0]
+    return report.longreprtext.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from traitwatch_builder.judging.judging import (
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.steps import ExtractOptions, Provenance, calibrate_step, extract_step, verify_step
 from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, write_answers, write_neutral
-from traitwatch_builder.storage.worklog import KeptValues, Worklog
+from traitwatch_builder.storage.worklog import SavedValues, Worklog
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.held_out import check_held_out
 
@@ -129,15 +129,15 @@ class Build:
         session, workspace = self._session, self._workspace
         responder = self._responder()
         lines = []
-        # `KeptValues` only reads: another build may be writing the neutral answers.
-        log, neutral_log = KeptValues(workspace.log("answers")), KeptValues(workspace.neutral_log)
+        # `SavedValues` only reads: another build may be writing the neutral answers.
+        log, neutral_log = SavedValues(workspace.log("answers")), SavedValues(workspace.neutral_log)
         answers: dict[str, list[Answer | None]] = {}
         for job, worklog in [*((job, log) for job in self._jobs), (self._neutral, neutral_log)]:
             lines.append((f"answers: {job.name}", responder.plan(job, worklog)))
-            answers[job.name] = responder.kept(job, worklog)
+            answers[job.name] = responder.saved(job, worklog)
         placeholder = Answer("x" * (CHARACTERS_PER_TOKEN * self._options.sampling.max_tokens), finished=False)
         judge = self._judge()
-        scores = KeptValues(workspace.log("scores"))
+        scores = SavedValues(workspace.log("scores"))
         questions = []
         for job in self._jobs:
             rows = responder.rows(job, [answer or placeholder for answer in answers[job.name]])

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.clients.chat_completions import (
-    KEPT,
     NO_KEY,
     OPENAI_URL,
     REJECTED,
+    SAVED,
     ChatClient,
     Warn,
     altered,
@@ -241,7 +241,7 @@ class EndpointAnswers:
             if len(names) > 1:
                 self._warn(f"the servers name their models differently: {', '.join(names)}. Are they the same?")
             if not endpoints:
-                raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {KEPT}")
+                raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {SAVED}")
             await EndpointFleet(endpoints, prompts, self._ask, give, self._warn).run(self._in_flight)
 
     def _key_of(self, url: str) -> str:

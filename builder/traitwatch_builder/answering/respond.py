@@ -17,7 +17,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import Messages, bare, opens_thinking, render, text_ids
 from traitwatch_builder.progress import progress
 from traitwatch_builder.storage.answers import JudgedAnswer, clean_text
-from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint
+from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,16 @@ class Responder:
         self._open_source = open_source
         self._console = console
 
-    def missing(self, job: Job, worklog: KeptValues) -> list[int]:
+    def missing(self, job: Job, worklog: SavedValues) -> list[int]:
         """Return the indices of a job's answers that are not in the worklog."""
         return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
 
-    def kept(self, job: Job, worklog: KeptValues) -> list[Answer | None]:
+    def saved(self, job: Job, worklog: SavedValues) -> list[Answer | None]:
         """Return the answers of a job in the worklog; None for each missing answer."""
         found = (worklog.get(key) for key in self._keys(job))
         return [None if answer is None else Answer(**answer) for answer in found]
 
-    def plan(self, job: Job, worklog: KeptValues) -> str:
+    def plan(self, job: Job, worklog: SavedValues) -> str:
         """Return as text how many answers of a job are missing, and how many tokens they would take."""
         missing = self.missing(job, worklog)
         tokens = sum(len(self.prompt(job.conversations[i]).ids) for i in missing)
@@ -117,7 +117,7 @@ class Responder:
         else:
             names = ", ".join(job.name for job, _ in jobs)
             self._console.print(f"All answers are there from an earlier run: {names}.")
-        answers = {job.name: [a for a in self.kept(job, worklog) if a is not None] for job, worklog in jobs}
+        answers = {job.name: [a for a in self.saved(job, worklog) if a is not None] for job, worklog in jobs}
         for job, _ in jobs:
             if len(answers[job.name]) < len(job.conversations):
                 raise PipelineError(f"answers are missing in {job.name!r}; the same command goes on from here.")

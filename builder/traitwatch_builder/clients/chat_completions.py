@@ -36,7 +36,7 @@ ItemT = TypeVar("ItemT")
 
 Warn = Callable[[str], None]
 
-KEPT = "All answers so far are saved, and the same command goes on from there."
+SAVED = "All results so far are saved, and the same command goes on from there."
 REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 """Errors for a request that the server does not accept: the same request would fail again."""
 
@@ -127,7 +127,7 @@ class ChatClient:
                 return reply
             await asyncio.sleep(random.uniform(0.1, 0.3))
         raise PipelineError(
-            f"{self.url} answers, but not with chat completions ({str(reply)[:200]}). Check the URL. {KEPT}"
+            f"{self.url} answers, but not with chat completions ({str(reply)[:200]}). Check the URL. {SAVED}"
         )
 
     async def models(self) -> list[str]:
@@ -212,28 +212,28 @@ def server_message(error: openai.APIError) -> str:
 def plain_error(error: openai.OpenAIError, url: str, model: str) -> PipelineError:
     """Return an error of the SDK in plain words: what failed, at which server, with which model, and what to do."""
     if isinstance(error, openai.APITimeoutError):
-        return PipelineError(f"{url} did not answer in time, though asked several times. {KEPT}")
+        return PipelineError(f"{url} did not answer in time, though asked several times. {SAVED}")
     if isinstance(error, openai.APIConnectionError):
         reason = error.__cause__ or error
-        return PipelineError(f"{url} cannot be reached ({reason}). Is it running, and is the URL right? {KEPT}")
+        return PipelineError(f"{url} cannot be reached ({reason}). Is it running, and is the URL right? {SAVED}")
     if not isinstance(error, openai.APIStatusError):
-        return PipelineError(f"{url} could not be used: {error}. {KEPT}")
+        return PipelineError(f"{url} could not be used: {error}. {SAVED}")
     message = server_message(error)
     if isinstance(error, openai.AuthenticationError):
-        return PipelineError(f"{url} rejected the API key: {message} Check OPENAI_API_KEY. {KEPT}")
+        return PipelineError(f"{url} rejected the API key: {message} Check OPENAI_API_KEY. {SAVED}")
     if isinstance(error, openai.PermissionDeniedError):
-        return PipelineError(f"{url} does not let this key use {model!r}: {message} Check the key's rights. {KEPT}")
+        return PipelineError(f"{url} does not let this key use {model!r}: {message} Check the key's rights. {SAVED}")
     if isinstance(error, openai.NotFoundError):
-        return PipelineError(f"{url} has no model {model!r}: {message} Check the model's name and the URL. {KEPT}")
+        return PipelineError(f"{url} has no model {model!r}: {message} Check the model's name and the URL. {SAVED}")
     if error.code == "insufficient_quota":
-        return PipelineError(f"{url}: the account's quota is used up: {message} Add credit, then go on. {KEPT}")
+        return PipelineError(f"{url}: the account's quota is used up: {message} Add credit, then go on. {SAVED}")
     if isinstance(error, openai.RateLimitError):
         seconds = _retry_after(error.response.headers)
         when = f"It asks to come back in {seconds / 60:.0f} minutes." if seconds > _SDK_WAITS else "Ask less at once."
-        return PipelineError(f"{url} keeps saying that its limit is reached (429): {message} {when} {KEPT}")
+        return PipelineError(f"{url} keeps saying that its limit is reached (429): {message} {when} {SAVED}")
     if isinstance(error, REJECTED):
-        return PipelineError(f"{url} rejected the request ({error.status_code}): {message} {KEPT}")
-    return PipelineError(f"{url} failed with status {error.status_code}, though asked several times: {message} {KEPT}")
+        return PipelineError(f"{url} rejected the request ({error.status_code}): {message} {SAVED}")
+    return PipelineError(f"{url} failed with status {error.status_code}, though asked several times: {message} {SAVED}")
 
 
 async def in_parallel(work: Callable[[ItemT], Coroutine[Any, Any, None]], items: Iterable[ItemT], at_once: int) -> None:

@@ -20,7 +20,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Aspect, Judge, Question
 from traitwatch_builder.progress import bar
 from traitwatch_builder.storage.answers import JudgedAnswer
-from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
+from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint, model_fingerprint
 
 JudgeName = Literal["openai", "likelihood"]
 ASPECTS: tuple[Aspect, ...] = ("trait", "coherence")
@@ -109,7 +109,7 @@ def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
     return [Question(aspect, row.question, row.answer, row.context) for row in rows for aspect in ASPECTS]
 
 
-def pending(judge: Judge, questions: Sequence[Question], worklog: KeptValues) -> dict[str, Question]:
+def pending(judge: Judge, questions: Sequence[Question], worklog: SavedValues) -> dict[str, Question]:
     """Return the questions whose score is not in the worklog, each once, by the key of its score."""
     keyed = {fingerprint(judge.identity(question)): question for question in questions}
     return {key: question for key, question in keyed.items() if worklog.get(key) is None}

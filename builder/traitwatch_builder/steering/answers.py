@@ -88,7 +88,7 @@ class SteeredAnswers:
         """Tokens of the longest conversation, without its answer."""
         return max(map(len, self._prompts.values()))
 
-    def kept(self) -> list[SteeredAnswer | None]:
+    def saved(self) -> list[SteeredAnswer | None]:
         """Return the answers setting by setting, None for an answer that the worklog does not have."""
         texts = [self._worklog.get(key) for key in self._keys]
         return [
@@ -103,7 +103,7 @@ class SteeredAnswers:
             load: returns the model; called only where an answer is missing. The model is released at the end.
             console: where progress is printed.
         """
-        todo = [i for i, answer in enumerate(self.kept()) if answer is None]
+        todo = [i for i, answer in enumerate(self.saved()) if answer is None]
         if todo:
             model = load()
             with bar(console, "steered answers", len(todo)) as advance:
@@ -114,7 +114,7 @@ class SteeredAnswers:
                     for i, text in zip(part, texts, strict=True):
                         self._worklog.put(self._keys[i], clean_text(without_thinking(text, self._thinking_opened)))
                     advance(len(part))
-        return [answer for answer in self.kept() if answer is not None]
+        return [answer for answer in self.saved() if answer is not None]
 
 
 def judge_steering(

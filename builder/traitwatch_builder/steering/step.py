@@ -170,7 +170,7 @@ class SteeringRun:
     def plan(self) -> str:
         """Return what `measure` would generate and spend, in one sentence."""
         with Worklog(self._workspace.log("steered")) as log, Worklog(self._workspace.log("scores")) as scores:
-            answers = self._answers(log).kept()
+            answers = self._answers(log).saved()
             known = [question for answer in answers if answer for question in answer.questions]
             questions = list(pending(self._judge, known, scores).values())
         missing = answers.count(None)

@@ -22,7 +22,7 @@ _MODEL_FILES = (
 )
 
 
-class KeptValues:
+class SavedValues:
     """The values of a worklog at the time of reading. This class only reads the file."""
 
     def __init__(self, path: Path):
@@ -36,7 +36,7 @@ class KeptValues:
         return len(self._values)
 
 
-class Worklog(KeptValues):
+class Worklog(SavedValues):
     """One worklog, open for writing. Use a worklog as a context manager, or call `close`.
 
     Only one process at a time may open a worklog.

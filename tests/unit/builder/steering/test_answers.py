@@ -61,7 +61,7 @@ def test_an_interrupted_run_goes_on_without_making_or_judging_anything_twice(tmp
     model.stop_after = None
     first, second = CountingJudge(stop_after=100), CountingJudge()
     with Worklog(tmp_path / "log") as log:
-        assert answers_of(log).kept().count(None) == 150 - num_generated
+        assert answers_of(log).saved().count(None) == 150 - num_generated
         answers = answers_of(log).make(lambda: model, console())
         with pytest.raises(KeyboardInterrupt):
             judge_steering(first, answers, log, console())

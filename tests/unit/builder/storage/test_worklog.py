@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from traitwatch_builder.storage.worklog import KeptValues, Worklog, fingerprint, model_fingerprint
+from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint, model_fingerprint
 
 
 def test_the_next_process_finds_every_value(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_a_log_that_another_process_writes_can_be_read_and_is_left_alone(tmp_pat
         log.put("one", 1)
         with (tmp_path / "a.jsonl").open("ab") as file:
             file.write(b'{"key": "half')
-        values = KeptValues(tmp_path / "a.jsonl")
+        values = SavedValues(tmp_path / "a.jsonl")
         assert (values.get("one"), len(values)) == (1, 1)
         assert (tmp_path / "a.jsonl").read_bytes().endswith(b"half")
-    assert KeptValues(tmp_path / "none.jsonl").get("one") is None
+    assert SavedValues(tmp_path / "none.jsonl").get("one") is None
     assert not (tmp_path / "none.jsonl").exists()
 
 
