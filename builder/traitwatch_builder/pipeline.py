@@ -190,11 +190,11 @@ class Build:
         self, judge: Judge, rows: dict[str, list[JudgedAnswer]]
     ) -> tuple[dict[str, list[JudgedAnswer]], JudgeCard]:
         """Return the rows with their scores, and the card of the judge."""
-        console = self._session.console
+        console, options = self._session.console, self._options.judge
         with Worklog(self._workspace.log("scores")) as scores, usage_printed(judge, console):
             every = [row for part in rows.values() for row in part]
-            scored = iter(judge_answers(judge, every, scores, console, f"scores: {judge.card.name}"))
-            judged_by = judge_card(judge, self._options.judge, scores)
+            scored = iter(judge_answers(judge, options, every, scores, console, f"scores: {judge.card.name}"))
+            judged_by = judge_card(judge, options, scores)
             return {name: [next(scored) for _ in part] for name, part in rows.items()}, judged_by
 
 

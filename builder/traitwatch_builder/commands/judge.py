@@ -68,7 +68,6 @@ def judge_command(
     from traitwatch_builder.judging.judging import (
         cost_estimate,
         judge_answers,
-        judge_card,
         make_judge,
         pending,
         questions_of,
@@ -100,11 +99,10 @@ def judge_command(
                     console.print(f"{directory}: {len(todo)} scores to give by {judge.card.name}; {cost}.")
                     continue
                 for path in mine:
-                    scored = judge_answers(judge, rows[path], log, console, f"scores: {path.name}")
+                    scored = judge_answers(judge, options, rows[path], log, console, f"scores: {path.name}")
                     write_scores(path, trait, scored)
                     count = sum(row.trait is not None for row in scored)
                     console.print(f"{path}: {count} of {len(scored)} answers have a trait score.")
-                judge_card(judge, options, log)
 
 
 def _places(trait: str, definition: Path | None, files: tuple[Path, ...]) -> list[Path]:

@@ -5,9 +5,10 @@ worklog is not asked for again; `pending` finds the questions whose score is mis
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -124,7 +125,12 @@ def cost_estimate(judge: Judge, questions: Sequence[Question]) -> str:
 
 
 def ask_judge(
-    judge: Judge, questions: Sequence[Question], worklog: Worklog, console: Console, label: str
+    judge: Judge,
+    questions: Sequence[Question],
+    worklog: Worklog,
+    console: Console,
+    label: str,
+    before_first: Callable[[], None] = lambda: None,
 ) -> list[float | None]:
     """Return the scores of questions; the judge is asked for the scores that are not in the worklog.
 
@@ -134,12 +140,15 @@ def ask_judge(
         worklog: stores each score as soon as it is known.
         console: where the progress bar is shown.
         label: the text of the progress bar.
+        before_first: called before the first new score is stored. The judge knows its method then.
     """
     todo = pending(judge, questions, worklog)
     if todo:
         keys = list(todo)
         with bar(console, label, len(todo)) as advance:
-            for score in judge.score(list(todo.values()), advance):
+            for number, score in enumerate(judge.score(list(todo.values()), advance)):
+                if number == 0:
+                    before_first()
                 worklog.put(keys[score.index], {"score": score.value})
     return [_score(worklog, fingerprint(judge.identity(question))) for question in questions]
 
@@ -150,10 +159,11 @@ def _score(worklog: Worklog, key: str) -> float | None:
 
 
 def judge_answers(
-    judge: Judge, rows: Sequence[JudgedAnswer], worklog: Worklog, console: Console, label: str
+    judge: Judge, options: JudgeOptions, rows: Sequence[JudgedAnswer], worklog: Worklog, console: Console, label: str
 ) -> list[JudgedAnswer]:
-    """Return rows with their scores."""
-    scores = ask_judge(judge, questions_of(rows), worklog, console, label)
+    """Return rows with their scores. The worklog also stores the judge's card, for `judge_card`."""
+    store = partial(_store_card, judge, options, worklog)
+    scores = ask_judge(judge, questions_of(rows), worklog, console, label, store)
     return [
         replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
         for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
@@ -170,18 +180,25 @@ def usage_printed(judge: Judge, console: Console) -> Iterator[None]:
             console.print(f"The judge took {judge.usage}.")
 
 
-def judge_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> JudgeCard:
+def judge_card(judge: Judge, options: JudgeOptions, worklog: SavedValues) -> JudgeCard:
     """Return the judge for a vector's card.
 
-    A judge knows its method after its first score. The worklog stores the card, for runs in which no score is missing.
+    A judge knows its method after its first score. Where no score was missing, the worklog has the card of the run that
+    asked the judge.
     """
-    key = fingerprint(["judge", options.name, options.model, options.base_url])
-    stored = worklog.get(key)
-    if judge.card.method:
-        if stored != judge.card.model_dump():
-            worklog.put(key, judge.card.model_dump())
-        return judge.card
-    return judge.card if stored is None else JudgeCard.model_validate(stored)
+    stored = worklog.get(_card_key(options))
+    return judge.card if judge.card.method or stored is None else JudgeCard.model_validate(stored)
+
+
+def _store_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> None:
+    """Store the judge's card. The scores come after it: a run that finds all of them finds the card too."""
+    card = judge.card.model_dump()
+    if worklog.get(_card_key(options)) != card:
+        worklog.put(_card_key(options), card)
+
+
+def _card_key(options: JudgeOptions) -> str:
+    return fingerprint(["judge", options.name, options.model, options.base_url])
 
 
 def _rounded(score: float | None) -> float | None:

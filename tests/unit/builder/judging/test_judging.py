@@ -24,7 +24,9 @@ from traitwatch_builder.judging.judging import (
     usage_printed,
 )
 from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
-from traitwatch_builder.storage.worklog import Worklog
+from traitwatch_builder.storage.worklog import SavedValues, Worklog
+
+OPTIONS = JudgeOptions("openai", "m")
 
 
 class Lengths:
@@ -63,7 +65,7 @@ def rows(*answers: str) -> list[JudgedAnswer]:
 
 def test_each_row_gets_its_scores_and_a_refusal_stays_empty(tmp_path: Path) -> None:
     with Worklog(tmp_path / "s.jsonl") as log:
-        got = judge_answers(Lengths(), rows("one", "?", "three"), log, QUIET, "")
+        got = judge_answers(Lengths(), OPTIONS, rows("one", "?", "three"), log, QUIET, "")
     assert [(row.answer, row.trait, row.coherence) for row in got] == [
         ("one", 3.0, 53.0),
         ("?", None, None),
@@ -75,9 +77,24 @@ def test_the_card_of_a_probed_judge_is_saved_for_a_run_without_questions(tmp_pat
     probed, idle = Lengths(), Lengths()
     probed.card = JudgeCard(name="lengths", method="integer", note="coarse")
     with Worklog(tmp_path / "s.jsonl") as log:
-        assert judge_card(probed, JudgeOptions("openai", "m"), log) == probed.card
-        assert judge_card(idle, JudgeOptions("openai", "m", max_concurrent=3), log) == probed.card
-        assert judge_card(idle, JudgeOptions("openai", "another"), log) == idle.card
+        judge_answers(probed, OPTIONS, rows("one"), log, QUIET, "")
+        assert judge_card(probed, OPTIONS, log) == probed.card
+        assert judge_card(idle, replace(OPTIONS, max_concurrent=3), log) == probed.card
+        assert judge_card(idle, replace(OPTIONS, model="another"), log) == idle.card
+
+
+def test_the_card_is_saved_before_the_first_score(tmp_path: Path) -> None:
+    """A build may be killed when it has all scores, and before it does anything else."""
+    path = tmp_path / "s.jsonl"
+    judge = Lengths()
+    judge.card = JudgeCard(name="lengths", method="integer", note="coarse")
+    with Worklog(path) as log:
+        judge_answers(judge, OPTIONS, rows("one"), log, QUIET, "")
+        lines = path.read_bytes().splitlines(keepends=True)
+    # The worklog of a killed build has the first of these lines.
+    for number in range(1, len(lines) + 1):
+        path.write_bytes(b"".join(lines[:number]))
+        assert judge_card(Lengths(), OPTIONS, SavedValues(path)) == judge.card
 
 
 def test_an_estimate_for_an_unprobed_judge_names_what_may_cost_more() -> None:
@@ -98,7 +115,7 @@ def test_the_usage_of_a_judge_that_failed_is_printed(tmp_path: Path) -> None:
         pytest.raises(PipelineError),
         usage_printed(judge, Console(file=output, width=200)),
     ):
-        judge_answers(judge, rows("one", "two"), log, QUIET, "")
+        judge_answers(judge, OPTIONS, rows("one", "two"), log, QUIET, "")
     assert f"The judge took {judge.usage}." in output.getvalue()
 
 
@@ -119,21 +136,21 @@ def test_the_scores_before_a_failure_of_the_judge_are_saved(tmp_path: Path) -> N
     judge, answers = Lengths(), rows("one", "two2", "three", "?")
     judge.stop = 5
     with Worklog(tmp_path / "s.jsonl") as log, pytest.raises(PipelineError, match="the server is gone"):
-        judge_answers(judge, answers, log, QUIET, "")
+        judge_answers(judge, OPTIONS, answers, log, QUIET, "")
     judge.stop = 99
     with Worklog(tmp_path / "s.jsonl") as log:
         assert len(pending(judge, questions_of(answers), log)) == 3
-        got = judge_answers(judge, answers, log, QUIET, "")
+        got = judge_answers(judge, OPTIONS, answers, log, QUIET, "")
         assert [row.trait for row in got] == [3.0, 4.0, 5.0, None]
         assert len(judge.asked) == len(set(judge.asked)) == 8, "the judge scores each question once, refusals included"
-        judge_answers(judge, answers, log, QUIET, "")
+        judge_answers(judge, OPTIONS, answers, log, QUIET, "")
         assert len(judge.asked) == 8
 
 
 def test_the_same_answer_twice_is_judged_once(tmp_path: Path) -> None:
     judge = Lengths()
     with Worklog(tmp_path / "s.jsonl") as log:
-        got = judge_answers(judge, rows("same", "same"), log, QUIET, "")
+        got = judge_answers(judge, OPTIONS, rows("same", "same"), log, QUIET, "")
     assert [row.trait for row in got] == [4.0, 4.0]
     assert len(judge.asked) == 2
 
