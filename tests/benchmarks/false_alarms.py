@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from tests.support.serving import serving, traitwatch
+from tests.support.serving import measured_environment, serving, traitwatch
 from traitwatch.spikes import peak_level
 from traitwatch.vectors import SHIPPED
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
@@ -230,7 +230,7 @@ def server(url: str | None, console: Console) -> Iterator[str]:
     command = traitwatch("serve", model, "--traits", SHIPPED / model.name, "--enforce-eager")
     with tempfile.TemporaryDirectory() as directory:
         console.print(f"Starting a server on {model.name} with the shipped vectors.")
-        with serving(command, Path(directory) / "server.log") as started:
+        with serving(command, Path(directory) / "server.log", variables=measured_environment()) as started:
             yield started.url
 
 

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.answers import RUNS, ReceivedChoice, alike, headers, own_part, post, received_choices
+from tests.support.answers import STREAMS, ReceivedChoice, alike, headers, own_part, post, received_choices
 from tests.support.cases import CASES, CHAT, COMPLETIONS, Case
 from tests.support.random_llama import Oracle
 from tests.support.serving import MODEL_NAME, Server
@@ -69,7 +69,7 @@ def test_in_a_stream_a_projection_comes_one_event_after_its_token(name: str, sco
     """Each event has the scores of all tokens in the earlier events of the choice."""
     case = CASES[name]
     more = {"return_token_ids": True, "max_tokens": 100, "ignore_eos": True}
-    for _ in range(RUNS):
+    for _ in range(STREAMS):
         streamed = received_choices(post(scored, case.path, case.body, stream=True, **more))
         if all(len(one.behind) > 20 and not any(one.behind) for one in streamed.values()):
             break

@@ -18,7 +18,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.support.answers import RUNS, ReceivedChoice
+from tests.support.answers import STREAMS, ReceivedChoice
 from tests.support.cases import SCHEMA, TOOL, WEATHER
 from tests.support.sdk import joined, scored_whole
 from tests.support.serving import MODEL_NAME, Server
@@ -204,7 +204,7 @@ def test_openai_responses(client: openai.OpenAI) -> None:
 
 
 def test_openai_responses_streamed(client: openai.OpenAI) -> None:
-    for _ in range(RUNS):
+    for _ in range(STREAMS):
         early, whole = _streamed_response(client)
         if early >= whole / 2:
             break

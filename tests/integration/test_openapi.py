@@ -8,9 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.test_refusals import MALFORMED
 from tests.support.answers import events, post
-from tests.support.cases import CASES, CHAT, ENDPOINTS, Case, bare
+from tests.support.cases import CASES, CHAT, ENDPOINTS, MALFORMED, Case, bare
 from tests.support.openapi import EVENTS, Schema
 from tests.support.serving import Server
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.answers import RUNS, alike, headers, raw
+from tests.support.answers import STREAMS, alike, headers, raw
 from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
@@ -69,7 +69,7 @@ def test_the_parts_of_a_stream_join_to_the_unstreamed_scores(scored: Server, pat
 def test_a_stream_scores_while_it_runs(embedded: Server) -> None:
     """A live monitor needs most scores before the last event."""
     early = late = 0
-    for _ in range(RUNS):
+    for _ in range(STREAMS):
         events = _events(_post(embedded, "/v1/chat/completions", {**CHAT, "traits": True, "stream": True}).text)
         choices = [event["choices"][0] for event in events if event["choices"]]
         early = sum(len(c["traits"]["paternalism"]["tokens"]) for c in choices[:-1] if "traits" in c)

@@ -15,10 +15,10 @@ OURS = ("traits", "traits_complete")
 _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "call_id", "signature")
 # The same fields in the bytes of an answer.
 _IDENTITY_BYTES = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')"(: ?)("[^"]*"|[0-9.]+)')
-_RUNS = 25
+_COMPARISONS = 25
 # A test repeats a stream at most this often. It needs a stream in which vLLM's process did not stand still: vLLM joins
 # the tokens of such a moment.
-RUNS = 10
+STREAMS = 10
 # The key of a response that is one answer without choices.
 ONE_ANSWER = -1
 
@@ -59,12 +59,12 @@ def alike(
     theirs: Callable[[], httpx.Response],
     part: Callable[[httpx.Response], object] = own_part,
 ) -> tuple[httpx.Response, httpx.Response]:
-    """Ask two servers until a part of both answers is equal, at most `_RUNS` times.
+    """Ask two servers until a part of both answers is equal, at most `_COMPARISONS` times.
 
     When vLLM's loop is busy, vLLM joins the waiting tokens into one event. Chance also decides how the choices of a
     request share the engine's passes. Another run may be equal.
     """
-    for _ in range(_RUNS):
+    for _ in range(_COMPARISONS):
         answers = theirs(), ours()
         if part(answers[0]) == part(answers[1]):
             break

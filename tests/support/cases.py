@@ -213,3 +213,17 @@ def bare(path: str) -> Json:
     """Return the body of a short request to an endpoint."""
     case = {CHAT: "chat", COMPLETIONS: "completions", BATCH: "batch", RESPONSES: "responses", MESSAGES: "messages"}
     return CASES[case[path]].body
+
+
+# Values of the `traits` field that are refused, each with a part of the message.
+MALFORMED: list[tuple[Any, str]] = [
+    ({"include": ["kindness"]}, "no trait 'kindness' is loaded"),
+    ({"include": "probe1"}, "traits.include"),
+    ({"include": [1]}, "traits.include"),
+    ({"tokens": 1}, "traits.tokens"),
+    ({"prompt": "yes"}, "traits.prompt"),
+    ({"includes": ["probe1"]}, "traits.includes"),
+    ("probe1", "traits must be"),
+    (["probe1"], "traits must be"),
+    (1, "traits must be"),
+]

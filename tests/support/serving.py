@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,10 +60,15 @@ class Server:
 
 
 def environment() -> dict[str, str]:
+    """Return the environment of a server that shares two cores with other servers and with the tests."""
+    return {**_unbound(max(1, (os.cpu_count() or 1) // 2)), **ONE_PROCESS, **measured_environment()}
+
+
+def measured_environment() -> dict[str, str]:
+    """Return the environment of a server whose speed is measured: threads and processes are vLLM's own choice."""
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     # An engine in the tests' own process leaves its log level in the environment.
-    threads = _unbound(max(1, (os.cpu_count() or 1) // 2))
-    return {**threads, **ONE_PROCESS, **os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
+    return {**os.environ, **quiet, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
 def _unbound(threads: int) -> dict[str, str]:
@@ -81,7 +86,11 @@ def _unbound(threads: int) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    command: Sequence[str], log: Path, waiting: Callable[[float], None] = lambda seconds: None
+    command: Sequence[str],
+    log: Path,
+    waiting: Callable[[float], None] = lambda seconds: None,
+    *,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """Run `command` with a port and options for a small engine. Yield the server when it is ready; then end it.
 
@@ -90,6 +99,7 @@ def serving(
         log: the file for the server's output.
         waiting: called again and again with the seconds since the start, until the server is ready. It may raise to end
             the start.
+        variables: the server's environment variables. Without them, they are those of `environment`.
     """
     port = free_port()
     small = ["--max-model-len", "1024", "--served-model-name", MODEL_NAME, "--host", "127.0.0.1", "--port", str(port)]
@@ -100,7 +110,7 @@ def serving(
         log,
         ready=f"{url}/health",
         timeout=START_TIMEOUT,
-        environment=environment(),
+        environment=environment() if variables is None else variables,
         waiting=waiting,
         excerpt=partial(tail, lines=40),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from tests.support.paths import ROOT
-from tests.support.serving import MODEL_NAME, environment
+from tests.support.serving import MODEL_NAME, measured_environment
 
 PERCENTILES = (50, 99)
 TIMES = ("ttft", "tpot", "itl", "e2el")
@@ -96,7 +96,7 @@ def load_generator(model: Path, directory: Path) -> Iterator[LoadGenerator]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=output,
-            env={**environment(), "VLLM_LOGGING_LEVEL": "WARNING"},
+            env={**measured_environment(), "VLLM_LOGGING_LEVEL": "WARNING"},
             cwd=ROOT,
             text=True,
             start_new_session=True,

@@ -24,7 +24,7 @@ from tests.benchmarks.serving.plan import PLAIN, traits_side
 from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.sides import make_side
 from tests.benchmarks.serving.stacks import OURS, read_stacks, shares
-from tests.support.serving import serving
+from tests.support.serving import measured_environment, serving
 from traitwatch_builder.models.embedded import embedded_model
 
 PY_SPY = Path(sys.executable).with_name("py-spy")
@@ -53,7 +53,7 @@ def main(sides: tuple[str, ...], mode: Any, streams: int, prompts: int, tokens: 
         for text in sides:
             side = make_side(PLAIN if text == "plain" else traits_side(int(text)), model, mode, directory)
             console.print(f"Starting {side.name} ...")
-            with serving(side.command, directory / f"{text}.log") as server:
+            with serving(side.command, directory / f"{text}.log", variables=measured_environment()) as server:
                 side.check(server)
                 generator.run(server.url, Load(streams, streams, 64, 16), 1)
                 stacks = directory / f"{text}.stacks"

@@ -14,7 +14,7 @@ from tests.benchmarks.serving.processes import Meter, summary
 from tests.benchmarks.serving.record import Record
 from tests.benchmarks.serving.report import ITL_P50, THROUGHPUT, ratios
 from tests.benchmarks.serving.sides import SideError, make_side
-from tests.support.serving import Server, serving
+from tests.support.serving import Server, measured_environment, serving
 
 # Takes the estimated seconds of the work that is done, and the name of the work that begins.
 Advance = Callable[[float, str], None]
@@ -114,7 +114,7 @@ class Benchmark:
         log = self._directory / f"{self._starts:03}-{mode}-{name.replace(' ', '-')}.log"
         self._advance(0, f"{mode}: starting {name}")
         started = time.monotonic()
-        with serving(side.command, log) as server:
+        with serving(side.command, log, variables=measured_environment()) as server:
             side.check(server)
             usages = Meter(server.process.pid).read()
             entry = {

@@ -104,9 +104,8 @@ def _hidden_states(model: Path, socket: Path, options: list[str]) -> list[str]:
         *("--additional-config", json.dumps(config)),
         *options,
     )
-    root = ROOT
     # The middleware does not get the server's options. `env` becomes the server and keeps its pid.
-    environment = [f"BENCH_ENDPOINT=ipc://{socket}", f"BENCH_VECTORS={SHIPPED}", f"PYTHONPATH={root}"]
+    environment = [f"BENCH_ENDPOINT=ipc://{socket}", f"BENCH_VECTORS={SHIPPED}", f"PYTHONPATH={ROOT}"]
     assert command[0] == sys.executable
     return ["env", *environment, *command]
 

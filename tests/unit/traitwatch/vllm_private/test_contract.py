@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import inspect
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +20,10 @@ from traitwatch.vllm_private.batch import layout_reader
 
 def source_of(module: str, name: str) -> ast.ClassDef:
     """Return a class's syntax tree without an import of its module, which may need the libraries of a GPU."""
-    spec = __import__("importlib.util").util.find_spec(module)
-    tree = ast.parse(inspect.cleandoc(open(spec.origin).read()))  # noqa: SIM115, PTH123
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text())
     return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
 
 
