@@ -16,8 +16,8 @@ import psutil
 
 from tests.docs.fenced import code_lines
 
-# Variables of a login shell, and variables that name this machine's package indexes.
-_LOGIN = ("HOME", "PATH", "TERM", "LANG", "SSL_CERT_FILE", "TRAITWATCH_CACHE")
+# Variables of a login shell, variables that name this machine's package indexes, and how threads wait (Makefile).
+_LOGIN = ("HOME", "PATH", "TERM", "LANG", "SSL_CERT_FILE", "TRAITWATCH_CACHE", "OMP_WAIT_POLICY")
 _INDEX_PREFIXES = ("PIP_", "UV_", "http_", "https_", "no_", "HTTP_", "HTTPS_", "NO_")
 _STRICT = "set -eEo pipefail; trap 'echo \"{name}:$LINENO: failed with status $?: $BASH_COMMAND\" >&2' ERR"
 # Seconds that a process has to end after a signal.

@@ -37,9 +37,9 @@ class Installation:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """The wheel in its own environment. Its dependencies come from this environment."""
     directory = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [BIN / "uv", "build", "--quiet", "--wheel", "--out-dir", directory / "dist", ROOT], check=True, timeout=600
-    )
+    # pip finds the build backend with the user's settings of its index, which uv does not read.
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory / "dist", ROOT]
+    subprocess.run(build, check=True, timeout=600)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True, timeout=600)
     python = directory / "venv" / "bin" / "python"
     (built,) = (directory / "dist").glob("*.whl")
