@@ -5,7 +5,7 @@ The servers and their load are stand-ins: the real ones take minutes, and the te
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ class Stage:
         return Side(name, [name], lambda server: None)
 
     @contextmanager
-    def serving(self, command: Sequence[str], log: Path) -> Iterator[Server]:
+    def serving(self, command: Sequence[str], log: Path, *, variables: Mapping[str, str]) -> Iterator[Server]:
+        assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in variables, "the measured servers have vLLM's own processes"
         (name,) = command
         self.started.append(name)
         if name == self.broken:
