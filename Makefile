@@ -21,7 +21,7 @@ programs: ## Install what demo-alerts and the tests drive, from Debian: promethe
 	@bash scripts/programs.sh
 
 # Threads that wait for each other sleep. By default they spin, and two busy processes on two cores then take twice the
-# time: 40 answers of the embedded model beside the matrix 124 s and not 45 s (alone 39 s and 34 s).
+# time: 20 answers of the embedded model beside the matrix 124 s and not 45 s (alone 39 s and 34 s).
 test test-matrix test-e2e test-docs test-containers: export OMP_WAIT_POLICY = passive
 
 # All of them run in two processes (tests/conftest.py says what goes where), some of them in one.
