@@ -16,10 +16,6 @@ _IDENTITY = ("id", "created", "created_at", "system_fingerprint", "item_id", "ca
 # The same fields in the bytes of an answer.
 _IDENTITY_BYTES = re.compile(rb'"(' + "|".join(_IDENTITY).encode() + rb')"(: ?)("[^"]*"|[0-9.]+)')
 _COMPARISONS = 25
-# The count of the events, which depends on the joined events.
-_COUNTS = ("sequence_number",)
-# The texts of an event. vLLM joins them where it joins events.
-_TEXTS = ("content", "reasoning", "text", "delta", "arguments", "partial_json", "thinking")
 # A test repeats a stream at most this often. It needs a stream in which vLLM's process did not stand still: vLLM joins
 # the tokens of such a moment.
 STREAMS = 10
@@ -40,54 +36,17 @@ def events(response: httpx.Response) -> list[tuple[str, str]]:
 
 
 def own_part(response: httpx.Response) -> list[str]:
-    """Return vLLM's own part of an answer as text, with masked identities; of a stream, sorted by choice, and joined.
+    """Return vLLM's own part of an answer as text, with masked identities; of a stream, sorted by choice.
 
     The events of one choice keep their order. The order of events of different choices or prompts is chance: it depends
-    on vLLM's engine and on its merging of generators. Chance also decides which tokens share an event: on a busy
-    machine, vLLM joins the waiting tokens. So `join` joins all that can be joined.
+    on vLLM's engine and on its merging of generators.
     """
     if response.headers["content-type"] == "application/json":
         return [_masked(response.text)]
-    parts: list[tuple[str, Any]] = []
-    for head, data in sorted(events(response), key=lambda event: _choice_of(event[1])):
-        part = _mask(json.loads(data)) if data.startswith("{") else data
-        joined = join(parts[-1][1], part) if parts and parts[-1][0] == head else None
-        if joined is None:
-            parts.append((head, part))
-        else:
-            parts[-1] = head, joined
-    return [head + (part if isinstance(part, str) else json.dumps(part)) for head, part in parts]
-
-
-def join(first: Any, second: Any, name: str = "") -> Any | None:
-    """Return the event that vLLM would have sent in place of two events in a row; None where it sends both.
-
-    Args:
-        first: the data of an event, or a value inside it.
-        second: the same of the next event.
-        name: the field of both values.
-    """
-    if name in _TEXTS and isinstance(first, str | None) and isinstance(second, str | None):
-        return second if first is None else first + (second or "")
-    if isinstance(first, dict) and isinstance(second, dict):
-        both = {**first, **second}
-        for shared in first.keys() & second.keys():
-            both[shared] = join(first[shared], second[shared], shared)
-            if both[shared] is None and first[shared] is not None:
-                return None
-        return both
-    if isinstance(first, list) and isinstance(second, list):
-        if name not in ("choices", "tool_calls"):
-            return [*first, *second]
-        indexes = [[item["index"] for item in items] for items in (first, second)]
-        if name == "choices" and (indexes[0] != indexes[1] or not first):
-            return None
-        items = {item["index"]: item for item in first}
-        for item in second:
-            items[item["index"]] = join(items[item["index"]], item) if item["index"] in items else item
-        return None if None in items.values() else list(items.values())
-    # The event with the last tokens has the reason of the end.
-    return second if first is None or first == second else None
+    return [
+        head + (_masked(data) if data.startswith("{") else data)
+        for head, data in sorted(events(response), key=lambda event: _choice_of(event[1]))
+    ]
 
 
 def raw(response: httpx.Response) -> bytes:
@@ -216,7 +175,7 @@ def _mask(value: Any) -> Any:
 
 def _mask_fields(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in fields.items():
-        if name in (*_IDENTITY, *_COUNTS) and value is not None:
+        if name in _IDENTITY and value is not None:
             yield name, "masked"
         elif name not in OURS:
             yield name, _mask(value)
