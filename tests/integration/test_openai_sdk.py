@@ -25,6 +25,9 @@ from tests.support.serving import MODEL_NAME, Server
 
 pytestmark = pytest.mark.engine
 
+# The answer is one call of a tool.
+ONE_CALL: Any = {"tool_choice": "required", "parallel_tool_calls": False}
+
 MESSAGES: list[Any] = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "Say this is a test"},
@@ -120,8 +123,7 @@ def test_openai_chat_with_tools(client: openai.OpenAI) -> None:
         temperature=0.0,
         messages=MESSAGES,
         tools=tools,
-        tool_choice="required",
-        parallel_tool_calls=False,
+        **ONE_CALL,
     )
     call = completion.choices[0].message.tool_calls[0]
     assert call.function.name == "get_weather"
@@ -136,8 +138,7 @@ def test_openai_chat_with_tools_streaming_helper(client: openai.OpenAI) -> None:
         temperature=0.0,
         messages=MESSAGES,
         tools=tools,
-        tool_choice="required",
-        parallel_tool_calls=False,
+        **ONE_CALL,
     ) as stream:
         arguments, chunks = _read_events(stream, "tool_calls.function.arguments.delta", "arguments_delta")
     calls = stream.get_final_completion().choices[0].message.tool_calls
@@ -248,8 +249,7 @@ def test_openai_responses_conversation_with_tools(client: openai.OpenAI) -> None
         temperature=0.0,
         input=conversation,
         tools=tools,
-        tool_choice="required",
-        parallel_tool_calls=False,
+        **ONE_CALL,
     )
     scored_whole(first, first.usage.output_tokens)
     call = next(item for item in first.output if item.type == "function_call")

@@ -180,6 +180,11 @@ def in_private_room(module: str) -> bool:
     return module == PRIVATE or module.startswith(f"{PRIVATE}.")
 
 
+def outside() -> dict[str, str]:
+    """Return the source of each module that may not use such names."""
+    return {module: path.read_text() for module, path in MODULES.items() if not in_private_room(module)}
+
+
 def foreign_privates(module: str, source: str) -> set[tuple[str, str]]:
     """Return the attributes with a leading underscore that a module reads from objects other than its own."""
     return {
@@ -194,13 +199,11 @@ def foreign_privates(module: str, source: str) -> set[tuple[str, str]]:
 
 def test_only_the_private_room_imports_names_that_vllm_does_not_promise() -> None:
     assert not unpromised(IMPORTS)
-    sources_outside = {module: path for module, path in MODULES.items() if not in_private_room(module)}
-    assert not set().union(*(unpromised_in_strings(m, path.read_text()) for m, path in sources_outside.items()))
+    assert not set().union(*(unpromised_in_strings(m, source) for m, source in outside().items()))
 
 
 def test_only_the_private_room_reads_private_attributes_of_others() -> None:
-    sources_outside = {module: path for module, path in MODULES.items() if not in_private_room(module)}
-    assert set().union(*(foreign_privates(m, path.read_text()) for m, path in sources_outside.items())) == OTHERS
+    assert set().union(*(foreign_privates(m, source) for m, source in outside().items())) == OTHERS
 
 
 def test_a_private_name_is_found() -> None:

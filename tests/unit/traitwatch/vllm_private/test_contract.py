@@ -18,13 +18,19 @@ from traitwatch.errors import LayoutError
 from traitwatch.vllm_private.batch import layout_reader
 
 
-def source_of(module: str, name: str) -> ast.ClassDef:
-    """Return a class's syntax tree without an import of its module, which may need the libraries of a GPU."""
+def text_of(module: str) -> str:
+    """Return a module's source without an import of the module, which may need the libraries of a GPU."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text())
-    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return Path(spec.origin).read_text()
+
+
+def source_of(module: str, name: str) -> ast.ClassDef:
+    """Return the syntax tree of a class."""
+    return next(
+        node for node in ast.parse(text_of(module)).body if isinstance(node, ast.ClassDef) and node.name == name
+    )
 
 
 def fields_of(class_: ast.ClassDef) -> set[str]:

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.util
 import inspect
 import textwrap
 from argparse import Namespace
@@ -23,7 +22,7 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.coordinator import DPCoordinatorProc
 from vllm.v1.engine.core import EngineCoreProc
 
-from tests.unit.traitwatch.vllm_private.test_contract import source_of
+from tests.unit.traitwatch.vllm_private.test_contract import source_of, text_of
 from traitwatch.vllm_private import scheduling
 from traitwatch.vllm_private.api_process import ErrorResponse, engine_indexes, metrics_registry
 from traitwatch.vllm_private.command_line import create_model_config, parse_serve_arguments, serves_without_python
@@ -87,10 +86,7 @@ def test_the_version_is_that_of_the_installed_distribution() -> None:
 
 
 def test_the_module_of_the_server_runs_it() -> None:
-    spec = importlib.util.find_spec(SERVER_MODULE)
-    assert spec is not None
-    assert spec.origin is not None
-    assert 'if __name__ == "__main__":' in Path(spec.origin).read_text()
+    assert 'if __name__ == "__main__":' in text_of(SERVER_MODULE)
 
 
 def test_the_log_names_the_v2_runner() -> None:
@@ -104,10 +100,7 @@ def test_the_log_names_the_v2_runner() -> None:
 
 
 def test_the_log_names_the_attention_backend() -> None:
-    spec = importlib.util.find_spec("vllm.platforms.cuda")
-    assert spec is not None
-    assert spec.origin is not None
-    assert '"Using %s attention backend out of potential backends: %s."' in Path(spec.origin).read_text()
+    assert '"Using %s attention backend out of potential backends: %s."' in text_of("vllm.platforms.cuda")
     log = "INFO Using FLASH_ATTN attention backend out of potential backends: [...]\n"
     assert attention_backends(log + "INFO nothing\n" + log) == ["FLASH_ATTN"]
 
