@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup programs lock demo demo-alerts test test-matrix test-e2e test-docs test-containers lint docs reference vectors \
-	bench bench-builder false-alarms
+	bench bench-builder fuzz false-alarms
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ bench: setup ## Time the server against plain vLLM under a public load generator
 
 bench-builder: setup ## Time the extraction engines against reading one answer at a time
 	@.venv/bin/python -m tests.benchmarks.builder $(ARGS)
+
+fuzz: setup ## Give mutated files and replies to every reader for minutes (ARGS="--minutes 5 --only NAME")
+	@.venv/bin/python -m tests.benchmarks.fuzz $(ARGS)
 
 false-alarms: setup ## Count spikes in 200 neutral chats that took no part in calibration (some five minutes)
 	@.venv/bin/python -m tests.benchmarks.false_alarms $(ARGS)
