@@ -3,22 +3,27 @@
 `running` gives two guarantees. When the context ends, the whole session of the program ends in order: SIGTERM to the
 program, a wait, and then SIGKILL to whatever is left. When the process that owns the context is killed, the session
 ends too: `traitwatch.process_guard` sees to that.
+
+An answer on the port of a program proves nothing: the port may belong to another program. So `running` starts a program
+only on a port that nobody listens on, and takes an answer as the program's only if a process of its session listens.
 """
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil  # type: ignore[import-untyped]
 
 from traitwatch.errors import ProcessError
-from traitwatch.process_guard import end_session
+from traitwatch.process_guard import end_session, members
 
 _POLL_SECONDS = 0.2
 _INSPECTOR_START_SECONDS = 120.0
@@ -34,14 +39,40 @@ def free_port(*wanted: int) -> int:
         ProcessError: no port is free.
     """
     for port in (*wanted, 0):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(sock.getsockname()[1])
+        with suppress(OSError):
+            return _bound_port("127.0.0.1", port)
     raise ProcessError("no free port on 127.0.0.1.")
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that a program can listen on a port.
+
+    Args:
+        host: name or address of this machine to listen on; empty for all addresses.
+        port: the port.
+
+    Raises:
+        ProcessError: another program listens on the port, or this user may not.
+    """
+    try:
+        _bound_port(host, port)
+    except (OSError, OverflowError, TypeError, ValueError) as error:
+        address = f"port {port} of {host or 'this machine'}"
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise ProcessError(
+                f"{address} is taken by another program; end that program, or choose another port."
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ProcessError(f"{address} cannot be used: {reason}. Choose another address or port.") from error
+
+
+def _bound_port(host: str, port: int) -> int:
+    """Return the port that a program with these arguments would listen on; raise `OSError` where it could not."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        # Connections of a program that has ended do not count.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        return int(sock.getsockname()[1])
 
 
 def traitwatch_command(*arguments: str) -> list[str]:
@@ -72,7 +103,7 @@ def running(
         name: the name of the program in an error.
         command: the program and its arguments.
         log: the file that takes the program's output.
-        ready: a URL that answers 200 once the program is ready.
+        ready: a URL of the program, with a port, that answers 200 once the program is ready.
         timeout: seconds until then at most.
         environment: environment variables of the program; None for those of this process.
         waiting: called with the seconds that have passed, again and again until the program is ready.
@@ -82,8 +113,11 @@ def running(
         The process. It leads a session of its own, whose id is the id of the process.
 
     Raises:
-        ProcessError: the program ended, or did not answer in time.
+        ProcessError: the program ended, or did not answer in time; or its port belongs to another program.
     """
+    address = urlsplit(ready)
+    host, port = address.hostname or "", address.port or 0
+    check_port(host, port)
     with log.open("wb") as output:
         # In a session of its own: a terminal's Ctrl-C reaches this process alone, which then ends the program in order.
         process = subprocess.Popen(
@@ -103,6 +137,8 @@ def running(
                 raise ProcessError(f"{name} did not answer within {timeout:.0f} seconds:\n{excerpt(log)}")
             waiting(seconds)
             time.sleep(_POLL_SECONDS)
+        if not _listens(leader, port):
+            raise ProcessError(f"another program took port {port} of {host} while {name} started; start {name} again.")
         grace = _END_SECONDS
         yield process
     finally:
@@ -167,6 +203,20 @@ def _start_guard(leader: int) -> subprocess.Popen[bytes]:
     # Where this process is killed, the guard outlives it: a pipe that is read to its end must not wait for the guard.
     nothing = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
+
+
+def _listens(leader: psutil.Process, port: int) -> bool:
+    """Return whether a process of the session of `leader` listens on a port; True where the system does not tell."""
+    for member in members(leader):
+        try:
+            sockets = member.net_connections("tcp")
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:
+            return True
+        if any(sock.status == psutil.CONN_LISTEN and sock.laddr.port == port for sock in sockets):
+            return True
+    return False
 
 
 def _is_ready(url: str) -> bool:

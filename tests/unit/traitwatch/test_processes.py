@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -18,7 +21,7 @@ import pytest
 from tests.support.waiting import until
 from traitwatch.errors import ProcessError
 from traitwatch.process_guard import end_session
-from traitwatch.processes import free_port, running
+from traitwatch.processes import check_port, free_port, running
 
 DEADLINE = 60.0
 
@@ -202,6 +205,62 @@ def test_a_program_that_never_answers_is_ended(tmp_path: Path) -> None:
     assert 0 <= waited[0] < waited[-1] <= 6
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+@contextmanager
+def another_program(port: int = 0) -> Iterator[int]:
+    """A server that is not started by `running`; yields its port."""
+    with ThreadingHTTPServer(("127.0.0.1", port), SimpleHTTPRequestHandler) as other:
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.1})
+        thread.start()
+        try:
+            yield other.server_port
+        finally:
+            other.shutdown()
+            thread.join()
+
+
+def test_a_port_of_another_program_is_refused_before_the_start(tmp_path: Path) -> None:
+    with another_program() as port:
+        program = running("it", serve_files(port), tmp_path / "log", ready=f"http://127.0.0.1:{port}", timeout=DEADLINE)
+        with pytest.raises(ProcessError, match=f"^port {port} of 127.0.0.1 is taken by another program; "), program:
+            pass
+    assert not (tmp_path / "log").exists()
+
+
+def test_an_answer_of_another_program_is_not_taken_for_an_answer_of_ours(tmp_path: Path) -> None:
+    port = free_port()
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    message = f"^another program took port {port} of 127.0.0.1 while the program started; start the program again.$"
+    with ExitStack() as stack:
+
+        def take_port(seconds: float) -> None:
+            if not taken:
+                taken.append(stack.enter_context(another_program(port)))
+
+        taken: list[int] = []
+        ready = f"http://127.0.0.1:{port}"
+        program = running("the program", waits, tmp_path / "log", ready=ready, timeout=DEADLINE, waiting=take_port)
+        with pytest.raises(ProcessError, match=message), program:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("127.0.0.1", 70000, "port must be 0-65535"),
+        ("127.0.0.1", -1, "port must be 0-65535"),
+        ("192.0.2.1", 8000, "Cannot assign requested address"),
+        ("no.such.name.invalid", 8000, "not known|resolution"),
+        ("a..b", 8000, "label|not known|resolution"),
+        ("a\0b", 8000, "null"),
+        ("ü" * 80, 8000, "encoding"),
+        ("::ffff:300.0.0.1", 8000, "family|not known|resolution"),
+    ],
+)
+def test_an_address_that_nobody_can_listen_on_is_a_sentence(host: str, port: int, reason: str) -> None:
+    with pytest.raises(ProcessError, match=rf"^port {port} of {re.escape(host)} cannot be used: .*({reason})"):
+        check_port(host, port)
 
 
 def test_the_first_wanted_port_that_is_free_is_chosen() -> None:
