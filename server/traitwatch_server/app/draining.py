@@ -24,6 +24,8 @@ _ABORT_TIMEOUT = 3.0
 ENGINE_TIMEOUT = 10.0
 # Seconds that the whole end may take beyond `--drain-seconds`.
 MARGIN = math.ceil(_ABORT_TIMEOUT + ENGINE_TIMEOUT)
+# Headers of a refusal by a starting server.
+_STARTING = {"Retry-After": "5"}
 # Headers of a refusal by an ending server.
 _ENDING = {"Connection": "close", "Retry-After": "5"}
 
@@ -110,16 +112,16 @@ class Draining:
 class DrainingMiddleware:
     """Counts the running requests. While the server ends, it answers 503 to new requests and to `/health`.
 
-    The middleware stands outermost.
+    Before the server is up, it answers 503 to every request: nothing behind it can answer yet. The middleware stands
+    outermost.
     """
 
-    def __init__(self, app: ASGIApp, draining: Callable[[], Draining]):
+    def __init__(self, app: ASGIApp, draining: Callable[[], Draining | None]):
         """Wrap an application.
 
         Args:
             app: the application.
-            draining: returns the state of this API process. Called for each request, since the state does not exist yet
-                when the app is built.
+            draining: returns the state of this API process; None before the process is up. Called for each request.
         """
         self._app = app
         self._draining = draining
@@ -130,6 +132,12 @@ class DrainingMiddleware:
             await self._app(scope, receive, send)
             return
         draining = self._draining()
+        if draining is None:
+            refused = refusal(
+                503, "The server is starting; ask again later.", path=request_path(scope), headers=_STARTING
+            )
+            await refused(scope, receive, send)
+            return
         if draining.begun and (scope["method"] == "POST" or scope["path"].endswith("/health")):
             refused = refusal(503, "The server is ending; ask another.", path=request_path(scope), headers=_ENDING)
             await refused(scope, receive, send)

@@ -24,7 +24,6 @@ from traitwatch_server.app.handover import launch_of
 from traitwatch_server.app.openapi import describe_scores
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
-from traitwatch_server.errors import ConfigError
 from traitwatch_server.ledger.receiver import Receiver
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -54,7 +53,7 @@ class TraitwatchPlugin:
         """Add the middleware and our routes, and describe both in the schema."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
-        app.add_middleware(DrainingMiddleware, draining=lambda: self._serving().draining)
+        app.add_middleware(DrainingMiddleware, draining=lambda: self._up and self._up.draining)
         add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
         describe_scores(app)
 
@@ -68,7 +67,7 @@ class TraitwatchPlugin:
         4. `connect_workers`: the workers send rows to the receiver, and their taps have the vectors.
         5. Run the canary, the first request. It opens its own calls and is nobody's traffic, so it runs before step 6.
         6. Wrap the engine's `generate`, which scores and records every request from now on.
-        7. Set `self._up`. Until then the middleware and the routes refuse requests.
+        7. Set `self._up`. Until then `DrainingMiddleware` answers 503 to every request.
 
         Raises:
             CanaryError: scores do not come as they should.
@@ -113,8 +112,7 @@ class TraitwatchPlugin:
             self._up.monitor.recorder.close()
 
     def _serving(self) -> Serving:
-        if self._up is None:
-            raise ConfigError("the server takes no requests before its engine is up.")
+        assert self._up is not None, "DrainingMiddleware refuses requests before"
         return self._up
 
 

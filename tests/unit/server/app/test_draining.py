@@ -5,14 +5,21 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
+import pytest
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from traitwatch_server.app.draining import Draining, DrainingMiddleware
+from traitwatch_server.app.handover import Launch
+from traitwatch_server.app.plugin import TraitwatchPlugin
+from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
+from traitwatch_server.settings import Settings
 
 
 class Engine:
@@ -100,3 +107,18 @@ async def test_a_server_that_is_ending_refuses_work_and_health_and_still_serves_
         assert (error["type"], error["error"]["type"]) == ("error", "overloaded_error")
         assert (await client.get("/health")).status_code == 503
         assert (await client.get("/metrics")).text == "fine"
+
+
+@pytest.mark.parametrize("path", ["/v1/traits", "/v1/spikes", "/metrics", "/health", "/v1/chat/completions"])
+async def test_a_request_before_the_server_is_up_is_told_to_come_back(path: str) -> None:
+    args = parse_vllm_arguments(["model"])
+    Launch(Settings(directories=()), Path()).leave_in(args)
+    app = FastAPI()
+    app.state.args = args
+    TraitwatchPlugin().attach_router(app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+        for method in ("GET", "POST"):
+            early = await client.request(method, path)
+            assert early.status_code == 503
+            assert early.json()["error"]["message"] == "The server is starting; ask again later."
+            assert early.headers["retry-after"] == "5"
