@@ -82,7 +82,7 @@ def traitwatch_command(*arguments: str) -> list[str]:
 
 def tail(log: Path, lines: int = 15) -> str:
     """Return the last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-lines:])
 
 
 @contextmanager

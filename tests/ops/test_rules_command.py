@@ -2,6 +2,8 @@
 
 import difflib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
+from traitwatch.cli import main
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import (
     FILES,
@@ -186,6 +189,51 @@ def test_the_command_overwrites_files_only_with_force(tmp_path: Path) -> None:
     assert not (tmp_path / "alertmanager").exists()
     assert CliRunner().invoke(rules, ["--out", str(tmp_path), "--force"]).exit_code == 0
     assert existing.read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "reason"),
+    [
+        ("nan", "longer than Prometheus"),
+        ("1e-308", "longer than Prometheus"),
+        ("1e-9", "longer"),
+        ("inf", "millisecond"),
+    ],
+)
+def test_a_speed_up_that_makes_no_duration_is_refused(tmp_path: Path, speed_up: str, reason: str) -> None:
+    result = CliRunner().invoke(rules, ["--out", str(tmp_path / "out"), "--speed-up", speed_up])
+    assert result.exit_code == 1
+    assert reason in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runbooks", ["", "a: 'b", "x\n- y", "[1]", "{{ evil }}", "a #b", "&x", "\x00"])
+def test_links_that_would_break_the_rules_are_refused(tmp_path: Path, runbooks: str) -> None:
+    result = CliRunner().invoke(rules, ["--out", str(tmp_path / "out"), "--runbooks", runbooks])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: --runbooks ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "alertmanager").touch()
+    (tmp_path / "folder" / "prometheus" / "prometheus.yml").mkdir(parents=True)
+    for out in ("file/in", "half", "folder", "x" * 300):
+        result = CliRunner().invoke(main, ["rules", "--force", "--out", str(tmp_path / out)])
+        assert result.exit_code == 1
+        assert re.match(rf"Error: {re.escape(str(tmp_path))}\S+ cannot be written: \w", result.output), result.output
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    command = f"ulimit -f 4; {sys.executable} -P -m traitwatch rules --out {tmp_path / 'out'} 2>&1 | cat"
+    output = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert re.match(r"Error: \S+_rules.yml cannot be written: File too large", output), output
+    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written < set(map(Path, FILES))
+    for name in written:
+        assert (tmp_path / "out" / name).read_text() == (SHIPPED / name).read_text()
 
 
 @pytest.mark.parametrize("speed_up", ["0", "-1"])

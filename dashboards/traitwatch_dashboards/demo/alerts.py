@@ -6,8 +6,8 @@ minute.
 """
 
 import asyncio
+import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from traitwatch_dashboards.demo.server import (
     choose_port,
     demo_server,
     log_directory,
+    new_console,
     prepare_embedded_model,
 )
 from traitwatch_dashboards.demo.webhook import Notice, Webhook, webhook_receiver
@@ -42,7 +43,11 @@ _ALERT_TIMEOUT, _RESOLUTION_TIMEOUT = 60.0, 180.0
 
 
 @click.command()
-@click.option("--port", type=int, help="Port to serve on.  [default: 8000, or a free one where that is taken]")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port to serve on.  [default: 8000, or a free one where that is taken]",
+)
 @click.option("--compile/--eager", "compiled", default=False, help="Serve with torch.compile: slower to start.")
 def demo_alerts(*, port: int | None, compiled: bool) -> None:
     """Serve the embedded model, talk it into paternalism, and show the alert arriving at a webhook.
@@ -50,16 +55,16 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
     Prometheus and Alertmanager (Debian packages prometheus and prometheus-alertmanager) run with the shipped rules, in
     which an hour is a minute here. Exit status 0 only if the alert came within a minute, and was resolved afterwards.
     """
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = new_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         find_programs()
     except TraitwatchError as error:
         raise click.ClickException(str(error)) from error
+    port = choose_port(port)
     model = prepare_embedded_model()
     directory = Path(tempfile.mkdtemp(prefix="alerts-", dir=log_directory()))
     try:
-        port = choose_port(port)
         with (
             demo_server(console, model, port, directory / "server.log", compiled=compiled) as url,
             webhook_receiver() as webhook,
@@ -71,6 +76,7 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
             console.print(f"Alertmanager at {running.alertmanager} posts to a webhook in this terminal.\n")
             came, resolved = _show(console, url, webhook)
     except KeyboardInterrupt:
+        shutil.rmtree(directory, ignore_errors=True)
         console.print("\nStopped.")
         raise click.exceptions.Exit(1) from None
     except (TraitwatchError, openai.OpenAIError, httpx.HTTPError) as error:

@@ -4,7 +4,6 @@ The command starts the server with `traitwatch serve`, as a user does, and talks
 """
 
 import signal
-import sys
 from pathlib import Path
 
 import click
@@ -22,6 +21,7 @@ from traitwatch_dashboards.demo.server import (
     choose_port,
     demo_server,
     log_directory,
+    new_console,
     prepare_embedded_model,
     scored_choice,
 )
@@ -34,7 +34,11 @@ _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
 
 @click.command()
 @click.option("--once", is_flag=True, help="End after the table; exit status 0 only if both answers were fully scored.")
-@click.option("--port", type=int, help="Port to serve on.  [default: 8000, or a free one where that is taken]")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port to serve on.  [default: 8000, or a free one where that is taken]",
+)
 @click.option("--compile/--eager", "compiled", default=False, help="Serve with torch.compile: slower to start.")
 def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     """Serve the embedded model with the shipped paternalism vector and show two chats.
@@ -43,11 +47,12 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     other. Each token of an answer has the colour of its z: how many standard deviations its projection lies above (red)
     or below (blue) the mean of neutral chats. The server goes on until Ctrl-C.
     """
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    model = prepare_embedded_model()
-    port = choose_port(port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = new_console()
+    port = choose_port(port)
+    model = prepare_embedded_model()
     log = log_directory() / f"demo-server-{port}.log"
+    shown = False
     try:
         with demo_server(console, model, port, log, compiled=compiled) as url:
             scored = _show_chats(console, url)
@@ -56,10 +61,11 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
                 with inspector([url], free_port(7860), log.with_name(f"demo-inspector-{port}.log")) as page:
                     console.print(f"Inspector    {page}   (open it in a browser)")
                     console.print("Serving until Ctrl-C.")
+                    shown = True
                     signal.pause()
     except KeyboardInterrupt:
         console.print("\nStopped.")
-        return
+        raise click.exceptions.Exit(0 if shown else 1) from None
     except (TraitwatchError, openai.OpenAIError, httpx.HTTPError) as error:
         raise click.ClickException(f"{error} (the server's log: {log})") from error
     if not scored:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from traitwatch.cpu_engine import ONE_PROCESS
 from traitwatch.precision import default_vllm_dtype
-from traitwatch.processes import free_port, running, traitwatch_command
+from traitwatch.processes import check_port, free_port, running, traitwatch_command
 from traitwatch.vectors import SHIPPED
 from traitwatch_dashboards.example_chats import Chat
 
@@ -26,15 +26,28 @@ _START_TIMEOUT = 900.0
 
 def prepare_embedded_model() -> Path:
     """Return the path of the embedded model; the first call prepares the model."""
-    prepared = subprocess.run(traitwatch_command("model"), stdout=subprocess.PIPE, text=True, check=False)
+    prepared = subprocess.run(traitwatch_command("model"), stdout=subprocess.PIPE, check=False)
     if prepared.returncode != 0:
         raise click.ClickException("the embedded model could not be prepared (see above).")
-    return Path(prepared.stdout.strip())
+    return Path(os.fsdecode(prepared.stdout.strip()))
 
 
 def choose_port(port: int | None) -> int:
-    """Return the given port; without one, 8000, or a free port where 8000 is taken."""
-    return port or free_port(8000)
+    """Return the given port; without one, 8000, or a free port where 8000 is taken.
+
+    Raises:
+        ProcessError: the given port is taken.
+    """
+    if port is None:
+        return free_port(8000)
+    check_port("127.0.0.1", port)
+    return port
+
+
+def new_console() -> Console:
+    """Return a console on the standard output. An output that is no terminal, or that is closed, has 110 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
 
 
 def log_directory() -> Path:

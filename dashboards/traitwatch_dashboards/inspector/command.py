@@ -2,9 +2,11 @@
 
 import logging
 import os
+from contextlib import suppress
 
 import click
 
+from traitwatch.errors import ProcessError
 from traitwatch_dashboards.errors import DashboardError
 
 
@@ -18,7 +20,7 @@ from traitwatch_dashboards.errors import DashboardError
     help="Address of a Traitwatch server. Give it again for each further server; the page speaks to no others.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=7860, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port to listen on.")
 @click.option(
     "--auth", metavar="USER:PASSWORD", envvar="TRAITWATCH_UI_AUTH", show_envvar=True, help="Ask for this login."
 )
@@ -48,8 +50,15 @@ def ui(
         import plotly  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing; install it with: pip install 'traitwatch[ui]'") from None
+    except Exception as error:
+        # Gradio reads the environment when it is imported.
+        raise click.ClickException(
+            f"Gradio, which shows the page, cannot be loaded: {type(error).__name__}: {error}. Look at the environment "
+            "variables GRADIO_*, SSL_CERT_FILE and SSL_CERT_DIR."
+        ) from error
     import uvicorn
 
+    from traitwatch.processes import check_port
     from traitwatch_dashboards.inspector.api.client import Server
     from traitwatch_dashboards.inspector.app import application
 
@@ -58,12 +67,15 @@ def ui(
     try:
         servers = [Server(url, key) for url, key in zip(checked(urls), keys_of(urls, keys), strict=True)]
         app = application(servers, auth=login(auth), root_path=root_path)
-    except DashboardError as error:
+        check_port(host, port)
+    except (DashboardError, ProcessError) as error:
         raise click.ClickException(str(error)) from error
     if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
         click.echo("Anyone who reaches this port can use the server with your key: consider --auth.", err=True)
     click.echo(f"Inspector of {', '.join(server.url for server in servers)}: http://{host}:{port}")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    # Ctrl-C is the usual end of the page, not a failure.
+    with suppress(KeyboardInterrupt):
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
 def checked(urls: tuple[str, ...]) -> tuple[str, ...]:

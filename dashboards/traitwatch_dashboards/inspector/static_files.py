@@ -13,7 +13,7 @@ _SCRIPTS = ("scored_text.js", "view.js", "plot.js", "page.js")
 
 def head() -> str:
     """Return the HTML for the page's head: our scripts, which load nothing from elsewhere."""
-    scripts = "\n".join((ASSETS / name).read_text() for name in _SCRIPTS)
+    scripts = "\n".join((ASSETS / name).read_text("utf-8") for name in _SCRIPTS)
     return f'<meta name="referrer" content="no-referrer"><script>{scripts}</script>'
 
 
@@ -24,4 +24,4 @@ def logo() -> str:
 
 def style() -> str:
     """Return the page's style sheet."""
-    return (ASSETS / "style.css").read_text()
+    return (ASSETS / "style.css").read_text("utf-8")

@@ -6,6 +6,7 @@ changes edit the text at the positions that the YAML parser gives, so all commen
 are found by the lexical rules of PromQL, so strings, comments and metric names such as `...:rate5m` stay unchanged.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 import yaml
 
+from traitwatch.files import write_atomically
 from traitwatch_dashboards.errors import DashboardError
 
 # Every runbook_url of the shipped files begins with this path of the page in this repository.
@@ -37,6 +39,8 @@ _MILLISECONDS = {
     "s": _SECOND,
     "ms": 1,
 }
+# Prometheus counts nanoseconds in 64 bits.
+_LONGEST = 2**63 // 10**6
 # Years and weeks are read but not written: nobody expresses a scaled window in them.
 _WRITTEN = ("d", "h", "m", "s", "ms")
 _PART = re.compile(r"(\d+)(ms|[ywdhms])")
@@ -98,17 +102,22 @@ def write_files(out: Path, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS, f
         force: whether existing files may be replaced.
 
     Raises:
-        DashboardError: a file exists already, or a duration would become shorter than a millisecond.
+        DashboardError: a file exists already or cannot be written, the links would not be text, or a duration would
+            become too short or too long.
     """
+    if _yaml_text(f"{runbooks}#x") != f"{runbooks}#x" or "{{" in runbooks or not runbooks:
+        raise DashboardError(f"--runbooks {runbooks!r} is no address; give one such as https://wiki/traitwatch.")
     paths = [out / name for name in FILES]
-    existing = [str(path) for path in paths if path.exists()]
+    existing = [str(path) for path in paths if os.path.lexists(path)]
     if existing and not force:
         raise DashboardError(f"{', '.join(existing)} would be written over; give another --out, or --force.")
     shipped = Path(__file__).parents[1]
-    for name, path in zip(FILES, paths, strict=True):
-        text = rendered((shipped / name).read_text("utf-8"), speed_up=speed_up, runbooks=runbooks)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+    texts = [rendered((shipped / name).read_text("utf-8"), speed_up=speed_up, runbooks=runbooks) for name in FILES]
+    for path, text in zip(paths, texts, strict=True):
+        try:
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise DashboardError(f"{path} cannot be written: {error.strerror}. Give another --out.") from error
     return paths
 
 
@@ -150,9 +159,12 @@ def scaled_duration(duration: str, speed_up: float) -> str:
     """Return a duration such as `1h30m` divided by `speed_up`, to the millisecond, in the same notation.
 
     Raises:
-        DashboardError: the result would be shorter than a millisecond.
+        DashboardError: the result would be shorter than a millisecond, or longer than Prometheus allows.
     """
     before = sum(int(number) * _MILLISECONDS[unit] for number, unit in _PART.findall(duration))
+    # `not <` refuses "not a number" too.
+    if not before / speed_up < _LONGEST:
+        raise DashboardError(f"{duration} divided by {speed_up:g} is longer than Prometheus can count; choose a higher speed-up.")
     left = round(before / speed_up)
     if before and not left:
         raise DashboardError(f"{duration} divided by {speed_up:g} is less than a millisecond; choose a lower speed-up.")
@@ -162,6 +174,15 @@ def scaled_duration(duration: str, speed_up: float) -> str:
         if number:
             parts.append(f"{number}{unit}")
     return "".join(parts) or "0s"
+
+
+def _yaml_text(text: str) -> str | None:
+    """Return the value that a YAML parser reads where a file has this text as a value; None where it reads no text."""
+    try:
+        value = yaml.safe_load(f"key: {text}")["key"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _values(node: yaml.Node | None) -> Iterator[tuple[str, yaml.ScalarNode]]:

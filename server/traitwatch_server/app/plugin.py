@@ -53,7 +53,7 @@ class TraitwatchPlugin:
         """Add the middleware and our routes, and describe both in the schema."""
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
-        app.add_middleware(DrainingMiddleware, draining=lambda: self._up and self._up.draining)
+        app.add_middleware(DrainingMiddleware, draining=lambda: self._up.draining if self._up else None)
         add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
         describe_scores(app)
 

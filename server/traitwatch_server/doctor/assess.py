@@ -27,7 +27,7 @@ def assess(plan: Plan, measured: Measurements, console: Console) -> Report:
         _overhead(plan, measured),
     ]
     log = log_of(plan, scored=True, number=0)
-    log_text = log.read_text(errors="replace") if log.exists() else ""
+    log_text = log.read_text("utf-8", errors="replace") if log.exists() else ""
     facts = environment(plan.name, plan.config, plan.options, log_text)
     return Report(plan.name, facts, checks, not_covered(plan.config, log_text))
 

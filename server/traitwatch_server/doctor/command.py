@@ -1,5 +1,6 @@
 """`traitwatch doctor`: checks on a user's own machine that scores are right and cheap, and prints a report."""
 
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from traitwatch.files import write_atomically
+from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.versions import check_vllm
 
 
@@ -28,6 +31,10 @@ def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_
     check was run and passed. The command starts Traitwatch's server and plain vLLM in turn, --rounds times each. The
     starts take most of the time.
     """
+    if out is not None and not os.access(out.parent, os.W_OK):
+        raise ConfigError(
+            f"--out {out}: there is no folder {out.parent} that this user may write to; give another file."
+        )
     check_vllm()
     from traitwatch_server.doctor.assess import assess
     from traitwatch_server.doctor.measure import make_plan, measure
@@ -41,6 +48,6 @@ def doctor(*, gpu: bool | None, rounds: int, loads: int, out: Path | None, vllm_
     console.print(f"The servers' logs are in {plan.logs}", markup=False, soft_wrap=True)
     click.echo(report.markdown(), nl=False)
     if out is not None:
-        out.write_text(report.markdown())
+        write_atomically(out, report.markdown().encode())
     if not report.passed:
         raise SystemExit(1)

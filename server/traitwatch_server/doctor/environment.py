@@ -72,7 +72,7 @@ def dtype_name(config: Any) -> str:
 def device() -> str:
     """Return the GPUs and their driver, or the CPU; never starts a CUDA context, which would take GPU memory."""
     if on_cpu():
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE)
         return f"CPU: {found[1] if found else platform.processor() or 'unknown'}, {os.cpu_count()} logical cores"
     tool = shutil.which("nvidia-smi")
     if tool is None:

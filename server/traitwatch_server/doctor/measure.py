@@ -196,7 +196,7 @@ def log_of(plan: Plan, *, scored: bool, number: int) -> Path:
 
 def last_errors(log: Path, most: int = 4) -> str:
     """Return the last lines of a server's log that look like the message of an error."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()]
     errors = [line for line in lines if "Error" in line and "File " not in line]
     return " / ".join(dict.fromkeys(line[:300] for line in errors[-most:])) or "none"
 

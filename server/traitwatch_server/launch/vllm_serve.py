@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from vllm.config import ModelConfig
 
+from traitwatch.processes import check_port
 from traitwatch.vllm_private.command_line import (
     create_model_config,
     parse_serve_arguments,
@@ -50,6 +51,9 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
     """
     _check_plugin()
     _refuse_unsupported(args, settings)
+    if not args.uds:
+        # Two servers with several API processes each would share a port, and clients would meet either of them.
+        check_port(args.host or "", args.port)
     prepare_process(args)
     log_with_vllm()
     if args.disable_log_stats:
@@ -129,8 +133,10 @@ def model_config(args: Namespace) -> ModelConfig:
     """
     try:
         return create_model_config(args)
-    except (ValueError, OSError) as error:
-        reason = str(error).strip().replace("\n", " ")
+    except Exception as error:
+        # The files of a model may hold anything, and transformers reads them without many checks.
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        reason = kind + str(error).strip().replace("\n", " ")
         raise ConfigError(f"vLLM cannot use the model {args.model!r}: {reason}") from error
 
 

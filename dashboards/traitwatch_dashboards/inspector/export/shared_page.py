@@ -47,7 +47,7 @@ def shared_page(panes: Sequence[Transcript], table: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = environment.from_string((files(__package__) / "shared.html").read_text())
+    template = environment.from_string((files(__package__) / "shared.html").read_text("utf-8"))
     return template.render(
         panes=panes,
         traits=traits,

@@ -54,7 +54,7 @@ def cards_html(served: Served, server: int) -> str:
         (trait, _facts(trait), f"traitwatch/report/{server}/{quote(trait.name)}" if trait.report else "")
         for trait in served.traits
     ]
-    template = _ENVIRONMENT.from_string((files(__package__) / "traits.html").read_text())
+    template = _ENVIRONMENT.from_string((files(__package__) / "traits.html").read_text("utf-8"))
     return template.render(problem=problem_with(served), traits=traits, rows=_matrix(served.traits))
 
 

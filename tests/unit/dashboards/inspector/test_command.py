@@ -1,5 +1,10 @@
 """The options of `traitwatch ui`."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -28,3 +33,36 @@ class TestCommand:
         result = CliRunner().invoke(ui, ["--url", url])
         assert result.exit_code == 1
         assert "is not an address" in result.output
+
+    @pytest.mark.parametrize("port", ["0", "70000", "-5", "http"])
+    def test_a_wrong_port_is_refused(self, port: str) -> None:
+        result = CliRunner().invoke(ui, ["--port", port])
+        assert result.exit_code == 2
+        assert "Invalid value for '--port'" in result.output
+
+    def test_a_port_or_an_address_that_the_page_cannot_have_is_refused(self) -> None:
+        pytest.importorskip("gradio")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            result = CliRunner().invoke(ui, ["--port", str(port)])
+            assert result.output == (
+                f"Error: port {port} of 127.0.0.1 is taken by another program; end that program, or choose another "
+                "port.\n"
+            )
+            assert result.exit_code == 1
+        result = CliRunner().invoke(ui, ["--host", "192.0.2.1"])
+        assert "port 7860 of 192.0.2.1 cannot be used: Cannot assign requested address" in result.output
+
+    def test_a_variable_that_gradio_cannot_read_is_a_sentence(self) -> None:
+        pytest.importorskip("gradio")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "traitwatch", "ui"],
+            env={**os.environ, "GRADIO_SERVER_PORT": "many"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: Gradio, which shows the page, cannot be loaded: ValueError: ")
+        assert "Traceback" not in done.stderr

@@ -89,6 +89,7 @@ async def test_an_answer_without_the_fields_is_an_error(reply: Reply, message: s
         (["--enforce-eager", "some/model"], "give the MODEL first"),
         (["some/model", "--port", "8000"], "--port: the doctor sets that itself"),
         (["some/model", "--traits-layer=3"], "--traits-layer: the doctor sets that itself"),
+        (["--out", "/no/such/folder/report.md", "some/model"], "--out /no/such/folder/report.md: there is no folder"),
         (["--gpu", "some/model"], "the vLLM that is installed is the CPU build"),
     ],
 )

@@ -1,11 +1,13 @@
-"""vLLM options that would lose scores are refused before anything starts."""
+"""Options and models with which vLLM could not serve, or would lose scores, are refused before anything starts."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
+from traitwatch.errors import ProcessError
 from traitwatch_server.errors import ConfigError
-from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
+from traitwatch_server.launch.vllm_serve import model_config, parse_vllm_arguments, run
 from traitwatch_server.settings import Settings
 
 
@@ -27,3 +29,18 @@ def test_an_option_that_loses_scores_is_refused_by_name(options: list[str]) -> N
     args = parse_vllm_arguments(["some/model", *options])
     with pytest.raises(ConfigError, match=options[0]):
         run(args, Settings((Path("vectors"),)), [])
+
+
+def test_a_port_that_another_program_has_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        args = parse_vllm_arguments(["some/model", "--host", "127.0.0.1", "--port", str(port)])
+        with pytest.raises(ProcessError, match=f"port {port} of 127.0.0.1 is taken by another program"):
+            run(args, Settings((Path("vectors"),)), [])
+
+
+@pytest.mark.parametrize("config", [b"[]", b"{", b"null", b'{"model_type": 3}', b'{"architectures": 3}', b"\xff\x00"])
+def test_a_model_whose_configuration_is_none_is_a_sentence(tmp_path: Path, config: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(config)
+    with pytest.raises(ConfigError, match=f"^vLLM cannot use the model '{tmp_path}': "):
+        model_config(parse_vllm_arguments([str(tmp_path)]))
