@@ -10,9 +10,11 @@ only on a port that nobody listens on, and takes an answer as the program's only
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +28,7 @@ from traitwatch.errors import ProcessError
 from traitwatch.process_guard import end_session, members
 
 _POLL_SECONDS = 0.2
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _INSPECTOR_START_SECONDS = 120.0
 _END_SECONDS = 60.0
 # vLLM loses a SIGTERM that comes while its engine starts. No answer is running then.
@@ -118,16 +121,17 @@ def running(
     address = urlsplit(ready)
     host, port = address.hostname or "", address.port or 0
     check_port(host, port)
-    with log.open("wb") as output:
-        # In a session of its own: a terminal's Ctrl-C reaches this process alone, which then ends the program in order.
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-    leader = psutil.Process(process.pid)
     grace = _END_SECONDS_BEFORE_READY
-    guard = None
+    leader = guard = None
     try:
-        guard = _start_guard(process.pid)
+        with log.open("wb") as output, _signals_held():
+            # In a session of its own: a terminal's Ctrl-C reaches this process alone, which then ends the program in
+            # order.
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+            leader = psutil.Process(process.pid)
+            guard = _start_guard(process.pid)
         started = time.monotonic()
         while not _is_ready(ready):
             seconds = time.monotonic() - started
@@ -142,8 +146,9 @@ def running(
         grace = _END_SECONDS
         yield process
     finally:
-        end_session(leader, grace, grace)
-        process.wait()
+        if leader is not None:
+            end_session(leader, grace, grace)
+            process.wait()
         if guard is not None:
             guard.kill()
             guard.wait()
@@ -195,6 +200,27 @@ def inspector(
         environment=environment,
     ):
         yield address
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM inside the block; they come at its end.
+
+    A Ctrl-C just after the start of a child would leave the child, since nobody has noted its number yet. Only the main
+    thread gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {which: signal.signal(which, lambda number, _: came.append(number)) for which in _ENDING}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _start_guard(leader: int) -> subprocess.Popen[bytes]:

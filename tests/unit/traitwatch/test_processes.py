@@ -51,6 +51,21 @@ with open(pids, "w") as file:
 server.serve_forever()
 """
 
+# Runs a program that interrupts this process at once, and writes the ids of the program and its guard, if they live.
+_INTERRUPTED = """
+import sys
+from pathlib import Path
+import psutil
+from traitwatch.processes import running
+log, port = sys.argv[1:]
+command = ["sh", "-c", "kill -INT $PPID; exec sleep 600"]
+try:
+    with running("it", command, Path(log), ready=f"http://127.0.0.1:{port}", timeout=60):
+        pass
+except KeyboardInterrupt:
+    print([child.pid for child in psutil.Process().children()])
+"""
+
 # Runs this server from a thread that ends. Writes a line when the server is ready, and waits.
 _OWNER = """
 import sys, threading, time
@@ -158,6 +173,13 @@ def test_ctrl_c_during_the_end_kills_at_once(pids: Path) -> None:
             assert owner.wait(DEADLINE) == 0
     assert process.returncode == -signal.SIGKILL
     assert not any(is_up(one) for one in started)
+
+
+def test_ctrl_c_just_after_the_start_leaves_no_process(tmp_path: Path) -> None:
+    for _ in range(5):
+        command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "log"), str(free_port())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
+        assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def serve_files(port: int) -> list[str]:
