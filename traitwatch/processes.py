@@ -83,6 +83,15 @@ def traitwatch_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "traitwatch", *arguments]
 
 
+def keep_to_installed_modules() -> None:
+    """Have each Python that this process or its children start search no working folder for modules, as with `-P`.
+
+    vLLM reads a model's class in a Python that it starts with `-m`. In the working folder, this Python would import the
+    user's own `numpy.py`. A value that the user has set stays.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """Return the last lines of a log."""
     return "\n".join(log.read_text("utf-8", errors="replace").splitlines()[-lines:])

@@ -67,13 +67,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder of the test and its children."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("server", "dashboards", "traitwatch", "traitwatch_server", "vllm"):
+    for name in ("server", "dashboards", "traitwatch", "traitwatch_server", "vllm", "numpy", "torch", "json"):
         (folder / f"{name}.py").write_text(RAISES)
     for name in ("builder", "tests"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(RAISES)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    # vLLM reads a model's class in a Python of its own only where it does not remember the class.
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "vllm"))
     return folder
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from traitwatch.cpu_engine import MULTIPROCESSING, ONE_PROCESS
+from traitwatch.processes import keep_to_installed_modules
 
 
 def vllm_environment() -> None:
@@ -16,6 +17,7 @@ def vllm_environment() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    keep_to_installed_modules()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from vllm.config import ModelConfig
 
-from traitwatch.processes import check_port
+from traitwatch.processes import check_port, keep_to_installed_modules
 from traitwatch.vllm_private.command_line import (
     create_model_config,
     parse_serve_arguments,
@@ -39,6 +39,7 @@ _LONGEST_SOCKET_PATH = 107
 
 def parse_vllm_arguments(arguments: list[str]) -> Namespace:
     """Parse MODEL and options with vLLM's own serve parser; a wrong argument ends the process with a message."""
+    keep_to_installed_modules()
     return parse_serve_arguments(arguments, prog="traitwatch")
 
 
