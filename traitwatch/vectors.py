@@ -11,9 +11,9 @@ vector without a card is usable, but uncalibrated: its projections have no z.
 
 import hashlib
 import io
-import pickle
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ import numpy.typing as npt
 from traitwatch.card import Calibration, Card, LayerCalibration
 from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json, write_atomically
+from traitwatch.tensor_files import import_hint, kind_of, read_whole, unpickled
+from traitwatch.tensor_values import as_float32, describe, holds_tensors, shape_of
 
 __all__ = [
     "DEFAULT_LAYER",
@@ -39,10 +41,12 @@ __all__ = [
     "PersonaVector",
     "bad_layers",
     "check_trait_name",
+    "listed_layers",
     "load_card",
     "load_tensor",
     "load_vector",
     "load_vectors",
+    "missing_embeddings",
     "save_card",
     "save_tensor",
     "unit_rows",
@@ -119,8 +123,11 @@ class PersonaVector:
         row = self.vector[layer]
         norm = float(np.linalg.norm(row.astype(np.float64)))
         if norm == 0.0:
-            raise ArtifactError(f"{self.path}: the vector is zero at layer {layer}; choose another layer.")
-        unit: Float32Array = (row / norm).astype(np.float32)
+            layers = listed_layers(np.flatnonzero(self.vector.any(axis=1)).tolist())
+            raise ArtifactError(
+                f"{self.path}: the vector is zero at layer {layer}; it has layers {layers}, choose one of these."
+            )
+        unit: Float32Array = (row.astype(np.float64) / norm).astype(np.float32)
         return unit
 
     def calibration(self, layer: int) -> LayerCalibration | None:
@@ -165,27 +172,39 @@ def load_tensor(path: Path) -> Float32Array:
     """
     import torch
 
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    data = read_whole(path)
+    kind = kind_of(data)
+    if kind.name != "torch":
+        remedy = kind.remedy if kind.name == "other" else f"{import_hint(path)} makes a persona vector of it"
+        raise ArtifactError(f"{path} is {kind.what}, not a plain tensor of torch.save; {remedy}.")
+    value = unpickled(path, data)
+    if not isinstance(value, torch.Tensor):
+        found = f"{path} holds {_article(type(value).__name__)}, not a plain tensor: {describe(value)}"
+        if not holds_tensors(value):
+            raise ArtifactError(f"{found}; give a file of vectors.")
+        raise ArtifactError(f"{found}; {import_hint(path)} makes a persona vector of it.")
+    shape = shape_of(value)
+    if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
         raise ArtifactError(
-            f"{path} is not a plain tensor saved with torch.save (anything else in a pickle is refused, "
-            f"since it could run code): {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
-    if not isinstance(tensor, torch.Tensor):
-        raise ArtifactError(f"{path} holds a {type(tensor).__name__}, not a plain tensor; save the tensor itself.")
-    if tensor.dim() != 2 or not tensor.is_floating_point():
-        raise ArtifactError(
-            f"{path} holds a {tensor.dtype} tensor of shape {list(tensor.shape)}; "
-            "a persona vector is floating point, [num_layers + 1, hidden_size]."
+            f"{path} holds a {value.dtype} tensor of shape {list(shape)}; a persona vector is floating point, "
+            f"[num_layers + 1, hidden_size]. {import_hint(path)} makes one of the vectors of some layers."
         )
-    vector: Float32Array = tensor.detach().float().numpy()
-    if not np.isfinite(vector).all():
-        rows = np.unique(np.nonzero(~np.isfinite(vector))[0]).tolist()
-        raise ArtifactError(f"{path} has NaN or infinity at layers {rows}; build the vector again.")
+    vector = as_float32(value, str(path))
+    if bad := bad_layers(vector):
+        raise ArtifactError(f"{path} has NaN or infinity at layers {bad}; build the vector again.")
     return vector
+
+
+def missing_embeddings(vector: PersonaVector, num_layers: int, hidden_size: int) -> str:
+    """Return what to do about a bare vector that has one row a layer, without row 0; empty for any other vector."""
+    if vector.card is not None or vector.vector.shape != (num_layers, hidden_size):
+        return ""
+    command = f"traitwatch import {shlex.quote(str(vector.path))} --rows layers --model MODEL --out DIR"
+    return f"it seems to lack row 0 (the embeddings): `{command}` adds it."
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[:1] in "aeiou" else f"a {noun}"
 
 
 def load_vector(path: Path, trait: str | None = None) -> PersonaVector:
@@ -214,9 +233,7 @@ def load_vectors(directories: Iterable[Path]) -> list[PersonaVector]:
     """
     found: dict[str, Path] = {}
     for directory in directories:
-        if not directory.is_dir():
-            raise ArtifactError(f"{directory}: no such directory; give one that holds persona vectors (.pt files).")
-        files = [f for f in sorted(directory.glob("*.pt")) if not f.stem.endswith((PROMPT_AVG, PROMPT_LAST))]
+        files = _servable(directory)
         if not files:
             raise ArtifactError(f"{directory} holds no persona vector (<trait>_{RESPONSE_AVG}.pt or <trait>.pt).")
         for file in files:
@@ -225,6 +242,32 @@ def load_vectors(directories: Iterable[Path]) -> list[PersonaVector]:
                 raise ArtifactError(f"two vectors are named {trait!r}: {found[trait]} and {file}; remove one.")
             found[trait] = file
     return [load_vector(file, trait) for trait, file in sorted(found.items())]
+
+
+def _servable(directory: Path) -> list[Path]:
+    """Return the files of a directory that a server would load. Hidden files are none: `._evil.pt` is macOS's own."""
+    try:
+        files = sorted(Path(directory).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(
+            f"{directory}: no such directory; give one that holds persona vectors (.pt files)."
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(f"{directory} cannot be read ({reason}); check its permissions.") from None
+    vectors = [file for file in files if file.name.endswith(".pt") and not file.name.startswith(".")]
+    return [file for file in vectors if not file.stem.endswith((PROMPT_AVG, PROMPT_LAST))]
+
+
+def listed_layers(layers: Sequence[int]) -> str:
+    """Return layer indices as words, runs of them as `1 to 30`; `none` for none."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs) or "none"
 
 
 def _trait_of(path: Path) -> str:

@@ -21,6 +21,7 @@ from traitwatch.vectors import (
     load_card,
     load_tensor,
     load_vector,
+    missing_embeddings,
     save_card,
     save_tensor,
     unit_rows,
@@ -241,10 +242,14 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
 
     Raises:
         ArtifactError: the vector is missing, or its card is another vector's.
+        PipelineError: the vector has no card, and has one row a layer, without row 0.
     """
     loaded = load_vector(workspace.vector(RESPONSE_AVG), workspace.trait)
     if loaded.card is not None:
         return loaded.card, loaded.vector
+    reader = session.reader()
+    if remedy := missing_embeddings(loaded, reader.num_layers, reader.hidden_size):
+        raise PipelineError(f"{loaded.path} has shape {list(loaded.vector.shape)}: {remedy}")
     card = Card(
         trait=workspace.trait,
         model=card_model_name(session.model),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traitwatch.spikes import MIN_TOKENS, WINDOW
-from traitwatch.vectors import PersonaVector, load_vectors
+from traitwatch.vectors import PersonaVector, load_vectors, missing_embeddings
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.settings import Layer, Settings
 from traitwatch_server.wire import TAP_VERSION
@@ -251,7 +251,7 @@ def check_fits(traits: Iterable[ServedTrait], model: str, num_layers: int, hidde
         if shape != needed:
             raise ConfigError(
                 f"{trait.vector.path} has shape {shape}, but {model} needs {needed} (num_layers + 1, hidden_size); "
-                "build the vector on this model."
+                + (missing_embeddings(trait.vector, num_layers, hidden_size) or "build the vector on this model.")
             )
         if not 1 <= trait.layer <= num_layers:
             raise ConfigError(

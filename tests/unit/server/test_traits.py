@@ -82,6 +82,14 @@ def test_a_vector_of_another_shape_is_refused(tmp_path: Path, num_layers: int, h
     assert str([num_layers + 1, hidden_size]) in str(error.value)
 
 
+def test_a_missing_row_of_the_embeddings_is_recognised(tmp_path: Path) -> None:
+    """Published vectors often have one row a layer. The vector was built on this model all the same."""
+    traits = load_served_traits(settings(tmp_path, layer=2))
+    with pytest.raises(ConfigError, match=r"lack row 0 .*`traitwatch import \S+\.pt --rows layers") as error:
+        check_fits(traits, "tiny", num_layers=4, hidden_size=8)
+    assert "build the vector on this model" not in str(error.value)
+
+
 def test_the_compile_cache_key_depends_on_the_layers_alone(tmp_path: Path) -> None:
     """With a path or an id, every start would compile. Without a layer, a start could load a graph without its tap."""
     (tmp_path / "x").mkdir()

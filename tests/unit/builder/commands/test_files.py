@@ -270,6 +270,15 @@ def test_a_model_of_another_shape_is_refused(extracted: Path, tmp_path: Path) ->
     assert "has 2 layers of 16" in error
 
 
+def test_a_bare_vector_without_the_row_of_the_embeddings_is_recognised(tiny_model: Path, tmp_path: Path) -> None:
+    torch.save(torch.ones(NUM_LAYERS, HIDDEN_SIZE), tmp_path / "evil_response_avg_diff.pt")
+    evaluated = [authors_csv(tmp_path / f"eval_{polarity}.csv", polarity) for polarity in ("pos", "neg")]
+    verify = ("verify", "evil", "--model", tiny_model, "--vectors", tmp_path)
+    error = " ".join(refused(*verify, "--eval-pos", evaluated[0], "--eval-neg", evaluated[1]).split())
+    assert f"has shape [{NUM_LAYERS}, {HIDDEN_SIZE}]: it seems to lack row 0" in error
+    assert "--rows layers" in error
+
+
 def test_our_definitions_satisfy_the_authors_loader() -> None:
     """The loader takes instruction, questions and eval_prompt, and fills in the prompt with str.format."""
     data = SHIPPED_DEFINITIONS
