@@ -154,6 +154,24 @@ class JudgeCard(BaseModel):
     note: str = Field(default="", description="note for readers of the scores")
 
 
+class Source(BaseModel):
+    """The file of another program that a vector came from: `traitwatch import` writes it."""
+
+    model_config = _STRICT
+    file: str = Field(description="name of the file")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file")
+    format: str = Field(description="what the file is, for example `torch.save` or `GGUF control vector`")
+    key: str = Field(default="", description="keys that lead to the vector in the file, joined with dots")
+    rows: Literal["layers", "layers+1"] = Field(
+        description="how the file counts: its index 0 is the output of the first decoder layer (`layers`), or the "
+        "embeddings (`layers+1`)"
+    )
+    convention: str = Field(description="the same in words, and how it was found out")
+    layers: list[int] = Field(description="the layer indices that the file has; all other rows are zero")
+    metadata: dict[str, str] = Field(default_factory=dict, description="what the file says of itself")
+    date: datetime.date = Field(description="day of the import")
+
+
 class Card(BaseModel):
     """The card of a vector: how the vector was made, and how far it can be trusted. `<trait>.json` beside the `.pt`."""
 
@@ -190,5 +208,6 @@ class Card(BaseModel):
         default_factory=dict, description="how answers were sampled: `temperature`, `top_p`, `max_tokens`, `seed`"
     )
     extraction: str = Field(default="", description="the engine that read the hidden states, and its precision")
-    date: datetime.date = Field(description="day of the extraction")
+    source: Source | None = Field(default=None, description="the file that the vector was imported from, if it was")
+    date: datetime.date = Field(description="day of the extraction, or of the import")
     versions: dict[str, str] = Field(default_factory=dict, description="of the packages that the numbers depend on")

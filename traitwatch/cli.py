@@ -33,6 +33,10 @@ COMMANDS = {
         "Check on this machine that a model's scores are right, and what they cost.",
     ),
     "extract": ("traitwatch_builder.commands.extract:extract_command", "Make vectors out of judged answers."),
+    "import": (
+        "traitwatch_builder.commands.import_vector:import_command",
+        "Make a vector of a published file: .pt, .safetensors, .gguf, .npy.",
+    ),
     "judge": ("traitwatch_builder.commands.judge:judge_command", "Score answers for a trait and for coherence."),
     "layers": ("traitwatch_builder.commands.layers:layers_command", "Rank layers by held-out AUC and by steering."),
     "model": (

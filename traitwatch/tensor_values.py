@@ -83,7 +83,7 @@ def as_float32(value: Any, what: str) -> npt.NDArray[np.float32]:
         ArtifactError: it is no dense tensor of floating point, is too large, or has values beyond float32.
     """
     shape = shape_of(value)
-    if not _is_floating(value):
+    if not is_floating(value):
         raise ArtifactError(f"{what} holds {describe(value)}; a persona vector is dense and of floating point.")
     if np.prod([float(size) for size in shape]) > MOST_VALUES:
         raise ArtifactError(f"{what} claims {describe(value)}, which no model has; save the vector alone.")
@@ -100,7 +100,8 @@ def as_float32(value: Any, what: str) -> npt.NDArray[np.float32]:
     return array
 
 
-def _is_floating(value: Any) -> bool:
+def is_floating(value: Any) -> bool:
+    """Return whether a value is a dense tensor or array of floating point."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -112,7 +113,7 @@ def _is_floating(value: Any) -> bool:
         )
     if isinstance(value, PickledArray):
         return value.dtype.lstrip("<>=|") in _FLOATS
-    return bool(np.issubdtype(value.dtype, np.floating))
+    return isinstance(value, np.ndarray) and bool(np.issubdtype(value.dtype, np.floating))
 
 
 def _dense(value: Any) -> npt.NDArray[Any]:

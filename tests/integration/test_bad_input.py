@@ -12,9 +12,10 @@ import torch
 
 from tests.support.forks import fork
 from tests.support.serving import environment, traitwatch
-from traitwatch.vectors import save_tensor
+from traitwatch.vectors import SHIPPED, save_tensor
 
 SHAPE = (31, 576)
+PUBLISHED = "deception_response_avg_diff.pt"
 FILE = "courage_response_avg_diff.pt"
 # Stands for the directory of the files, in a command and in its error message.
 HERE = "HERE"
@@ -38,6 +39,14 @@ def with_nan(directory: Path) -> None:
     vector = torch.zeros(SHAPE)
     vector[7, 3] = float("nan")
     torch.save(vector, directory / FILE)
+
+
+def without_row_0(directory: Path) -> None:
+    vector_file(directory, (30, 576))
+
+
+def cut_off(directory: Path) -> None:
+    (directory / FILE).write_bytes((SHIPPED / "SmolLM2-135M-Instruct" / PUBLISHED).read_bytes()[:20000])
 
 
 def a_dictionary(directory: Path) -> None:
@@ -88,6 +97,8 @@ CASES = {
     "a folder without vectors": Case(["holds no persona vector"], nothing),
     "a pickle that is not a plain tensor": Case([f"{HERE}/{FILE}", "not a plain tensor"], a_pickle),
     "a dictionary of tensors": Case(["holds a dict, not a plain tensor"], a_dictionary),
+    "a vector without row 0": Case(["[30, 576]", "lack row 0", "--rows layers"], without_row_0),
+    "a file that is cut off": Case([f"{HERE}/{FILE} is cut off or unreadable (20000 bytes)", "copy it"], cut_off),
     "NaN in a vector": Case(["NaN or infinity at layers [7]"], with_nan),
     "a vector of another model": Case(["[31, 512]", "[31, 576]"], of_another_model),
     "two vectors with one name": Case(

@@ -14,12 +14,16 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tests.support.answers import received_choices
 from tests.support.cases import COMPLETIONS
+from tests.support.published import FORMATS
 from tests.support.random_llama import HIDDEN_SIZE, NUM_LAYERS, Oracle
 from tests.support.serving import MODEL_NAME, Server, serving
-from traitwatch.vectors import save_tensor
+from traitwatch.vectors import load_tensor, save_tensor
+from traitwatch_builder.importing.step import ImportOptions, import_step
+from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_server.traits import ADMIN_COLUMNS
 
 pytestmark = pytest.mark.engine
@@ -268,6 +272,22 @@ def test_a_trait_is_loaded_scored_and_unloaded(admin: Admin, first: Oracle, othe
     again = admin.unload("second")
     assert again.status_code == 404
     assert "'second'" in again.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a tensor without row 0", "layers under a key", "safetensors of layers", "a control vector", ".npz"]
+)
+def test_an_imported_vector_scores_like_the_vector_that_was_published(
+    name: str, admin: Admin, model: Path, first: Oracle, tmp_path: Path
+) -> None:
+    published = tmp_path / "published"
+    published.write_bytes(FORMATS[name][0](load_tensor(admin.directory / VECTOR)))
+    workspace = Workspace(admin.directory / tmp_path.name, "published")
+    card = import_step(published, workspace, ImportOptions(str(model)), Console(quiet=True))
+    assert admin.load("published", f"{tmp_path.name}/published_response_avg_diff.pt").status_code == 200
+    check(first, admin.ask(), "published")
+    (listed,) = (trait for trait in admin.call("GET", "/v1/traits").json()["data"] if trait["id"] == "published")
+    assert (listed["sha256"], listed["calibration"]) == (card.sha256, None)
 
 
 def test_a_trait_is_loaded_at_a_layer_that_no_trait_had(

@@ -39,7 +39,7 @@ LAYERS: Mapping[str, Sequence[Sequence[str]]] = {
         ["answering", "judging", "vectors"],
         ["report", "steering"],
         ["steps"],
-        ["pipeline"],
+        ["importing", "pipeline"],
         ["commands"],
     ],
     "traitwatch_dashboards": [["errors", "example_chats"], ["prometheus"], ["grafana", "inspector"], ["demo"]],
@@ -154,6 +154,7 @@ PRIVATE = "traitwatch.vllm_private"
 # Private names of other libraries, for which there is no public way.
 OTHERS = {
     ("traitwatch.precision", "torch.ops.mkldnn._is_mkldnn_bf16_supported"),
+    ("traitwatch_builder.importing.formats", "super()._get"),
     ("traitwatch_server.metrics", "histogram._sum"),
     ("traitwatch_server.recording.tally", "histogram._buckets"),
 }

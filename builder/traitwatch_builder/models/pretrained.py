@@ -57,11 +57,29 @@ def length_limit(model: Path | str) -> int:
     Raises:
         PipelineError: the model cannot be loaded.
     """
+    return getattr(_text_config(model), "max_position_embeddings", None) or sys.maxsize
+
+
+def model_size(model: Path | str) -> tuple[int, int] | None:
+    """Return the decoder layers of a model and its hidden size; None where its hub cannot be reached.
+
+    Raises:
+        PipelineError: the model's directory has no usable configuration.
+    """
     try:
-        config = AutoConfig.from_pretrained(model).get_text_config()
+        config = _text_config(model)
+    except PipelineError:
+        if Path(model).is_dir():
+            raise
+        return None
+    return config.num_hidden_layers, config.hidden_size
+
+
+def _text_config(model: Path | str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(model).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise _unusable(model, error) from error
-    return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _unusable(model: Path | str, error: Exception) -> PipelineError:

@@ -211,6 +211,8 @@ def _key_figures(data: ReportData) -> list[KeyFigure]:
     else:
         tokens = f"{card.calibration.num_tokens:,}".replace(",", "\u2009")
         figures.append(KeyFigure("Calibration", tokens, f"tokens, {card.calibration.num_prompts} neutral prompts"))
+    if card.source is not None:
+        figures.append(KeyFigure("Imported from", card.source.format, f"{card.source.file}, {card.source.date}"))
     judge = card.judge
     figures.append(KeyFigure("Judge", judge.name if judge else "unknown", judge.model if judge else ""))
     return figures

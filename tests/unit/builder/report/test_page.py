@@ -1,6 +1,7 @@
 """The page of a report shows what was measured, names what is missing, loads nothing, and escapes answers."""
 
 import dataclasses
+import datetime
 import itertools
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.report_data import TRAIT, bare_report, full_report
-from traitwatch.card import SteeringResult
+from traitwatch.card import Source, SteeringResult
 from traitwatch_builder.report.data import ReportData
 from traitwatch_builder.report.page import render_report
 from traitwatch_builder.report.plots import steering_plot
@@ -230,6 +231,21 @@ def test_without_a_calibration_tokens_are_coloured_relative_to_those_shown() -> 
     page = render_report(dataclasses.replace(data, card=data.card.model_copy(update={"calibration": None})))
     assert "relative to the tokens shown" in page
     assert '<span class="p2" title="“high”  projection 9.00  z +1.00">high</span>' in page
+
+
+def test_an_imported_vector_names_its_file() -> None:
+    data = full_report()
+    source = Source(
+        file="<evil>.gguf",
+        sha256="0" * 64,
+        format="GGUF control vector",
+        rows="layers",
+        convention="index i of the file is the output of decoder layer i",
+        layers=[1, 2],
+        date=datetime.date(2026, 1, 2),
+    )
+    page = render_report(dataclasses.replace(data, card=data.card.model_copy(update={"source": source})))
+    assert "Imported from</dt><dd><b>GGUF control vector</b><span>&lt;evil&gt;.gguf, 2026-01-02" in page
 
 
 def test_without_evidence_answers_of_the_files_are_shown_uncoloured() -> None:

@@ -1,0 +1,1 @@
+"""Persona vectors out of files that other programs wrote."""
