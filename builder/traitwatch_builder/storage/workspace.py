@@ -8,13 +8,12 @@ neutral.csv                                                answers to neutral pr
 .traitwatch/<trait>-{evidence.npz,report.json,manifest.json}
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
 
 from traitwatch.files import sweep, write_atomically
@@ -159,6 +158,16 @@ class Workspace:
         return [*answers, *vectors, self.card, report, self.evidence, self.report_evidence, self.manifest.path]
 
 
+class _Record(BaseModel):
+    """A finished step."""
+
+    inputs: str
+    outputs: dict[str, str]
+
+
+_RECORDS = TypeAdapter(dict[str, _Record])
+
+
 class Manifest:
     """The record of finished steps: for each step a hash of its inputs, and the hashes of its output files."""
 
@@ -173,24 +182,27 @@ class Manifest:
         self._root = root
 
     def done(self, step: str, inputs: object) -> bool:
-        """Return whether a step was finished with these inputs (JSON data) and its output files are unchanged."""
+        """Return whether a step was finished with these inputs (JSON data) and its output files are unchanged.
+
+        A damaged manifest records nothing: its steps are done again.
+        """
         record = self._read().get(step)
-        if record is None or record["inputs"] != fingerprint(inputs):
+        if record is None or record.inputs != fingerprint(inputs):
             return False
-        paths = {self._root / name: digest for name, digest in record["outputs"].items()}
+        paths = {self._root / name: digest for name, digest in record.outputs.items()}
         return all(path.is_file() and file_fingerprint(path) == digest for path, digest in paths.items())
 
     def record(self, step: str, inputs: object, outputs: Sequence[Path]) -> None:
         """Record that a step is finished, with its inputs and its output files (below the manifest's root)."""
         digests = {path.relative_to(self._root).as_posix(): file_fingerprint(path) for path in outputs}
-        steps = {**self._read(), step: {"inputs": fingerprint(inputs), "outputs": digests}}
-        write_atomically(self.path, json.dumps(steps, indent=1).encode() + b"\n")
+        steps = {**self._read(), step: _Record(inputs=fingerprint(inputs), outputs=digests)}
+        write_atomically(self.path, _RECORDS.dump_json(steps, indent=1) + b"\n")
 
-    def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():
+    def _read(self) -> dict[str, _Record]:
+        try:
+            return _RECORDS.validate_json(self.path.read_bytes())
+        except (FileNotFoundError, ValidationError):
             return {}
-        steps: dict[str, Any] = json.loads(self.path.read_text())
-        return steps
 
 
 def find_definition(trait: str, directories: Sequence[Path]) -> tuple[Path, Path] | None:

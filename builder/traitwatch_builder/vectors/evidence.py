@@ -8,7 +8,6 @@ is as long as a vector of answers that do not differ; a useful vector is longer.
 """
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from traitwatch.errors import ArtifactError
 from traitwatch.files import write_atomically
+from traitwatch.tensor_files import read_whole
 from traitwatch.vectors import Float32Array, bad_layers
 from traitwatch_builder.errors import PipelineError
 
@@ -58,23 +58,23 @@ class Evidence:
         Raises:
             ArtifactError: no such file, a file of another kind, or arrays that do not fit each other.
         """
+        if not path.exists():
+            raise ArtifactError(f"{path}: no such file; `traitwatch extract` makes it.")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                null = arrays["null"]
-                halves = arrays.get("halves")
-                questions = arrays.get("questions", ())
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file; `traitwatch extract` makes it.") from None
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
+            with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as arrays:
+                null = np.asarray(arrays["null"], np.float32)
+                halves = np.asarray(arrays["halves"], np.float32) if "halves" in arrays else None
+                questions = tuple(map(str, arrays.get("questions", ())))
+        except ArtifactError:
+            raise
+        except Exception as error:  # noqa: BLE001 - NumPy and zipfile raise many kinds of errors on damaged bytes
             raise ArtifactError(f"{path} is not the evidence of an extraction ({error}); extract again.") from None
         if null.ndim != 3 or (halves is not None and (halves.ndim != 3 or halves.shape != (2, *null.shape[1:]))):
             raise ArtifactError(
                 f"{path} holds arrays of shapes {null.shape} and {None if halves is None else halves.shape}, not those "
                 "of an extraction; extract again."
             )
-        return cls(
-            None if halves is None else halves.astype(np.float32), null.astype(np.float32), tuple(map(str, questions))
-        )
+        return cls(halves, null, questions)
 
 
 class PairAccumulator:
