@@ -170,6 +170,7 @@ def inspector(
     log: Path,
     *,
     api_key: str | None = None,
+    admin_key: str | None = None,
     auth: str | None = None,
     root_path: str | None = None,
 ) -> Iterator[str]:
@@ -179,8 +180,9 @@ def inspector(
         urls: addresses of the servers that the inspector shows. They need not answer yet.
         port: the port of 127.0.0.1 that the inspector listens on.
         log: the file that takes the output.
-        api_key: the API key of the servers. The key goes through the environment, where other users of the machine do
-            not see it.
+        api_key: the API key of the servers. The keys go through the environment, where other users of the machine do
+            not see them.
+        admin_key: the admin key of the servers, for the latest spikes.
         auth: `user:password` that the page asks for.
         root_path: the path under which a proxy serves the page.
 
@@ -192,13 +194,9 @@ def inspector(
         command += ["--url", url]
     if root_path is not None:
         command += ["--root-path", root_path]
-    environment = dict(os.environ)
-    environment.pop("TRAITWATCH_API_KEY", None)
-    environment.pop("TRAITWATCH_UI_AUTH", None)
-    if api_key is not None:
-        environment["TRAITWATCH_API_KEY"] = api_key
-    if auth is not None:
-        environment["TRAITWATCH_UI_AUTH"] = auth
+    secrets = {"TRAITWATCH_API_KEY": api_key, "TRAITWATCH_ADMIN_KEY": admin_key, "TRAITWATCH_UI_AUTH": auth}
+    environment = {name: value for name, value in os.environ.items() if name not in secrets}
+    environment |= {name: value for name, value in secrets.items() if value is not None}
     address = f"http://127.0.0.1:{port}"
     with running(
         "the inspector",

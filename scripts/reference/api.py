@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from traitwatch_server.app.keys import Keys
 from traitwatch_server.app.openapi import with_scores
 from traitwatch_server.app.routes import add_routes
 
@@ -12,13 +13,13 @@ from .markdown import table
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of a server with only our routes, as with `--traits-admin`."""
+    """Return the OpenAPI document of a server with only our routes, as with `--traits-admin` and an admin key."""
     app = FastAPI()
 
     def serving() -> Any:
         raise RuntimeError("this application serves nothing")
 
-    add_routes(app, serving, admin=True)
+    add_routes(app, serving, admin=True, admin_keys=Keys(["an admin key"]))
     return with_scores(app.openapi())
 
 

@@ -7,7 +7,7 @@
     ├── AnswerError       a server that the doctor runs did not answer as it should
     ├── NoReferenceError  transformers cannot compute the projections that the doctor compares with
     ├── RequestError      the `traits` of a request are not usable; becomes an HTTP 400 in OpenAI's error shape
-    └── AdminError        a trait cannot be loaded or unloaded; becomes an HTTP error of its status
+    └── AdminError        an operator's request cannot be done, or has not the admin key; becomes an HTTP error
 
 The server raises two errors of `traitwatch.errors` too. The worker raises `LayoutError` at start-up, where vLLM is not
 laid out as the tap knows it. The doctor and `serve --ui` raise `ProcessError`, where a child process does not start.
@@ -47,7 +47,7 @@ class RequestError(ServerError):
 
 
 class AdminError(ServerError):
-    """A trait cannot be loaded or unloaded.
+    """An operator's request cannot be done, or has not the admin key.
 
     Attributes:
         status: the HTTP status of the answer.

@@ -44,7 +44,8 @@ class Settings:
         layer: the layer of each trait that is not in `layer_of`; "best" is the best layer of the trait's card.
         layer_of: trait to its own layer.
         default: the part of the scores in a response whose request has no `traits` field.
-        admin: whether clients may load and unload traits.
+        admin: whether an operator may load and unload traits while the server serves.
+        admin_key: the key of an operator; None where the routes of an operator are off.
         spare_layers: layers to tap beside those of the traits, for traits that are loaded later.
         spike_rate: the share of neutral responses that may have a spike.
         threshold_of: trait to a threshold (smoothed z), in place of the card's.
@@ -57,6 +58,8 @@ class Settings:
     layer_of: Mapping[str, Layer] = field(default_factory=dict)
     default: TraitsDefault = "tokens"
     admin: bool = False
+    # Not in the `repr`: what is written into a log is no secret any more.
+    admin_key: str | None = field(default=None, repr=False)
     spare_layers: tuple[int, ...] = ()
     spike_rate: float = DEFAULT_SPIKE_RATE
     threshold_of: Mapping[str, float] = field(default_factory=dict)

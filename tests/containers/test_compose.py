@@ -17,6 +17,7 @@ DASHBOARDS = ROOT / "dashboards"
 COMPOSE = DASHBOARDS / "compose.yaml"
 SECRETS = {
     "TRAITWATCH_API_KEY": "key",
+    "TRAITWATCH_ADMIN_KEY": "another key",
     "TRAITWATCH_UI_AUTH": "user:password",
     "GRAFANA_ADMIN_PASSWORD": "password",
     "TRAITWATCH_ALERT_WEBHOOK": "https://alerts.example.org/hooks/traitwatch",

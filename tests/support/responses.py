@@ -31,6 +31,7 @@ def response(
     traits = [trait(f"trait-{i}") for i in range(len(spikes))] if traits is None else traits
     return Recorded(
         request_id=request_id,
+        call_id="0123456789abcdef",
         index=1,
         model="tiny",
         engine="0",

@@ -23,6 +23,10 @@ from traitwatch.vllm_private.server_process import SERVER_MODULE
 # This time limit only ends a hang. Where ten processes share each core, a start takes ten minutes.
 START_TIMEOUT = 1800.0
 MODEL_NAME = "embedded"
+# The key of an operator in the tests, the header that gives it, and a command's beginning that hands it to a server.
+ADMIN_KEY = "the-key-of-an-operator"
+OPERATOR = {"X-Traitwatch-Admin-Key": ADMIN_KEY}
+WITH_ADMIN_KEY = ("env", f"TRAITWATCH_ADMIN_KEY={ADMIN_KEY}")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,27 @@
-"""Reads in vLLM's API process what vLLM does not promise: engines, metrics, tokenizer, the form of an error."""
+"""Reads in vLLM's API process what vLLM does not promise: engines, metrics, tokenizer, keys, the form of an error."""
 
 import copy
+from argparse import Namespace
 from typing import Any
 
+import vllm.envs as envs
 from prometheus_client import CollectorRegistry
 from vllm.config import ParallelConfig
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-__all__ = ["ErrorResponse", "engine_indexes", "metrics_registry", "tokenizer_of"]
+__all__ = ["GUARDED_PREFIX", "ErrorResponse", "api_keys", "engine_indexes", "metrics_registry", "tokenizer_of"]
+
+
+def api_keys(args: Namespace) -> list[str]:
+    """Return the API keys of a server as vLLM takes them: those of --api-key, else that of VLLM_API_KEY; none if empty.
+
+    Args:
+        args: the parsed arguments of `serve`.
+    """
+    return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
 
 
 def engine_indexes(parallel: ParallelConfig) -> list[str]:

@@ -3,6 +3,8 @@
 The command starts the server with `traitwatch serve`, as a user does, and talks to it over HTTP like any client.
 """
 
+import os
+import secrets
 import signal
 from pathlib import Path
 
@@ -52,13 +54,15 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     port = choose_port(port)
     model = prepare_embedded_model()
     log = log_directory() / f"demo-server-{port}.log"
+    admin_key = os.environ.get("TRAITWATCH_ADMIN_KEY") or secrets.token_hex(32)
     shown = False
     try:
-        with demo_server(console, model, port, log, compiled=compiled) as url:
+        with demo_server(console, model, port, log, compiled=compiled, admin_key=admin_key) as url:
             scored = _show_chats(console, url)
             _show_addresses(console, url, log)
             if not once:
-                with inspector([url], free_port(7860), log.with_name(f"demo-inspector-{port}.log")) as page:
+                inspector_log = log.with_name(f"demo-inspector-{port}.log")
+                with inspector([url], free_port(7860), inspector_log, admin_key=admin_key) as page:
                     console.print(f"Inspector    {page}   (open it in a browser)")
                     console.print("Serving until Ctrl-C.")
                     shown = True

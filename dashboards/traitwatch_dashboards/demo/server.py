@@ -58,8 +58,18 @@ def log_directory() -> Path:
 
 
 @contextmanager
-def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled: bool) -> Iterator[str]:
+def demo_server(
+    console: Console, model: Path, port: int, log: Path, *, compiled: bool, admin_key: str | None = None
+) -> Iterator[str]:
     """Serve a model with its shipped vectors, and yield the address when the server answers. Then end the server.
+
+    Args:
+        console: shows the progress.
+        model: the model.
+        port: the port of 127.0.0.1 to serve on.
+        log: the file that takes the server's output.
+        compiled: whether to serve with torch.compile.
+        admin_key: the admin key of the server; None for that of the environment, if there is one.
 
     Raises:
         ProcessError: it did not start.
@@ -83,7 +93,7 @@ def demo_server(console: Console, model: Path, port: int, log: Path, *, compiled
                 log,
                 ready=f"{url}/health",
                 timeout=_START_TIMEOUT,
-                environment=_environment(),
+                environment=_environment() | ({} if admin_key is None else {"TRAITWATCH_ADMIN_KEY": admin_key}),
                 waiting=waiting,
             )
             stack.enter_context(server)

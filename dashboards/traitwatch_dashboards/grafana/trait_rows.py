@@ -100,8 +100,8 @@ def scores_row(make: Panels) -> list[Builder[Panel]]:
     high = PanelFrame(
         "95th percentile",
         "One response in twenty has a mean z above this line. The points are exemplars: single responses with their "
-        "request_id (Prometheus stores exemplars with --enable-feature=exemplar-storage). Interpolated within buckets; "
-        "the outer bounds are -3 and 4.",
+        "call_id, which the spike log has too (Prometheus stores exemplars with --enable-feature=exemplar-storage). "
+        "Interpolated within buckets; the outer bounds are -3 and 4.",
     )
     table = PanelFrame(
         "Traits in the time range",

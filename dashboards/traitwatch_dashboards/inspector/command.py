@@ -38,8 +38,24 @@ from traitwatch_dashboards.errors import DashboardError
     show_envvar=True,
     help="API key of the servers; several keys in the order of --url. The browser does not get them.",
 )
+@click.option(
+    "--admin-key",
+    "admin_keys",
+    multiple=True,
+    envvar="TRAITWATCH_ADMIN_KEY",
+    show_envvar=True,
+    help="Admin key of the servers, as with --api-key. With it, everybody who reaches the page sees the latest spikes. "
+    "Everybody on the machine can see a key on the command line: the environment variable hides it.",
+)
 def ui(
-    *, urls: tuple[str, ...], host: str, port: int, auth: str | None, root_path: str | None, keys: tuple[str, ...]
+    *,
+    urls: tuple[str, ...],
+    host: str,
+    port: int,
+    auth: str | None,
+    root_path: str | None,
+    keys: tuple[str, ...],
+    admin_keys: tuple[str, ...],
 ) -> None:
     """Show a server's traits in a browser: chat, compare, inspect, and its traffic.
 
@@ -65,14 +81,23 @@ def ui(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        servers = [Server(url, key) for url, key in zip(checked(urls), keys_of(urls, keys), strict=True)]
+        servers = [
+            Server(*given)
+            for given in zip(checked(urls), keys_of(urls, keys), keys_of(urls, admin_keys, "admin keys"), strict=True)
+        ]
+        here = host in ("127.0.0.1", "localhost", "::1")
+        if admin_keys and auth is None and not here:
+            raise DashboardError(
+                f"--host {host} with an admin key and without --auth: everybody who reaches the port would read the "
+                "spikes of all clients. Give --auth (TRAITWATCH_UI_AUTH), or no admin key."
+            )
         app = application(servers, auth=login(auth), root_path=root_path)
         check_port(host, port)
     except (DashboardError, ProcessError) as error:
         raise click.ClickException(str(error)) from error
-    if auth is None and host not in ("127.0.0.1", "localhost", "::1"):
+    if auth is None and not here:
         click.echo("Anyone who reaches this port can use the server with your key: consider --auth.", err=True)
-    click.echo(f"Inspector of {', '.join(server.url for server in servers)}: http://{host}:{port}")
+    click.echo(f"Inspector of {', '.join(server.url for server in servers)}: {address_of(host, port)}")
     # Ctrl-C is the usual end of the page, not a failure.
     with suppress(KeyboardInterrupt):
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
@@ -92,12 +117,17 @@ def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
-def keys_of(urls: tuple[str, ...], keys: tuple[str, ...]) -> list[str | None]:
+def address_of(host: str, port: int) -> str:
+    """Return the address of the page."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def keys_of(urls: tuple[str, ...], keys: tuple[str, ...], kind: str = "API keys") -> list[str | None]:
     """Return the key of each address: one key for all, or one key each; raise `DashboardError` for other numbers."""
     if len(keys) <= 1:
         return [keys[0] if keys else None] * len(urls)
     if len(keys) != len(urls):
-        raise DashboardError(f"{len(keys)} API keys for {len(urls)} servers; give one for all, or one each.")
+        raise DashboardError(f"{len(keys)} {kind} for {len(urls)} servers; give one for all, or one each.")
     return list(keys)
 
 

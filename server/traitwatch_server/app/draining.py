@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from traitwatch_server.responses.refusals import refusal, request_path
+from traitwatch_server.responses.paths import route_path
+from traitwatch_server.responses.refusals import refusal
 
 # Seconds in which the responses of aborted generations end.
 _ABORT_TIMEOUT = 3.0
@@ -24,6 +25,8 @@ _ABORT_TIMEOUT = 3.0
 ENGINE_TIMEOUT = 10.0
 # Seconds that the whole end may take beyond `--drain-seconds`.
 MARGIN = math.ceil(_ABORT_TIMEOUT + ENGINE_TIMEOUT)
+# vLLM's paths by which a load balancer asks whether the server takes requests.
+_HEALTH = ("/health", "/ping")
 # Headers of a refusal by a starting server.
 _STARTING = {"Retry-After": "5"}
 # Headers of a refusal by an ending server.
@@ -110,7 +113,8 @@ class Draining:
 
 
 class DrainingMiddleware:
-    """Counts the running requests. While the server ends, it answers 503 to new requests and to `/health`.
+    """Counts the running requests. While the server ends, it answers 503 to new requests and to `/health`
+    and `/ping`.
 
     Before the server is up, it answers 503 to every request: nothing behind it can answer yet. The middleware stands
     outermost.
@@ -132,14 +136,13 @@ class DrainingMiddleware:
             await self._app(scope, receive, send)
             return
         draining = self._draining()
+        path = route_path(scope)
         if draining is None:
-            refused = refusal(
-                503, "The server is starting; ask again later.", path=request_path(scope), headers=_STARTING
-            )
+            refused = refusal(503, "The server is starting; ask again later.", path=path, headers=_STARTING)
             await refused(scope, receive, send)
             return
-        if draining.begun and (scope["method"] == "POST" or scope["path"].endswith("/health")):
-            refused = refusal(503, "The server is ending; ask another.", path=request_path(scope), headers=_ENDING)
+        if draining.begun and (scope["method"] == "POST" or path in _HEALTH):
+            refused = refusal(503, "The server is ending; ask another.", path=path, headers=_ENDING)
             await refused(scope, receive, send)
             return
         with draining.request():

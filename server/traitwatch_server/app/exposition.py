@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from traitwatch.vllm_private.api_process import metrics_registry
-from traitwatch_server.responses.refusals import request_path
+from traitwatch_server.responses.paths import route_path
 
 _MEDIA_TYPE = "application/openmetrics-text"
 _VERSION = "1.0.0"
@@ -37,7 +37,7 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or request_path(scope) != "/metrics":
+        if scope["type"] != "http" or route_path(scope) != "/metrics":
             await self._app(scope, receive, send)
             return
         self._flush()

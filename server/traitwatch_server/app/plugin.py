@@ -1,7 +1,7 @@
 """Our endpoint plugin for vLLM: installs the middleware and the routes, connects the workers, runs the canary.
 
-vLLM attaches plugins before its own middleware. So our routes and middleware stand behind vLLM's authentication: nobody
-learns the name of a trait without the API key.
+vLLM attaches plugins before its own middleware. So our routes and middleware stand behind vLLM's authentication, and
+behind our own guard, which holds under every root path: nobody learns the name of a trait without the API key.
 """
 
 import asyncio
@@ -15,12 +15,14 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 
-from traitwatch.vllm_private.api_process import engine_indexes, tokenizer_of
+from traitwatch.vllm_private.api_process import api_keys, engine_indexes, tokenizer_of
 from traitwatch_server.app.canary import run_canary
 from traitwatch_server.app.draining import Draining, DrainingMiddleware
 from traitwatch_server.app.engine import watch, watch_end
 from traitwatch_server.app.exposition import MetricsMiddleware
+from traitwatch_server.app.guard import GuardMiddleware
 from traitwatch_server.app.handover import launch_of
+from traitwatch_server.app.keys import Keys
 from traitwatch_server.app.openapi import describe_scores
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
@@ -50,11 +52,13 @@ class TraitwatchPlugin:
         self._tasks: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the middleware and our routes, and describe both in the schema."""
+        """Add the middleware and our routes, and describe both in the schema. The last middleware is the outermost."""
+        settings = launch_of(app.state.args).settings
         app.add_middleware(TraitsMiddleware, monitor=lambda: self._serving().monitor)
         app.add_middleware(MetricsMiddleware, flush=lambda: self._serving().monitor.recorder.tally.flush())
         app.add_middleware(DrainingMiddleware, draining=lambda: self._up.draining if self._up else None)
-        add_routes(app, self._serving, admin=launch_of(app.state.args).settings.admin)
+        app.add_middleware(GuardMiddleware, keys=Keys(api_keys(app.state.args)))
+        add_routes(app, self._serving, admin=settings.admin, admin_keys=Keys(filter(None, [settings.admin_key])))
         describe_scores(app)
 
     async def init_state(self, engine_client: EngineClient | None, state: State, args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Our routes, `/v1/traits` and `/v1/spikes`. vLLM's API key protects them, as it protects everything under `/v1`."""
+"""Our routes, `/v1/traits` and `/v1/spikes`. The API key protects them all, and the admin key those of an operator."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Query
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from traitwatch.vllm_private.api_process import ErrorResponse
+from traitwatch_server.app.admin import operator_only
 from traitwatch_server.app.draining import Draining
+from traitwatch_server.app.keys import Keys
 from traitwatch_server.app.registry import LoadRequest, Registry
 from traitwatch_server.errors import AdminError
 from traitwatch_server.monitor import Monitor
@@ -27,6 +29,7 @@ _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; 
 _WHY = {
     400: "The request cannot be honoured; the message says why.",
     401: "The server has an API key, and the request has not.",
+    403: "The route is an operator's, and the request has not the admin key; or the route is off.",
     404: "No such trait is loaded, or it has no report.",
     409: "All columns of the layer are in use.",
 }
@@ -51,21 +54,33 @@ class Serving:
     draining: Draining
 
 
-def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> None:
+def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool, admin_keys: Keys) -> None:
     """Add the routes to `app`.
 
     Args:
         app: the application.
         serving: returns the state; called for each request, since the engine starts after the app is built.
         admin: whether the schema shows the routes that load and unload traits; without it they answer 403.
+        admin_keys: the admin key. Without one, the routes of an operator answer 403, and the schema does not show them.
     """
+    operator = [Depends(operator_only(admin_keys))]
+
+    @app.exception_handler(AdminError)
+    async def refuse(_: Request, error: AdminError) -> JSONResponse:
+        return refusal(error.status, str(error))
 
     @app.get("/v1/traits", responses=_errors(401))
     async def list_traits() -> TraitList:
         """List the loaded traits, their layers and their calibration."""
         return {"object": "list", "data": describe(serving().monitor.traits.all)}
 
-    @app.get("/v1/spikes", response_model=None, responses=_errors(400, 401))
+    @app.get(
+        "/v1/spikes",
+        response_model=None,
+        responses=_errors(400, 401, 403),
+        include_in_schema=bool(admin_keys),
+        dependencies=operator,
+    )
     async def list_spikes(
         limit: Annotated[int, Query(ge=1, le=RECENT, description="how many at most")] = 50,
     ) -> dict[str, Any]:
@@ -87,29 +102,25 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool) -> 
     @app.post(
         "/v1/traits/{name}",
         response_model=TraitInfo,
-        responses=_errors(400, 401, 409),
+        responses=_errors(400, 401, 403, 409),
         include_in_schema=admin,
+        dependencies=operator,
     )
-    async def load_trait(name: str, request: LoadRequest | None = None) -> TraitInfo | JSONResponse:
+    async def load_trait(name: str, request: LoadRequest | None = None) -> TraitInfo:
         """Load a persona vector as a trait, or replace the loaded trait of that name."""
-        try:
-            trait = await _registry(serving()).load(name, request or LoadRequest())
-        except AdminError as error:
-            return refusal(error.status, str(error))
+        trait = await _registry(serving()).load(name, request or LoadRequest())
         return next(loaded for loaded in describe(serving().monitor.traits.all) if loaded["id"] == trait.name)
 
     @app.delete(
         "/v1/traits/{name}",
         response_model=TraitDeleted,
-        responses=_errors(401, 404),
+        responses=_errors(401, 403, 404),
         include_in_schema=admin,
+        dependencies=operator,
     )
-    async def unload_trait(name: str) -> TraitDeleted | JSONResponse:
+    async def unload_trait(name: str) -> TraitDeleted:
         """Unload a trait; requests that are under way keep it."""
-        try:
-            await _registry(serving()).unload(name)
-        except AdminError as error:
-            return refusal(error.status, str(error))
+        await _registry(serving()).unload(name)
         return {"id": name, "object": "trait", "deleted": True}
 
 

@@ -6,17 +6,17 @@ command checks that vectors and model fit each other.
 
 import math
 import os
-from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import secrets
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from platformdirs import user_cache_dir
 
 from traitwatch_server.errors import ConfigError
+from traitwatch_server.launch.admin_key import read_admin_key
+from traitwatch_server.launch.config_file import read_config_file
 from traitwatch_server.launch.versions import check_vllm
 
 if TYPE_CHECKING:
@@ -33,7 +33,28 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
         parse_vllm_arguments([f"--help={group}"])
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+def _with_hyphens(token: str) -> str:
+    """Return the name of an option as ours are written; vLLM's own parser takes underscores too."""
+    return token.replace("_", "-")
+
+
+@click.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "help_option_names": ["--help"],
+        "token_normalize_func": _with_hyphens,
+    }
+)
+@click.option(
+    "--config",
+    "vllm_config",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    is_eager=True,
+    callback=read_config_file,
+    metavar="FILE",
+    help="YAML file of options, vLLM's and these, by name and without `--`. The command line wins over the file.",
+)
 @click.option(
     "--traits",
     "directories",
@@ -55,7 +76,24 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     "--traits-admin",
     "admin",
     is_flag=True,
-    help="Let clients load and unload traits: POST and DELETE /v1/traits/NAME (behind --api-key, where there is one).",
+    help="Let an operator load and unload traits: POST and DELETE /v1/traits/NAME. Needs an admin key.",
+)
+@click.option(
+    "--traits-admin-key",
+    "admin_key",
+    metavar="KEY",
+    envvar="TRAITWATCH_ADMIN_KEY",
+    show_envvar=True,
+    help="The key of an operator, for GET /v1/spikes and --traits-admin: requests give it in the header "
+    "X-Traitwatch-Admin-Key, beside the API key. Without it, these routes are off. Everybody on the machine can see a "
+    "key on the command line: the environment variable and --traits-admin-key-file hide it.",
+)
+@click.option(
+    "--traits-admin-key-file",
+    "admin_key_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the key of an operator.",
 )
 @click.option(
     "--traits-tap",
@@ -123,7 +161,11 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
     "requests get status 503 meanwhile.",
 )
 @click.option(
-    "--ui", "with_ui", is_flag=True, help="Start the inspector too (`traitwatch ui`), as long as the server runs."
+    "--ui",
+    "with_ui",
+    is_flag=True,
+    help="Start the inspector too (`traitwatch ui`), as long as the server runs. Without an admin key, the server makes "
+    "one for it.",
 )
 @click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
 @click.option(
@@ -137,10 +179,13 @@ def _show_vllm_help(context: click.Context, parameter: click.Parameter, group: s
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED, metavar="MODEL [VLLM OPTIONS]...")
 def serve(
     *,
+    vllm_config: dict[str, Any] | None,
     directories: tuple[Path, ...],
     layers: tuple[str, ...],
     default: Any,
     admin: bool,
+    admin_key: str | None,
+    admin_key_file: Path | None,
     spare_layers: tuple[int, ...],
     spike_rate: float,
     thresholds: tuple[str, ...],
@@ -168,6 +213,14 @@ def serve(
 
     if events is None and events_text:
         raise ConfigError("--traits-events-text adds texts to the log of --traits-events; give --traits-events too.")
+    admin_key = read_admin_key(admin_key, admin_key_file)
+    if admin and admin_key is None:
+        raise ConfigError(
+            "--traits-admin needs an admin key, so that only an operator can change what is monitored; set "
+            "TRAITWATCH_ADMIN_KEY, or give --traits-admin-key-file."
+        )
+    if with_ui and admin_key is None:
+        admin_key = secrets.token_hex(32)
     overall, layer_of = parse_layers(layers)
     settings = Settings(
         directories=tuple(d.resolve() for d in directories),
@@ -175,6 +228,7 @@ def serve(
         layer_of=layer_of,
         default=default,
         admin=admin,
+        admin_key=admin_key,
         spare_layers=spare_layers,
         spike_rate=spike_rate,
         threshold_of=parse_thresholds(thresholds),
@@ -195,25 +249,13 @@ def serve(
     # Before any other import of vLLM: another version may lack what we import.
     check_vllm()
 
-    from traitwatch_server.launch.vllm_serve import parse_vllm_arguments, run
+    from traitwatch_server.launch.inspector import inspector_beside
+    from traitwatch_server.launch.vllm_serve import check_keys, parse_vllm_arguments, run
 
-    args = parse_vllm_arguments(list(vllm_arguments))
-    with _inspector(args, ui_port) if with_ui else nullcontext():
+    args = parse_vllm_arguments(list(vllm_arguments), vllm_config)
+    check_keys(args, settings)
+    with inspector_beside(args, ui_port, admin_key) if with_ui else nullcontext():
         run(args, settings, traits)
-
-
-@contextmanager
-def _inspector(args: Namespace, port: int) -> Iterator[None]:
-    """Run the inspector of the server that `args` will start, while the context lasts."""
-    from traitwatch.processes import inspector
-
-    host = "127.0.0.1" if args.host in (None, "0.0.0.0", "::") else args.host
-    keys = args.api_key or os.environ.get("VLLM_API_KEY") or None
-    key = keys[0] if isinstance(keys, list) else keys
-    log = Path(user_cache_dir("traitwatch", ensure_exists=True)) / f"inspector-{port}.log"
-    with inspector([f"http://{host}:{args.port}"], port, log, api_key=key) as address:
-        click.echo(f"Inspector: {address} (log: {log})")
-        yield
 
 
 def parse_layers(values: tuple[str, ...]) -> tuple["Layer | None", dict[str, "Layer"]]:

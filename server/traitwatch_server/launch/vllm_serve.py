@@ -5,14 +5,17 @@ import math
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import yaml
 from vllm.config import ModelConfig
 
 from traitwatch.processes import check_port, keep_to_installed_modules
+from traitwatch.vllm_private.api_process import api_keys
 from traitwatch.vllm_private.command_line import (
     create_model_config,
     parse_serve_arguments,
@@ -24,6 +27,7 @@ from traitwatch_server.app.draining import MARGIN
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.app.plugin import TraitwatchPlugin
 from traitwatch_server.errors import ConfigError, EngineDiedError
+from traitwatch_server.launch.admin_key import check_is_no_api_key
 from traitwatch_server.process import log_with_vllm
 from traitwatch_server.settings import Settings
 from traitwatch_server.traits import ServedTrait, check_fits, tap_config
@@ -37,10 +41,40 @@ _SOCKETS = "traitwatch-"
 _LONGEST_SOCKET_PATH = 107
 
 
-def parse_vllm_arguments(arguments: list[str]) -> Namespace:
-    """Parse MODEL and options with vLLM's own serve parser; a wrong argument ends the process with a message."""
+def parse_vllm_arguments(arguments: list[str], config: Mapping[str, Any] | None = None) -> Namespace:
+    """Parse MODEL and options with vLLM's own serve parser; a wrong argument ends the process with a message.
+
+    Args:
+        arguments: the arguments of the command line.
+        config: options of a file, over which those of the command line win; None without a file.
+
+    Raises:
+        ConfigError: vLLM does not take the options of the file.
+    """
     keep_to_installed_modules()
-    return parse_serve_arguments(arguments, prog="traitwatch")
+    if config is None:
+        return parse_serve_arguments(arguments, prog="traitwatch")
+    # vLLM takes such options from a file alone. Only this user can read the directory.
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "vllm.yaml")
+        file.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
+        try:
+            return parse_serve_arguments([*arguments, "--config", str(file)], prog="traitwatch")
+        except ValueError as error:
+            raise ConfigError(f"--config: vLLM does not take it: {error}") from error
+
+
+def check_keys(args: Namespace, settings: Settings) -> None:
+    """Refuse keys that guard nothing.
+
+    Raises:
+        ConfigError: an API key is empty, or is the admin key.
+    """
+    if args.api_key and not all(args.api_key):
+        raise ConfigError(
+            "--api-key is empty, and vLLM would serve everybody; give a key, or leave the option out to serve without."
+        )
+    check_is_no_api_key(settings.admin_key, api_keys(args))
 
 
 def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> None:

@@ -1,5 +1,6 @@
 """One call of the engine, from its opening to its closing: the rows of its choices, and their scores."""
 
+import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,7 +20,8 @@ class Call:
         accepted: False where the ledger was full: then no rows will come.
         loaded: the traits that the server had when the call began.
         num_choices: `n` of its sampling parameters.
-        request_id: the engine's id of the request.
+        request_id: the engine's id of the request. A client may have chosen it.
+        call_id: a random id for everybody to see: no client has chosen it, and no rows come under it.
         with_prompt: whether the prompt's tokens are scored too.
         started: whether the engine was asked for its first output.
         engine: index of the engine that runs the call, once a row has come.
@@ -58,6 +60,7 @@ class Call:
         self.loaded = loaded
         self.num_choices = num_choices
         self.request_id = request_id
+        self.call_id = secrets.token_hex(8)
         self.with_prompt = with_prompt
         self.started = False
         self.engine: int | None = None

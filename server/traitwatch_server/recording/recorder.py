@@ -113,7 +113,7 @@ class Recorder:
             return
         scores = call.scores(index)
         missing = int(np.isnan(scores.projections[:, :-1]).any(axis=0).sum())
-        self.tally.add(engine, scores, call.request_id)
+        self.tally.add(engine, scores, call.call_id)
         self._metrics.tokens_scored[engine].inc(expected - missing)
         if missing or not rows.complete():
             self._metrics.tokens_unscored[engine, "rows_missing"].inc(missing)
@@ -126,6 +126,7 @@ class Recorder:
             sink.record(
                 Recorded(
                     request_id=call.request_id,
+                    call_id=call.call_id,
                     index=index,
                     model=call.adapter or self._model_name,
                     engine=engine,

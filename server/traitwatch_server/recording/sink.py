@@ -14,7 +14,9 @@ class Recorded:
     """One choice of one call of the engine, after its end, with its scores.
 
     Attributes:
-        request_id: the engine's id of the request, which begins with the id of the response.
+        request_id: the engine's id of the request, which begins with the id of the response. A client may have chosen
+            it (`X-Request-Id`, `request_id`).
+        call_id: the random id of the call, which exemplars carry.
         index: number of the choice.
         model: the served model's name, or the adapter's that answered.
         engine: engine index, as vLLM's metrics have it.
@@ -28,6 +30,7 @@ class Recorded:
     """
 
     request_id: str
+    call_id: str
     index: int
     model: str
     engine: str

@@ -19,8 +19,6 @@ from traitwatch_server.recording.drift import Drift
 from traitwatch_server.traits import ServedTrait
 
 FLUSH_SECONDS = 0.5
-# OpenMetrics allows 128 characters for the labels of an exemplar.
-_EXEMPLAR_LENGTH = 100
 
 
 class Tally:
@@ -61,13 +59,14 @@ class Tally:
         self._loaded = loaded
         self._make_arrays()
 
-    def add(self, engine: str, scores: Scores, request_id: str) -> None:
+    def add(self, engine: str, scores: Scores, call_id: str) -> None:
         """Count a response.
 
         Args:
             engine: one of the engines of the metrics.
             scores: its scores, for traits that `show` has had.
-            request_id: the engine's id of the request, for exemplars.
+            call_id: the random id of the call, for exemplars: everybody may read them, so that no client may have
+                chosen their text.
         """
         e = self._engine_of[engine]
         slots = np.array([self._slot_of[trait.name] for trait in scores.traits], dtype=np.intp)
@@ -76,7 +75,7 @@ class Tally:
         slots, means = slots[known], scores.mean_z[known]
         buckets = np.searchsorted(MEAN_Z_BUCKETS, means)
         self._means[e, slots, buckets] += 1
-        self._exemplar_ids[e, slots, buckets] = request_id[:_EXEMPLAR_LENGTH]
+        self._exemplar_ids[e, slots, buckets] = call_id
         self._exemplar_values[e, slots, buckets] = means
         self._signed[e, slots, 0] += np.maximum(means, 0.0)
         self._signed[e, slots, 1] += np.maximum(-means, 0.0)
@@ -84,7 +83,7 @@ class Tally:
         self._spikes[e, slots] += spikes
         self._over[e, slots] += spikes > 0
         if spikes.any():
-            self._spike_ids[e, slots[spikes > 0]] = request_id[:_EXEMPLAR_LENGTH]
+            self._spike_ids[e, slots[spikes > 0]] = call_id
         self._drift[e].update(slots, means, time.monotonic())
         self._dirty = True
 
@@ -106,7 +105,7 @@ class Tally:
                 metrics.z_positive.inc(self._signed[e, slot, 0])
                 metrics.z_negative.inc(self._signed[e, slot, 1])
                 if self._spikes[e, slot]:
-                    exemplar = {"request_id": self._spike_ids[e, slot]}
+                    exemplar = {"call_id": self._spike_ids[e, slot]}
                     metrics.spikes.inc(int(self._spikes[e, slot]), exemplar)
                     metrics.over_threshold.inc(int(self._over[e, slot]), exemplar)
                 metrics.ewma.set(self._drift[e].ewma[slot])
@@ -154,5 +153,5 @@ def _add(
         bucket = histogram._buckets[i]
         bucket.inc(int(counts[i]))
         if exemplar_ids is not None and exemplar_values is not None:
-            labels = {"request_id": exemplar_ids[i]}
+            labels = {"call_id": exemplar_ids[i]}
             bucket.set_exemplar(Exemplar(labels, float(exemplar_values[i]), now))

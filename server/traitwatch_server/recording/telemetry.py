@@ -104,6 +104,7 @@ def _evaluation(
         "gen_ai.response.id": response.request_id,
         "gen_ai.request.model": response.model,
         "gen_ai.usage.output_tokens": len(response.token_ids),
+        "traitwatch.call_id": response.call_id,
         "traitwatch.choice": response.index,
         "traitwatch.engine": response.engine,
         "traitwatch.layer": trait.layer,

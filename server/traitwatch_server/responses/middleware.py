@@ -16,7 +16,8 @@ from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.recorder import Recorder
 from traitwatch_server.responses.attach import Attacher, EventSplitter
 from traitwatch_server.responses.endpoints import Shape, Without, shape_of
-from traitwatch_server.responses.refusals import refusal, request_path
+from traitwatch_server.responses.paths import route_path
+from traitwatch_server.responses.refusals import refusal
 from traitwatch_server.responses.request_body import decode, is_true, may_contain, receive_body, replay, with_body
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection, select
@@ -42,7 +43,7 @@ class TraitsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        shape = shape_of(request_path(scope)) if scope["type"] == "http" and scope["method"] == "POST" else None
+        shape = shape_of(route_path(scope)) if scope["type"] == "http" and scope["method"] == "POST" else None
         if shape is None:
             await self._app(scope, receive, send)
             return
@@ -51,7 +52,7 @@ class TraitsMiddleware:
         try:
             selection, scope, received = _read_request(scope, received, shape, monitor)
         except RequestError as error:
-            await refusal(400, str(error), path=request_path(scope), param=_FIELD)(scope, receive, send)
+            await refusal(400, str(error), path=route_path(scope), param=_FIELD)(scope, receive, send)
             return
         receive = replay(received, receive)
         if not isinstance(selection, Selection):

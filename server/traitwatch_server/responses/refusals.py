@@ -4,19 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import JSONResponse
-from starlette.types import Scope
 
 from traitwatch_server.responses.endpoints import MESSAGES
 
 _BAD_REQUEST = "BadRequestError"
-_OPENAI_TYPES = {404: "NotFoundError", 503: "ServiceUnavailableError"}
+_OPENAI_TYPES = {403: "PermissionDeniedError", 404: "NotFoundError", 503: "ServiceUnavailableError"}
 _ANTHROPIC_TYPES = {400: "invalid_request_error", 503: "overloaded_error"}
-
-
-def request_path(scope: Scope) -> str:
-    """Return the path of a request, without the prefix that a proxy put before it."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def refusal(
@@ -27,7 +20,7 @@ def refusal(
     Args:
         status: the HTTP status.
         message: what was wrong and what to do.
-        path: the path of the request (`request_path`), where it may be one of Anthropic's.
+        path: the path of the request (`route_path`), where it may be one of Anthropic's.
         param: the field of the request that was wrong.
         headers: headers of the answer.
     """

@@ -1,4 +1,4 @@
-"""Talks to one Traitwatch server over HTTP. The API key stays in this process; the browser never gets it."""
+"""Talks to one Traitwatch server over HTTP. The keys stay in this process; the browser never gets them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +8,10 @@ import httpx
 import openai
 
 from traitwatch_dashboards.errors import DashboardError
-from traitwatch_dashboards.inspector.api.problems import TROUBLE, message_of, not_traitwatch, problem, problem_of_status
+from traitwatch_dashboards.inspector.api.problems import TROUBLE, message_of, no_spikes, not_traitwatch, problem, problem_of_status
 from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 
+_ADMIN_HEADER = "X-Traitwatch-Admin-Key"
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 # A server with a long queue answers late. A visitor who does not want to wait presses Esc.
 _ANSWER_TIMEOUT = 600.0
@@ -42,15 +43,17 @@ class Server:
         url: address of the server, without a slash at the end.
     """
 
-    def __init__(self, url: str, api_key: str | None = None):
+    def __init__(self, url: str, api_key: str | None = None, admin_key: str | None = None):
         """Name the server; no request is sent yet.
 
         Args:
             url: address of the server, with or without `/v1`.
             api_key: API key of the server; None where it has none.
+            admin_key: admin key of the server, for its latest spikes; None where the page shows no spikes.
         """
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key = api_key
+        self._admin_key = admin_key
 
     @cached_property
     def openai(self) -> openai.AsyncOpenAI:
@@ -100,6 +103,15 @@ class Server:
     async def text(self, path: str) -> str:
         """GET a path and return the text of the response; raise the same errors as `json`."""
         return (await self._send(path, None, {})).text
+
+    async def spikes(self, limit: int) -> Any:
+        """Return the JSON of the server's latest spikes; raise the same errors as `json`."""
+        headers = {_ADMIN_HEADER: self._admin_key} if self._admin_key else {}
+        response = await self._http.get(f"{self.url}/v1/spikes", params={"limit": limit}, headers=headers)
+        if response.status_code == 403:
+            raise DashboardError(no_spikes(self.url, has_key=bool(self._admin_key)))
+        self._check(response)
+        return response.json()
 
     async def _send(self, path: str, body: dict[str, Any] | None, query: dict[str, str | int]) -> httpx.Response:
         if body is None:

@@ -54,6 +54,24 @@ def problem_of_status(status: int, message: str, url: str) -> str:
     return f"The server refuses the request: {message or status}"
 
 
+def no_spikes(url: str, *, has_key: bool) -> str:
+    """Return the message where a server does not show its latest spikes.
+
+    Args:
+        url: address of the server.
+        has_key: whether this page has an admin key.
+    """
+    if has_key:
+        return (
+            f"{url} refuses the admin key of this page. Start the page with the key of the server in "
+            "TRAITWATCH_ADMIN_KEY; a server without an admin key shows no spikes."
+        )
+    return (
+        "this page has no admin key, and only an operator may see the spikes of everybody. Start the server and this "
+        "page with the same key in TRAITWATCH_ADMIN_KEY."
+    )
+
+
 def not_traitwatch(url: str) -> str:
     """Return the message about a server without the path `/v1/traits`."""
     return (

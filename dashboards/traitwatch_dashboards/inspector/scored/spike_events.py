@@ -28,8 +28,8 @@ async def latest_spikes(server: Server, limit: int = 50) -> list[Event]:
 
 
 async def read_spikes(server: Server, limit: int = 50) -> list[Event]:
-    """Return the latest spikes, newest first; raise the same errors as `Server.json`."""
-    answer = await server.json("/v1/spikes", limit=limit)
+    """Return the latest spikes, newest first; raise the same errors as `Server.spikes`."""
+    answer = await server.spikes(limit)
     events = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(events, list):
         raise DashboardError("The server's response has no list of spikes.")

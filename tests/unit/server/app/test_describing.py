@@ -14,6 +14,7 @@ from tests.support.traits import served_trait, uncalibrated
 from traitwatch.card import LayerCalibration, LayerVerification, Verification
 from traitwatch.vectors import PersonaVector
 from traitwatch_server.app.draining import Draining
+from traitwatch_server.app.keys import Keys
 from traitwatch_server.app.routes import Serving, add_routes, describe, report_of
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
@@ -102,7 +103,6 @@ def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
 def _client(*traits: ServedTrait) -> TestClient:
     app = FastAPI()
     monitor = Monitor(trait_set(traits), "tokens", "api", Metrics(CollectorRegistry()))
-    add_routes(
-        app, lambda: Serving(monitor, None, SpikeLog(None, dropped=lambda count: None), Draining(0)), admin=False
-    )
+    serving = Serving(monitor, None, SpikeLog(None, dropped=lambda count: None), Draining(0))
+    add_routes(app, lambda: serving, admin=False, admin_keys=Keys([]))
     return TestClient(app)

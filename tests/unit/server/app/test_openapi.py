@@ -1,26 +1,22 @@
 """The schema adds our fields and leaves vLLM's own part unchanged. Integration tests validate real answers with it."""
 
 import copy
-import logging
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import openapi_spec_validator
 import pytest
-from fastapi import FastAPI
-from vllm.entrypoints.launchers.app import build_app
 
 from tests.support.cases import bare
 from tests.support.openapi import EVENTS, JSON, Schema
 from tests.support.responses import response
-from traitwatch_server.app.handover import Launch
+from tests.support.serving import ADMIN_KEY
+from tests.support.vllm_app import vllm_app
+from traitwatch_server.app.admin import ADMIN_HEADER
 from traitwatch_server.app.openapi import with_scores
-from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 from traitwatch_server.recording.spike_log import spike_events
 from traitwatch_server.responses.endpoints import SHAPES
-from traitwatch_server.settings import Settings
 
 Json = dict[str, Any]
 
@@ -32,27 +28,14 @@ REST: Json = {"traits": {"a": {**SCORES, "start": 0}}, "traits_complete": False}
 PARTS: Json = {"traits": {"a": PART}}
 
 
-def _app(plugins: str, *, admin: bool = True) -> FastAPI:
-    """Return vLLM's application for a model that generates, built as by `serve`."""
-    args = parse_vllm_arguments(["model"])
-    Launch(Settings(directories=(), admin=admin), Path()).leave_in(args)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("VLLM_PLUGINS", plugins)
-        level = logging.root.level
-        app = build_app(args, ("generate",))
-        # Building the app raises the level of the root logger. This would hide warnings that other tests look for.
-        logging.root.setLevel(level)
-        return app
-
-
 @pytest.fixture(scope="module")
 def plain() -> Json:
-    return _app("").openapi()
+    return vllm_app("").openapi()
 
 
 @pytest.fixture(scope="module")
 def schema() -> Schema:
-    return Schema(_app("traitwatch").openapi())
+    return Schema(vllm_app(admin=True, admin_key=ADMIN_KEY).openapi())
 
 
 def test_the_document_is_a_schema(schema: Schema) -> None:
@@ -81,7 +64,6 @@ def test_the_schemas_of_vllm_and_ours_both_hold_for_an_answer(plain: Json) -> No
     theirs = {"type": "object", "required": ["id"]}
     content = described["paths"]["/v1/responses"]["post"]["responses"]["200"]["content"]
     content[JSON]["schema"] = theirs
-    described["paths"]["/v1/spikes"] = {"get": {"responses": {"200": {}}}}
     answer = Schema(with_scores(described)).answer("/v1/responses")
     assert answer.is_valid({"id": "1", **WHOLE})
     assert not answer.is_valid(WHOLE)
@@ -91,30 +73,39 @@ def test_the_schemas_of_vllm_and_ours_both_hold_for_an_answer(plain: Json) -> No
 def test_a_server_without_one_of_the_endpoints_has_a_schema(plain: Json) -> None:
     fewer = copy.deepcopy(plain)
     del fewer["paths"]["/v1/messages"]
-    fewer["paths"]["/v1/spikes"] = {"get": {"responses": {"200": {}}}}
     assert "/v1/messages" not in with_scores(fewer)["paths"]
 
 
 def test_the_schema_is_built_once() -> None:
-    app = _app("traitwatch")
+    app = vllm_app()
     assert app.openapi() is app.openapi()
 
 
 def test_the_routes_that_load_traits_are_listed_only_where_they_work(schema: Schema) -> None:
     assert schema.document["paths"][ADMIN].keys() == {"post", "delete"}
-    without = _app("traitwatch", admin=False).openapi()
-    assert ADMIN not in without["paths"]
-    assert "/v1/traits/{name}/report" in without["paths"]
+    without = vllm_app(admin_key=ADMIN_KEY).openapi()["paths"]
+    assert ADMIN not in without
+    assert {"/v1/traits/{name}/report", "/v1/spikes"} <= without.keys()
+
+
+def test_the_spikes_are_listed_only_where_an_operator_can_read_them(schema: Schema) -> None:
+    without = vllm_app().openapi()
+    assert "/v1/spikes" not in without["paths"]
+    assert "/v1/traits" in without["paths"]
+    (scheme,) = schema.document["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", ADMIN_HEADER)
+    for path, method in (("/v1/spikes", "get"), (ADMIN, "post"), (ADMIN, "delete")):
+        assert schema.document["paths"][path][method]["security"] == [{"AdminKey": []}]
 
 
 @pytest.mark.parametrize(
     ("path", "method", "errors"),
     [
         ("/v1/traits", "get", {"401"}),
-        ("/v1/spikes", "get", {"400", "401"}),
+        ("/v1/spikes", "get", {"400", "401", "403"}),
         ("/v1/traits/{name}/report", "get", {"401", "404"}),
-        (ADMIN, "post", {"400", "401", "409"}),
-        (ADMIN, "delete", {"401", "404"}),
+        (ADMIN, "post", {"400", "401", "403", "409"}),
+        (ADMIN, "delete", {"401", "403", "404"}),
     ],
 )
 def test_the_errors_of_our_routes_are_json(path: str, method: str, errors: set[str], schema: Schema) -> None:

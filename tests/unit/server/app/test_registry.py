@@ -10,8 +10,10 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from tests.support.serving import ADMIN_KEY, OPERATOR
 from traitwatch.vectors import save_tensor
 from traitwatch_server.app.draining import Draining
+from traitwatch_server.app.keys import Keys
 from traitwatch_server.app.registry import Registry, ServedModel
 from traitwatch_server.app.routes import Serving, add_routes
 from traitwatch_server.metrics import Metrics
@@ -58,8 +60,11 @@ class Server:
         registry = Registry(self.monitor, self.engine, settings, model) if admin else None  # type: ignore[arg-type]
         spikes = SpikeLog(None, dropped=lambda count: None)
         app = FastAPI()
-        add_routes(app, lambda: Serving(self.monitor, registry, spikes, Draining(0)), admin=admin)
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+        keys = Keys([ADMIN_KEY])
+        add_routes(app, lambda: Serving(self.monitor, registry, spikes, Draining(0)), admin=admin, admin_keys=keys)
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://server", headers=OPERATOR
+        )
 
     async def load(self, name: str, **body: object) -> httpx.Response:
         return await self._client.post(f"/v1/traits/{name}", json=body)
