@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser
 
-from tests.support.serving import MODEL_NAME, Server, serving, traitwatch
+from tests.support.serving import ADMIN_KEY, MODEL_NAME, OPERATOR, WITH_ADMIN_KEY, Server, serving, traitwatch
 from traitwatch import vectors
 from traitwatch.processes import free_port, inspector
 from traitwatch_builder.models.embedded import embedded_model
@@ -19,7 +19,7 @@ from traitwatch_dashboards.example_chats import CHATS
 
 SHIPPED = vectors.SHIPPED / "SmolLM2-135M-Instruct"
 KEY = "a-key-that-no-page-may-show"
-HEADERS = {"Authorization": f"Bearer {KEY}"}
+HEADERS = {"Authorization": f"Bearer {KEY}", **OPERATOR}
 TRAITS = ["alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking"]
 BARE = "uncalibrated"
 
@@ -82,7 +82,7 @@ def serve(directory: Path) -> Iterator[Server]:
     command = traitwatch("serve", embedded_model(), "--traits", SHIPPED, "--traits", bare, "--traits-admin")
     command += ["--traits-events", str(directory / "spikes.jsonl"), "--traits-events-text"]
     command += ["--enforce-eager", "--api-key", KEY]
-    with serving(command, directory / "server.log") as server:
+    with serving([*WITH_ADMIN_KEY, *command], directory / "server.log") as server:
         yield server
 
 
@@ -90,7 +90,7 @@ def serve(directory: Path) -> Iterator[Server]:
 def set_up(server: Server, browser: Browser) -> Iterator[Scene]:
     """Start an inspector of a server that `serve` has started."""
     directory = server.log.parent
-    with inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY) as address:
+    with inspector([server.url], free_port(), directory / "inspector.log", api_key=KEY, admin_key=ADMIN_KEY) as address:
         yield Scene(server, address, browser, directory)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.answers import events, post
 from tests.support.cases import CASES, CHAT, ENDPOINTS, MALFORMED, Case, bare
 from tests.support.openapi import EVENTS, Schema
-from tests.support.serving import Server
+from tests.support.serving import OPERATOR, Server
 
 pytestmark = pytest.mark.engine
 
@@ -114,12 +114,13 @@ def test_spikes_agree_with_the_schema(embedded: Server) -> None:
     answer = post(embedded, CHAT, body).json()
     schema.answer(CHAT).validate(answer)
     assert any(scores["spikes"] for choice in answer["choices"] for scores in choice["traits"].values())
-    spikes = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
-    schema.answer("/v1/spikes", "get").validate(spikes)
+    spikes = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 3}, headers=OPERATOR, timeout=60).json()
+    with_spikes = _schema(embedded)
+    with_spikes.answer("/v1/spikes", "get").validate(spikes)
     assert len(spikes["data"]) == 3
-    refused = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 0}, timeout=60)
+    refused = httpx.get(f"{embedded.url}/v1/spikes", params={"limit": 0}, headers=OPERATOR, timeout=60)
     assert refused.status_code == 400
-    schema.answer("/v1/spikes", "get", 400).validate(refused.json())
+    with_spikes.answer("/v1/spikes", "get", 400).validate(refused.json())
 
 
 def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
@@ -129,4 +130,4 @@ def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
     assert {path: operations.keys() for path, operations in theirs.items()} == {
         path: operations.keys() for path, operations in ours.items() if path in theirs
     }
-    assert ours.keys() - theirs.keys() == {"/v1/traits", "/v1/spikes", "/v1/traits/{name}/report"}
+    assert ours.keys() - theirs.keys() == {"/v1/traits", "/v1/traits/{name}/report"}

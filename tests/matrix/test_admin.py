@@ -20,7 +20,7 @@ from tests.support.answers import received_choices
 from tests.support.cases import COMPLETIONS
 from tests.support.published import FORMATS
 from tests.support.random_llama import HIDDEN_SIZE, NUM_LAYERS, Oracle
-from tests.support.serving import MODEL_NAME, Server, serving
+from tests.support.serving import MODEL_NAME, OPERATOR, WITH_ADMIN_KEY, Server, serving
 from traitwatch.vectors import load_tensor, save_tensor
 from traitwatch_builder.importing.step import ImportOptions, import_step
 from traitwatch_builder.storage.workspace import Workspace
@@ -66,7 +66,7 @@ class Admin:
     directory: Path
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = KEY) -> httpx.Response:
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = OPERATOR | ({"authorization": f"Bearer {key}"} if key else {})
         return httpx.request(method, f"{self.server.url}{path}", json=body, headers=headers, timeout=60)
 
     def load(self, name: str, path: str | None = None, **fields: Any) -> httpx.Response:
@@ -139,7 +139,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    command = [sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(directory)]
+    command = [*WITH_ADMIN_KEY, sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(directory)]
     ours = ["--traits-layer", "2", "--traits-tap", "4", "--traits-admin"]
     options = ["--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
     with serving([*command, *ours, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:

@@ -28,6 +28,7 @@ class Engine:
     Attributes:
         ledger: the ledger that receives the rows.
         seen: the sampling parameters of each call.
+        request_ids: the request id of each call.
         lost: the indexes of the choices whose rows are lost.
         overtaken: whether the outputs of a pass come before its rows, as sometimes happens in a real server.
         closed: the number of calls that have ended or were closed.
@@ -36,6 +37,7 @@ class Engine:
     def __init__(self, ledger: Ledger, tokens: Sequence[Sequence[int]] = TOKENS, lost: Sequence[int] = ()) -> None:
         self.ledger = ledger
         self.seen: list[SamplingParams] = []
+        self.request_ids: list[str] = []
         self.lost = lost
         self.overtaken = False
         self.closed = 0
@@ -45,6 +47,7 @@ class Engine:
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncIterator[Any]:
         self.seen.append(sampling_params)
+        self.request_ids.append(request_id)
         kind = sampling_params.output_kind
         try:
             for step in range(len(self._tokens[0])):

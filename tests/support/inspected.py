@@ -42,6 +42,7 @@ class Application:
         tokens: the answer to a chat.
         traits: the traits, as `GET /v1/traits` lists them.
         spikes: the latest spikes.
+        admin_key: the key without which the spikes are refused; None to show them to everybody.
         metrics: the text of `/metrics`.
         refusal: the error message that refuses chats; empty if chats are answered.
         chats: the bodies of the chats so far.
@@ -52,13 +53,14 @@ class Application:
         self.tokens = tokens
         self.traits: list[dict[str, Any]] = [PATERNALISM]
         self.spikes: list[dict[str, Any]] = []
+        self.admin_key: str | None = None
         self.metrics = METRICS.format(responses=0, z=0)
         self.refusal = ""
         self.chats: list[dict[str, Any]] = []
         self.released = asyncio.Event()
         self.released.set()
 
-    def server(self, url: str = URL) -> Server:
+    def server(self, url: str = URL, admin_key: str | None = None) -> Server:
         """Return the inspector's client. Its requests reach this application without a network."""
         routes = [
             Route("/v1/models", self._models),
@@ -70,7 +72,7 @@ class Application:
             Route("/tokenize", self._tokenize, methods=["POST"]),
         ]
         app = Starlette(routes=routes)
-        server = Server(url)
+        server = Server(url, admin_key=admin_key)
         server.__dict__["_http"] = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))
         server.__dict__["openai"] = openai.AsyncOpenAI(
@@ -84,7 +86,9 @@ class Application:
     async def _traits(self, _: Request) -> Response:
         return JSONResponse({"data": self.traits})
 
-    async def _spikes(self, _: Request) -> Response:
+    async def _spikes(self, request: Request) -> Response:
+        if self.admin_key is not None and request.headers.get("x-traitwatch-admin-key") != self.admin_key:
+            return JSONResponse({"error": {"message": "refused"}}, 403)
         return JSONResponse({"data": self.spikes})
 
     async def _metrics(self, _: Request) -> Response:

@@ -7,6 +7,7 @@ then.
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from tests.support.serving import MODEL_NAME, Server
+from tests.support.serving import MODEL_NAME, OPERATOR, Server
 from traitwatch_builder.models.embedded import embedded_model
 
 TRAITS = ("alignment-theatre", "corrigibility", "deception", "manipulativeness", "paternalism", "power-seeking")
@@ -194,17 +195,21 @@ class MetricsChecks:
                 for sample in family.samples:
                     assert sample.labels["model_name"] == MODEL_NAME, sample
 
-    def test_an_exemplar_names_the_request(self, run: Run) -> None:
-        exemplars = [
-            sample.exemplar.labels["request_id"]
+    def test_an_exemplar_leads_to_the_spike_log_by_an_id_that_no_client_chose(self, run: Run) -> None:
+        self.test_every_spike_is_logged_with_its_text(run)
+        labels = [
+            sample.exemplar.labels
             for family in _openmetrics(run.server)
             for sample in family.samples
-            if family.name == "traitwatch_response_mean_z" and sample.exemplar is not None
+            if family.name.startswith("traitwatch_") and sample.exemplar is not None
         ]
         if run.processes > 1:
-            assert not exemplars, "prometheus_client has no exemplars where processes share their metrics"
+            assert not labels, "prometheus_client has no exemplars where processes share their metrics"
         else:
-            assert not run.ids.isdisjoint(exemplars)
+            assert {name for one in labels for name in one} == {"call_id"}
+            ids = {one["call_id"] for one in labels}
+            assert all(re.fullmatch("[0-9a-f]{16}", one) for one in ids)
+            assert not ids.isdisjoint(event["call_id"] for event in run.logged())
 
     def test_a_response_that_carries_no_scores_is_counted(self, run: Run) -> None:
         before = run.counted("traitwatch_tokens_scored_total")
@@ -241,7 +246,7 @@ class MetricsChecks:
         logged = [json.loads(line) for line in run.spike_log.read_text().split("\n")[:-1]]
         # Each API process lists the spikes of its own answers. The system may have handed it no answer.
         for _ in range(20):
-            listed = httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 3}, timeout=60).json()
+            listed = _spikes(run.server, 3).json()
             assert listed["object"] == "list"
             if listed["data"]:
                 break
@@ -249,4 +254,8 @@ class MetricsChecks:
         assert all(event in logged for event in listed["data"])
         times = [event["time"] for event in listed["data"]]
         assert times == sorted(times, reverse=True)
-        assert httpx.get(f"{run.server.url}/v1/spikes", params={"limit": 0}, timeout=60).status_code in (400, 422)
+        assert _spikes(run.server, 0).status_code in (400, 422)
+
+
+def _spikes(server: Server, limit: int) -> httpx.Response:
+    return httpx.get(f"{server.url}/v1/spikes", params={"limit": limit}, headers=OPERATOR, timeout=60)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.support.cases import GRAMMAR_OPTIONS
 from tests.support.random_llama import LAYER_OPTIONS, save_model, save_probes
-from tests.support.serving import Server, plain_vllm, serving, traitwatch
+from tests.support.serving import WITH_ADMIN_KEY, Server, plain_vllm, serving, traitwatch
 from traitwatch.precision import default_vllm_dtype
 from traitwatch.vectors import SHIPPED, Float32Array, load_vectors, save_tensor
 from traitwatch_builder.models.embedded import embedded_model
@@ -119,7 +119,7 @@ class SharedServers:
         if name == "embedded":
             traits = ("--traits", self.embedded_probes, "--traits", SHIPPED_VECTORS, "--traits-events", self.spike_log)
             command = traitwatch("serve", embedded_model(), *traits, *EMBEDDED_LAYER_OPTIONS)
-            return [*command, *_EMBEDDED_OPTIONS]
+            return [*WITH_ADMIN_KEY, *command, *_EMBEDDED_OPTIONS]
         ours = traitwatch("serve", self.random_model, "--traits", self.random_probes, *LAYER_OPTIONS)
         command = ours if name == "scored" else plain_vllm(self.random_model)
         return [*_WITH_STORE, *command, *_RANDOM_OPTIONS]

@@ -123,7 +123,13 @@ def address_of(host: str, port: int) -> str:
 
 
 def keys_of(urls: tuple[str, ...], keys: tuple[str, ...], kind: str = "API keys") -> list[str | None]:
-    """Return the key of each address: one key for all, or one key each; raise `DashboardError` for other numbers."""
+    """Return the key of each address: one key for all, or one key each.
+
+    Raises:
+        DashboardError: there are more or fewer keys, or one cannot be sent in a header.
+    """
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise DashboardError(f"one of the {kind} has characters that no header can have; give keys of printable ASCII.")
     if len(keys) <= 1:
         return [keys[0] if keys else None] * len(urls)
     if len(keys) != len(urls):

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from traitwatch_dashboards.errors import DashboardError
-from traitwatch_dashboards.inspector.command import keys_of, login, ui
+from traitwatch_dashboards.inspector.command import address_of, keys_of, login, ui
 
 
 class TestCommand:
@@ -19,6 +19,24 @@ class TestCommand:
         assert keys_of(("a", "b"), ("k", "l")) == ["k", "l"]
         with pytest.raises(DashboardError, match="3 API keys for 2 servers"):
             keys_of(("a", "b"), ("k", "l", "m"))
+        with pytest.raises(DashboardError, match="3 admin keys for 2 servers"):
+            keys_of(("a", "b"), ("k", "l", "m"), "admin keys")
+
+    @pytest.mark.parametrize("key", ["schlüssel", "a\nb", "\udce4"])
+    def test_a_key_that_cannot_be_sent_is_refused(self, key: str) -> None:
+        with pytest.raises(DashboardError, match="API keys has characters that no header can have"):
+            keys_of(("a",), (key,))
+
+    def test_the_spikes_of_all_clients_are_not_shown_to_a_network_without_a_login(self) -> None:
+        pytest.importorskip("gradio")
+        result = CliRunner().invoke(ui, ["--host", "0.0.0.0"], env={"TRAITWATCH_ADMIN_KEY": "k" * 20})
+        assert result.exit_code == 1
+        assert "everybody who reaches the port would read the spikes" in result.output
+        assert "k" * 20 not in result.output
+
+    def test_the_address_of_the_page_is_one(self) -> None:
+        assert address_of("::1", 7860) == "http://[::1]:7860"
+        assert address_of("127.0.0.1", 7860) == "http://127.0.0.1:7860"
 
     def test_a_login_is_user_and_password(self) -> None:
         assert login("ada:love:lace") == ("ada", "love:lace")

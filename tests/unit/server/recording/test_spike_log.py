@@ -66,6 +66,7 @@ def test_a_spike_is_a_line_without_any_text(open_log: Callable[..., SpikeLog], p
     assert list(line.items()) == [
         ("event", "spike"),
         ("request_id", "chatcmpl-1"),
+        ("call_id", "0123456789abcdef"),
         ("choice", 1),
         ("model", "tiny"),
         ("engine", "0"),

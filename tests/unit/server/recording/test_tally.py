@@ -125,19 +125,19 @@ def test_nothing_is_counted_twice() -> None:
     assert sample(registry, "spikes_total", trait="a") == 2
 
 
-def test_exemplars_name_the_request_and_an_id_of_any_length_is_no_fault() -> None:
+def test_exemplars_name_the_call() -> None:
     registry = CollectorRegistry()
     tally = Tally(Metrics(registry))
     tally.show([A])
-    tally.add("0", scores([[9.0] * 5], (A,)), "chatcmpl-" + "x" * 500)
+    tally.add("0", scores([[9.0] * 5], (A,)), "0123456789abcdef")
     tally.flush()
     lines = generate_latest(registry).decode().splitlines()
     (bucket,) = [line for line in lines if line.startswith("traitwatch_response_mean_z_bucket") and "#" in line]
     assert 'le="+Inf"' in bucket
-    assert '# {request_id="chatcmpl-xxx' in bucket
+    assert '# {call_id="0123456789abcdef"' in bucket
     assert " 9.0 " in bucket.partition("#")[2]
     (spike,) = [line for line in lines if line.startswith("traitwatch_spikes_total") and "#" in line]
-    assert '# {request_id="chatcmpl-xxx' in spike
+    assert '# {call_id="0123456789abcdef"' in spike
 
 
 def test_traits_come_and_go_and_counts_stay() -> None:

@@ -87,6 +87,7 @@ def test_a_scored_response_is_an_event_for_each_trait(
         "gen_ai.response.id": "chatcmpl-1",
         "gen_ai.request.model": "tiny",
         "gen_ai.usage.output_tokens": 6,
+        "traitwatch.call_id": "0123456789abcdef",
         "traitwatch.choice": 1,
         "traitwatch.engine": "0",
         "traitwatch.layer": 2,

@@ -59,3 +59,24 @@ async def test_metrics_that_cannot_be_read_are_a_problem(tab: LiveTab, applicati
     application.metrics = "<html>"
     problem, _, _ = await tab.look(VisitorSession(), URL)
     assert 'role="alert"' in problem
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "this page has no admin key, and only an operator may see the spikes"),
+        ("another-key", f"{URL} refuses the admin key of this page"),
+        ("the-key", "4.20"),
+    ],
+)
+async def test_without_the_admin_key_the_tab_says_why_there_are_no_spikes(
+    given: str | None, message: str, application: Application
+) -> None:
+    application.admin_key = "the-key"
+    application.spikes = [{"event": "spike", "trait": "paternalism", "peak_z": 4.2}]
+    with gr.Blocks() as blocks, gr.Tab("Live") as open_tab:
+        tab = LiveTab(page_of(blocks, application.server(admin_key=given)), open_tab)
+    traffic, _, spikes = await tab.look(VisitorSession(), URL)
+    assert message in spikes
+    assert "paternalism" in traffic
+    assert ("TRAITWATCH_ADMIN_KEY" in spikes) == (given != "the-key")
