@@ -11,6 +11,7 @@ import pytest
 from tests.support.answers import events, post
 from tests.support.cases import CASES, CHAT, ENDPOINTS, MALFORMED, Case, bare
 from tests.support.openapi import EVENTS, Schema
+from tests.support.schema_fuzz import fuzz, is_ours, not_a_fault, operations
 from tests.support.serving import OPERATOR, Server
 
 pytestmark = pytest.mark.engine
@@ -131,3 +132,17 @@ def test_vllms_routes_are_all_there(schema: Schema, unscored: Server) -> None:
         path: operations.keys() for path, operations in ours.items() if path in theirs
     }
     assert ours.keys() - theirs.keys() == {"/v1/traits", "/v1/traits/{name}/report"}
+
+
+def test_no_request_of_the_schema_makes_a_route_of_ours_fail(embedded: Server) -> None:
+    """tests/matrix/test_schema_fuzz.py tries more, at a server with keys and a root path."""
+    answered = set()
+
+    def check(case: Any, answer: Any) -> None:
+        not_a_fault(case, answer)
+        answered.add((case.operation.label, answer.status_code))
+
+    for operation in filter(is_ours, operations(embedded.url)):
+        fuzz(operation, (embedded.url,), OPERATOR, check, tries=20)
+    assert {("GET /v1/traits", 200), ("GET /v1/spikes", 200), ("GET /v1/spikes", 400)} <= answered
+    assert httpx.get(f"{embedded.url}/v1/spikes", timeout=60).status_code == 403

@@ -139,7 +139,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(model: Path, directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    command = [*WITH_ADMIN_KEY, sys.executable, "-m", "tests.support.slow", "serve", str(model), "--traits", str(directory)]
+    command = [
+        *WITH_ADMIN_KEY,
+        sys.executable,
+        "-m",
+        "tests.support.slow",
+        "serve",
+        str(model),
+        "--traits",
+        str(directory),
+    ]
     ours = ["--traits-layer", "2", "--traits-tap", "4", "--traits-admin"]
     options = ["--api-key", KEY, "--dtype", "float32", "--enforce-eager"]
     with serving([*command, *ours, *options], tmp_path_factory.mktemp("admin") / "server.log") as server:

@@ -45,7 +45,10 @@ class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     time: Annotated[str, Meta(description="when the response ended; RFC 3339, UTC, milliseconds")]
     event: Annotated[Literal["spike"], Meta(description="the kind of line")] = "spike"
-    request_id: Annotated[str, Meta(description="the engine's request id; begins with the response's own id, which a client may have chosen")]
+    request_id: Annotated[
+        str,
+        Meta(description="the engine's request id; begins with the response's own id, which a client may have chosen"),
+    ]
     call_id: Annotated[str, Meta(description="the random id of the call of the engine, which exemplars carry")]
     choice: Annotated[int, Meta(description="number of the choice")]
     model: Annotated[str, Meta(description="the served model's name")]

@@ -8,7 +8,14 @@ import httpx
 import openai
 
 from traitwatch_dashboards.errors import DashboardError
-from traitwatch_dashboards.inspector.api.problems import TROUBLE, message_of, no_spikes, not_traitwatch, problem, problem_of_status
+from traitwatch_dashboards.inspector.api.problems import (
+    TROUBLE,
+    message_of,
+    no_spikes,
+    not_traitwatch,
+    problem,
+    problem_of_status,
+)
 from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 
 _ADMIN_HEADER = "X-Traitwatch-Admin-Key"

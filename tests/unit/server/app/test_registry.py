@@ -62,9 +62,7 @@ class Server:
         app = FastAPI()
         keys = Keys([ADMIN_KEY])
         add_routes(app, lambda: Serving(self.monitor, registry, spikes, Draining(0)), admin=admin, admin_keys=keys)
-        self._client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://server", headers=OPERATOR
-        )
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server", headers=OPERATOR)
 
     async def load(self, name: str, **body: object) -> httpx.Response:
         return await self._client.post(f"/v1/traits/{name}", json=body)

@@ -41,7 +41,9 @@ def test_a_key_is_read_from_each_place(tmp_path: Path) -> None:
     assert read_admin_key(ADMIN_KEY, None) == read_admin_key(None, file) == ADMIN_KEY
 
 
-@pytest.mark.parametrize("key", ["", "short", "fifteen-letters", "a key with spaces in it", "schlüssel-schlüssel", "k" * 20 + "\n"])
+@pytest.mark.parametrize(
+    "key", ["", "short", "fifteen-letters", "a key with spaces in it", "schlüssel-schlüssel", "k" * 20 + "\n"]
+)
 def test_a_key_that_can_be_guessed_or_cannot_be_sent_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match="16 or more printable ASCII characters") as error:
         read_admin_key(key, None)

@@ -15,16 +15,25 @@ from typing import Any
 import pytest
 import torch
 import vllm.v1.engine.utils
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from vllm.config import ModelConfig, ParallelConfig, VllmConfig
+from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
 from vllm.platforms import current_platform
 from vllm.v1.engine.coordinator import DPCoordinatorProc
 from vllm.v1.engine.core import EngineCoreProc
 
 from tests.unit.traitwatch.vllm_private.test_contract import source_of, text_of
 from traitwatch.vllm_private import scheduling
-from traitwatch.vllm_private.api_process import ErrorResponse, engine_indexes, metrics_registry
+from traitwatch.vllm_private.api_process import (
+    GUARDED_PREFIX,
+    ErrorResponse,
+    api_keys,
+    engine_indexes,
+    metrics_registry,
+)
 from traitwatch.vllm_private.command_line import create_model_config, parse_serve_arguments, serves_without_python
 from traitwatch.vllm_private.server_process import SERVER_MODULE, attention_backends, model_runner
 from traitwatch.vllm_private.startup import launching
@@ -277,3 +286,36 @@ def test_the_engine_client_has_the_methods_that_the_server_wraps() -> None:
     assert callable(client.abort)
     assert callable(client.collective_rpc)
     assert "data_parallel_rank" in inspect.signature(client.generate).parameters
+
+
+def test_vllm_guards_the_paths_that_we_guard_and_answers_as_we_answer() -> None:
+    middleware = source_of("vllm.entrypoints.serve.middleware.authenticate", "AuthenticationMiddleware")
+    assert "startswith(GUARDED_PREFIX)" in ast.unparse(middleware)
+    assert "JSONResponse(content={'error': 'Unauthorized'}, status_code=401)" in ast.unparse(middleware)
+    assert {"/v1", "/v2", "/inference"} <= set(GUARDED_PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "keys"),
+    [
+        (None, None, []),
+        (None, "", []),
+        (None, "of-the-environment", ["of-the-environment"]),
+        (["a", "b"], "of-the-environment", ["a", "b"]),
+        ([""], "of-the-environment", []),
+    ],
+)
+def test_the_api_keys_are_those_that_vllm_asks_for(
+    options: list[str] | None, variable: str | None, keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VLLM_API_KEY", variable)
+    arguments = ["model", *(["--api-key", *options] if options else [])]
+    args = parse_serve_arguments(arguments, prog="x")
+    assert api_keys(args) == keys
+    app = FastAPI()
+    args.middleware = []
+    init_entrypoints_middleware(args, app, ())
+    theirs = [m.kwargs["tokens"] for m in app.user_middleware if m.cls is AuthenticationMiddleware]
+    assert theirs == ([keys] if keys else [])
