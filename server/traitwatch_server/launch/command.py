@@ -164,8 +164,8 @@ def _with_hyphens(token: str) -> str:
     "--ui",
     "with_ui",
     is_flag=True,
-    help="Start the inspector too (`traitwatch ui`), as long as the server runs. Without an admin key, the server makes "
-    "one for it.",
+    help="Start the inspector too (`traitwatch ui`), as long as the server runs. Where there is no admin key, "
+    "the server makes one for it.",
 )
 @click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
 @click.option(
