@@ -56,7 +56,7 @@ def parse_vllm_arguments(arguments: list[str], config: Mapping[str, Any] | None 
         return parse_serve_arguments(arguments, prog="traitwatch")
     # vLLM takes such options from a file alone. Only this user can read the directory.
     with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory, "vllm.yaml")
+        file = Path(directory, "config.yaml")
         file.write_text(yaml.safe_dump(dict(config), allow_unicode=True), encoding="utf-8")
         try:
             return parse_serve_arguments([*arguments, "--config", str(file)], prog="traitwatch")
