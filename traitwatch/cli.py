@@ -2,14 +2,20 @@
 
 torch and vLLM take seconds to import, and `--help` must not wait for them. So the group knows only three things of each
 subcommand: its name, the place of its code, and one line of help. It imports a module when the command is called.
+
+`LazyGroup.invoke` shows errors that we raise on purpose without a traceback, and the system's errors about a file too.
 """
 
+import errno
 import importlib
 from importlib.metadata import version
 
 import click
 
 from traitwatch.errors import TraitwatchError
+
+# What the system says of a disk, without the name of a file.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 # name -> (module:attribute, its line in `traitwatch --help`)
 COMMANDS = {
@@ -84,11 +90,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand. If we raise an error on purpose, the user sees its message without a traceback."""
+        """Run a subcommand. An error that we raise on purpose, or of a file, is shown without a traceback."""
         try:
             return super().invoke(ctx)
         except TraitwatchError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if not isinstance(error.filename, str) and error.errno not in _DISK:
+                raise
+            from traitwatch.files import trouble
+
+            raise click.ClickException(trouble(error.filename or "a file", error, "used")) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from traitwatch.errors import ArtifactError
-from traitwatch.files import read_json, write_atomically
+from traitwatch.files import read_bytes, read_json, write_atomically
 
 NUM_INSTRUCTIONS = 5
 NUM_QUESTIONS = 40
@@ -266,21 +266,18 @@ def save_definition(directory: Path, trait: str, whole: WholeDefinition, *, forc
     """
     paths = definition_files(directory, trait)
     halves = split(whole)
+    before = [read_bytes(path) if path.exists() else None for path in paths]
+    if not force:
+        for path, half, content in zip(paths, halves, before, strict=True):
+            if content is not None and not _is_definition(content, half):
+                raise ArtifactError(f"{path} exists and differs; give --force to replace it.")
     try:
-        before = [path.read_bytes() if path.exists() else None for path in paths]
-        if not force:
-            for path, half, content in zip(paths, halves, before, strict=True):
-                if content is not None and not _is_definition(content, half):
-                    raise ArtifactError(f"{path} exists and differs; give --force to replace it.")
-        try:
-            for path, half in zip(paths, halves, strict=True):
-                write_atomically(path, _to_json(half))
-        except BaseException:
-            for path, content in zip(paths, before, strict=True):
-                _restore(path, content)
-            raise
-    except OSError as error:
-        raise ArtifactError(f"{error.filename or directory} cannot be written: {error.strerror}.") from error
+        for path, half in zip(paths, halves, strict=True):
+            write_atomically(path, _to_json(half))
+    except BaseException:
+        for path, content in zip(paths, before, strict=True):
+            _restore(path, content)
+        raise
     return paths
 
 
@@ -297,6 +294,7 @@ def _is_definition(content: bytes, definition: TraitDefinition) -> bool:
 
 def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.unlink()
     elif path.read_bytes() != content:
         write_atomically(path, content)
