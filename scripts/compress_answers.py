@@ -1,13 +1,13 @@
 """Compresses answers files: `python -m scripts.compress_answers DIRECTORY`, the last step of `make vectors`.
 
-`NAME.csv` becomes `NAME.csv.gz`. The builder reads both (`traitwatch_builder.storage.answers.table_file`).
+`NAME.csv` becomes `NAME.csv.gz`. The builder reads both (`traitwatch_builder.storage.tables.table_file`).
 """
 
 import sys
 from pathlib import Path
 
 from traitwatch.files import write_atomically
-from traitwatch_builder.storage.answers import compressed
+from traitwatch_builder.storage.tables import compressed
 
 
 def compress_answers(directory: Path) -> None:

@@ -55,7 +55,7 @@ def verify_command(
     from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.report.summary import verification_table
     from traitwatch_builder.steps import verify_step
-    from traitwatch_builder.storage.answers import table_file
+    from traitwatch_builder.storage.tables import table_file
     from traitwatch_builder.storage.workspace import Workspace
 
     workspace = Workspace(vectors, trait)

@@ -8,7 +8,8 @@ import numpy as np
 
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import RESPONSE_AVG, Card, check_trait_name, load_vector
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, table_file
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers
+from traitwatch_builder.storage.tables import table_file
 from traitwatch_builder.storage.workspace import Workspace
 from traitwatch_builder.vectors.report_evidence import ReportEvidence, load_evidence
 from traitwatch_builder.vectors.verdict import served_layer

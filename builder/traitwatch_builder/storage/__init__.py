@@ -3,6 +3,7 @@
 - `workspace.py`: where each file of a trait is (`Workspace`), who may write it, and which steps are finished
   (`Manifest`).
 - `answers.py`: answers files and `neutral.csv`, in the columns of the Persona Vectors authors' code.
+- `tables.py`: CSV files of texts, plain or compressed.
 - `worklog.py`: answers and scores, stored one by one, so that an interrupted build goes on; and the fingerprints by
   which a build recognises a model, a file or an input.
 

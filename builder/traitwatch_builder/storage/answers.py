@@ -11,10 +11,7 @@ In both kinds of CSV file `prompt` is the conversation as the model's chat templ
 answer. The builder reads the hidden states of the text `prompt + answer`.
 """
 
-import csv
-import gzip
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +20,10 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from traitwatch.errors import ArtifactError
-from traitwatch.files import read_json, write_atomically
+from traitwatch.files import read_json
+from traitwatch_builder.storage.tables import read_table, write_table
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
-_DAMAGED_GZIP = (gzip.BadGzipFile, zlib.error, EOFError)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -87,49 +84,6 @@ def write_scores(path: Path, trait: str, rows: Sequence[JudgedAnswer]) -> None:
 def _set_scores(table: pd.DataFrame, trait: str, rows: Sequence[JudgedAnswer]) -> None:
     table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
     table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file, whole or not at all; compress the file if `path` ends in `.gz`."""
-    # All texts are quoted: Python's default leaves a text with a lone carriage return unquoted, which ends the row.
-    content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).encode()
-    write_atomically(path, compressed(content) if path.suffix == ".gz" else content)
-
-
-def compressed(content: bytes) -> bytes:
-    """Compress `content` to gzip data that depends on `content` alone: the header has no time and no file name."""
-    return gzip.compress(content, compresslevel=9, mtime=0)
-
-
-def table_file(path: Path) -> Path:
-    """Return the file that holds the table `path`: `path` itself, or `<path>.gz` if only the second file exists.
-
-    A build writes plain CSV files. The shipped answers are compressed: their prompts repeat the same examples.
-    """
-    gz = path.with_name(f"{path.name}.gz")
-    return gz if gz.is_file() and not path.exists() else path
-
-
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file of texts. Every cell stays a text; no cell counts as a missing value.
-
-    Args:
-        path: the file, or the name of a file that exists only as `<path>.gz`.
-        columns: the columns that the file must have.
-
-    Raises:
-        ArtifactError: the file does not exist or is not CSV, or one of `columns` is missing.
-    """
-    try:
-        table = pd.read_csv(table_file(path), dtype=str, keep_default_na=False, encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, *_DAMAGED_GZIP) as error:
-        raise ArtifactError(f"{path} is not a CSV file of answers: {error}") from None
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ArtifactError(f"{path} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}.")
-    return table
 
 
 def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:

@@ -23,7 +23,8 @@ from traitwatch_builder.judging.judging import (
     questions_of,
     usage_printed,
 )
-from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, read_table, write_scores
+from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, write_scores
+from traitwatch_builder.storage.tables import read_table
 from traitwatch_builder.storage.worklog import SavedValues, Worklog
 
 OPTIONS = JudgeOptions("openai", "m")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traitwatch.errors import ArtifactError
-from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, table_file, write_answers
+from traitwatch_builder.storage.answers import JudgedAnswer, clean_text, read_answers, write_answers
+from traitwatch_builder.storage.tables import table_file
 
 AWKWARD = [
     "",
