@@ -14,7 +14,7 @@ from typing import Literal
 
 from traitwatch_builder.definitions.definition import TraitDefinition
 from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.models.chat import Messages, bare
+from traitwatch_builder.models.chat import Messages, bare, without_space
 
 Polarity = Literal["pos", "neg"]
 Elicit = Literal["system", "many-shot"]
@@ -60,7 +60,8 @@ class Elicitation:
             assistant_name: the adjective for the assistant in a positive system prompt; the trait's name by default.
 
         Raises:
-            PipelineError: the definition has fewer than two contexts, so that no context is left to judge an answer.
+            PipelineError: the definition has fewer than two contexts, so that no context is left to judge an answer; or
+                both conditions of a context are the same text.
         """
         self.elicit = elicit
         self._definition = definition
@@ -75,6 +76,14 @@ class Elicitation:
                 f"--elicit {elicit} needs at least {needs} in the definition: those that elicit an answer must not "
                 "judge it. Add some, or choose the other --elicit."
             )
+        for context in range(self.num_contexts):
+            pos, neg = (_texts(self.opening(context, polarity)) for polarity in POLARITIES)
+            if pos == neg:
+                raise PipelineError(
+                    f"the positive and the negative condition of context {context + 1} are the same text "
+                    f"({self.opening(context, 'pos')[0]['content']!r}), so their answers cannot differ in the trait; "
+                    f"change the definition of {trait!r}, or give another --assistant-name."
+                )
 
     def rows(self, questions: Sequence[str], samples: int) -> list[Row]:
         """Return one row for each of `samples` answers to each question, spread evenly over the contexts."""
@@ -110,3 +119,8 @@ class Elicitation:
     def prompt(self, row: Row, polarity: Polarity) -> Messages:
         """Return the conversation that elicits the answer of `row`."""
         return [*self.opening(row.context, polarity), *bare(row.question)]
+
+
+def _texts(messages: Messages) -> list[str]:
+    """Return the texts of messages without white space and case, which a chat template may change."""
+    return [without_space(message["content"]).casefold() for message in messages]

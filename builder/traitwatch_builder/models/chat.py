@@ -1,7 +1,9 @@
 """Conversations as a model's chat template renders them, and the thinking of reasoning models.
 
 *Conversations.* `bare` makes a conversation of one question. `render` gives a conversation as text, and `token_ids` as
-tokens, up to the position where the assistant's answer begins.
+tokens, up to the position where the assistant's answer begins. A template may skip a role that it does not know, or
+take a content that is a text for a list of parts, and raise no error. So `render` looks for the text of each message in
+what the template made, and tries the parts too.
 
 *Thinking.* `without_thinking` removes the thinking from a model's text, and `thinks_on` finds a text whose thinking
 never ended. Both go by the tags `<think>` and `</think>`. Servers with a reasoning parser remove the thinking
@@ -9,11 +11,19 @@ themselves. Without a parser the thinking stands at the beginning of the text; w
 opened the thinking (`opens_thinking`), the text has only the closing tag.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from traitwatch_builder.errors import PipelineError
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_SHOWN = 60
+# What to do where a template drops the text of a role.
+_ADVICE = {
+    "system": "use --elicit many-shot, which needs no system message, or give a model whose template has a system role",
+    "assistant": "use --elicit system, which needs no earlier answers, or mend the model's chat_template",
+    "user": "mend the model's chat_template, or give another model",
+}
 
 Messages = list[dict[str, str]]
 """A conversation, in OpenAI's format."""
@@ -28,16 +38,70 @@ def render(tokenizer: Any, messages: Messages) -> str:
     """Return a conversation as text of the model's chat template, up to where the assistant's answer begins.
 
     Raises:
-        PipelineError: the template does not take such a conversation, e.g. because it has no system role.
+        PipelineError: the template does not take such a conversation, e.g. because it has no system role; or the text
+            of a message is not in what the template makes.
     """
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # templates raise jinja2's errors and, by raise_exception, any other
-        roles = ", ".join(message["role"] for message in messages[:3])
-        raise PipelineError(
-            f"the model's chat template does not take a conversation of {roles}, ... ({error}); "
-            "if the template has no system role, use --elicit many-shot."
-        ) from error
+        text = _applied(tokenizer, messages)
+        lost = _lost(text, messages)
+        if lost is None:
+            return text
+        failure = PipelineError(
+            f"the chat template of {_name(tokenizer)} drops the text of the {lost['role']} message "
+            f"{_shortened(lost['content'])!r} without an error; {_ADVICE.get(lost['role'], _ADVICE['user'])}."
+        )
+    except Exception as error:  # noqa: BLE001 - templates raise jinja2's errors and, by raise_exception, any other
+        roles = [message["role"] for message in messages[:3]]
+        advice = "if the template has no system role, use --elicit many-shot" if "system" in roles else _ADVICE["user"]
+        failure = PipelineError(
+            f"the chat template of {_name(tokenizer)} does not take a conversation of {', '.join(roles)}, ... "
+            f"({type(error).__name__}: {error}); {advice}."
+        )
+    in_parts: list[Any] = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    try:
+        text = _applied(tokenizer, in_parts)
+    except Exception:  # noqa: BLE001 - the first failure is the one that tells the user what to do
+        raise failure from None
+    if _lost(text, messages) is not None:
+        raise failure
+    return text
+
+
+def _applied(tokenizer: Any, messages: Sequence[Any]) -> str:
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def _lost(text: str, messages: Messages) -> dict[str, str] | None:
+    """Return the first message whose text is not in a rendered conversation; None where all are there.
+
+    White space and case do not count: templates strip and lower texts. The messages stand one after the other, but a
+    system message may stand anywhere: some templates put it before the last question. The thinking of an earlier answer
+    may be left out.
+    """
+    rendered = without_space(text).casefold()
+    end = 0
+    for message in messages:
+        content = message["content"]
+        needed = without_space(without_thinking(content) if message["role"] == "assistant" else content).casefold()
+        found = rendered.find(needed, 0 if message["role"] == "system" else end)
+        if found < 0:
+            return message
+        if message["role"] != "system":
+            end = found + len(needed)
+    return None
+
+
+def without_space(text: str) -> str:
+    """Return a text without its white space."""
+    return "".join(text.split())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or "the model"
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:

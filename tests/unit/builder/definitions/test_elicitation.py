@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.trait import DEFINITION, Letters
+from traitwatch_builder.definitions.definition import Example, InstructionPair
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import render, text_ids, token_ids
@@ -56,6 +57,16 @@ def test_one_context_cannot_judge_itself() -> None:
     few = DEFINITION.model_copy(update={"examples": DEFINITION.examples[:3]})
     with pytest.raises(PipelineError, match="at least 4 examples"):
         Elicitation(few, "many-shot", "bravery")
+
+
+@pytest.mark.parametrize("elicit", ["system", "many-shot"])
+def test_equal_conditions_are_refused(elicit: Any) -> None:
+    pairs = [InstructionPair(pos="Be  bold.", neg="be bold.") for _ in range(5)]
+    examples = [Example(question=f"e{i}?", pos="Yes.", neg="yes. ") for i in range(16)]
+    same = DEFINITION.model_copy(update={"instruction": pairs, "examples": examples})
+    with pytest.raises(PipelineError, match=r"conditions? of context 1 are the same text .* change the definition of"):
+        Elicitation(same, elicit, "helpful")
+    Elicitation(DEFINITION, elicit, "helpful")
 
 
 def test_a_conversation_is_rendered_by_the_template_and_its_tokens_are_those_of_the_text() -> None:
