@@ -90,12 +90,11 @@ class Responder:
 
     def missing(self, job: Job, worklog: SavedValues) -> list[int]:
         """Return the indices of a job's answers that are not in the worklog."""
-        return [i for i, key in enumerate(self._keys(job)) if worklog.get(key) is None]
+        return [i for i, answer in enumerate(self.saved(job, worklog)) if answer is None]
 
     def saved(self, job: Job, worklog: SavedValues) -> list[Answer | None]:
         """Return the answers of a job in the worklog; None for each missing answer."""
-        found = (worklog.get(key) for key in self._keys(job))
-        return [None if answer is None else Answer(**answer) for answer in found]
+        return [worklog.get(key, Answer) for key in self._keys(job)]
 
     def plan(self, job: Job, worklog: SavedValues) -> str:
         """Return as text how many answers of a job are missing, and how many tokens they would take."""

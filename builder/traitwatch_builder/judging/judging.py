@@ -64,6 +64,13 @@ class JudgeOptions:
         return cls(chosen, model, base_url, max_concurrent)
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A score in a worklog; None where the judge gave none."""
+
+    score: float | None
+
+
 def make_judge(
     options: JudgeOptions,
     eval_prompt: str,
@@ -113,7 +120,7 @@ def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
 def pending(judge: Judge, questions: Sequence[Question], worklog: SavedValues) -> dict[str, Question]:
     """Return the questions whose score is not in the worklog, each once, by the key of its score."""
     keyed = {fingerprint(judge.identity(question)): question for question in questions}
-    return {key: question for key, question in keyed.items() if worklog.get(key) is None}
+    return {key: question for key, question in keyed.items() if worklog.get(key, _Stored) is None}
 
 
 def cost_estimate(judge: Judge, questions: Sequence[Question]) -> str:
@@ -154,8 +161,8 @@ def ask_judge(
 
 
 def _score(worklog: Worklog, key: str) -> float | None:
-    entry = worklog.get(key)
-    return None if entry is None else entry["score"]
+    entry = worklog.get(key, _Stored)
+    return None if entry is None else entry.score
 
 
 def judge_answers(
@@ -186,15 +193,14 @@ def judge_card(judge: Judge, options: JudgeOptions, worklog: SavedValues) -> Jud
     A judge knows its method after its first score. Where no score was missing, the worklog has the card of the run that
     asked the judge.
     """
-    stored = worklog.get(_card_key(options))
-    return judge.card if judge.card.method or stored is None else JudgeCard.model_validate(stored)
+    stored = worklog.get(_card_key(options), JudgeCard)
+    return judge.card if judge.card.method or stored is None else stored
 
 
 def _store_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> None:
     """Store the judge's card. The scores come after it: a run that finds all of them finds the card too."""
-    card = judge.card.model_dump()
-    if worklog.get(_card_key(options)) != card:
-        worklog.put(_card_key(options), card)
+    if worklog.get(_card_key(options), JudgeCard) != judge.card:
+        worklog.put(_card_key(options), judge.card.model_dump())
 
 
 def _card_key(options: JudgeOptions) -> str:

@@ -90,7 +90,7 @@ class SteeredAnswers:
 
     def saved(self) -> list[SteeredAnswer | None]:
         """Return the answers setting by setting, None for an answer that the worklog does not have."""
-        texts = [self._worklog.get(key) for key in self._keys]
+        texts = [self._worklog.get(key, str) for key in self._keys]
         return [
             None if text is None else SteeredAnswer(steering, question, text)
             for (steering, question), text in zip(self._pairs, texts, strict=True)

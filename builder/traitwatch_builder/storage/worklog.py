@@ -3,16 +3,23 @@
 A worklog is a file of JSON lines; each line has a key and a value. A key is a hash of everything that the value depends
 on. A value in the worklog therefore stays valid, whatever else has changed since; a value that is missing was never
 computed. `Worklog.put` writes a line in one piece as soon as the value exists, so a killed process loses no finished
-value.
+value. A line that is damaged counts as missing: its value is computed again, and the lines after it stay.
 """
 
+import functools
 import hashlib
 import json
 import os
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from traitwatch.files import reading, writing
+
+T = TypeVar("T")
 
 # The files of a model itself. Other files in its directory, from people, downloads and builds, do not change the model.
 _MODEL_FILES = (
@@ -28,9 +35,20 @@ class SavedValues:
     def __init__(self, path: Path):
         self._values, self._whole = _read(path)
 
-    def get(self, key: str) -> Any | None:
-        """Return the value of `key`, or None if the worklog has no such key."""
-        return self._values.get(key)
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """Return the value of `key`, or None if the worklog has no such key, or a value of another kind.
+
+        Args:
+            key: the key.
+            kind: the type of the value: `str`, a dataclass, a pydantic model or a typed dictionary.
+        """
+        if key not in self._values:
+            return None
+        try:
+            value: T = _validator(cast(Any, kind)).validate_python(self._values[key])
+        except ValidationError:
+            return None
+        return value
 
     def __len__(self) -> int:
         return len(self._values)
@@ -44,10 +62,12 @@ class Worklog(SavedValues):
 
     def __init__(self, path: Path):
         super().__init__(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        # An interruption may have cut off the last line. The rest of that line would spoil the next line.
-        os.ftruncate(self._file, self._whole)
+        self._path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            # An interruption may have cut off the last line. The rest of that line would spoil the next line.
+            os.ftruncate(self._file, self._whole)
 
     def put(self, key: str, value: Any) -> None:
         """Write a JSON value to the worklog.
@@ -55,8 +75,9 @@ class Worklog(SavedValues):
         After the return the operating system has the value: the value survives a kill of the process.
         """
         line = json.dumps({"key": key, "value": value}).encode() + b"\n"
-        while line:
-            line = line[os.write(self._file, line) :]
+        with writing(self._path):
+            while line:
+                line = line[os.write(self._file, line) :]
         self._values[key] = value
 
     def close(self) -> None:
@@ -78,17 +99,21 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
     whole = 0
     if not path.is_file():
         return values, whole
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         for line in file:
+            if line.endswith(b"\n"):
+                whole += len(line)
             try:
                 item = json.loads(line)
                 values[item["key"]] = item["value"]
-            except (ValueError, KeyError, TypeError):
-                break
-            if not line.endswith(b"\n"):
-                break
-            whole += len(line)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
     return values, whole
+
+
+@functools.cache
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def fingerprint(inputs: object) -> str:
@@ -98,8 +123,9 @@ def fingerprint(inputs: object) -> str:
 
 def file_fingerprint(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with reading(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return digest.hexdigest()
 
 
 def model_fingerprint(model: Path | str) -> dict[str, Any]:

@@ -10,13 +10,14 @@ neutral.csv                                                answers to neutral pr
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console
 
-from traitwatch.files import sweep, write_atomically
+from traitwatch.files import read_bytes, sweep, write_atomically
 from traitwatch.vectors import PROMPT_AVG, PROMPT_LAST, RESPONSE_AVG, check_trait_name
 from traitwatch_builder.definitions.definition import definition_files
 from traitwatch_builder.errors import PipelineError
@@ -118,7 +119,7 @@ class Workspace:
             (self._own / ".gitignore").write_text("*\n")
         except OSError as error:
             raise PipelineError(
-                f"{self.directory} cannot be written: {error.strerror}; choose another --out."
+                f"{self.directory} cannot be written: {error.strerror}; choose another --out or --vectors."
             ) from error
 
     @contextmanager
@@ -199,9 +200,12 @@ class Manifest:
         write_atomically(self.path, _RECORDS.dump_json(steps, indent=1) + b"\n")
 
     def _read(self) -> dict[str, _Record]:
+        """Return the finished steps; none where the file is damaged, so that all steps are done again."""
+        if not self.path.is_file():
+            return {}
         try:
-            return _RECORDS.validate_json(self.path.read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return _RECORDS.validate_json(read_bytes(self.path))
+        except ValidationError:
             return {}
 
 

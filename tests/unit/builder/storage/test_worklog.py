@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.support.full_disk import largest_file
+from traitwatch.errors import ArtifactError
+from traitwatch_builder.answering.source import Answer
 from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint, model_fingerprint
 
 
@@ -13,10 +18,10 @@ def test_the_next_process_finds_every_value(tmp_path: Path) -> None:
     with Worklog(tmp_path / "a.jsonl") as log:
         log.put("one", {"score": None})
         log.put("two", "ü\n")
-        assert log.get("three") is None
+        assert log.get("three", str) is None
     with Worklog(tmp_path / "a.jsonl") as log:
-        assert log.get("one") == {"score": None}
-        assert log.get("two") == "ü\n"
+        assert log.get("one", dict) == {"score": None}
+        assert log.get("two", str) == "ü\n"
         assert len(log) == 2
 
 
@@ -28,10 +33,10 @@ def test_a_line_that_an_interruption_cut_off_is_made_again(tmp_path: Path) -> No
         whole = path.read_bytes()
         path.write_bytes(whole + torn.encode())
         with Worklog(path) as log:
-            assert log.get("two") in (None, 2)
+            assert log.get("two", int) in (None, 2)
             log.put("three", 3)
         with Worklog(path) as log:
-            assert (log.get("one"), log.get("three")) == (1, 3)
+            assert (log.get("one", int), log.get("three", int)) == (1, 3)
         path.write_bytes(whole)
 
 
@@ -43,7 +48,7 @@ def test_a_kill_right_after_put_loses_nothing(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "a.jsonl"], check=False, env=dict(os.environ))
     assert ended.returncode == -signal.SIGKILL
     with Worklog(tmp_path / "a.jsonl") as log:
-        assert log.get("one") == "x" * 100000
+        assert log.get("one", str) == "x" * 100000
 
 
 def test_a_log_that_another_process_writes_can_be_read_and_is_left_alone(tmp_path: Path) -> None:
@@ -52,10 +57,50 @@ def test_a_log_that_another_process_writes_can_be_read_and_is_left_alone(tmp_pat
         with (tmp_path / "a.jsonl").open("ab") as file:
             file.write(b'{"key": "half')
         values = SavedValues(tmp_path / "a.jsonl")
-        assert (values.get("one"), len(values)) == (1, 1)
+        assert (values.get("one", int), len(values)) == (1, 1)
         assert (tmp_path / "a.jsonl").read_bytes().endswith(b"half")
-    assert SavedValues(tmp_path / "none.jsonl").get("one") is None
+    assert SavedValues(tmp_path / "none.jsonl").get("one", int) is None
     assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 9, b"[]", b'{"key": ["two"], "value": 2}', b"[" * 100_000])
+def test_a_damaged_line_loses_its_own_value_and_no_other(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Worklog(path) as log:
+        for number, key in enumerate(("one", "two", "three")):
+            log.put(key, number)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + damage + b"\n" + lines[2])
+    for _ in range(2):
+        with Worklog(path) as log:
+            assert [log.get(key, int) for key in ("one", "two", "three")] == [0, None, 2]
+    with Worklog(path) as log:
+        log.put("two", 1)
+    assert SavedValues(path).get("two", int) == 1
+
+
+def test_a_value_of_another_kind_counts_as_missing(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "a.jsonl") as log:
+        for key, value in {"whole": {"text": "so", "finished": True}, "part": {"text": "so"}, "odd": [1]}.items():
+            log.put(key, value)
+        assert log.get("whole", Answer) == Answer("so", finished=True)
+        assert log.get("part", Answer) is None
+        assert log.get("odd", Answer) is None
+
+
+def test_a_worklog_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(ArtifactError, match=r"a\.jsonl cannot be written: Is a directory"):
+        Worklog(tmp_path / "a.jsonl")
+
+
+def test_a_full_disk_ends_the_work_with_a_sentence(tmp_path: Path) -> None:
+    with Worklog(tmp_path / "a.jsonl") as log:
+        log.put("one", 1)
+        with largest_file(4096), pytest.raises(ArtifactError, match=r"a\.jsonl cannot be written: File too large"):
+            log.put("two", "x" * 10_000)
+    with Worklog(tmp_path / "a.jsonl") as log:
+        assert (log.get("one", int), log.get("two", str)) == (1, None)
 
 
 def test_a_fingerprint_depends_on_the_data_and_not_on_the_order_of_keys() -> None:

@@ -38,12 +38,14 @@ def test_a_step_is_done_while_its_inputs_and_its_files_are_the_same(workspace: W
     assert not workspace.manifest.done("extract", {"threshold": 50})
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"extract": 1}', b'{"extract": {"inputs": 3}}', b"\xff\xfe"])
-def test_a_damaged_manifest_records_nothing(workspace: Workspace, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"extract": 5}', b'{"extract": {"inputs": []}}'])
+def test_a_damaged_manifest_means_that_all_steps_are_done_again(workspace: Workspace, content: bytes) -> None:
+    workspace.manifest.record("extract", {}, [])
+    assert workspace.manifest.done("extract", {})
     workspace.manifest.path.write_bytes(content)
-    assert not workspace.manifest.done("extract", {"threshold": 50})
-    workspace.manifest.record("extract", {"threshold": 50}, [])
-    assert workspace.manifest.done("extract", {"threshold": 50})
+    assert not workspace.manifest.done("extract", {})
+    workspace.manifest.record("extract", {}, [])
+    assert workspace.manifest.done("extract", {})
 
 
 def test_the_next_process_removes_the_files_of_killed_writers(workspace: Workspace) -> None:
