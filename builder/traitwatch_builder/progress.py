@@ -1,9 +1,10 @@
-"""The progress bars of long steps: finished items of all, per cent, rate, time left."""
+"""What long steps show: warnings, and progress bars with finished items of all, per cent, rate, time left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+
+def warn(console: Console, warning: str | None) -> None:
+    """Print a warning; nothing for None. Square brackets in the warning are text, no markup."""
+    if warning:
+        console.print(f"[yellow]Warning:[/] {escape(warning)}")
 
 
 class _Rate(ProgressColumn):

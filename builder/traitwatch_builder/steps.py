@@ -6,7 +6,7 @@ unchanged.
 
 import datetime
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,19 @@ from traitwatch.vectors import (
     vector_sha256,
 )
 from traitwatch_builder.errors import PipelineError
-from traitwatch_builder.progress import bar
+from traitwatch_builder.progress import bar, warn
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers, table_file
+from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers
+from traitwatch_builder.storage.doubts import model_doubt, prompts_doubt, scale_doubt
+from traitwatch_builder.storage.tables import table_file
 from traitwatch_builder.storage.worklog import file_fingerprint
 from traitwatch_builder.storage.workspace import Workspace, card_model_name
 from traitwatch_builder.vectors.calibrate import calibrate, scored_tokens
 from traitwatch_builder.vectors.evidence import Evidence
-from traitwatch_builder.vectors.extract import (
-    ReadUnder,
-    Vectors,
-    answer_span,
-    effective_pairs,
-    extract,
-    few_pairs_warning,
-    question_number,
-)
+from traitwatch_builder.vectors.extract import ReadUnder, Vectors, answer_span, extract, question_number
 from traitwatch_builder.vectors.held_out import check_held_out, read_held_out
+from traitwatch_builder.vectors.pairs import effective_pairs, few_pairs_warning
 from traitwatch_builder.vectors.report_evidence import Histogram, ReportEvidence, load_evidence, save_evidence
 from traitwatch_builder.vectors.verdict import served_layer
 from traitwatch_builder.vectors.verify import best_layer, verify
@@ -58,7 +53,7 @@ _VERSION = 1
 class ExtractOptions:
     """Thresholds of an effective pair, and the prompt after which its answers are read.
 
-    `traitwatch_builder.vectors.extract` explains them.
+    `traitwatch_builder.vectors.pairs` and `traitwatch_builder.vectors.extract` explain them.
     """
 
     threshold: float = 50.0
@@ -92,9 +87,8 @@ def extract_step(
     effective = effective_pairs(*rows, options.threshold, options.coherence)
     console = session.console
     console.print(f"{len(effective)} of {len(rows[0])} pairs are effective.")
-    warning = few_pairs_warning(*rows, len(effective), options.threshold, options.coherence)
-    if warning:
-        console.print(f"[yellow]Warning:[/] {warning}")
+    warn(console, few_pairs_warning(*rows, len(effective), options.threshold, options.coherence))
+    _warn_of_answers(session, {pos: rows[0], neg: rows[1]})
     manifest = workspace.manifest
     inputs = [_VERSION, session.reading, file_fingerprint(pos), file_fingerprint(neg), vars(options)]
     if manifest.done("extract", inputs) and _card_fits(workspace):
@@ -132,11 +126,13 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
         PipelineError: the answers are not held out, or a condition has no answers.
     """
     card, vector = load_vector_and_card(session, workspace)
+    eval_pos, eval_neg = map(table_file, (eval_pos, eval_neg))
+    pos, neg = (_held_out_answers(path, workspace.trait) for path in (eval_pos, eval_neg))
+    _warn_of_answers(session, {eval_pos: pos, eval_neg: neg})
     manifest = workspace.manifest
     evidence_file = workspace.evidence if workspace.evidence.is_file() else None
     inputs = [_VERSION, session.reading, card.sha256, file_fingerprint(eval_pos), file_fingerprint(eval_neg)]
     inputs.append(file_fingerprint(evidence_file) if evidence_file else None)
-    pos, neg = (read_answers(path, workspace.trait) for path in (eval_pos, eval_neg))
     evidence = Evidence.load(evidence_file) if evidence_file else None
     check_held_out(
         (row.question for row in (*pos, *neg)),
@@ -147,9 +143,10 @@ def verify_step(session: Session, workspace: Workspace, eval_pos: Path, eval_neg
         session.console.print("The vector is verified from an earlier run.")
         return card
     if evidence is None:
-        session.console.print(
-            "[yellow]Warning:[/] no evidence of the extraction is at hand (`traitwatch extract` writes it): the vector "
-            "is not compared with vectors from shuffled labels."
+        warn(
+            session.console,
+            "no evidence of the extraction is at hand (`traitwatch extract` writes it): the vector is not compared "
+            "with vectors from shuffled labels.",
         )
     check_model(session, card)
     held = read_held_out(session, vector, evidence.null if evidence else None, pos, neg, served_layer(card.num_layers))
@@ -224,6 +221,8 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
     """
     rows = read_answers(pos, trait), read_answers(neg, trait)
     for path, side in zip((pos, neg), rows, strict=True):
+        if not side:
+            raise PipelineError(f"{path} has no answers, only the names of its columns; give a file of answers.")
         if all(row.trait is None for row in side):
             raise PipelineError(
                 f"{path} has no scores in a column {trait!r}; run `traitwatch judge {trait} --csv {path}` first."
@@ -235,6 +234,22 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
                 f"{other.question!r}. Both rows must answer the same question: bring the files into the same order."
             )
     return rows
+
+
+def _held_out_answers(path: Path, trait: str) -> list[JudgedAnswer]:
+    if not path.exists():
+        raise PipelineError(
+            f"{path}: no such file. Make held-out answers with `traitwatch respond {trait} --questions eval` and "
+            "`traitwatch judge`, or name files of them with --eval-pos and --eval-neg."
+        )
+    return read_answers(path, trait)
+
+
+def _warn_of_answers(session: Session, files: Mapping[Path, Sequence[JudgedAnswer]]) -> None:
+    """Warn of answers whose scores are of another scale, or whose prompts are another model's."""
+    warn(session.console, scale_doubt([row for rows in files.values() for row in rows]))
+    for path, rows in files.items():
+        warn(session.console, prompts_doubt(session.tokenizer, session.model, path, rows))
 
 
 def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, Float32Array]:
@@ -270,6 +285,7 @@ def check_model(session: Session, card: Card) -> None:
             f"the vector of {card.trait!r} was built on {card.model} ({card.num_layers} layers of {card.hidden_size}), "
             f"but {session.model} has {reader.num_layers} layers of {reader.hidden_size}; give the model of the vector."
         )
+    warn(session.console, model_doubt(card, session.model))
 
 
 def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:

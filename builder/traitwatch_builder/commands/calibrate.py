@@ -61,6 +61,7 @@ def calibrate_command(
     from traitwatch_builder.answering.choose import opener
     from traitwatch_builder.answering.respond import Responder, neutral_job
     from traitwatch_builder.pipeline import NEUTRAL_SAMPLES, neutral_rows
+    from traitwatch_builder.progress import warn
     from traitwatch_builder.reading.session import open_session
     from traitwatch_builder.report.summary import calibration_table
     from traitwatch_builder.steps import calibrate_step
@@ -71,7 +72,7 @@ def calibrate_command(
     workspace = Workspace(vectors, trait)
     prompts = load_neutral_prompts(neutral_prompts)
     if len(prompts) < LEAST_PROMPTS:
-        console.print(f"[yellow]Warning:[/] {len(prompts)} neutral prompts are few; thresholds need {LEAST_PROMPTS}.")
+        warn(console, f"{len(prompts)} neutral prompts are few; thresholds need {LEAST_PROMPTS}.")
     with workspace.alone(), open_session(model, make_reader_options(values), console) as opened:
         responder = Responder(
             opened.tokenizer, source.identity(opened.fingerprint), sampling, opener(opened, source), console

@@ -73,13 +73,20 @@ def judge_command(
         questions_of,
         usage_printed,
     )
+    from traitwatch_builder.models.pretrained import load_tokenizer
+    from traitwatch_builder.progress import warn
     from traitwatch_builder.storage.answers import read_answers, write_scores
+    from traitwatch_builder.storage.doubts import prompts_doubt
     from traitwatch_builder.storage.worklog import Worklog
     from traitwatch_builder.storage.workspace import Workspace
 
     if options.name == "likelihood" and model is None:
         raise PipelineError("the likelihood judge is the model that wrote the answers: name this model with --model.")
     rows = {path: read_answers(path, trait) for path in files}
+    if options.name == "likelihood":
+        tokenizer = load_tokenizer(check_model_path(model or ""))
+        for path, answers in rows.items():
+            warn(console, prompts_doubt(tokenizer, model or "", path, answers))
     judge = make_judge(
         options,
         extract.eval_prompt,

@@ -22,9 +22,11 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Judge, Question
 from traitwatch_builder.judging.judging import ASPECTS, JudgeOptions, cost_estimate, make_judge, pending, usage_printed
 from traitwatch_builder.models.pretrained import check_length, load_tokenizer
+from traitwatch_builder.progress import warn
 from traitwatch_builder.steering.answers import SteeredAnswers, judge_steering, settings
 from traitwatch_builder.steering.model import SteeredModel, check_layer
 from traitwatch_builder.steering.ranking import candidates, choose, reason
+from traitwatch_builder.storage.doubts import model_doubt
 from traitwatch_builder.storage.worklog import Worklog, model_fingerprint
 from traitwatch_builder.storage.workspace import Workspace
 
@@ -150,6 +152,7 @@ class SteeringRun:
         """
         for layer in options.layers:
             check_layer(layer, verified.card.num_layers)
+        warn(console, model_doubt(verified.card, options.model))
         way: Any = options.elicit or verified.card.elicit or "system"
         self._judge = make_judge(
             options.judge,

@@ -1,8 +1,4 @@
-"""From judged answers to persona vectors: choose effective pairs, average hidden states, subtract.
-
-A pair is effective when the positive answer shows the trait, the negative one does not, and both are coherent; the
-positive and the negative row at one index answer the same question (Persona Vectors, arXiv 2507.21509).
-"""
+"""From effective pairs to persona vectors: average hidden states, subtract (Persona Vectors, arXiv 2507.21509)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +10,6 @@ from rich.console import Console
 
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.definitions.elicitation import POLARITIES
-from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import bare, render, text_ids
 from traitwatch_builder.progress import bar
 from traitwatch_builder.reading.states import Span, StateReader
@@ -22,8 +17,6 @@ from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.evidence import Evidence, PairAccumulator
 
 ReadUnder = Literal["prompt", "question"]
-# Vectors of fewer pairs do not reproduce well.
-FEW_PAIRS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,94 +39,6 @@ class Extraction:
 
     vectors: Vectors
     evidence: Evidence
-
-
-def effective_pairs(
-    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], threshold: float = 50.0, coherence: float = 50.0
-) -> list[int]:
-    """Return the indices of the effective pairs.
-
-    Args:
-        pos: answers under the positive condition.
-        neg: answers under the negative condition; index i is the same pair in both.
-        threshold: least trait score of the positive answer; the negative one scores less than 100 minus this.
-        coherence: least coherence of both answers. A missing score (the judge refused) drops the pair.
-
-    Raises:
-        PipelineError: no pair is effective; the message has the number of pairs that each filter let through.
-    """
-    shows, lacks, coherent = _filters(pos, neg, threshold, coherence)
-    effective = [i for i in range(len(pos)) if shows[i] and lacks[i] and coherent[i]]
-    if not effective:
-        raise PipelineError(
-            f"no effective pair among {len(pos)}: {_measured(shows, lacks, coherent, threshold, coherence)}. "
-            f"{_what_to_try(shows, lacks, coherent)} The answers files stay as they are."
-        )
-    return effective
-
-
-def few_pairs_warning(
-    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], effective: int, threshold: float, coherence: float
-) -> str | None:
-    """Return a warning about a vector of few effective pairs; None where there are enough.
-
-    Args:
-        pos: answers under the positive condition.
-        neg: answers under the negative condition.
-        effective: number of effective pairs.
-        threshold: as in `effective_pairs`.
-        coherence: as in `effective_pairs`.
-    """
-    if effective >= FEW_PAIRS:
-        return None
-    filters = _filters(pos, neg, threshold, coherence)
-    return (
-        f"only {effective} of {len(pos)} pairs are effective, and vectors of fewer than {FEW_PAIRS} do not reproduce "
-        f"well: {_measured(*filters, threshold, coherence)}. {_what_to_try(*filters)}"
-    )
-
-
-def _filters(
-    pos: Sequence[JudgedAnswer], neg: Sequence[JudgedAnswer], threshold: float, coherence: float
-) -> tuple[list[bool], list[bool], list[bool]]:
-    if len(pos) != len(neg):
-        raise PipelineError(f"{len(pos)} positive answers and {len(neg)} negative ones do not pair up.")
-    shows = [p.trait is not None and p.trait >= threshold for p in pos]
-    lacks = [n.trait is not None and n.trait < 100.0 - threshold for n in neg]
-    return shows, lacks, [_coherent(p, coherence) and _coherent(n, coherence) for p, n in zip(pos, neg, strict=True)]
-
-
-def _coherent(answer: JudgedAnswer, least: float) -> bool:
-    # An empty answer has no state to average, however low the least coherence is.
-    return bool(answer.answer.strip()) and answer.coherence is not None and answer.coherence >= least
-
-
-def _measured(
-    shows: Sequence[bool], lacks: Sequence[bool], coherent: Sequence[bool], threshold: float, coherence: float
-) -> str:
-    return (
-        f"{sum(shows)} positive answers score {threshold:g} or more, {sum(lacks)} negative ones score below "
-        f"{100.0 - threshold:g}, {sum(coherent)} pairs reach coherence {coherence:g}"
-    )
-
-
-def _what_to_try(shows: Sequence[bool], lacks: Sequence[bool], coherent: Sequence[bool]) -> str:
-    """Return what to try, by the filter that let the fewest pairs through."""
-    fewest = min(sum(shows), sum(lacks), sum(coherent))
-    if fewest == sum(coherent):
-        return (
-            "Most are lost to coherence: lower --temperature, set --top-p 0.9, allow more --max-tokens, or lower "
-            "--coherence."
-        )
-    if fewest == sum(shows):
-        return (
-            "Most are lost because the positive answers do not show the trait: use --elicit many-shot, write stronger "
-            "positive instructions or examples, take more samples (--n-per-question), or lower --threshold."
-        )
-    return (
-        "Most are lost because the negative answers show the trait too: write clearer negative instructions or "
-        "examples, use --elicit many-shot, take more samples (--n-per-question), or lower --threshold."
-    )
 
 
 def answer_span(tokenizer: Any, prompt: str, answer: str) -> Span:

@@ -122,7 +122,11 @@ class _Side:
         self.rows = [row for row in answers if row.answer.strip()]
         self.directions = directions
         if not self.rows:
-            raise PipelineError(f"no held-out answer of the {polarity} condition; `traitwatch respond` makes them.")
+            found = f"all {len(answers)} are empty: allow more --max-tokens" if answers else "its file has none"
+            raise PipelineError(
+                f"no held-out answer of the {polarity} condition ({found}); `traitwatch respond --questions eval` "
+                "makes them."
+            )
         num_rows, count = len(directions.unit), len(self.rows)
         self._response = np.zeros((num_rows, count), dtype=np.float32)
         self._prompt_last = np.zeros_like(self._response)

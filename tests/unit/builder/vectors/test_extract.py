@@ -11,71 +11,15 @@ from transformers import AutoModelForCausalLM
 from tests.support.trait import DEFINITION, QUIET
 from traitwatch.vectors import Float32Array
 from traitwatch_builder.definitions.elicitation import Elicitation
-from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import bare, render, text_ids
 from traitwatch_builder.reading.transformers_reader import Reader
 from traitwatch_builder.storage.answers import JudgedAnswer
-from traitwatch_builder.vectors.extract import ReadUnder, answer_span, effective_pairs, extract, few_pairs_warning
+from traitwatch_builder.vectors.extract import ReadUnder, answer_span, extract
 
 
 @pytest.fixture(scope="module")
 def reader(tiny_model: Path) -> Reader:
     return Reader.load(tiny_model)
-
-
-def scored(*scores: tuple[float | None, float | None], answer: str = "x") -> list[JudgedAnswer]:
-    return [JudgedAnswer("q?", "p", answer, "t_0_pos_0", trait, coherence) for trait, coherence in scores]
-
-
-def test_a_pair_is_effective_when_both_answers_meet_the_thresholds() -> None:
-    pos = scored((90, 80), (49, 80), (90, 80), (90, 49), (90, 80), (50, 50))
-    neg = scored((10, 80), (10, 80), (50, 80), (10, 80), (10, 49), (49, 50))
-    assert effective_pairs(pos, neg) == [0, 5]
-    assert effective_pairs(pos, neg, threshold=40) == [0, 1, 2, 5]
-    assert effective_pairs(pos, neg, coherence=40) == [0, 3, 4, 5]
-
-
-@pytest.mark.parametrize("scores", [(None, 80), (90, None), (None, None)])
-def test_a_score_that_the_judge_refused_drops_the_pair(scores: tuple[float | None, float | None]) -> None:
-    pos = [*scored((90, 80)), *scored(scores)]
-    neg = [*scored((10, 80)), *scored((10, 80))]
-    assert effective_pairs(pos, neg) == [0]
-    neg_refused = [*scored((10, 80)), *scored((None if scores[0] is None else 10, scores[1]))]
-    assert effective_pairs(scored((90, 80), (90, 80)), neg_refused) == [0]
-
-
-@pytest.mark.parametrize("empty", ["", " \n"])
-def test_an_empty_answer_makes_no_pair_whatever_coherence_is_asked_for(empty: str) -> None:
-    pos = [*scored((90, 80)), *scored((90, 0), answer=empty)]
-    assert effective_pairs(pos, scored((10, 80), (10, 80)), coherence=0) == [0]
-
-
-def test_no_effective_pair_is_an_error_that_names_the_counts_and_the_remedy() -> None:
-    with pytest.raises(PipelineError) as caught:
-        effective_pairs(scored((10, 80), (90, 80)), scored((10, 80), (90, 80)))
-    for part in ("no effective pair among 2", "1 positive answers score 50 or more", "1 negative ones score below 50"):
-        assert part in str(caught.value)
-    with pytest.raises(PipelineError, match=r"do not show the trait: use --elicit many-shot.*answers files stay"):
-        effective_pairs(scored((10, 80)), scored((10, 80)))
-    with pytest.raises(PipelineError, match=r"lost to coherence: lower --temperature"):
-        effective_pairs(scored((90, 10)), scored((10, 80)))
-    with pytest.raises(PipelineError, match=r"negative answers show the trait too"):
-        effective_pairs(scored((90, 80)), scored((90, 80)))
-
-
-def test_the_warning_of_few_pairs_names_the_counts_and_the_remedy() -> None:
-    pos, neg = scored(*[(90, 80)] * 49, *[(10, 80)] * 30), scored(*[(10, 80)] * 79)
-    warning = few_pairs_warning(pos, neg, 49, 50, 50)
-    assert warning is not None
-    assert "only 49 of 79 pairs" in warning
-    assert "49 positive answers score 50 or more" in warning
-    assert "--n-per-question" in warning
-    assert few_pairs_warning(pos, neg, 50, 50, 50) is None
-
-
-def test_files_that_do_not_pair_up_are_refused() -> None:
-    with pytest.raises(PipelineError, match="2 positive answers and 1 negative ones"):
-        effective_pairs(scored((90, 80), (90, 80)), scored((10, 80)))
 
 
 def test_an_answer_starts_where_its_prompt_ends(reader: Reader) -> None:
