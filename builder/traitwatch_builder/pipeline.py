@@ -31,7 +31,7 @@ from traitwatch_builder.steps import ExtractOptions, Provenance, calibrate_step,
 from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, write_answers, write_neutral
 from traitwatch_builder.storage.worklog import SavedValues, Worklog
 from traitwatch_builder.storage.workspace import Workspace
-from traitwatch_builder.vectors.held_out import check_held_out
+from traitwatch_builder.vectors.held_out import check_definition
 
 EVAL_SAMPLES = 3
 NEUTRAL_SAMPLES = 2
@@ -86,11 +86,7 @@ class Build:
             PipelineError: an eval question is also an extraction question, or the definition lacks what the way of
                 eliciting needs.
         """
-        check_held_out(
-            evaluate.questions,
-            extract.questions,
-            f"Change them in trait_data_eval/{workspace.trait}.json, or in trait_data_extract/.",
-        )
+        check_definition(workspace.trait, extract, evaluate)
         self._session = session
         self._workspace = workspace
         self._options = options

@@ -261,6 +261,7 @@ def load_vector_and_card(session: Session, workspace: Workspace) -> tuple[Card, 
     """
     loaded = load_vector(workspace.vector(RESPONSE_AVG), workspace.trait)
     if loaded.card is not None:
+        warn(session.console, model_doubt(loaded.card, session.model))
         return loaded.card, loaded.vector
     reader = session.reader()
     if remedy := missing_embeddings(loaded, reader.num_layers, reader.hidden_size):
@@ -285,7 +286,6 @@ def check_model(session: Session, card: Card) -> None:
             f"the vector of {card.trait!r} was built on {card.model} ({card.num_layers} layers of {card.hidden_size}), "
             f"but {session.model} has {reader.num_layers} layers of {reader.hidden_size}; give the model of the vector."
         )
-    warn(session.console, model_doubt(card, session.model))
 
 
 def _extraction_questions(workspace: Workspace, evidence: Evidence | None) -> Sequence[str]:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     help="Take the JSON that an assistant or a person wrote; - for standard input.",
 )
 @click.option(
+    "--split",
+    is_flag=True,
+    help="Take any number of questions from 4 on with --from: the first half makes the vector, the second tests it.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Print the cost of asking Claude, or check the given file; write nothing."
 )
 @click.option("--force", is_flag=True, help="Replace a definition that exists and differs.")
@@ -42,6 +47,7 @@ def define_command(
     claude_model: str,
     print_prompt: bool,
     source: str | None,
+    split: bool,
     dry_run: bool,
     force: bool,
 ) -> None:
@@ -63,6 +69,8 @@ def define_command(
 
     if print_prompt and source is not None:
         raise click.UsageError("--print-prompt and --from exclude each other: print the prompt first.")
+    if split and source is None:
+        raise click.UsageError("--split belongs to --from: it divides the questions of that file.")
     check_trait_name(trait)
     if print_prompt:
         click.echo(define_prompt(trait, description, pasted=True))
@@ -70,7 +78,7 @@ def define_command(
     console = Console(stderr=True)
     try:
         if source is not None:
-            whole = _read(source, description)
+            whole = _read(console, source, description, split)
             if dry_run:
                 _say(console, f"{_named(source)} is a usable definition of {trait}; nothing was written.")
                 return
@@ -104,32 +112,53 @@ def ask_claude(
         _say(console, f"Cost: {usage}, by {claude_model}.")
 
 
-def _read(source: str, description: str | None) -> "WholeDefinition":
+def _read(console: Console, source: str, description: str | None, any_number: bool) -> "WholeDefinition":
     """Read a definition that an assistant or a person wrote; `description` is used where the definition has none."""
+    from traitwatch.files import decoded
     from traitwatch_builder.definitions.define import parse_reply
     from traitwatch_builder.definitions.definition import whole_definition
 
     with click.open_file(source, "rb") as file:
         raw = file.read()
+    data = parse_reply(decoded(raw, _named(source)), _named(source))
+    own = data.get("description")
+    if description and own is not None and str(own).strip():
+        _say(console, f"{_named(source)} has a description of its own, which stays; --description is not used.")
+    elif description:
+        data["description"] = description
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{_named(source)} is not UTF-8 text: {error}.") from None
-    data = parse_reply(text, _named(source))
-    if description:
-        data.setdefault("description", description)
-    return whole_definition(data, _named(source))
+        return whole_definition(data, _named(source), any_number=any_number)
+    except ArtifactError as error:
+        raise ArtifactError("\n".join([str(error), *_advice(data, any_number)])) from None
+
+
+def _advice(data: dict[str, Any], any_number: bool) -> list[str]:
+    """Return which options supply what a definition lacks."""
+    from traitwatch_builder.definitions.definition import NUM_QUESTIONS
+
+    advice = []
+    if not str(data.get("description") or "").strip():
+        advice.append("Give the meaning of the trait with --description.")
+    questions = data.get("questions")
+    if isinstance(questions, list) and len(questions) != NUM_QUESTIONS and not any_number:
+        advice.append(
+            "--split takes another number of questions. Two files that are halves already, as those of the Persona "
+            "Vectors authors, need no `define`: put them into DIR/trait_data_extract/ and DIR/trait_data_eval/, and "
+            "give --definition DIR to the other commands."
+        )
+    return advice
 
 
 def _save(console: Console, directory: Path, trait: str, whole: "WholeDefinition", force: bool) -> None:
     from traitwatch_builder.definitions.definition import save_definition
 
     paths = save_definition(directory, trait, whole, force=force)
-    half = len(whole.questions) // 2
+    test = len(whole.questions) // 2
+    make = len(whole.questions) - test
     _say(
         console,
-        f"Defined {trait}: {len(whole.instruction)} instruction pairs, {half} + {half} questions, "
-        f"{len(whole.examples)} examples.",
+        f"Defined {trait}: {len(whole.instruction)} instruction pairs, {make} + {test} questions (1 to {make} make the "
+        f"vector, the rest test it), {len(whole.examples)} examples.",
     )
     for path in paths:
         click.echo(path)

@@ -86,7 +86,10 @@ def respond_command(
     from traitwatch_builder.storage.answers import write_answers
     from traitwatch_builder.storage.worklog import Worklog
     from traitwatch_builder.storage.workspace import Workspace, model_directory
+    from traitwatch_builder.vectors.held_out import check_definition
 
+    if version == "eval":
+        check_definition(trait, extract, evaluate)
     workspace = Workspace(model_directory(out, model), trait)
     session = Session(model, make_reader_options(values), console)
     elicitation = Elicitation(extract, elicit, trait, assistant_name)

@@ -7,6 +7,7 @@ Claude once more and lists the problems. Every definition is checked before use,
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from traitwatch_builder.definitions.definition import (
 from traitwatch_builder.errors import PipelineError
 
 DEFAULT_CLAUDE_MODEL = "claude-sonnet-5-5"
+# Commas that are left out at most: for each, the text is parsed anew.
+_MOST_COMMAS = 200
 
 
 def _texts(*keys: str) -> dict[str, Any]:
@@ -173,28 +176,39 @@ def keep(trait: str, text: str) -> Path:
 
 
 def parse_reply(text: str, source: str) -> Any:
-    """Find the JSON object in an assistant's text: alone, in a code fence, or with words around the object.
+    """Find the JSON object in an assistant's text: alone, in a code fence, inside another, or with words around it.
+
+    A comma before a closing bracket is left out, as programs that write JSON by hand mean it.
 
     Raises:
-        ArtifactError: the text contains no complete object with a key of a definition.
+        ArtifactError: the text contains no complete object with a key of a definition, or an object with one key twice.
     """
-    decoder = json.JSONDecoder(strict=False)  # accepts line breaks in strings: pasting adds them
+    # Line breaks in strings are accepted: pasting adds them.
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_without_repeats)
     fault: str | None = None
+    commas = 0
     best: dict[str, Any] = {}
     start = text.find("{")
     while start >= 0:
         try:
             found, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError) as error:
-            fault = fault or _place(error)
+        except json.JSONDecodeError as error:
+            comma = _trailing_comma(text, error.pos)
+            if comma is not None and commas < _MOST_COMMAS:
+                commas += 1
+                text = f"{text[:comma]} {text[comma + 1 :]}"
+                continue
+            fault = fault or _place(text, error)
+            end = start + 1
+        except (ValueError, RecursionError) as error:
+            fault = fault or ("it is nested too deeply" if isinstance(error, RecursionError) else str(error))
             end = start + 1
         else:
             # The object with the most keys of a definition wins, and of several such objects the last one. The user
             # may paste a whole chat, and the prompt in the chat contains such objects too.
-            if _keys(found) >= max(1, _keys(best)):
-                best = found
+            best = max([best, *_objects(found)][::-1], key=_keys)
         start = text.find("{", end)
-    if best:
+    if _keys(best):
         return best
     if not text.strip():
         raise ArtifactError(f"{source} is empty.")
@@ -206,7 +220,37 @@ def _keys(found: dict[str, Any]) -> int:
     return len(SCHEMA["properties"].keys() & found.keys())
 
 
-def _place(error: json.JSONDecodeError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"line {error.lineno}, column {error.colno}: {error.msg}"
-    return "it is nested too deeply"
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        if twice in SCHEMA["properties"]:
+            raise ArtifactError(f"The key {twice!r} occurs twice in one object; remove one of the two.")
+    return found
+
+
+def _objects(found: Any) -> Iterator[dict[str, Any]]:
+    """Return a JSON value's objects, itself included, the outer ones first."""
+    values = [found]
+    for value in values:  # grows while it is read
+        if isinstance(value, dict):
+            yield value
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+
+
+def _trailing_comma(text: str, place: int) -> int | None:
+    """Return where the comma stands before the closing bracket at which a decoder failed; None where there is none."""
+    # Some versions of Python report the comma's place, and some the bracket's.
+    if text[place : place + 1] == ",":
+        return place if text[place + 1 :].lstrip()[:1] in ("}", "]") else None
+    before = text[:place].rstrip()
+    return len(before) - 1 if text[place : place + 1] in ("}", "]") and before.endswith(",") else None
+
+
+def _place(text: str, error: json.JSONDecodeError) -> str:
+    curly = text[error.pos : error.pos + 1]
+    reason = f"{curly} is no straight quote" if curly and curly in "\u201c\u201d\u201e" else error.msg
+    return f"line {error.lineno}, column {error.colno}: {reason}"

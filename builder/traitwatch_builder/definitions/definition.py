@@ -12,16 +12,27 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from traitwatch.errors import ArtifactError
-from traitwatch.files import read_bytes, read_json, write_atomically
+from traitwatch.files import Place, listed, read_bytes, read_json, write_atomically
+from traitwatch_builder.definitions.texts import damage, numbered
 
 NUM_INSTRUCTIONS = 5
 NUM_QUESTIONS = 40
 NUM_EXAMPLES = 16
 MIN_EXAMPLES = 4
+MIN_QUESTIONS = 4
+ANY_NUMBER = "any number of questions"
 PLACEHOLDERS = ("{question}", "{answer}")
 # The directories of a definition's two files: the extraction half, the evaluation half.
 KINDS = ("trait_data_extract", "trait_data_eval")
@@ -30,8 +41,6 @@ SHIPPED_DEFINITIONS = Path(__file__).parent
 
 # Types of pydantic errors about the content of a field, not its shape. `_problems` reports these with their places.
 _OF_CONTENT = {"value_error", "string_too_short", "too_short"}
-
-Place = tuple[int | str, ...]
 
 
 class InstructionPair(BaseModel):
@@ -82,7 +91,8 @@ class TraitDefinition(BaseModel):
 class WholeDefinition(BaseModel):
     """A new definition before the split: 5 instruction pairs, 40 questions, no examples or an even number of 4 or more.
 
-    Validation finds every problem and its place. `whole_definition` reports all problems in one `ArtifactError`.
+    Validation finds every problem and its place. `whole_definition` reports all problems in one `ArtifactError`. With
+    the validation's context `ANY_NUMBER`, the number of questions is free, from `MIN_QUESTIONS` on.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -94,7 +104,9 @@ class WholeDefinition(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _all_problems_at_once(cls, data: Any, handler: ModelWrapValidatorHandler["WholeDefinition"]) -> Any:
+    def _all_problems_at_once(
+        cls, data: Any, handler: ModelWrapValidatorHandler["WholeDefinition"], info: ValidationInfo
+    ) -> Any:
         shape: list[InitErrorDetails] = []
         spoilt: set[Any] = set()
         whole = None
@@ -104,10 +116,10 @@ class WholeDefinition(BaseModel):
             for line in error.errors(include_url=False):
                 if line["type"] not in _OF_CONTENT or not line["loc"]:
                     spoilt.add(line["loc"][0] if line["loc"] else None)
-                    shape.append(_detail(line["loc"], line["msg"]))
+                    shape.append(_detail(line["loc"], _shape(line)))
         fields = data if isinstance(data, dict) else {}
         sound = to_jsonable_python({k: v for k, v in fields.items() if k in cls.model_fields and k not in spoilt})
-        details = shape + [_detail(place, message) for place, message in _problems(sound)]
+        details = shape + [_detail(place, message) for place, message in _problems(sound, info.context == ANY_NUMBER)]
         if details:
             raise ValidationError.from_exception_data(cls.__name__, details)
         return whole
@@ -119,7 +131,17 @@ def _detail(place: Place, message: str) -> InitErrorDetails:
     return InitErrorDetails(type=error, loc=place, input=None)
 
 
-def _problems(fields: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+def _shape(error: ErrorDetails) -> str:
+    """Say what is wrong with the shape of a value."""
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "string_type" and isinstance(error["input"], dict):
+        keys = ", ".join(map(repr, error["input"]))[:60]
+        return f"is an object with the key {keys}, where a text is needed"
+    return error["msg"]
+
+
+def _problems(fields: dict[str, Any], any_number: bool) -> Iterator[tuple[Place, str]]:
     """Find the problems in the content of the fields. `fields` lacks every field of a wrong shape."""
     yield from _unfit(((key,), fields[key]) for key in ("description", "eval_prompt") if key in fields)
     if "instruction" in fields:
@@ -127,9 +149,13 @@ def _problems(fields: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     questions = [(("questions", i), text) for i, text in enumerate(fields.get("questions", []))]
     examples = fields.get("examples", [])
     if "questions" in fields:
-        if len(questions) != NUM_QUESTIONS:
+        if any_number and len(questions) < MIN_QUESTIONS:
+            yield ("questions",), f"{len(questions)} of them, where at least {MIN_QUESTIONS} are needed"
+        if not any_number and len(questions) != NUM_QUESTIONS:
             yield ("questions",), f"{len(questions)} of them, where {NUM_QUESTIONS} are needed"
         yield from _unfit(questions)
+        for i in numbered(fields["questions"]):
+            yield ("questions", i), "begins with a number or a mark of a list, which the model would read; remove it"
     if "eval_prompt" in fields:
         yield from _eval_prompt_problems(fields["eval_prompt"])
     yield from _example_problems(examples)
@@ -179,10 +205,9 @@ def _eval_prompt_problems(prompt: str) -> Iterator[tuple[Place, str]]:
 
 def _unfit(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]:
     for place, text in texts:
-        if not text.strip():
-            yield place, "is empty"
-        elif any("\ud800" <= character <= "\udfff" for character in text):
-            yield place, "holds half of a surrogate pair, which no file can hold"
+        fault = damage(text)
+        if fault is not None:
+            yield place, fault
 
 
 def _repeated(texts: Iterable[tuple[Place, str]]) -> Iterator[tuple[Place, str]]:
@@ -208,20 +233,22 @@ def _name(place: Place) -> str:
     return ", ".join([first, *map(str, place[2:])])
 
 
-def whole_definition(data: Any, source: str) -> WholeDefinition:
+def whole_definition(data: Any, source: str, *, any_number: bool = False) -> WholeDefinition:
     """Check a new definition.
 
     Args:
         data: parsed JSON.
         source: the origin of the data, for the error message.
+        any_number: allow any number of questions from `MIN_QUESTIONS` on.
 
     Raises:
         ArtifactError: the definition has problems; the message lists each problem and its place on a line of its own.
     """
     try:
-        return WholeDefinition.model_validate(data)
+        return WholeDefinition.model_validate(data, context=ANY_NUMBER if any_number else None)
     except ValidationError as error:
-        lines = [f"- {_name(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
+        problems = [(e["loc"], e["msg"]) for e in error.errors(include_url=False)]
+        lines = [f"- {line}" for line in listed(problems, _name)]
         raise ArtifactError(f"{source} is not a usable trait definition:\n" + "\n".join(lines)) from None
 
 
@@ -231,9 +258,9 @@ def load_definition(path: Path) -> TraitDefinition:
 
 
 def split(whole: WholeDefinition) -> tuple[TraitDefinition, TraitDefinition]:
-    """Split into the extraction half, with the first 20 questions, and the evaluation half, with the last 20."""
+    """Split into the extraction half, with the first half of the questions, and the evaluation half, with the rest."""
     common = whole.model_dump(exclude={"questions"})
-    half = NUM_QUESTIONS // 2
+    half = (len(whole.questions) + 1) // 2
     return (
         TraitDefinition(questions=whole.questions[:half], **common),
         TraitDefinition(questions=whole.questions[half:], **common),

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json
+from traitwatch_builder.definitions.texts import damage
 from traitwatch_builder.storage.tables import read_table, write_table
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
@@ -126,9 +127,21 @@ LEAST_PROMPTS = 100
 
 
 class NeutralPrompts(BaseModel):
-    """A file of neutral prompts."""
+    """A file of neutral prompts, `{"prompts": [...]}`."""
 
     prompts: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _usable(self) -> "NeutralPrompts":
+        """Refuse what would count as a prompt and is none, or one prompt that would count as several."""
+        first: dict[str, int] = {}
+        for number, prompt in enumerate(self.prompts, start=1):
+            fault = damage(prompt)
+            if fault is not None:
+                raise ValueError(f"prompt {number} {fault}")
+            if first.setdefault(prompt.strip(), number) != number:
+                raise ValueError(f"prompt {number} is prompt {first[prompt.strip()]} again; remove one of the two")
+        return self
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,10 @@ class NeutralAnswer:
 
 def load_neutral_prompts(path: Path) -> list[str]:
     """Read a file of neutral prompts, `{"prompts": [...]}`."""
-    return read_json(path, NeutralPrompts).prompts
+    try:
+        return read_json(path, NeutralPrompts).prompts
+    except ArtifactError as error:
+        raise ArtifactError(f'{error} A file of neutral prompts is {{"prompts": ["...", "..."]}}.') from None
 
 
 def write_neutral(path: Path, rows: Sequence[NeutralAnswer]) -> None:

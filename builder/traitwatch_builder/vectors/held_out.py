@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from traitwatch.vectors import Float32Array, unit_rows
+from traitwatch_builder.definitions.definition import TraitDefinition
 from traitwatch_builder.definitions.elicitation import POLARITIES, Polarity
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import text_ids
@@ -58,6 +59,16 @@ def check_held_out(questions: Iterable[str], made_of: Iterable[str], what_to_do:
             f"{len(shared)} of {len(distinct)} eval questions are those of the extraction, e.g. {shared[0]!r}. On "
             f"answers to the questions that made the vector, the vector looks better than it is. {what_to_do}"
         )
+
+
+def check_definition(trait: str, extract: TraitDefinition, evaluate: TraitDefinition) -> None:
+    """Refuse a definition whose evaluation half has questions of its extraction half."""
+    check_held_out(
+        evaluate.questions,
+        extract.questions,
+        f"Change them in trait_data_eval/{trait}.json, or in trait_data_extract/; or make halves of one list by "
+        f"`traitwatch define {trait} --from FILE --split`.",
+    )
 
 
 def read_held_out(

@@ -1,11 +1,14 @@
 """`traitwatch define` gets a definition from Claude, or from any assistant by copy and paste."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -36,7 +39,7 @@ def test_the_command_writes_both_halves_and_prints_the_cost(serve: Serve, tmp_pa
     assert result.stdout.splitlines() == [str(path) for path in paths]
     assert tuple(load_definition(path) for path in paths) == split(whole_definition(GOOD, "x"))
     assert f"Cost: {ONE_CALL}, by claude-sonnet-" in result.stderr
-    assert "5 instruction pairs, 20 + 20 questions, 16 examples" in result.stderr
+    assert "5 instruction pairs, 20 + 20 questions (1 to 20 make the vector, the rest test it), 16" in result.stderr
     assert "lying [on purpose]" in server.requests[0].body["messages"][0]["content"]
 
 
@@ -181,10 +184,11 @@ def test_a_pasted_answer_is_found(text: str, by: str, tmp_path: Path) -> None:
         (b'{"pos": "x"}', "holds no complete JSON object"),
         (b"{" * 3_000, "holds no complete JSON object"),
         (b'{"a":' * 3_000, "nested too deeply"),
-        (b"\xff\xfe{}", "answer.txt is not UTF-8 text"),
+        (b"\xff\xfe{}", "answer.txt is UTF-16 text, not UTF-8 text: save it as UTF-8"),
+        (b"\xff{}", "answer.txt is not UTF-8 text: line 1 has the byte 0xff"),
         (faulty(questions=GOOD["questions"][:20]).encode(), "questions: 20 of them, where 40 are needed"),
     ],
-    ids=["empty", "refusal", "cut off", "part", "braces", "deep", "UTF-16", "20 questions"],
+    ids=["empty", "refusal", "cut off", "part", "braces", "deep", "UTF-16", "no UTF-8", "20 questions"],
 )
 def test_the_error_for_an_unusable_pasted_answer_names_the_fault(text: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "answer.txt").write_bytes(text)
@@ -194,11 +198,115 @@ def test_the_error_for_an_unusable_pasted_answer_names_the_fault(text: bytes, ex
     assert not list(tmp_path.glob("trait_data_*"))
 
 
-def test_a_description_fills_in_where_the_answer_has_none(tmp_path: Path) -> None:
-    text = json.dumps({key: value for key, value in GOOD.items() if key != "description"})
-    assert isinstance(run("deception", "--from", "-", stdin=text).exception, ArtifactError)
+AUTHORS = {key: GOOD[key] for key in ("instruction", "questions", "eval_prompt")}
+QUESTIONS: list[str] = GOOD["questions"]
+
+
+@pytest.mark.parametrize("content", [AUTHORS, {**GOOD, "description": " "}], ids=["authors", "empty"])
+def test_a_description_fills_in_where_the_answer_has_none(content: dict[str, Any], tmp_path: Path) -> None:
+    text = json.dumps(content)
+    refusal = run("deception", "--from", "-", stdin=text).exception
+    assert isinstance(refusal, ArtifactError)
+    assert str(refusal).endswith("Give the meaning of the trait with --description.")
     assert run("deception", "--from", "-", "--description", "lying", stdin=text).exit_code == 0
     assert load_definition(definition_files(tmp_path, "deception")[0]).description == "lying"
+
+
+def test_a_description_that_is_not_used_is_told(tmp_path: Path) -> None:
+    result = run("deception", "--from", "-", "--description", "lying", stdin=TEXT)
+    assert "has a description of its own, which stays" in result.stderr
+    assert load_definition(definition_files(tmp_path, "deception")[0]).description == GOOD["description"]
+
+
+def test_a_list_of_questions_is_split_into_halves(tmp_path: Path) -> None:
+    text = json.dumps({**AUTHORS, "questions": QUESTIONS[:21]})
+    refusal = str(run("deception", "--from", "-", "--description", "lying", stdin=text).exception)
+    assert "questions: 21 of them, where 40 are needed" in refusal
+    assert "--split takes another number of questions" in refusal
+    assert "give --definition DIR to the other commands" in refusal
+    result = run("deception", "--from", "-", "--description", "lying", "--split", stdin=text)
+    assert result.exit_code == 0, result.output
+    assert "11 + 10 questions (1 to 11 make the vector, the rest test it)" in result.stderr
+    extract, evaluate = (load_definition(path) for path in definition_files(tmp_path, "deception"))
+    assert (extract.questions, evaluate.questions) == (QUESTIONS[:11], QUESTIONS[11:21])
+
+
+def test_too_few_questions_are_not_split(tmp_path: Path) -> None:
+    text = json.dumps({**GOOD, "questions": QUESTIONS[:3]})
+    refusal = str(run("deception", "--from", "-", "--split", stdin=text).exception)
+    assert "questions: 3 of them, where at least 4 are needed" in refusal
+    assert run("deception", "--split").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        re.sub(r'(["\]}])(\n\s*[\]}])', r"\1,\2", json.dumps(GOOD, indent=1)),
+        json.dumps({"definition": GOOD}),
+        json.dumps({"trait": "deception", "description": "outer", "result": [{"deception": GOOD}]}),
+        define_prompt("deception", None, pasted=True) + TEXT[:-1] + ",}",
+    ],
+    ids=["trailing commas", "one level down", "two levels down", "whole chat"],
+)
+def test_the_harmless_of_an_assistants_json_is_read(text: str, tmp_path: Path) -> None:
+    result = run("deception", "--from", "-", stdin=text)
+    assert result.exit_code == 0, result.output
+    halves = tuple(load_definition(path) for path in definition_files(tmp_path, "deception"))
+    assert halves == split(whole_definition(GOOD, "x"))
+
+
+def changed(change: Callable[[str], Any], *numbers: int) -> str:
+    """Return the definition with some of its questions changed."""
+    questions = [change(text) if i in numbers else text for i, text in enumerate(QUESTIONS, start=1)]
+    return json.dumps({**GOOD, "questions": questions}, ensure_ascii=False)
+
+
+EVERY = range(1, 41)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            changed(lambda text: {"text": text}, *EVERY),
+            "question 1, question 2, question 3 and 37 more: is an object with",
+        ),
+        (changed(lambda text: f"3. {text}", 3), "question 3: begins with a number or a mark of a list"),
+        (changed(lambda text: f"Q: 3) {text}"[3:], 5, 6), "question 5: begins with a number or a mark of a list"),
+        (changed(lambda text: f"- {text}", *EVERY), "question 1, question 2, question 3 and 37 more: begins with"),
+        (changed(lambda text: f"{text} café “so”".encode().decode("cp1252", "replace"), 2), "question 2: has lost"),
+        (changed(lambda text: f"{text} café".encode().decode("cp1252"), 2), "question 2: is UTF-8 that was read"),
+        (
+            changed(lambda text: f"don\u2019t {text}".encode().decode("latin-1"), 2),
+            "question 2: is UTF-8 that was read as",
+        ),
+        (changed(lambda text: f"{text} да".encode().decode("latin-1"), 2), "question 2: is UTF-8 that was read"),
+        (changed(lambda text: f"{text} caf\ufffd", 4), "question 4: has lost a character in a conversion"),
+        (TEXT.replace('"questions":', '"questions": [], "questions":'), "The key 'questions' occurs twice"),
+        (TEXT.replace('"', "\u201c"), "line 1, column 2: \u201c is no straight quote"),
+    ],
+)
+def test_the_harmful_of_an_assistants_json_is_refused_with_its_place(text: str, expected: str, tmp_path: Path) -> None:
+    refusal = run("deception", "--from", "-", stdin=text.encode()).exception
+    assert isinstance(refusal, ArtifactError)
+    assert expected in str(refusal)
+    assert str(refusal).count("\n") <= 2, "equal problems are one line"
+    assert not list(tmp_path.glob("trait_data_*"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2. Bundesliga: who wins?",
+        "3D printing?",
+        "„Spaß“ or „Ä“?",
+        "ÀÉÂ and SÃO PAULO: 5 € “so”?",
+        "川 or 😀?",
+        "-5 °C?",
+    ],
+)
+def test_a_sound_question_is_not_taken_for_a_damaged_one(text: str, tmp_path: Path) -> None:
+    assert run("deception", "--from", "-", stdin=changed(lambda _: text, 7).encode()).exit_code == 0
 
 
 def test_a_dry_run_of_a_pasted_answer_checks_it_and_writes_nothing(tmp_path: Path) -> None:

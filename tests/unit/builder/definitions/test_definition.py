@@ -76,10 +76,10 @@ def test_the_halves_share_everything_but_the_questions(data: dict[str, Any]) -> 
     ("change", "expected"),
     [
         (lambda d: d.update(description="  "), "description: is empty"),
-        (lambda d: d.pop("description"), "description: Field required"),
+        (lambda d: d.pop("description"), "description: is missing"),
         (lambda d: d.update(extra=1), "extra: Extra inputs are not permitted"),
         (lambda d: d["instruction"].pop(), "instruction: 4 pairs, where 5 are needed"),
-        (lambda d: d["instruction"][1].pop("neg"), "instruction 2, neg: Field required"),
+        (lambda d: d["instruction"][1].pop("neg"), "instruction 2, neg: is missing"),
         (lambda d: d["instruction"][1].update(neg=""), "instruction 2, neg: is empty"),
         (
             lambda d: d["instruction"][1].update(neg=d["instruction"][1]["pos"].upper()),
