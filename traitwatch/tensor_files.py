@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from traitwatch.errors import ArtifactError
+from traitwatch.files import read_bytes, reading
 from traitwatch.tensor_values import PickledArray, shortened
 
 # Bytes of the largest file that is read. A vector of 200 layers of width 32768 takes 26 MB.
@@ -48,22 +49,20 @@ class Kind:
 def read_whole(path: Path) -> bytes:
     """Return the content of a file; raise `ArtifactError` for all but a readable regular file of a plausible size."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            raise ArtifactError(f"{path} is a directory; give a file in it.")
-        if not stat.S_ISREG(found.st_mode):
-            raise ArtifactError(f"{path} is a device, socket or pipe; give a regular file.")
-        if found.st_size > MOST_BYTES:
-            raise ArtifactError(
-                f"{path} has {found.st_size} bytes, and persona vectors have a few megabytes; give a file of "
-                f"{MOST_BYTES} bytes at most, without weights or activations."
-            )
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ArtifactError(f"{path} cannot be read ({reason}); check the path and its permissions.") from None
+        with reading(path):
+            found = path.stat()
+    except ValueError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); check the path.") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ArtifactError(f"{path} is a directory; give a file in it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactError(f"{path} is a device, socket or pipe; give a regular file.")
+    if found.st_size > MOST_BYTES:
+        raise ArtifactError(
+            f"{path} has {found.st_size} bytes, and persona vectors have a few megabytes; give a file of "
+            f"{MOST_BYTES} bytes at most, without weights or activations."
+        )
+    return read_bytes(path)
 
 
 def kind_of(data: bytes) -> Kind:

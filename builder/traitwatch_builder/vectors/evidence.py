@@ -60,15 +60,16 @@ class Evidence:
         """
         if not path.exists():
             raise ArtifactError(f"{path}: no such file; `traitwatch extract` makes it.")
+        content = read_whole(path)
         try:
-            with np.load(io.BytesIO(read_whole(path)), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 null = np.asarray(arrays["null"], np.float32)
                 halves = np.asarray(arrays["halves"], np.float32) if "halves" in arrays else None
-                questions = tuple(map(str, arrays.get("questions", ())))
-        except ArtifactError:
-            raise
+                questions = tuple(map(str, np.ravel(arrays.get("questions", ()))))
         except Exception as error:  # noqa: BLE001 - NumPy and zipfile raise many kinds of errors on damaged bytes
-            raise ArtifactError(f"{path} is not the evidence of an extraction ({error}); extract again.") from None
+            raise ArtifactError(
+                f"{path} is not the evidence of an extraction ({type(error).__name__}: {error}); extract again."
+            ) from None
         if null.ndim != 3 or (halves is not None and (halves.ndim != 3 or halves.shape != (2, *null.shape[1:]))):
             raise ArtifactError(
                 f"{path} holds arrays of shapes {null.shape} and {None if halves is None else halves.shape}, not those "

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from traitwatch.errors import TraitwatchError
+from traitwatch.files import write_atomically
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import RUNBOOKS
 
@@ -122,8 +124,7 @@ def dashboard_text(runbooks: str = RUNBOOKS) -> str:
 def write_dashboard(*, runbooks: str, out: Path) -> None:
     """Write the Grafana dashboard."""
     try:
-        text = dashboard_text(runbooks)
-    except DashboardError as error:
+        write_atomically(out, dashboard_text(runbooks).encode())
+    except TraitwatchError as error:
         raise click.ClickException(str(error)) from None
-    out.write_text(text, encoding="utf-8")
     click.echo(f"Written to {out}.")

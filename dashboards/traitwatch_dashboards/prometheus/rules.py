@@ -114,10 +114,7 @@ def write_files(out: Path, *, speed_up: float = 1.0, runbooks: str = RUNBOOKS, f
     shipped = Path(__file__).parents[1]
     texts = [rendered((shipped / name).read_text("utf-8"), speed_up=speed_up, runbooks=runbooks) for name in FILES]
     for path, text in zip(paths, texts, strict=True):
-        try:
-            write_atomically(path, text.encode())
-        except OSError as error:
-            raise DashboardError(f"{path} cannot be written: {error.strerror}. Give another --out.") from error
+        write_atomically(path, text.encode())
     return paths
 
 
@@ -164,7 +161,9 @@ def scaled_duration(duration: str, speed_up: float) -> str:
     before = sum(int(number) * _MILLISECONDS[unit] for number, unit in _PART.findall(duration))
     # `not <` refuses "not a number" too.
     if not before / speed_up < _LONGEST:
-        raise DashboardError(f"{duration} divided by {speed_up:g} is longer than Prometheus can count; choose a higher speed-up.")
+        raise DashboardError(
+            f"{duration} divided by {speed_up:g} is longer than Prometheus can count; choose a higher speed-up."
+        )
     left = round(before / speed_up)
     if before and not left:
         raise DashboardError(f"{duration} divided by {speed_up:g} is less than a millisecond; choose a lower speed-up.")

@@ -86,6 +86,6 @@ def message_of(body: str) -> str:
         parsed = json.loads(body)
         error = parsed.get("error", parsed)
         message = error if isinstance(error, str) else error.get("message") or error.get("detail")
-    except (json.JSONDecodeError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         message = None
     return str(message or body)[:_LONGEST]

@@ -40,7 +40,7 @@ def choices_of(events: Sequence[Event]) -> list[tuple[str, str]]:
     """Return the choices among the events with texts: a label, and the event as JSON."""
     return [
         (
-            f"{str(event.get('time', ''))[11:19]}  {event.get('trait')}, peak z {number(event.get('peak_z'))}",
+            f"{str(event.get('time', ''))[11:19]}  {event.get('trait')}, peak z {_number(event, 'peak_z')}",
             json.dumps({"prompt": event.get("prompt", ""), "text": event["text"]}),
         )
         for event in events
@@ -59,7 +59,7 @@ def pasted_event(pasted: Pasted) -> Pasted:
         return dataclasses.replace(pasted, text=pasted.text or "", prompt=pasted.prompt or "")
     try:
         event = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return pasted
     if not isinstance(event, dict) or event.get("event") != "spike":
         return pasted
@@ -67,7 +67,8 @@ def pasted_event(pasted: Pasted) -> Pasted:
         raise DashboardError(
             "This event has no text: the server logs texts only if it is started with --traits-events-text."
         )
-    return Pasted(event["text"], event.get("prompt", ""), raw=True)
+    prompt = event.get("prompt")
+    return Pasted(event["text"], prompt if isinstance(prompt, str) else "", raw=True)
 
 
 def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
@@ -77,8 +78,8 @@ def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
             {
                 "time (UTC)": str(event.get("time", ""))[:19].replace("T", " "),
                 "trait": event.get("trait"),
-                "peak z": number(event.get("peak_z")),
-                "mean z": number(event.get("mean_z")),
+                "peak z": _number(event, "peak_z"),
+                "mean z": _number(event, "mean_z"),
                 "tokens": f"{event.get('start')} to {event.get('end')} of {event.get('tokens')}",
                 "request": event.get("request_id"),
                 **({"text": _short(str(event["spike_text"]))} if "spike_text" in event else {}),
@@ -86,6 +87,14 @@ def spikes_table(events: Sequence[Event]) -> pd.DataFrame:
             for event in events
         ]
     )
+
+
+def _number(event: Event, key: str) -> str:
+    """Return a number of an event as text; the text for no number where another program sent another value."""
+    try:
+        return number(float(event.get(key)))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return number(None)
 
 
 def _short(text: str) -> str:
