@@ -3,7 +3,9 @@
     TraitwatchError
     ├── ArtifactError      a vector, a card or a definition that cannot be used
     ├── LayoutError        vLLM is not laid out as we know it; raised when a worker of ours starts
+    ├── NetworkError       an address, a key, a proxy or a certificate file that cannot be used
     ├── ProcessError       a program that we run as a child did not start
+    ├── StorageError       a folder for Traitwatch's own files that cannot be written
     ├── BuilderError       see `traitwatch_builder.errors`
     ├── ServerError        see `traitwatch_server.errors`
     └── DashboardError     see `traitwatch_dashboards.errors`
@@ -26,3 +28,11 @@ class LayoutError(TraitwatchError):
 
 class ProcessError(TraitwatchError):
     """A program that was run as a child process ended, or did not answer in time."""
+
+
+class NetworkError(TraitwatchError):
+    """An address, a key, a proxy or a certificate file of an option or of the environment cannot be used."""
+
+
+class StorageError(TraitwatchError):
+    """A folder for files of Traitwatch's own cannot be made or written."""

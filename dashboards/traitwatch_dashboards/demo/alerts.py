@@ -18,6 +18,7 @@ import httpx
 import openai
 from rich.console import Console
 
+from traitwatch.cache import cache_directory
 from traitwatch.errors import TraitwatchError
 from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.monitoring import find_programs, monitoring
@@ -26,7 +27,6 @@ from traitwatch_dashboards.demo.server import (
     DEMO_TRAIT,
     choose_port,
     demo_server,
-    log_directory,
     new_console,
     prepare_embedded_model,
 )
@@ -63,7 +63,7 @@ def demo_alerts(*, port: int | None, compiled: bool) -> None:
         raise click.ClickException(str(error)) from error
     port = choose_port(port)
     model = prepare_embedded_model()
-    directory = Path(tempfile.mkdtemp(prefix="alerts-", dir=log_directory()))
+    directory = Path(tempfile.mkdtemp(prefix="alerts-", dir=cache_directory()))
     try:
         with (
             demo_server(console, model, port, directory / "server.log", compiled=compiled) as url,

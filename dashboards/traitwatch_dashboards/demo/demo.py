@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from traitwatch.cache import cache_directory
 from traitwatch.errors import TraitwatchError
 from traitwatch.processes import free_port, inspector
 from traitwatch_dashboards.demo.server import (
@@ -22,7 +23,6 @@ from traitwatch_dashboards.demo.server import (
     DEMO_TRAIT,
     choose_port,
     demo_server,
-    log_directory,
     new_console,
     prepare_embedded_model,
     scored_choice,
@@ -53,7 +53,7 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
     console = new_console()
     port = choose_port(port)
     model = prepare_embedded_model()
-    log = log_directory() / f"demo-server-{port}.log"
+    log = cache_directory() / f"demo-server-{port}.log"
     admin_key = os.environ.get("TRAITWATCH_ADMIN_KEY") or secrets.token_hex(32)
     shown = False
     try:

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import openai
-import platformdirs
 from rich.console import Console
 
 from traitwatch.cpu_engine import ONE_PROCESS
@@ -48,13 +47,6 @@ def new_console() -> Console:
     """Return a console on the standard output. An output that is no terminal, or that is closed, has 110 columns."""
     console = Console()
     return console if console.is_terminal else Console(width=110)
-
-
-def log_directory() -> Path:
-    """Return the directory for the logs of demonstrations; create it where it is missing."""
-    directory = Path(platformdirs.user_cache_dir("traitwatch"))
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 @contextmanager

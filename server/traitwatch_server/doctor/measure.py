@@ -18,9 +18,9 @@ from typing import Any
 
 import httpx
 import numpy as np
-import platformdirs
 from rich.console import Console
 
+from traitwatch.cache import cache_directory
 from traitwatch.errors import ProcessError
 from traitwatch.processes import free_port, running, traitwatch_command
 from traitwatch.vectors import RESPONSE_AVG, Float32Array, save_tensor
@@ -128,8 +128,7 @@ def make_plan(arguments: Sequence[str], gpu: bool | None, rounds: int, loads: in
     for name in probes.values():
         vector = random.standard_normal((layers + 1, config.get_hidden_size())).astype(np.float32)
         save_tensor(vector, vectors / f"{name}_{RESPONSE_AVG}.pt")
-    logs = Path(platformdirs.user_cache_dir("traitwatch")) / "doctor" / time.strftime("%Y%m%d-%H%M%S")
-    logs.mkdir(parents=True, exist_ok=True)
+    logs = cache_directory("doctor", time.strftime("%Y%m%d-%H%M%S"))
     name = Path(model).resolve().name if Path(model).exists() else model
     return Plan(model, name, options, config, probes, vectors, rounds, loads, load_tokens, logs)
 

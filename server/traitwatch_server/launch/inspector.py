@@ -3,12 +3,11 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
-from platformdirs import user_cache_dir
 from starlette.types import Scope
 
+from traitwatch.cache import cache_directory
 from traitwatch.processes import inspector
 from traitwatch.vllm_private.api_process import api_keys
 from traitwatch_server.errors import ConfigError
@@ -31,7 +30,7 @@ def inspector_beside(args: Namespace, port: int, admin_key: str | None) -> Itera
     """
     address = server_address(args)
     api_key = next(iter(api_keys(args)), None)
-    log = Path(user_cache_dir("traitwatch", ensure_exists=True)) / f"inspector-{port}.log"
+    log = cache_directory() / f"inspector-{port}.log"
     with inspector([address], port, log, api_key=api_key, admin_key=admin_key) as page:
         click.echo(f"Inspector: {page} (log: {log})")
         yield
