@@ -25,6 +25,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 
 from traitwatch.errors import ProcessError
+from traitwatch.network import client_options
 from traitwatch.process_guard import end_session, members
 
 _POLL_SECONDS = 0.2
@@ -254,6 +255,6 @@ def _listens(leader: psutil.Process, port: int) -> bool:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        return httpx.get(url, timeout=2, **client_options(url)).status_code == 200
     except httpx.TransportError:
         return False

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from traitwatch.cache import cache_directory
 from traitwatch.errors import TraitwatchError
+from traitwatch.network import client_options
 from traitwatch_dashboards.demo.alert_chats import burst_chats, ordinary_chats
 from traitwatch_dashboards.demo.monitoring import find_programs, monitoring
 from traitwatch_dashboards.demo.server import (
@@ -130,7 +131,10 @@ def _send(url: str, chats: Sequence[Chat]) -> None:
 
 async def _answers(url: str, chats: Sequence[Chat]) -> None:
     at_once = asyncio.Semaphore(_AT_ONCE)
-    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0) as client:
+    http = openai.DefaultAsyncHttpxClient(**client_options(url))
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0, http_client=http
+    ) as client:
 
         async def answer(messages: Chat) -> None:
             async with at_once:

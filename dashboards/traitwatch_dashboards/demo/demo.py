@@ -17,6 +17,7 @@ from rich.text import Text
 
 from traitwatch.cache import cache_directory
 from traitwatch.errors import TraitwatchError
+from traitwatch.network import client_options
 from traitwatch.processes import free_port, inspector
 from traitwatch_dashboards.demo.server import (
     DEMO_MODEL_NAME,
@@ -78,7 +79,8 @@ def demo(*, once: bool, port: int | None, compiled: bool) -> None:
 
 def _show_chats(console: Console, url: str) -> bool:
     """Send both chats, print the answers and the table; return whether both answers were fully scored."""
-    listed = {trait["id"]: trait for trait in httpx.get(f"{url}/v1/traits", timeout=30).json()["data"]}
+    listing = httpx.get(f"{url}/v1/traits", timeout=30, **client_options(url))
+    listed = {trait["id"]: trait for trait in listing.json()["data"]}
     baseline = listed[DEMO_TRAIT]["calibration"]
     table = Table(title=f"{DEMO_TRAIT}, layer {listed[DEMO_TRAIT]['layer']}")
     for column in ("chat", "tokens", "mean", "z", "max z", "spikes"):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
+from traitwatch.network import client_options
 from traitwatch.processes import free_port, running
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.prometheus.rules import write_files
@@ -49,13 +50,19 @@ class Monitoring:
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Return the labels and the value of each series of an instant query."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": expression}, timeout=10)
-        return [(sample["metric"], float(sample["value"][1])) for sample in _data(answer)["result"]]
+        found = self._get("query", query=expression)["result"]
+        return [(sample["metric"], float(sample["value"][1])) for sample in found]
 
     def firing(self) -> list[dict[str, str]]:
         """Return the labels of the alerts that fire now, whether Alertmanager sends or inhibits them."""
-        answer = httpx.get(f"{self.prometheus}/api/v1/alerts", timeout=10)
-        return [alert["labels"] for alert in _data(answer)["alerts"] if alert["state"] == "firing"]
+        return [alert["labels"] for alert in self._get("alerts")["alerts"] if alert["state"] == "firing"]
+
+    def _get(self, path: str, **query: str) -> Any:
+        url = f"{self.prometheus}/api/v1/{path}"
+        answer = httpx.get(url, params=query, timeout=10, **client_options(url))
+        if answer.is_error:
+            raise DashboardError(f"Prometheus answered {answer.status_code}: {answer.text}")
+        return answer.json()["data"]
 
 
 def find_programs() -> Programs:
@@ -120,9 +127,3 @@ def _adapt_routing(path: Path, webhook: str) -> None:
     for receiver in config["receivers"]:
         receiver["webhook_configs"] = [{"url": webhook, "send_resolved": True}]
     path.write_text(yaml.safe_dump(config), "utf-8")
-
-
-def _data(answer: httpx.Response) -> Any:
-    if answer.is_error:
-        raise DashboardError(f"Prometheus answered {answer.status_code}: {answer.text}")
-    return answer.json()["data"]

@@ -13,6 +13,7 @@ import openai
 from rich.console import Console
 
 from traitwatch.cpu_engine import ONE_PROCESS
+from traitwatch.network import client_options
 from traitwatch.precision import default_vllm_dtype
 from traitwatch.processes import check_port, free_port, running, traitwatch_command
 from traitwatch.vectors import SHIPPED
@@ -105,7 +106,8 @@ def scored_choice(url: str, messages: Chat, trait: str, *, seed: int | None = No
     Returns:
         The choice, in the type of the `openai` package, with the text of each token and with `traits`.
     """
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300)
+    http = openai.DefaultHttpxClient(**client_options(url))
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, http_client=http)
     answer = client.chat.completions.create(
         model=DEMO_MODEL_NAME,
         messages=messages,  # type: ignore[arg-type]

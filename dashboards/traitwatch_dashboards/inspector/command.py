@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import click
 
-from traitwatch.errors import ProcessError
+from traitwatch.errors import TraitwatchError
+from traitwatch.network import checked_key, checked_url, client_options, usable_environment
 from traitwatch_dashboards.errors import DashboardError
 
 
@@ -62,7 +63,8 @@ def ui(
     The page talks to the server's HTTP API alone, so it can run anywhere that reaches the server.
     """
     try:
-        import gradio  # noqa: F401
+        with usable_environment():
+            import gradio  # noqa: F401
         import plotly  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing; install it with: pip install 'traitwatch[ui]'") from None
@@ -83,7 +85,7 @@ def ui(
     try:
         servers = [
             Server(*given)
-            for given in zip(checked(urls), keys_of(urls, keys), keys_of(urls, admin_keys, "admin keys"), strict=True)
+            for given in zip(checked(urls), keys_of(urls, keys), keys_of(urls, admin_keys, "admin"), strict=True)
         ]
         here = host in ("127.0.0.1", "localhost", "::1")
         if admin_keys and auth is None and not here:
@@ -93,7 +95,7 @@ def ui(
             )
         app = application(servers, auth=login(auth), root_path=root_path)
         check_port(host, port)
-    except (DashboardError, ProcessError) as error:
+    except TraitwatchError as error:
         raise click.ClickException(str(error)) from error
     if auth is None and not here:
         click.echo("Anyone who reaches this port can use the server with your key: consider --auth.", err=True)
@@ -104,17 +106,14 @@ def ui(
 
 
 def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the addresses; raise `DashboardError` where one is not an address."""
-    import httpx
+    """Return the addresses.
 
+    Raises:
+        NetworkError: one is not an address, or no request to it can be made with the proxies of the environment.
+    """
     for url in urls:
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            parsed = httpx.URL()
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise DashboardError(f"--url {url!r} is not an address; give it as http://HOST:PORT.")
-    return urls
+        client_options(checked_url(url, "--url"))
+    return tuple(url.strip() for url in urls)
 
 
 def address_of(host: str, port: int) -> str:
@@ -122,18 +121,24 @@ def address_of(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def keys_of(urls: tuple[str, ...], keys: tuple[str, ...], kind: str = "API keys") -> list[str | None]:
+def keys_of(urls: tuple[str, ...], keys: tuple[str, ...], kind: str = "API") -> list[str | None]:
     """Return the key of each address: one key for all, or one key each.
 
+    Args:
+        urls: the addresses.
+        keys: the keys.
+        kind: what the keys are, `API` or `admin`, for the error.
+
     Raises:
-        DashboardError: there are more or fewer keys, or one cannot be sent in a header.
+        DashboardError: there are more keys than one, and not one for each address.
+        NetworkError: a key has a character that no key has.
     """
-    if not all(key.isascii() and key.isprintable() for key in keys):
-        raise DashboardError(f"one of the {kind} has characters that no header can have; give keys of printable ASCII.")
+    source = f"--{kind.lower()}-key, or TRAITWATCH_{kind.upper()}_KEY,"
+    keys = tuple(checked_key(key, source) for key in keys)
     if len(keys) <= 1:
         return [keys[0] if keys else None] * len(urls)
     if len(keys) != len(urls):
-        raise DashboardError(f"{len(keys)} {kind} for {len(urls)} servers; give one for all, or one each.")
+        raise DashboardError(f"{len(keys)} {kind} keys for {len(urls)} servers; give one for all, or one each.")
     return list(keys)
 
 

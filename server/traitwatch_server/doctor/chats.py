@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from traitwatch.network import client_options
 from traitwatch.vectors import Float32Array
 from traitwatch_server.errors import AnswerError
 
@@ -119,7 +120,7 @@ async def tokens_per_second(url: str, tokens: int) -> float:
 
 def _client(url: str) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=limits)
+    return httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=limits, **client_options(url))
 
 
 def _body(number: int, max_tokens: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import openai
 
+from traitwatch.network import client_options
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.problems import (
     TROUBLE,
@@ -66,13 +67,17 @@ class Server:
     def openai(self) -> openai.AsyncOpenAI:
         """The client of the server's OpenAI API."""
         return openai.AsyncOpenAI(
-            base_url=f"{self.url}/v1", api_key=self._key or "none", max_retries=0, timeout=_ANSWER_TIMEOUT
+            base_url=f"{self.url}/v1",
+            api_key=self._key or "none",
+            max_retries=0,
+            timeout=_ANSWER_TIMEOUT,
+            http_client=openai.DefaultAsyncHttpxClient(**client_options(self.url)),
         )
 
     @cached_property
     def _http(self) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return httpx.AsyncClient(headers=headers, timeout=_TIMEOUT)
+        return httpx.AsyncClient(headers=headers, timeout=_TIMEOUT, **client_options(self.url))
 
     async def served(self) -> Served:
         """Return the models and traits of the server, or its problem."""
@@ -90,8 +95,10 @@ class Server:
         self._check(response)
         try:
             listed = response.json()["data"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DashboardError(not_traitwatch(self.url)) from error
+        if not isinstance(listed, list):
+            raise DashboardError(not_traitwatch(self.url))
         return tuple(map(trait_of, listed))
 
     async def json(self, path: str, body: dict[str, Any] | None = None, **query: str | int) -> Any:
@@ -104,7 +111,7 @@ class Server:
         response = await self._send(path, body, query)
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DashboardError(f"{self.url}{path} answers with text that is not JSON.") from error
 
     async def text(self, path: str) -> str:

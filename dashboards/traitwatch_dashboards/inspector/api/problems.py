@@ -6,10 +6,15 @@ import httpx
 import httpx2
 import openai
 
+from traitwatch.errors import NetworkError
+from traitwatch.network import proxy_note
 from traitwatch_dashboards.errors import DashboardError
 
 # The errors of a request to a server. Our own requests go through httpx, those of the openai client through httpx2.
-TROUBLE = (DashboardError, httpx.HTTPError, httpx.InvalidURL, httpx2.HTTPError, httpx2.InvalidURL, openai.OpenAIError)
+TROUBLE = (
+    *(DashboardError, NetworkError, openai.OpenAIError),
+    *(httpx.HTTPError, httpx.InvalidURL, httpx2.HTTPError, httpx2.InvalidURL),
+)
 
 _LONGEST = 400
 
@@ -22,7 +27,7 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
         url: address of the server.
         answering: whether a part of the answer had arrived.
     """
-    if isinstance(error, DashboardError):
+    if isinstance(error, DashboardError | NetworkError):
         return str(error)
     if isinstance(error, openai.APIStatusError):
         return problem_of_status(error.status_code, message_of(error.response.text), url)
@@ -36,10 +41,8 @@ def problem(error: Exception, url: str, *, answering: bool = False) -> str:
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx2.InvalidURL | httpx2.UnsupportedProtocol):
         return f"{url} is not an address: start this page with --url http://HOST:PORT."
     if isinstance(error, httpx.TransportError | httpx2.TransportError | openai.APIConnectionError):
-        return (
-            f"No server answers at {url}. Start one there with `traitwatch serve MODEL --traits DIR`, or start this "
-            "page with the right --url."
-        )
+        start = "Start one there with `traitwatch serve MODEL --traits DIR`, or start this page with the right --url."
+        return f"No server answers at {url}. {proxy_note(url) or start}"
     return f"{url} sent an answer that was not understood: {str(error)[:_LONGEST]}"
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from traitwatch.errors import NetworkError
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.command import address_of, keys_of, login, ui
 
@@ -20,12 +21,12 @@ class TestCommand:
         with pytest.raises(DashboardError, match="3 API keys for 2 servers"):
             keys_of(("a", "b"), ("k", "l", "m"))
         with pytest.raises(DashboardError, match="3 admin keys for 2 servers"):
-            keys_of(("a", "b"), ("k", "l", "m"), "admin keys")
+            keys_of(("a", "b"), ("k", "l", "m"), "admin")
 
     @pytest.mark.parametrize("key", ["schlüssel", "a\nb", "\udce4"])
     def test_a_key_that_cannot_be_sent_is_refused(self, key: str) -> None:
-        with pytest.raises(DashboardError, match="API keys has characters that no header can have"):
-            keys_of(("a",), (key,))
+        with pytest.raises(NetworkError, match="--admin-key, or TRAITWATCH_ADMIN_KEY, has a character that no key has"):
+            keys_of(("a",), (key,), "admin")
 
     def test_the_spikes_of_all_clients_are_not_shown_to_a_network_without_a_login(self) -> None:
         pytest.importorskip("gradio")
@@ -50,7 +51,7 @@ class TestCommand:
         pytest.importorskip("gradio")
         result = CliRunner().invoke(ui, ["--url", url])
         assert result.exit_code == 1
-        assert "is not an address" in result.output
+        assert f"--url: '{url}' is not the URL of a server" in result.output
 
     @pytest.mark.parametrize("port", ["0", "70000", "-5", "http"])
     def test_a_wrong_port_is_refused(self, port: str) -> None:
