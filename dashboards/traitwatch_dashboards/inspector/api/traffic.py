@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from traitwatch_dashboards.errors import DashboardError
+
 _RESPONSES = "traitwatch_responses_total"
 _OVER = "traitwatch_responses_over_threshold_total"
 _SUM = "traitwatch_response_z_total"
@@ -73,7 +75,21 @@ def parse_sample(metrics: str, time: float) -> TrafficSample:
     Args:
         metrics: text of `/metrics`, in Prometheus' text format.
         time: when the text was read, seconds since the epoch.
+
+    Raises:
+        DashboardError: the text has another format.
     """
+    try:
+        return _parsed(metrics, time)
+    # The parser raises errors of many types, some of them without a message.
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DashboardError(
+            "the server's /metrics is not in Prometheus' text format. Check the address: it is that of a Traitwatch "
+            "server, and no proxy in between changes its answers."
+        ) from error
+
+
+def _parsed(metrics: str, time: float) -> TrafficSample:
     counts: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     drift: dict[str, float] = {}
     running = 0.0

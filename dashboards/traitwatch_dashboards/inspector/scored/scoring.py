@@ -47,11 +47,12 @@ async def score(server: Server, model: str, pasted: Pasted, traits: tuple[Trait,
         "logprobs": 0,
         "traits": {"include": [trait.name for trait in traits], "tokens": False, "prompt": True},
     }
-    choice = (await server.json("/v1/completions", body))["choices"][0]
+    reply = await server.json("/v1/completions", body)
     try:
-        tokens = choice["logprobs"]["tokens"][first : len(ids)]
-        rows = {trait.name: choice["traits"][trait.name]["prompt_tokens"][first : len(ids)] for trait in traits}
-    except (KeyError, TypeError) as error:
+        choice = reply["choices"][0]
+        tokens = [str(token) for token in choice["logprobs"]["tokens"][first : len(ids)]]
+        rows = {trait.name: list(choice["traits"][trait.name]["prompt_tokens"][first : len(ids)]) for trait in traits}
+    except (KeyError, IndexError, TypeError) as error:
         raise DashboardError(f"The server's answer has no scores of the prompt (no {error}).") from error
     for row in rows.values():
         row[: _incomparable(first)] = [None] * _incomparable(first)
@@ -84,8 +85,8 @@ async def _mended(server: Server, model: str, tokens: list[str], ids: list[int])
     """Return the displayed texts of tokens. The last token of several that form one character shows the character."""
     texts = list(tokens)
     for start, end in broken_runs(tokens):
-        text = (await server.json("/detokenize", {"model": model, "tokens": ids[start:end]}))["prompt"]
-        texts[start:end] = [*[""] * (end - start - 1), text]
+        reply = await server.json("/detokenize", {"model": model, "tokens": ids[start:end]})
+        texts[start:end] = [*[""] * (end - start - 1), _field(reply, "prompt", str)]
     return texts
 
 
@@ -113,5 +114,13 @@ async def _tokens(server: Server, model: str, pasted: Pasted) -> tuple[list[int]
 
 
 async def _tokenize(server: Server, model: str, body: dict[str, Any]) -> list[int]:
-    tokens: list[int] = (await server.json("/tokenize", {"model": model, **body}))["tokens"]
+    tokens: list[int] = _field(await server.json("/tokenize", {"model": model, **body}), "tokens", list)
     return tokens
+
+
+def _field(reply: Any, name: str, kind: type) -> Any:
+    """Return a field of a reply; raise `DashboardError` where the reply has no such field of this kind."""
+    value = reply.get(name) if isinstance(reply, dict) else None
+    if not isinstance(value, kind):
+        raise DashboardError(f"The server's answer has no {name}: is it a server of Traitwatch?")
+    return value

@@ -75,7 +75,7 @@ class LiveTab:
         server = self._fleet[url]
         try:
             now = parse_sample(await server.text("/metrics"), time.time())
-        except (*TROUBLE, ValueError) as error:
+        except TROUBLE as error:
             return [_problem_box(problem(error, server.url)), _figure([]), ""]
         samples = session.samples.setdefault(server.url, deque(maxlen=_SAMPLES))
         samples.append(now)
