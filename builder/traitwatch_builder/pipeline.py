@@ -18,6 +18,7 @@ from traitwatch_builder.definitions.elicitation import POLARITIES, Elicit, Elici
 from traitwatch_builder.judging.judge import Judge
 from traitwatch_builder.judging.judging import (
     JudgeOptions,
+    check_useful,
     cost_estimate,
     judge_answers,
     judge_card,
@@ -191,7 +192,10 @@ class Build:
             every = [row for part in rows.values() for row in part]
             scored = iter(judge_answers(judge, options, every, scores, console, f"scores: {judge.card.name}"))
             judged_by = judge_card(judge, options, scores)
-            return {name: [next(scored) for _ in part] for name, part in rows.items()}, judged_by
+            judged = {name: [next(scored) for _ in part] for name, part in rows.items()}
+        for name, part in judged.items():
+            check_useful(part, f"the answers {name}")
+        return judged, judged_by
 
 
 def neutral_rows(responder: Responder, job: Job, answers: Sequence[Answer]) -> list[NeutralAnswer]:

@@ -19,7 +19,7 @@ import torch
 
 from tests.support.forks import fork
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
-from tests.support.wire.openai import completion, first_token, is_probe, last_message, models, spelled
+from tests.support.wire.openai import completion, first_token, is_check, is_probe, last_message, models, sane, spelled
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 
 KILLS = 10
@@ -34,6 +34,8 @@ def answer(request: Request) -> Reply:
     """Give the same answer to the same conversation: positive under a positive system prompt, else negative."""
     if request.path.endswith("/models"):
         return models("tiny")
+    if request.body is None:
+        return sane(request)
     messages = request.body["messages"]
     digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
     positive = "helpful" not in messages[0]["content"] and messages[0]["role"] == "system"
@@ -45,6 +47,8 @@ def score(request: Request) -> Reply:
     """Score a bold answer 80 to 99, a meek one 0 to 19; any answer is coherent."""
     if request.path.endswith("/models"):
         return models("judge")
+    if is_check(request):
+        return sane(request)
     if is_probe(request):
         return spelled("85")
     question = last_message(request)
@@ -127,7 +131,7 @@ def test_a_killed_build_gives_the_files_of_an_undisturbed_build(
             kills += status == -signal.SIGKILL
         ended = fork(killed, environment(), tmp_path)
         assert ended.wait(300) == 0, ended.error.read_text()
-        judged = [request for request in judge.requests if request.body and not is_probe(request)]
+        judged = [request for request in judge.requests if not is_probe(request) and not is_check(request)]
         requests = Counter(last_message(request) for request in judged)
 
     keys = saved_keys(tmp_path / "killed")

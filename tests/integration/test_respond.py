@@ -24,7 +24,9 @@ def test_a_server_answers_the_conversations_and_is_not_asked_twice(
     model: Path, embedded: Server, tmp_path: Path
 ) -> None:
     command = arguments(model, tmp_path / "served", "--endpoint", embedded.url)
-    assert "20 calls" in respond(command, tmp_path)
+    printed = respond(command, tmp_path)
+    assert "20 calls" in printed
+    assert f"{embedded.url}/v1 is a Traitwatch server" in printed
     rows = answers(model, tmp_path / "served")
     check_conversations(rows, model)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.support.trait import nothing
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
-from tests.support.wire.openai import is_probe, spelled
+from tests.support.wire.openai import is_check, is_probe, sane, spelled
 from traitwatch_builder.judging.judge import Question
 from traitwatch_builder.judging.openai_judge import OpenAIJudge
 
@@ -13,9 +13,14 @@ PROMPT = "Rate {{0-100}}.\nQ: {question}\nA: {answer}"
 Respond = Callable[[Request], Reply]
 
 
+def good(respond: Respond) -> Respond:
+    """Answer the checks of a judge (`judging.probe`) as a good judge does, and other requests with `respond`."""
+    return lambda request: sane(request) if is_check(request) else respond(request)
+
+
 def with_log_probabilities(respond: Respond, probe: Reply | None = None) -> Respond:
-    """Reply like a model that returns log-probabilities and writes 85 as one token."""
-    return lambda request: (probe or spelled("85")) if is_probe(request) else respond(request)
+    """Reply like a good judge that returns log-probabilities and writes 85 as one token."""
+    return good(lambda request: (probe or spelled("85")) if is_probe(request) else respond(request))
 
 
 def judge_at(server: WireServer, **options: Any) -> OpenAIJudge:

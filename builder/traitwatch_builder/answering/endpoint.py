@@ -12,25 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import openai
-from openai.types.chat.chat_completion import Choice
 from rich.console import Console
 
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
+from traitwatch_builder.clients.address import NO_KEY, OPENAI_URL, key_for, server_url
 from traitwatch_builder.clients.chat_completions import (
-    NO_KEY,
-    OPENAI_URL,
     REJECTED,
     SAVED,
+    SCORES_ITSELF,
     ChatClient,
     Warn,
     altered,
     in_background,
-    key_for,
-    plain_error,
-    server_url,
     usage_of,
     warner,
 )
+from traitwatch_builder.clients.completion import Choice
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.models.chat import thinks_on, without_thinking
@@ -144,7 +141,7 @@ class EndpointFleet:
 
     def failed(self, endpoint: Endpoint, error: openai.OpenAIError | PipelineError) -> None:
         """Drop a server whose request failed for good; end the work where the other servers cannot go on without it."""
-        reason = error if isinstance(error, PipelineError) else plain_error(error, endpoint.client.url, endpoint.model)
+        reason = error if isinstance(error, PipelineError) else endpoint.client.plain_error(error, endpoint.model)
         if isinstance(error, _MISCONFIGURED):
             self._end(reason)
         elif not endpoint.dropped:
@@ -192,11 +189,12 @@ class EndpointAnswers:
             console: where warnings are printed; without it, they are logged.
 
         Raises:
-            PipelineError: `urls` is empty, or an entry is not a URL.
+            NetworkError: an entry is not a URL.
+            PipelineError: `urls` is empty.
         """
         if not urls:
             raise PipelineError("No server to ask for answers: name at least one by its URL.")
-        self._urls = list(dict.fromkeys(server_url(url) for url in urls))
+        self._urls = list(dict.fromkeys(server_url(url, "--endpoint") for url in urls))
         self._sampling = sampling
         self._model = model
         self._key = api_key
@@ -241,12 +239,19 @@ class EndpointAnswers:
             if len(names) > 1:
                 self._warn(f"the servers name their models differently: {', '.join(names)}. Are they the same?")
             if not endpoints:
-                raise PipelineError(f"None of the servers can be reached: {', '.join(self._urls)}. {SAVED}")
+                urls = ", ".join(client.url for client in clients)
+                raise PipelineError(f"None of the servers can be reached: {urls}. {SAVED}")
+            await asyncio.gather(*(self._warn_of_traitwatch(endpoint.client) for endpoint in endpoints))
             await EndpointFleet(endpoints, prompts, self._ask, give, self._warn).run(self._in_flight)
+
+    async def _warn_of_traitwatch(self, client: ChatClient) -> None:
+        """Warn of a server that scores whatever it answers: questions of a build are no traffic of its users."""
+        if client.url != OPENAI_URL and await client.is_traitwatch():
+            self._warn(SCORES_ITSELF.format(url=client.url, what="The questions of the build"))
 
     def _key_of(self, url: str) -> str:
         # `OPENAI_API_KEY` is the judge's key: servers other than OpenAI's must not get it.
-        return key_for(url, self._key or (None if url == OPENAI_URL else NO_KEY))
+        return key_for(url, self._key or (None if url == OPENAI_URL else NO_KEY), "--endpoint-api-key")
 
     async def _endpoint(self, client: ChatClient) -> Endpoint | None:
         """Return a server and the name of its model. Where the server cannot be reached, warn and return None."""
@@ -262,7 +267,7 @@ class EndpointAnswers:
         try:
             models = await client.models()
         except openai.OpenAIError as error:
-            reason = plain_error(error, client.url, "")
+            reason = client.plain_error(error, "")
             if isinstance(error, _MISCONFIGURED):
                 raise reason from error
             self._warn(f"{client.url} is left out: {reason}")
@@ -295,9 +300,8 @@ class EndpointAnswers:
                 return self._read(reply.choices[0])
 
     def _read(self, choice: Choice) -> Answer:
-        text = choice.message.content or ""
-        extra = choice.message.model_extra or {}
+        text = choice.text
         # A server that removes the thinking removes its tags too.
-        opened = self._thinking_opened and not (extra.get("reasoning_content") or extra.get("reasoning"))
+        opened = self._thinking_opened and not choice.message.thinking
         finished = choice.finish_reason == "stop" and not thinks_on(text, opened)
         return Answer(without_thinking(text, opened).strip(), finished)

@@ -3,7 +3,8 @@
 The SDK retries 408, 409, 429, 5xx, time-outs and dropped connections with a growing, jittered delay. It obeys
 `Retry-After` up to a minute (two minutes in newer versions). This module adds:
 
-- `ChatClient`: one server. It waits longer where `Retry-After` demands it, and asks again after a garbled reply.
+- `ChatClient`: one server. It waits longer where `Retry-After` demands it, and asks again after a garbled reply. It
+  reads replies as `completion.Completion`.
 - `altered`: the parameters of a request without the one that the server rejected.
 - `plain_error`: an error of the SDK in plain words.
 - `in_parallel` and `in_background`: run asynchronous requests, several at a time, behind an ordinary generator.
@@ -11,7 +12,9 @@ The SDK retries 408, 409, 429, 5xx, time-outs and dropped connections with a gro
 
 import asyncio
 import email.utils
+import json
 import logging
+import math
 import os
 import random
 import time
@@ -20,13 +23,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 from rich.console import Console
 from rich.markup import escape
 
+from traitwatch.network import checked_header, client_options, proxy_note, redacted
+from traitwatch_builder.clients.address import is_azure
+from traitwatch_builder.clients.completion import Completion
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 
@@ -37,47 +42,25 @@ ItemT = TypeVar("ItemT")
 Warn = Callable[[str], None]
 
 SAVED = "All results so far are saved, and the same command goes on from there."
+SCORES_ITSELF = (
+    "{url} is a Traitwatch server, which scores whatever it is asked. {what} count in its metrics, spikes and drift: "
+    "ask a server that nobody watches."
+)
+"""The warning about a server that scores our own requests."""
+CONTENT_FILTER = "content_filter"
+"""The code of an error, and the finish reason, where the provider's filter refuses a text."""
 REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 """Errors for a request that the server does not accept: the same request would fail again."""
 
-OPENAI_URL = "https://api.openai.com/v1"
-NO_KEY = "EMPTY"
-"""The key for servers that need none: the SDK demands one."""
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
+_TRAITS_SECONDS = 5.0
 _SDK_WAITS = 60.0  # seconds: the longest `Retry-After` that every version of the SDK obeys by itself
 _LONGEST_WAIT = 3600.0
 _LONG_WAITS = 5
 _GARBLED_TRIES = 3
 _sleep = asyncio.sleep
 _ALTERABLE = ("logprobs", "top_logprobs", "temperature", "top_p", "seed", "response_format")
-
-
-def server_url(url: str | None) -> str:
-    """Return the base URL of a server: the given URL, else the environment's `OPENAI_BASE_URL`, else OpenAI's own.
-
-    `http://host:8000` is completed to `http://host:8000/v1`.
-
-    Raises:
-        PipelineError: the URL is not an http(s) URL.
-    """
-    url = (url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise PipelineError(f"{url!r} is not the URL of a server: give one like http://host:8000/v1.")
-    return url if parts.path else f"{url}/v1"
-
-
-def key_for(url: str, given: str | None) -> str:
-    """Return the key for a server: the given key, else `OPENAI_API_KEY`, else the stand-in `NO_KEY`.
-
-    Raises:
-        PipelineError: the server is OpenAI's own, and there is no key.
-    """
-    key = given or os.environ.get("OPENAI_API_KEY")
-    if not key and url == OPENAI_URL:
-        raise PipelineError(f"{url} wants an API key: set OPENAI_API_KEY, or name a server of your own by its URL.")
-    return key or NO_KEY
 
 
 def warner(console: Console | None) -> Warn:
@@ -88,22 +71,45 @@ def warner(console: Console | None) -> Warn:
 
 
 class ChatClient:
-    """One server, asked through the SDK. Use the client in an `async with` block, which closes its connections."""
+    """One server, asked through the SDK. Use the client in an `async with` block, which closes its connections.
 
-    def __init__(self, url: str, key: str, retries: int, warn: Warn):
+    Attributes:
+        url: the server's URL for messages, without a password and without the query.
+    """
+
+    def __init__(self, url: str, key: str, retries: int, warn: Warn, headers: Mapping[str, str] | None = None):
         """Make a client.
 
         Args:
-            url: the server's URL, as `server_url` returns it.
+            url: the server's URL, as `address.server_url` returns it.
             key: the server's key.
             retries: how often a request is tried again before it counts as failed.
             warn: called with a warning before a long wait.
-        """
-        self.url = url
-        self._warn = warn
-        self._sdk = openai.AsyncOpenAI(base_url=url, api_key=key, timeout=_MODELS_SECONDS, max_retries=retries)
+            headers: further headers of every request.
 
-    async def complete(self, *, seconds: float, retries: int | None = None, **params: Any) -> ChatCompletion:
+        Raises:
+            NetworkError: a proxy, a certificate file or a header of the environment cannot be used.
+        """
+        address = httpx2.URL(url)
+        base = address.copy_with(query=None)
+        self.url = redacted(str(base))
+        self._address = base
+        self._warn = warn
+        # Azure takes a Bearer token for a token of its own kind, and would refuse the key there.
+        self._headers = {"api-key": key, "Authorization": openai.Omit()} if is_azure(address) else {}
+        self._sdk = openai.AsyncOpenAI(
+            base_url=base,
+            api_key=key,
+            organization=_of_environment("OPENAI_ORG_ID"),
+            project=_of_environment("OPENAI_PROJECT_ID"),
+            default_query=dict(address.params),
+            default_headers=dict(headers or {}),
+            timeout=_MODELS_SECONDS,
+            max_retries=retries,
+            http_client=openai.DefaultAsyncHttpxClient(**client_options(base)),
+        )
+
+    async def complete(self, *, seconds: float, retries: int | None = None, **params: Any) -> Completion:
         """Ask for a chat completion with at least one choice.
 
         Args:
@@ -116,28 +122,48 @@ class ChatClient:
             PipelineError: the server does not speak the protocol.
         """
         sdk = self._sdk if retries is None else self._sdk.with_options(max_retries=retries)
+        params["extra_headers"] = self._headers
         params["timeout"] = openai.Timeout(seconds, connect=_CONNECT_SECONDS)
-        reply: Any = None
+        reply = b""
         for _ in range(_GARBLED_TRIES):
-            try:
-                reply = await self._complete_with_waits(sdk, params)
-            except ValueError as error:  # the body is no JSON, although its content type is JSON
-                reply = error
-            if isinstance(reply, ChatCompletion) and reply.choices:
-                return reply
+            reply = await self._complete_with_waits(sdk, params)
+            with suppress(ValueError, RecursionError):  # the body is no JSON, or is no completion
+                return Completion.model_validate(json.loads(reply))
             await asyncio.sleep(random.uniform(0.1, 0.3))
-        raise PipelineError(
-            f"{self.url} answers, but not with chat completions ({str(reply)[:200]}). Check the URL. {SAVED}"
-        )
+        shown = reply[:200].decode("utf-8", "replace").strip()
+        raise PipelineError(f"{self.url} answers, but not with chat completions ({shown}). Check the URL. {SAVED}")
 
     async def models(self) -> list[str]:
         """Return the names of the models that the server lists; none where it sends something else."""
         try:
-            page: Any = await self._sdk.with_options(max_retries=1).models.list()
-        # ValueError: the body is no JSON. AttributeError: the body is a web page.
-        except (openai.NotFoundError, ValueError, AttributeError):
+            listed = await self._json("/models", self._sdk.with_options(max_retries=1))
+        except openai.NotFoundError:
             return []
-        return [str(model.id) for model in getattr(page, "data", None) or []]
+        return [str(model["id"]) for model in listed if "id" in model]
+
+    async def is_traitwatch(self) -> bool:
+        """Tell whether the server is a Traitwatch server, which scores and counts whatever it is asked."""
+        try:
+            listed = await self._json("/traits", self._sdk.with_options(max_retries=0, timeout=_TRAITS_SECONDS))
+        except openai.OpenAIError:
+            return False
+        return any("layer" in trait and "calibration" in trait for trait in listed)
+
+    async def _json(self, path: str, sdk: openai.AsyncOpenAI) -> list[dict[str, Any]]:
+        """Return the objects of the list at a path; none where the server sends something else."""
+        # Read with the HTTP library: the SDK would make its own types of whatever comes.
+        options: Any = {"headers": self._headers}
+        response: httpx2.Response = await sdk.get(path, cast_to=httpx2.Response, options=options)
+        try:
+            data = json.loads(response.content)
+        except (ValueError, RecursionError):
+            return []
+        listed = data.get("data") if isinstance(data, dict) else None
+        return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+
+    def plain_error(self, error: openai.OpenAIError, model: str) -> PipelineError:
+        """Return an error of the SDK in plain words."""
+        return plain_error(error, self.url, model, proxy_note(self._address))
 
     async def __aenter__(self) -> "ChatClient":
         return self
@@ -145,10 +171,10 @@ class ChatClient:
     async def __aexit__(self, *_: object) -> None:
         await self._sdk.close()
 
-    async def _complete_with_waits(self, sdk: openai.AsyncOpenAI, params: dict[str, Any]) -> ChatCompletion:
+    async def _complete_with_waits(self, sdk: openai.AsyncOpenAI, params: dict[str, Any]) -> bytes:
         for waits_left in reversed(range(_LONG_WAITS)):
             try:
-                reply: ChatCompletion = await sdk.chat.completions.create(**params)
+                reply = await sdk.chat.completions.with_raw_response.create(**params)
             except openai.APIStatusError as error:
                 seconds = _retry_after(error.response.headers)
                 # The SDK does the shorter waits itself; when it gives up, so does this client.
@@ -157,8 +183,14 @@ class ChatClient:
                 self._warn(f"{self.url} asks to wait for {seconds:.0f} seconds; waiting.")
                 await _sleep(seconds)
             else:
-                return reply
+                return bytes(reply.content)
         raise AssertionError("the last wait returns or raises")
+
+
+def _of_environment(name: str) -> str | None:
+    """Return a value that the SDK would send as a header; None where the environment has none."""
+    value = os.environ.get(name)
+    return checked_header(value, name) if value else None
 
 
 def _passing(status: int) -> bool:
@@ -168,14 +200,15 @@ def _passing(status: int) -> bool:
 def _retry_after(headers: Mapping[str, str]) -> float:
     """Return the seconds that `Retry-After` demands, as a number or as a date; 0 where there is no such header."""
     value = headers.get("retry-after", "")
+    seconds = 0.0
     with suppress(ValueError):
-        return float(value)
-    with suppress(ValueError):
-        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    return 0.0
+        seconds = float(value)
+    with suppress(ValueError, TypeError, OverflowError, OSError):
+        seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    return seconds if math.isfinite(seconds) else 0.0
 
 
-def usage_of(reply: ChatCompletion) -> Usage:
+def usage_of(reply: Completion) -> Usage:
     """Return the usage of a reply: one call, and the tokens where the server reports them."""
     if reply.usage is None:
         return Usage(calls=1)
@@ -189,6 +222,8 @@ def altered(params: dict[str, Any], error: openai.APIStatusError) -> dict[str, A
     temperature, and some servers reject a seed.
     """
     message = f"{error.param or ''} {server_message(error)}"
+    if error.code == CONTENT_FILTER:
+        return None
     if "max_tokens" in params and "max_completion_tokens" in message:
         return {("max_completion_tokens" if k == "max_tokens" else k): v for k, v in params.items()}
     if "json_schema" in message:
@@ -202,6 +237,8 @@ def altered(params: dict[str, Any], error: openai.APIStatusError) -> dict[str, A
 def server_message(error: openai.APIError) -> str:
     """Return the server's own message, shortened."""
     body = error.body
+    if isinstance(body, list) and body and isinstance(body[0], Mapping):  # Google's form
+        body = body[0].get("error", body[0])
     if isinstance(body, Mapping):
         for key in ("message", "detail", "error"):
             if isinstance(body.get(key), str):
@@ -209,13 +246,22 @@ def server_message(error: openai.APIError) -> str:
     return error.message[:300]
 
 
-def plain_error(error: openai.OpenAIError, url: str, model: str) -> PipelineError:
-    """Return an error of the SDK in plain words: what failed, at which server, with which model, and what to do."""
+def plain_error(error: openai.OpenAIError, url: str, model: str, way: str = "") -> PipelineError:
+    """Return an error of the SDK in plain words: what failed, at which server, with which model, and what to do.
+
+    Args:
+        error: the error.
+        url: the server's URL.
+        model: the name of the model.
+        way: a sentence about the way to the server (`traitwatch.network.proxy_note`); may be empty.
+    """
     if isinstance(error, openai.APITimeoutError):
-        return PipelineError(f"{url} did not answer in time, though asked several times. {SAVED}")
+        late = f"{url} did not answer in time, though asked several times."
+        return PipelineError(" ".join(filter(None, (late, way, SAVED))))
     if isinstance(error, openai.APIConnectionError):
         reason = error.__cause__ or error
-        return PipelineError(f"{url} cannot be reached ({reason}). Is it running, and is the URL right? {SAVED}")
+        what = way or "Is it running, and is the URL right?"
+        return PipelineError(f"{url} cannot be reached ({reason}). {what} {SAVED}")
     if not isinstance(error, openai.APIStatusError):
         return PipelineError(f"{url} could not be used: {error}. {SAVED}")
     message = server_message(error)

@@ -10,6 +10,7 @@ does not retry faults in the middle of a stream: `Claude` retries these.
 """
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from traitwatch.network import checked_header, checked_key, checked_url, client_options, proxy_note, redacted
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 
@@ -33,6 +35,8 @@ READ_TIMEOUT = 180.0
 _STREAM_ATTEMPTS = 3
 _STREAM_WAIT = 2.0
 _TOOL = "give_definition"
+_ANTHROPIC_URL = "https://api.anthropic.com"
+_BASE_URL, _HEADERS = "ANTHROPIC_BASE_URL", "ANTHROPIC_CUSTOM_HEADERS"
 
 WITHOUT_KEY = (
     "Without a key: `--print-prompt` prints a prompt to paste into any assistant, and `--from FILE` takes the JSON of "
@@ -83,7 +87,9 @@ class _Answer:
         elif event.type == "message_stop":
             self.complete = True
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: Any) -> None:
+        if not isinstance(text, str):
+            raise TypeError("a part of the text is no text")
         self.parts.append(text)
         self.written += len(text)
 
@@ -110,7 +116,7 @@ class Claude:
     """
 
     def __init__(self, model: str, schema: dict[str, Any], console: Console) -> None:
-        """Prepare a client. The SDK reads `ANTHROPIC_BASE_URL` and `ANTHROPIC_API_KEY`, or finds another credential.
+        """Prepare a client for the server, key and headers of the environment; the SDK may find another credential.
 
         Args:
             model: a Claude model's name or alias.
@@ -118,25 +124,33 @@ class Claude:
             console: the console that shows progress and retries.
 
         Raises:
+            NetworkError: an address, a key, a header or a proxy of the environment cannot be used.
             PipelineError: no usable key exists, or the SDK cannot set up its client.
         """
         self.model = model
         self.usage = Usage()
         self._ways = ways(schema)
         self._console = console
+        url = str(checked_url(os.environ.get(_BASE_URL) or _ANTHROPIC_URL, _BASE_URL))
+        checked_header(os.environ.get(_HEADERS, "").replace("\n", " "), _HEADERS)
+        # The SDK would pass on the environment's own spelling, for example a newline at its end. It takes one of both.
+        own_key = _key_of("ANTHROPIC_API_KEY")
+        token = None if own_key else _key_of("ANTHROPIC_AUTH_TOKEN")
         try:
             self._client = anthropic.Anthropic(
+                api_key=own_key,
+                auth_token=token,
+                base_url=url if os.environ.get(_BASE_URL) else None,
+                http_client=anthropic.DefaultHttpxClient(**client_options(url)),
                 max_retries=MAX_RETRIES,
                 timeout=httpx2.Timeout(READ_TIMEOUT, connect=10.0),
                 middleware=[self._tell_retries],
             )
-        except (anthropic.AnthropicError, httpx2.InvalidURL, ValueError) as error:
+        except (anthropic.AnthropicError, httpx2.InvalidURL, ValueError, OSError) as error:
             raise PipelineError(f"The Anthropic client cannot be set up: {error}. {WITHOUT_KEY}") from error
-        key = self._client.api_key or self._client.auth_token
-        if key is None and self._client.credentials is None:
+        key = (self._client.api_key or self._client.auth_token or "").strip()
+        if not key and self._client.credentials is None:
             raise PipelineError(f"No Anthropic key: set ANTHROPIC_API_KEY. {WITHOUT_KEY}")
-        if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-            raise PipelineError("ANTHROPIC_API_KEY holds a character that no key has; copy it again. " + WITHOUT_KEY)
 
     def ask(self, messages: list[dict[str, str]]) -> str:
         """Ask the model and return the text of the answer: JSON, if the model followed the schema.
@@ -210,9 +224,13 @@ class Claude:
             with create(
                 model=self.model, max_tokens=MAX_TOKENS, messages=messages, stream=True, **self._ways[0]
             ) as events:
-                for event in events:
-                    answer.take(event)
-                    self._show(status, answer)
+                try:
+                    for event in events:
+                        answer.take(event)
+                        self._show(status, answer)
+                # The SDK builds its events from whatever comes, without a look at it.
+                except (AttributeError, TypeError, KeyError, OverflowError) as error:
+                    raise _FaultError(f"an event of its stream has another form: {error}") from error
         if not answer.complete or answer.stop_reason is None:
             raise _FaultError("its stream ended early")
 
@@ -246,16 +264,20 @@ class Claude:
             return f"Anthropic still fails after {MAX_RETRIES} retries ({error.status_code}: {text}); try again later."
         if isinstance(error, anthropic.APIConnectionError):
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            return (
-                f"Anthropic cannot be reached at {self._client.base_url}: {text}{cause}. Check the network, the proxy "
-                "and ANTHROPIC_BASE_URL."
-            )
+            url = str(self._client.base_url)
+            check = proxy_note(url) or "Check the network, the proxy and ANTHROPIC_BASE_URL."
+            return f"Anthropic cannot be reached at {redacted(url)}: {text}{cause}. {check}"
         if isinstance(error, anthropic.APIStatusError):
             return f"Anthropic refused the request for {self.model} ({error.status_code}: {text})."
         return f"The request to {self.model} failed: {text}."
 
     def _spent(self) -> str:
         return f" Spent: {self.usage}." if self.usage != Usage() else ""
+
+
+def _key_of(name: str) -> str | None:
+    value = os.environ.get(name)
+    return (checked_key(value, name) or None) if value else None
 
 
 def _message(error: anthropic.AnthropicError) -> str:

@@ -66,6 +66,7 @@ def judge_command(
     from traitwatch_builder.definitions.elicitation import Elicitation
     from traitwatch_builder.errors import PipelineError
     from traitwatch_builder.judging.judging import (
+        check_useful,
         cost_estimate,
         judge_answers,
         make_judge,
@@ -75,13 +76,14 @@ def judge_command(
     )
     from traitwatch_builder.models.pretrained import load_tokenizer
     from traitwatch_builder.progress import warn
-    from traitwatch_builder.storage.answers import read_answers, write_scores
+    from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, write_scores
     from traitwatch_builder.storage.doubts import prompts_doubt
     from traitwatch_builder.storage.worklog import Worklog
     from traitwatch_builder.storage.workspace import Workspace
 
     if options.name == "likelihood" and model is None:
         raise PipelineError("the likelihood judge is the model that wrote the answers: name this model with --model.")
+    judged: dict[Path, list[JudgedAnswer]] = {}
     rows = {path: read_answers(path, trait) for path in files}
     if options.name == "likelihood":
         tokenizer = load_tokenizer(check_model_path(model or ""))
@@ -110,6 +112,9 @@ def judge_command(
                     write_scores(path, trait, scored)
                     count = sum(row.trait is not None for row in scored)
                     console.print(f"{path}: {count} of {len(scored)} answers have a trait score.")
+                    judged[path] = scored
+    for path, scored in judged.items():
+        check_useful(scored, str(path))
 
 
 def _places(trait: str, definition: Path | None, files: tuple[Path, ...]) -> list[Path]:

@@ -1,6 +1,7 @@
 """The options that several commands share, each declared once, and the functions that make objects of their values."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from traitwatch_builder.judging.judge import OPENAI_MODEL
 
 CONTEXT = {"show_default": True, "help_option_names": ["-h", "--help"]}
 Function = TypeVar("Function", bound=Callable[..., Any])
+# The characters of a header's name (RFC 9110).
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def _combined(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
@@ -25,6 +28,32 @@ def _combined(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+class Header(click.ParamType[tuple[str, str]]):
+    """A header of HTTP requests, `NAME: VALUE`. An environment variable has one header a line."""
+
+    name = "NAME: VALUE"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return name and value of the header."""
+        if isinstance(value, tuple):
+            return value
+        name, colon, text = value.partition(":")
+        if (
+            not colon
+            or not _TOKEN.fullmatch(name.strip())
+            or not text.strip().isascii()
+            or not text.strip().isprintable()
+        ):
+            # The value may be a secret.
+            self.fail("not a header; give it as 'NAME: VALUE', in ASCII.", param, ctx)
+        return name.strip(), text.strip()
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the headers of an environment variable; empty lines do not count."""
+        return [line for line in rv.splitlines() if line.strip()]
 
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -111,7 +140,20 @@ judge_options = _combined(
     ),
     click.option("--judge-model", help="Model of the OpenAI judge.", show_default=OPENAI_MODEL),
     click.option(
-        "--judge-base-url", metavar="URL", help="URL of a server of your own that judges instead of OpenAI's."
+        "--judge-base-url",
+        metavar="URL",
+        show_default="OPENAI_BASE_URL, else OpenAI's own",
+        help="URL of the server that judges. Its query goes with every request: with `?api-version=...` it is Azure's.",
+    ),
+    click.option(
+        "--judge-header",
+        "judge_headers",
+        type=Header(),
+        multiple=True,
+        envvar="TRAITWATCH_JUDGE_HEADERS",
+        show_envvar=True,
+        help="Further header of the requests to the judge, for a gateway; repeat the option for several. The "
+        "environment variable has one header a line, and shows no secret in the list of processes.",
     ),
     click.option(
         "--max-concurrent-judges", type=click.IntRange(1), default=50, help="Most requests to the judge at one time."
@@ -181,7 +223,7 @@ def make_judge_options(values: dict[str, Any]) -> Any:
     """Take the judge's options out of a command's values."""
     from traitwatch_builder.judging.judging import JudgeOptions
 
-    names = ("judge_name", "judge_model", "judge_base_url", "max_concurrent_judges")
+    names = ("judge_name", "judge_model", "judge_base_url", "max_concurrent_judges", "judge_headers")
     return JudgeOptions.choose(*(values.pop(name) for name in names))
 
 

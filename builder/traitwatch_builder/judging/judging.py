@@ -5,9 +5,9 @@ worklog is not asked for again; `pending` finds the questions whose score is mis
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,13 @@ from rich.console import Console
 
 from traitwatch.card import JudgeCard
 from traitwatch.precision import default_precision
+from traitwatch_builder.clients.address import OPENAI_URL, server_url
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Aspect, Judge, Question
 from traitwatch_builder.progress import bar
 from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.storage.scales import scale_of
 from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint, model_fingerprint
 
 JudgeName = Literal["openai", "likelihood"]
@@ -34,34 +36,48 @@ class JudgeOptions:
     Attributes:
         name: the judge.
         model: the model of the OpenAI judge; None for its default.
-        base_url: the URL of an OpenAI-compatible server; None for OpenAI's own.
+        base_url: the URL of an OpenAI-compatible server, as `address.server_url` returns it; None for OpenAI's own.
         max_concurrent: requests that may be open at one time.
+        headers: further headers of every request, by name.
     """
 
     name: JudgeName
     model: str | None = None
     base_url: str | None = None
     max_concurrent: int = 50
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def choose(
-        cls, name: JudgeName | None, model: str | None, base_url: str | None, max_concurrent: int
+        cls,
+        name: JudgeName | None,
+        model: str | None,
+        base_url: str | None,
+        max_concurrent: int,
+        headers: Iterable[tuple[str, str]] = (),
     ) -> "JudgeOptions":
         """Return the options. Without `name`, the judge is `openai` where there is a key, a server or a model for it.
 
+        The environment's `OPENAI_BASE_URL` becomes the `base_url` of an OpenAI judge without one: it decides who
+        judges.
+
         Raises:
+            NetworkError: the URL is not a URL.
             PipelineError: the options contradict each other, or the OpenAI judge has no key.
         """
         has_key = bool(os.environ.get("OPENAI_API_KEY"))
         chosen: JudgeName = name or ("openai" if has_key or base_url or model else "likelihood")
-        if chosen == "likelihood" and (model or base_url):
-            raise PipelineError("--judge-model and --judge-base-url belong to --judge openai.")
-        if chosen == "openai" and not has_key and not base_url:
+        if chosen == "likelihood":
+            if model or base_url:
+                raise PipelineError("--judge-model and --judge-base-url belong to --judge openai.")
+            return cls(chosen, max_concurrent=max_concurrent)
+        url = server_url(base_url, "--judge-base-url")
+        if url == OPENAI_URL and not has_key:
             raise PipelineError(
                 "the OpenAI judge needs a key: set OPENAI_API_KEY, give --judge-base-url of a server of your own, "
                 "or judge offline with --judge likelihood."
             )
-        return cls(chosen, model, base_url, max_concurrent)
+        return cls(chosen, model, None if url == OPENAI_URL else url, max_concurrent, dict(headers))
 
 
 @dataclass(frozen=True)
@@ -95,21 +111,24 @@ def make_judge(
         return OpenAIJudge(
             eval_prompt,
             model=options.model or OPENAI_MODEL,
-            base_url=options.base_url,
+            base_url=options.base_url or OPENAI_URL,
             max_concurrent=options.max_concurrent,
             console=console,
+            headers=options.headers,
         )
     from traitwatch_builder.judging.likelihood import LikelihoodJudge
     from traitwatch_builder.reading.transformers_reader import Reader
 
+    # A judgement needs no more precision than serving. Where the processor supports bfloat16, it reads four times as
+    # fast as float32. The scores differ a little: the precision is a part of what they depend on.
+    precision = default_precision()
+
     def load() -> Reader:
         import torch
 
-        # A judgement needs no more precision than serving. Where the processor supports bfloat16, it reads four times
-        # as fast as float32.
-        return Reader.load(model, dtype=getattr(torch, default_precision()), device_map=device_map)
+        return Reader.load(model, dtype=getattr(torch, precision), device_map=device_map)
 
-    return LikelihoodJudge(load, elicitation, model_fingerprint(model))
+    return LikelihoodJudge(load, elicitation, {**model_fingerprint(model), "dtype": precision})
 
 
 def questions_of(rows: Sequence[JudgedAnswer]) -> list[Question]:
@@ -168,13 +187,36 @@ def _score(worklog: Worklog, key: str) -> float | None:
 def judge_answers(
     judge: Judge, options: JudgeOptions, rows: Sequence[JudgedAnswer], worklog: Worklog, console: Console, label: str
 ) -> list[JudgedAnswer]:
-    """Return rows with their scores. The worklog also stores the judge's card, for `judge_card`."""
+    """Return rows with their scores. The worklog also stores the judge's card, for `judge_card`.
+
+    Scores that all lie in another scale than 0 to 100 are warned of.
+    """
     store = partial(_store_card, judge, options, worklog)
     scores = ask_judge(judge, questions_of(rows), worklog, console, label, store)
+    scale = scale_of(scores)
+    if scale is not None:
+        console.print(
+            f"[yellow]Warning:[/] all scores lie between 0 and {scale:g}. Does the judge know that 100 is the highest "
+            "score?"
+        )
     return [
         replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
         for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
     ]
+
+
+def check_useful(rows: Sequence[JudgedAnswer], name: str) -> None:
+    """Raise `PipelineError` where no answer has a trait score: such answers make no vector.
+
+    Args:
+        rows: the judged answers.
+        name: their name, for the error.
+    """
+    if rows and all(row.trait is None for row in rows):
+        raise PipelineError(
+            f"{name}: 0 of {len(rows)} answers have a trait score, so they are of no use: the judge refused all of "
+            "them. Read the evaluation prompt of the definition as the judge does, or take another judge."
+        )
 
 
 @contextmanager
@@ -204,7 +246,8 @@ def _store_card(judge: Judge, options: JudgeOptions, worklog: Worklog) -> None:
 
 
 def _card_key(options: JudgeOptions) -> str:
-    return fingerprint(["judge", options.name, options.model, options.base_url])
+    model = (options.model or OPENAI_MODEL) if options.name == "openai" else None
+    return fingerprint(["judge", options.name, model, options.base_url])
 
 
 def _rounded(score: float | None) -> float | None:

@@ -1,25 +1,26 @@
-"""How a model is asked for a score, and how the score is read from its reply.
+"""How a model is asked for a score.
 
 `choose_way` asks the model for the number 85 and chooses from the reply: *logprobs* where the model returns
 log-probabilities and writes 85 as one token; *samples* where the model spells the number digit by digit, so that the
 first token is only a digit; *integer*, in structured output, for all other models.
 
-`score_of_logprobs`, `score_of_samples` and `score_of_integer` read the score, one function a way.
+A reply in which the number 85 cannot be found raises `UnreadableReplyError`. `replies.py` reads the scores.
 """
 
-import json
-import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import openai
-from openai.types.chat import ChatCompletion
-from openai.types.chat.chat_completion import Choice
 
 from traitwatch_builder.clients.chat_completions import REJECTED, altered, server_message
-from traitwatch_builder.models.chat import without_thinking
+from traitwatch_builder.clients.completion import Choice, Completion
+from traitwatch_builder.judging.replies import (
+    UnreadableReplyError,
+    score_of_integer,
+    score_of_samples,
+    whole_number,
+)
 
 Method = Literal["logprobs", "samples", "integer"]
 
@@ -44,10 +45,10 @@ INTEGER_FORMAT = {
         },
     },
 }
-_PROBE = "Write the number 85 and nothing else."
+ASKED = 85
+_PROBE = f"Write the number {ASKED} and nothing else."
 _PROBE_RETRIES = 2  # until the server has answered once, so that a wrong URL shows soon
 _INTEGER_TOKENS = 4096  # room for thinking, and a bound on the cost of an endless reply
-_LEAST_SHARE = 0.25  # of the probability, or of the samples, that numbers must have
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Way:
 class Ask(Protocol):
     """Sends one user message to the model."""
 
-    async def __call__(self, params: dict[str, Any], message: str, retries: int | None = None) -> ChatCompletion:
+    async def __call__(self, params: dict[str, Any], message: str, retries: int | None = None) -> Completion:
         """Send the message with the parameters of a `Way`; try again at most `retries` times (None: as usual)."""
         ...
 
@@ -76,6 +77,7 @@ async def choose_way(ask: Ask) -> Way:
 
     Raises:
         openai.OpenAIError: from `ask`. A server that does not answer at all is given up soon.
+        UnreadableReplyError: the model did not write the number that it was asked for.
     """
     one_token = {"max_tokens": 4, "temperature": 0, "logprobs": True, "top_logprobs": 20, "seed": 0}
     found = await _adapting(ask, one_token, needed=("logprobs", "top_logprobs", "temperature"))
@@ -90,12 +92,26 @@ async def choose_way(ask: Ask) -> Way:
     if method == "samples":
         # Without a seed: plain vLLM on a CPU ends when a seeded, sampled prompt is prefilled in chunks.
         found = await _adapting(ask, {"n": SAMPLES_PER_SCORE, "temperature": 1, limit: 6}, needed=("temperature",))
-        if found is not None and len(found[0].choices) == SAMPLES_PER_SCORE:
+        if found is not None and _sampled(found[0].choices):
             return Way(method, found[1])
     integer = {limit: _INTEGER_TOKENS, "temperature": 0, "seed": 0, "response_format": INTEGER_FORMAT}
     found = await _adapting(ask, integer, _PROBE + INTEGER_ADDITION, needed=None)
     assert found is not None
+    choice = found[0].choices[0]
+    if score_of_integer(choice) != ASKED:
+        raise UnreadableReplyError(choice.said)
     return Way("integer", found[1])
+
+
+def _sampled(choices: Sequence[Choice]) -> bool:
+    """Tell whether a server gave as many samples as it was asked for, and most of them are the number."""
+    if len(choices) != SAMPLES_PER_SCORE:
+        return False
+    try:
+        score = score_of_samples(choices)
+    except UnreadableReplyError:
+        return False
+    return score is not None and abs(score - ASKED) < 1
 
 
 def method_for(probe: Choice) -> Method:
@@ -103,14 +119,14 @@ def method_for(probe: Choice) -> Method:
     if probe.logprobs is None or not probe.logprobs.content:
         return "integer"
     tokens = [entry.token for entry in probe.logprobs.content]
-    if not probe.logprobs.content[0].top_logprobs or not "".join(tokens).lstrip().startswith("85"):
+    if not probe.logprobs.content[0].top_logprobs or not "".join(tokens).lstrip().startswith(str(ASKED)):
         return "integer"
-    return "logprobs" if whole_number(tokens[0]) == 85 else "samples"
+    return "logprobs" if whole_number(tokens[0]) == ASKED else "samples"
 
 
 async def _adapting(
     ask: Ask, params: dict[str, Any], message: str = _PROBE, *, needed: Sequence[str] | None
-) -> tuple[ChatCompletion, dict[str, Any]] | None:
+) -> tuple[Completion, dict[str, Any]] | None:
     """Ask, and leave out the parameters that the server rejects.
 
     Args:
@@ -140,62 +156,3 @@ async def _adapting(
             if fewer is None:
                 raise
             params = fewer
-
-
-def whole_number(text: str) -> int | None:
-    """Return a text as a number, as Python's `int` reads it; None where it is no number from 0 to 100."""
-    try:
-        number = int(text)
-    except ValueError:
-        return None
-    return number if 0 <= number <= 100 else None
-
-
-def weighted_mean(weights: Iterable[tuple[int | None, float]]) -> float | None:
-    """Return the weighted mean of numbers; None where the numbers have less than a quarter of the weight.
-
-    Args:
-        weights: pairs of a number (None for a text that is no number) and its weight; the weights add up to at most 1.
-    """
-    usable = [(number, weight) for number, weight in weights if number is not None]
-    share = sum(weight for _, weight in usable)
-    return sum(number * weight for number, weight in usable) / share if share >= _LEAST_SHARE else None
-
-
-def score_of_logprobs(choice: Choice) -> float | None:
-    """Return the score in the first token's log-probabilities (natural, of at most 20 tokens)."""
-    if choice.logprobs is None or not choice.logprobs.content:
-        return None
-    top = choice.logprobs.content[0].top_logprobs
-    return weighted_mean((whole_number(entry.token), math.exp(entry.logprob)) for entry in top)
-
-
-def score_of_samples(texts: Sequence[str]) -> float | None:
-    """Return the score in sampled texts; only texts that begin with a whole number from 0 to 100 count."""
-    starts = (re.match(r"\s*(\d+)(?![.,]?\d)", text) for text in texts)
-    return weighted_mean((whole_number(start[1]) if start else None, 1 / len(texts)) for start in starts)
-
-
-def score_of_integer(text: str) -> float | None:
-    """Return the score in an integer judgement, None for a refusal.
-
-    Args:
-        text: the JSON of `INTEGER_FORMAT`. A bare number or REFUSAL counts too: some servers ignore the format.
-
-    Raises:
-        ValueError: the text is none of these.
-    """
-    text = without_thinking(text).strip()
-    found = re.search(r"\{.*\}", text, re.DOTALL)
-    if found is None:
-        number = whole_number(text)
-        if number is None and "REFUSAL" not in text:
-            raise ValueError(f"no judgement: {text[:100]!r}")
-        return None if number is None else float(number)
-    judgement = json.loads(found[0])
-    score = judgement.get("score")
-    if judgement.get("refusal") is True or score == "REFUSAL" or ("score" in judgement and score is None):
-        return None
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
-        raise ValueError(f"no score from 0 to 100: {found[0][:100]}")
-    return float(score)

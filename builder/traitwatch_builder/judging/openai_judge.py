@@ -1,8 +1,8 @@
 """The OpenAI judge: a model behind the Chat Completions API scores answers from 0 to 100.
 
-`OpenAIJudge` is the judge. It asks the model once for the number 85 before the first score, to choose the way of asking
-(`methods.choose_way`). `Run` is one pass over questions: it asks in parallel, reads the replies as the way demands, and
-gives each score on.
+`OpenAIJudge` is the judge. Before the first score it asks the model for the number 85, to choose the way of asking
+(`methods.choose_way`), and two questions whose scores are known (`probe.check_judge`). `run.Run` is one pass over
+questions.
 
 - *Log-probabilities*, as in the Persona Vectors authors' code: the judge writes one token. The score is the mean over
   the numbers 0 to 100 among the 20 likeliest values of that token, weighted by probability. Where these numbers have
@@ -12,46 +12,26 @@ gives each score on.
 - *An integer* in structured output, for models that return no log-probabilities, or whose first token is no number.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 from rich.console import Console
 
 from traitwatch.card import JudgeCard
-from traitwatch_builder.clients.chat_completions import (
-    OPENAI_URL,
-    REJECTED,
-    ChatClient,
-    in_background,
-    in_parallel,
-    key_for,
-    plain_error,
-    server_message,
-    server_url,
-    usage_of,
-    warner,
-)
+from traitwatch_builder.clients.address import OPENAI_URL, key_for, server_url
+from traitwatch_builder.clients.chat_completions import SCORES_ITSELF, ChatClient, in_background, usage_of, warner
+from traitwatch_builder.clients.completion import Completion
 from traitwatch_builder.clients.usage import CHARACTERS_PER_TOKEN, Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Question, Score
-from traitwatch_builder.judging.methods import (
-    INTEGER_ADDITION,
-    SAMPLES_PER_SCORE,
-    Ask,
-    Method,
-    Way,
-    choose_way,
-    score_of_integer,
-    score_of_logprobs,
-    score_of_samples,
-)
+from traitwatch_builder.judging.methods import ASKED, SAMPLES_PER_SCORE, Ask, Method, Way, choose_way
+from traitwatch_builder.judging.probe import check_judge, unreadable
+from traitwatch_builder.judging.replies import UnreadableReplyError
+from traitwatch_builder.judging.run import Run, score_of
 from traitwatch_builder.storage.answers import clean_text
-
-logger = logging.getLogger(__name__)
 
 OPENAI = "openai"
 JUDGE_RETRIES = 10  # by the SDK: about 55 seconds of backoff altogether
@@ -82,80 +62,7 @@ _NOTES: dict[Method, str] = {
     "and not to be compared with such scores point by point",
 }
 _SECONDS, _THINKING_SECONDS = 60.0, 300.0
-_INTEGER_TRIES = 2
-# When so many requests are rejected before the first score, the fault is in the request and not in the answers.
-_REJECTED_IN_A_ROW = 20
-
-
-class Run:
-    """One pass over questions: asks for each score, and gives each score on as soon as it is known.
-
-    The judge's server may reject single requests, for example by a content filter; such an answer has no score. `Run`
-    holds these empty scores back until one answer has been scored. Where the first `_REJECTED_IN_A_ROW` requests are
-    all rejected, the run fails instead, and has given no score on.
-
-    Attributes:
-        rejections: the server's message for each rejected request.
-    """
-
-    def __init__(self, ask: Ask, way: Way, prompts: Sequence[str], give: Callable[[Score], None]):
-        """Prepare the pass.
-
-        Args:
-            ask: sends a message to the judge's model.
-            way: how the model is asked.
-            prompts: the filled-in prompt of each question.
-            give: called with each score.
-        """
-        self.rejections: list[str] = []
-        self._ask = ask
-        self._way = way
-        self._prompts = prompts
-        self._give = give
-        self._held: list[Score] = []
-        self._any_scored = False
-
-    async def score_all(self, at_once: int) -> None:
-        """Score all questions, at most `at_once` at a time. The first error of the SDK ends the pass."""
-        await in_parallel(self._score, range(len(self._prompts)), at_once)
-        self._give_held()
-
-    async def _score(self, index: int) -> None:
-        try:
-            value = await self._value(self._prompts[index])
-        except REJECTED as error:
-            self.rejections.append(server_message(error))
-            self._held.append(Score(index, None))
-            if not self._any_scored:
-                if len(self._held) == _REJECTED_IN_A_ROW:
-                    raise
-                return
-        else:
-            self._any_scored = True
-            self._held.append(Score(index, value))
-        self._give_held()
-
-    def _give_held(self) -> None:
-        held, self._held = self._held, []
-        for score in held:
-            self._give(score)
-
-    async def _value(self, prompt: str) -> float | None:
-        """Return the score of one answer, 0 to 100; None where the judge refuses or writes no usable number."""
-        if self._way.method == "logprobs":
-            return score_of_logprobs((await self._ask(self._way.params, prompt)).choices[0])
-        if self._way.method == "samples":
-            choices = (await self._ask(self._way.params, prompt)).choices
-            return score_of_samples([choice.message.content or "" for choice in choices])
-        for _ in range(_INTEGER_TRIES):
-            choice = (await self._ask(self._way.params, prompt + INTEGER_ADDITION)).choices[0]
-            if choice.message.refusal or choice.finish_reason == "content_filter":
-                return None
-            try:
-                return score_of_integer(choice.message.content or "")
-            except ValueError as error:
-                logger.debug("The judge wrote no judgement: %s", error)
-        return None
+_CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 
 
 class OpenAIJudge:
@@ -170,6 +77,7 @@ class OpenAIJudge:
         max_concurrent: int = 50,
         retries: int = JUDGE_RETRIES,
         console: Console | None = None,
+        headers: Mapping[str, str] | None = None,
     ):
         """Make a judge; no request is sent yet.
 
@@ -181,9 +89,11 @@ class OpenAIJudge:
             max_concurrent: requests that may be open at once.
             retries: how often a request is tried again before the judge counts as unusable.
             console: where warnings are printed; without it, they are logged.
+            headers: further headers of every request, for example of a gateway.
 
         Raises:
-            PipelineError: there is no key, the URL is not a URL, or the prompt cannot be filled in.
+            NetworkError: the URL is not a URL, or a key or a header has characters that cannot be sent.
+            PipelineError: there is no key, or the prompt cannot be filled in.
         """
         self._prompts = {"trait": eval_prompt, "coherence": COHERENCE_PROMPT}
         try:
@@ -194,8 +104,9 @@ class OpenAIJudge:
                 "and all other braces must be doubled."
             ) from None
         self._model = model
-        self._url = server_url(base_url)
-        self._key = key_for(self._url, api_key)
+        self._url = server_url(base_url, "--judge-base-url")
+        self._key = key_for(self._url, api_key, "the judge's key")
+        self._headers = dict(headers or {})
         self._max_concurrent = max_concurrent
         self._retries = retries
         self._warn = warner(console)
@@ -216,10 +127,17 @@ class OpenAIJudge:
 
     def identity(self, question: Question) -> dict[str, Any]:
         """Return the data that a score depends on. The coherence of an answer does not depend on the trait."""
-        identity = {"judge": OPENAI, "model": self._model, "aspect": question.aspect, "prompt": self._prompt(question)}
+        identity: dict[str, Any] = {
+            "judge": OPENAI,
+            "model": self._model,
+            "aspect": question.aspect,
+            "prompt": self._prompt(question),
+        }
         if self._url != OPENAI_URL:
             identity["base_url"] = self._url
-        return identity
+        # A gateway may choose the model by a header. A new credential is no other judge.
+        routing = {name.lower(): text for name, text in self._headers.items() if not _CREDENTIAL.search(name)}
+        return {**identity, "headers": routing} if routing else identity
 
     def estimate(self, questions: Sequence[Question]) -> Usage:
         """Estimate the cost of scoring, at four characters a token; no request is sent.
@@ -233,40 +151,55 @@ class OpenAIJudge:
         return Usage(len(questions), tokens, per_score * len(questions))
 
     def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
-        """Score answers as `traitwatch_builder.judging.judge.Judge` promises."""
+        """Score answers as `traitwatch_builder.judging.judge.Judge` promises.
+
+        The judge warns of requests that its server rejected, and of replies that could not be read. Where there was
+        nothing else, it raises `PipelineError`, and has yielded no score.
+        """
         if not questions:
             return
-        rejections: list[str] = []
-        scores: Iterator[Score] = in_background(lambda give: self._score_all(questions, rejections, give))
+        runs: list[Run] = []
+        scores: Iterator[Score] = in_background(lambda give: self._score_all(questions, runs, give))
         for score in scores:
             advance(1)
             yield score
-        if rejections:
-            self._warn(
-                f"{self._model} rejected {len(rejections)} of {len(questions)} requests; these have no score: "
-                f"{rejections[0]}"
-            )
+        for run in runs:
+            for problem in run.problems(self._model):
+                self._warn(problem)
 
     def _prompt(self, question: Question) -> str:
         return clean_text(self._prompts[question.aspect].format(question=question.question, answer=question.answer))
 
-    async def _score_all(
-        self, questions: Sequence[Question], rejections: list[str], give: Callable[[Score], None]
-    ) -> None:
-        try:
-            async with ChatClient(self._url, self._key, self._retries, self._warn) as client:
+    async def _score_all(self, questions: Sequence[Question], runs: list[Run], give: Callable[[Score], None]) -> None:
+        async with ChatClient(self._url, self._key, self._retries, self._warn, self._headers) as client:
+            try:
                 ask = partial(self._ask, client)
                 if self._way is None:
-                    self._way = await choose_way(ask)
-                run = Run(ask, self._way, [self._prompt(question) for question in questions], give)
+                    self._way = await self._checked_way(client, ask)
+                prompts = [self._prompt(question) for question in questions]
+                run = Run(f"{self._model} at {client.url}", ask, self._way, prompts, give)
+                runs.append(run)
                 await run.score_all(self._max_concurrent)
-                rejections += run.rejections
-        except openai.OpenAIError as error:
-            raise plain_error(error, self._url, self._model) from error
+            except openai.OpenAIError as error:
+                raise client.plain_error(error, self._model) from error
+
+    async def _checked_way(self, client: ChatClient, ask: Ask) -> Way:
+        """Return the way to ask the model, after a check that its scores can be of use."""
+        judge = f"{self._model} at {client.url}"
+        try:
+            way = await choose_way(ask)
+        except UnreadableReplyError as error:
+            raise unreadable(judge, f"the number {ASKED}", str(error)) from None
+        warning = await check_judge(lambda question: score_of(ask, way, self._prompt(question)), judge)
+        if warning:
+            self._warn(warning)
+        if self._url != OPENAI_URL and await client.is_traitwatch():
+            self._warn(SCORES_ITSELF.format(url=client.url, what="The prompts to the judge"))
+        return way
 
     async def _ask(
         self, client: ChatClient, params: dict[str, Any], message: str, retries: int | None = None
-    ) -> ChatCompletion:
+    ) -> Completion:
         """Send one message, as `methods.Ask` promises, and count what it cost."""
         reply = await client.complete(
             seconds=_SECONDS if params.keys() & {"logprobs", "n"} else _THINKING_SECONDS,

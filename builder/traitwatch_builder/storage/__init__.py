@@ -4,6 +4,7 @@
   (`Manifest`).
 - `answers.py`: answers files and `neutral.csv`, in the columns of the Persona Vectors authors' code.
 - `tables.py`: CSV files of texts, plain or compressed.
+- `scales.py`: tells scores of another scale than 0 to 100.
 - `worklog.py`: answers and scores, stored one by one, so that an interrupted build goes on; and the fingerprints by
   which a build recognises a model, a file or an input.
 

@@ -9,6 +9,7 @@ from tests.support.wire.http import Reply, Request
 INPUT_TOKENS = 300
 OUTPUT_TOKENS = 7
 PROBE = "Write the number 85"
+CLEAR, JUMBLED = "The capital of France is Paris.", "seven of the because lamp"
 
 
 def completion(
@@ -77,14 +78,27 @@ def models(*names: str) -> Reply:
 
 
 def last_message(request: Request) -> str:
-    """Return the text of the last message of a request."""
-    text: str = request.body["messages"][-1]["content"]
+    """Return the text of the last message of a request; empty for a request without a body."""
+    text: str = request.body["messages"][-1]["content"] if request.body is not None else ""
     return text
 
 
 def is_probe(request: Request) -> bool:
     """Return whether a request probes the abilities of the model."""
     return last_message(request).startswith(PROBE)
+
+
+def is_check(request: Request) -> bool:
+    """Return whether a request asks for a score that is known (`judging.probe`), or looks for a Traitwatch server."""
+    return request.body is None or any(text in last_message(request) for text in (CLEAR, JUMBLED))
+
+
+def sane(request: Request, clear: str = "97", jumbled: str = "3") -> Reply:
+    """Answer such a request as a good judge does, in whatever way the judge is asked."""
+    if request.body is None:
+        return error(404, "no such path")
+    number = clear if CLEAR in last_message(request) else jumbled
+    return completion(*[number] * request.body.get("n", 1), tokens=[{number: 0.99}])
 
 
 def _token(candidates: Mapping[str, float]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.trait import nothing
 from tests.support.wire.http import Reply, Request, WireServer, wire_server
 from tests.support.wire.openai import INPUT_TOKENS, completion, error, last_message, models
+from traitwatch.errors import NetworkError
 from traitwatch_builder.answering.endpoint import EndpointAnswers
 from traitwatch_builder.answering.source import Answer, ChatPrompt, Sampling
 from traitwatch_builder.errors import PipelineError
@@ -25,8 +26,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serving(respond: Respond, *names: str) -> Respond:
-    """Return a server that lists one model, or the named ones, and answers with `respond`."""
-    return lambda request: models(*(names or ("m",))) if request.path == "/v1/models" else respond(request)
+    """Return a server that lists one model, or the named ones, has no traits, and answers with `respond`."""
+
+    def answer(request: Request) -> Reply:
+        if request.path == "/v1/models":
+            return models(*(names or ("m",)))
+        return error(404, "no such path") if request.body is None else respond(request)
+
+    return answer
 
 
 def echo(request: Request) -> Reply:
@@ -181,7 +188,8 @@ def test_a_server_with_several_models_is_not_guessed_at() -> None:
 def test_a_named_model_is_asked_for_without_a_look_at_the_list() -> None:
     with wire_server(serving(echo, "base", "adapter")) as server:
         answers(source(server, model="adapter"), 1)
-        assert [r.body["model"] for r in server.requests] == ["adapter"]
+        assert [r.body["model"] for r in server.requests if r.body] == ["adapter"]
+        assert "/v1/models" not in [r.path for r in server.requests]
 
 
 def test_different_names_of_the_model_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -210,7 +218,7 @@ def test_a_server_that_dies_in_the_middle_leaves_its_prompts_to_the_others(
     end: Reply, caplog: pytest.LogCaptureFixture
 ) -> None:
     def dying(request: Request) -> Reply:
-        return echo(request) if request.number <= 3 else end  # the list of models is number 0
+        return echo(request) if request.number <= 4 else end  # the lists of models and traits are the numbers 0 and 1
 
     healthy = serving(lambda request: completion(f"to {last_message(request)}", delay=0.02))
     with wire_server(serving(dying)) as a, wire_server(healthy) as b:
@@ -256,7 +264,7 @@ def test_no_server_at_all_is_an_error() -> None:
         answers(source(gone, model="m"), 1)
     with pytest.raises(PipelineError, match="name at least one"):
         source()
-    with pytest.raises(PipelineError, match="is not the URL of a server"):
+    with pytest.raises(NetworkError, match="--endpoint: 'host:8000' is not the URL of a server"):
         EndpointAnswers(["host:8000"], SAMPLING)
 
 

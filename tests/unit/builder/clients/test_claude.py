@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.support.claude import GOOD, NO_ADAPTIVE, ONE_CALL, SOON, TEXT, Serve
 from tests.support.wire import anthropic as wire
 from tests.support.wire.http import Reply
+from traitwatch.errors import NetworkError
 from traitwatch_builder.clients import claude
 from traitwatch_builder.clients.claude import Claude
 from traitwatch_builder.clients.usage import Usage
@@ -189,12 +190,37 @@ def test_without_a_key_the_error_names_the_other_ways(monkeypatch: pytest.Monkey
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["sk-ant\n", "sk-ant-…", "sk ant"])
-def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
-    message = error_message()
-    assert "a character that no key has" in message
-    assert key not in message
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+@pytest.mark.parametrize("key", ["sk-ant\nx", "sk-ant-…", "sk ant"])
+def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, name: str, key: str) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv(name, key)
+    with pytest.raises(NetworkError, match=f"{name} has a character that no key has") as caught:
+        ask()
+    assert key not in str(caught.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(wire.streamed(TEXT))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", " sk-ant-test\n")
+    ask()
+    headers = server.requests[0].headers
+    assert headers.get("x-api-key", headers.get("authorization")) in ("sk-ant-test", "Bearer sk-ant-test")
+
+
+def test_a_key_of_white_space_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", " \n")
+    assert "No Anthropic key" in error_message()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ANTHROPIC_BASE_URL", "foo"), ("ANTHROPIC_BASE_URL", "http://[::1"), ("ANTHROPIC_CUSTOM_HEADERS", "a: é")],
+)
+def test_an_environment_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(NetworkError, match=f"^{name}"):
+        ask()
 
 
 @pytest.mark.parametrize(

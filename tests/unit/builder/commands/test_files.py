@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests.support.tiny_model import HIDDEN_SIZE, NUM_LAYERS, save_tiny_model
 from tests.support.wire.http import Reply, Request, wire_server
-from tests.support.wire.openai import first_token, is_probe, last_message, spelled
+from tests.support.wire.openai import first_token, is_check, is_probe, last_message, sane, spelled
 from traitwatch import cli
 from traitwatch.vectors import load_card, load_vectors
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
@@ -137,6 +137,8 @@ def definition(directory: Path) -> Path:
 
 
 def score(request: Request) -> Reply:
+    if is_check(request):
+        return sane(request)
     if is_probe(request):
         return spelled("85")
     return first_token({"91" if "cruel" in last_message(request) else "4": 0.9})
@@ -160,6 +162,35 @@ def test_the_authors_answers_are_judged_in_place_and_not_twice(tmp_path: Path) -
     assert table.columns.tolist() == ["question", "prompt", "answer", "question_id", "evil", "coherence"]
     assert table["evil"].tolist() == [91.0] * ROWS
     assert pd.read_csv(files[1])["evil"].tolist() == [4.0] * ROWS
+
+
+def test_a_judge_that_refuses_everything_ends_with_an_error(tmp_path: Path) -> None:
+    file = authors_csv(tmp_path / "evil_pos.csv", "pos", scores=False)
+
+    def refusing(request: Request) -> Reply:
+        return score(request) if is_check(request) or is_probe(request) else first_token({"REF": 0.9})
+
+    with wire_server(refusing) as server:
+        judge = ("judge", "evil", "--definition", definition(tmp_path), "--judge-base-url", server.url, "--csv", file)
+        error = " ".join(refused(*judge, "--judge-model", "m").split())
+    assert f"{file}: 0 of {ROWS} answers have a trait score, so they are of no use" in error
+
+
+def test_a_header_of_the_judge_is_an_option_or_a_line_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = authors_csv(tmp_path / "evil_pos.csv", "pos", scores=False)
+    judge = ("judge", "evil", "--definition", definition(tmp_path), "--csv", file, "--judge-model", "m")
+    monkeypatch.setenv("TRAITWATCH_JUDGE_HEADERS", "X-One: 1: 2\n\nX-Two: b\n")
+    with wire_server(score) as server:
+        run(*judge, "--judge-base-url", server.url)
+        headers = server.requests[0].headers
+        assert (headers["x-one"], headers["x-two"]) == ("1: 2", "b")
+        monkeypatch.delenv("TRAITWATCH_JUDGE_HEADERS")
+        for wrong in ("secret", "a b: secret", "X: secreté", "X: secret\nY: z"):
+            result = CliRunner().invoke(cli.main, [*map(str, judge), "--judge-header", wrong])
+            assert result.exit_code == 2
+            assert "secret" not in result.output
 
 
 def test_answers_are_judged_by_the_definition_above_their_directory(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import Question, Score
 from traitwatch_builder.judging.judging import (
     JudgeOptions,
+    check_useful,
     cost_estimate,
     judge_answers,
     judge_card,
+    make_judge,
     pending,
     questions_of,
     usage_printed,
@@ -170,6 +172,63 @@ def test_the_default_judge_depends_on_the_key_and_the_url(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     assert JudgeOptions.choose(*arguments, 50).name == chosen
+
+
+def test_the_server_of_the_environment_is_a_part_of_the_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two judges of one name at two servers are two judges, and neither has the other's card."""
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    openais = JudgeOptions.choose("openai", None, None, 50)
+    assert openais.base_url is None
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one:1")
+    one = JudgeOptions.choose("openai", None, None, 50)
+    assert one == JudgeOptions.choose("openai", None, "http://one:1/v1/", 50)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://two:2")
+    two = JudgeOptions.choose("openai", None, None, 50)
+    probed, idle = Lengths(), Lengths()
+    probed.card = JudgeCard(name="lengths", method="integer", note="coarse")
+    with Worklog(tmp_path / "s.jsonl") as log:
+        judge_answers(probed, one, rows("one"), log, QUIET, "")
+        assert judge_card(idle, one, log) == probed.card
+        for other in (openais, two, replace(one, name="likelihood")):
+            assert judge_card(idle, other, log) == idle.card
+
+
+def test_a_server_of_the_environment_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://one:1")
+    assert JudgeOptions.choose("openai", None, None, 50).base_url == "http://one:1/v1"
+
+
+def test_the_precision_of_the_likelihood_judge_is_a_part_of_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = Question("coherence", "q", "a")
+    found = []
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr("traitwatch_builder.judging.judging.default_precision", lambda chosen=precision: chosen)
+        judge = make_judge(JudgeOptions("likelihood"), "", None, tiny_model, QUIET)  # type: ignore[arg-type]
+        found.append(judge.identity(question))
+    assert found[0] != found[1]
+
+
+def test_scores_of_another_scale_are_warned_of(tmp_path: Path) -> None:
+    class Shares(Lengths):
+        def score(self, questions: Sequence[Question], advance: Callable[[int], None]) -> Iterator[Score]:
+            for index, question in enumerate(questions):
+                yield Score(index, 1 / len(question.answer))
+
+    output = io.StringIO()
+    with Worklog(tmp_path / "s.jsonl") as log:
+        judge_answers(Shares(), OPTIONS, rows("one", "two2", "three"), log, Console(file=output, width=200), "")
+    assert "all scores lie between 0 and 1. Does the judge know that 100 is the highest score?" in output.getvalue()
+
+
+def test_answers_without_one_trait_score_are_of_no_use() -> None:
+    check_useful([], "a.csv")
+    check_useful([replace(row, trait=0.0) for row in rows("a")] + rows("b"), "a.csv")
+    with pytest.raises(PipelineError, match=r"^a.csv: 0 of 2 answers have a trait score"):
+        check_useful(rows("a", "b"), "a.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import pytest
 
-from tests.support.judges import Respond, judge_at, questions, score_for, scores, with_log_probabilities
+from tests.support.judges import Respond, good, judge_at, questions, score_for, scores, with_log_probabilities
 from tests.support.wire.http import Reply, Request, wire_server
 from tests.support.wire.openai import (
     completion,
     error,
     first_token,
+    is_check,
     is_probe,
     last_message,
     spelled,
@@ -36,7 +37,11 @@ def test_there_is_no_score_below_a_quarter_of_the_probability(mass: float, score
 
 
 def test_a_reply_without_any_token_has_no_score() -> None:
-    assert score_for(lambda _: completion("", tokens=[])) is None
+    def respond(request: Request) -> Reply:
+        return completion("", tokens=[]) if "question 0" in last_message(request) else first_token({"60": 1.0})
+
+    with wire_server(with_log_probabilities(respond)) as server:
+        assert scores(judge_at(server), questions(2)) == [None, 60.0]
 
 
 # --- models without log-probabilities
@@ -51,7 +56,7 @@ def reasoning(respond: Respond) -> Respond:
                 return error(400, f"Unsupported parameter: '{name}'. Use {instead}.", param=name)
         return completion('{"score": 85, "refusal": false}') if is_probe(request) else respond(request)
 
-    return answer
+    return good(answer)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,7 @@ def test_a_reasoning_model_gives_an_integer_or_refuses(content: str, score: floa
 def test_a_refusal_of_the_api_itself_is_no_score() -> None:
     with wire_server(reasoning(lambda _: completion(None, refusal="I cannot help with that."))) as server:
         assert scores(judge_at(server), questions(1)) == [None]
-        assert sum(not is_probe(request) for request in server.requests) == 1
+        assert sum(not is_probe(request) and not is_check(request) for request in server.requests) == 1
 
 
 def test_a_malformed_judgement_is_asked_for_once_more_and_then_given_up() -> None:
@@ -97,8 +102,8 @@ def test_a_malformed_judgement_is_asked_for_once_more_and_then_given_up() -> Non
 
 
 def test_a_model_with_null_log_probabilities_is_asked_for_integers() -> None:
-    judged = completion('{"score": 30, "refusal": false}')
-    with wire_server(with_log_probabilities(lambda _: judged, probe=judged)) as server:
+    judged, probed = (completion(f'{{"score": {number}, "refusal": false}}') for number in (30, 85))
+    with wire_server(with_log_probabilities(lambda _: judged, probe=probed)) as server:
         judge = judge_at(server)
         assert scores(judge, questions(1)) == [30.0]
     assert judge.card.method == "integer"
@@ -108,9 +113,9 @@ def test_a_refusal_of_log_probabilities_is_not_a_rejected_key() -> None:
     def respond(request: Request) -> Reply:
         if "logprobs" in request.body:
             return error(403, "You are not allowed to request logprobs from this model")
-        return completion('{"score": 30, "refusal": false}')
+        return completion(f'{{"score": {85 if is_probe(request) else 30}, "refusal": false}}')
 
-    with wire_server(respond) as server:
+    with wire_server(good(respond)) as server:
         assert scores(judge_at(server), questions(1)) == [30.0]
 
 
@@ -118,17 +123,19 @@ def test_a_server_without_structured_output_is_asked_in_words() -> None:
     def respond(request: Request) -> Reply:
         if "response_format" in request.body:
             return error(400, "json_schema is not supported")
-        return completion("44")
+        return completion("85" if is_probe(request) else "44")
 
-    with wire_server(respond) as server:
+    with wire_server(good(respond)) as server:
         assert scores(judge_at(server), questions(1)) == [44.0]
 
 
 def test_a_model_that_starts_by_thinking_aloud_is_not_scored_by_its_first_token() -> None:
-    thinking = spelled("<think>", "85", "?")
-    with wire_server(
-        with_log_probabilities(lambda _: completion('{"score": 9, "refusal": false}'), probe=thinking)
-    ) as server:
+    def respond(request: Request) -> Reply:
+        if "logprobs" in request.body:
+            return spelled("<think>", "85", "?")
+        return completion(f'{{"score": {85 if is_probe(request) else 9}, "refusal": false}}')
+
+    with wire_server(good(respond)) as server:
         assert scores(judge_at(server), questions(1)) == [9.0]
 
 
@@ -144,9 +151,9 @@ def test_a_model_that_spells_digits_is_scored_by_whole_numbers(probe: tuple[str,
             return spelled(*probe)
         assert request.body["n"] == 10
         assert "seed" not in request.body
-        return completion(*samples)
+        return completion(*(["85"] * 10 if is_probe(request) else samples))
 
-    with wire_server(respond) as server:
+    with wire_server(good(respond)) as server:
         judge = judge_at(server)
         assert scores(judge, questions(1)) == [pytest.approx((85 + 90 + 100 + 85 + 8) / 5)]
         assert server.requests[-1].body["temperature"] == 1
@@ -158,10 +165,12 @@ def test_sampled_numbers_need_a_quarter_of_usable_ones() -> None:
     def respond(request: Request) -> Reply:
         if "logprobs" in request.body:
             return spelled("8", "5")
+        if is_probe(request):
+            return completion(*["85"] * 10)
         usable = 2 if "question 0" in last_message(request) else 3
         return completion(*["40"] * usable, *["REFUSAL"] * (10 - usable))
 
-    with wire_server(respond) as server:
+    with wire_server(good(respond)) as server:
         assert scores(judge_at(server), questions(2)) == [None, pytest.approx(40.0)]
 
 
@@ -170,9 +179,10 @@ def test_a_server_that_does_not_sample_several_is_asked_for_integers(refusal: Re
     def respond(request: Request) -> Reply:
         if "logprobs" in request.body:
             return spelled("8", "5")
-        return refusal if "n" in request.body else completion('{"score": 77, "refusal": false}')
+        number = 85 if is_probe(request) else 77
+        return refusal if "n" in request.body else completion(f'{{"score": {number}, "refusal": false}}')
 
-    with wire_server(respond) as server:
+    with wire_server(good(respond)) as server:
         judge = judge_at(server)
         assert scores(judge, questions(1)) == [77.0]
     assert judge.card.method == "integer"

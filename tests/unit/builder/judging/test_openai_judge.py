@@ -44,10 +44,11 @@ def test_a_judge_probes_the_model_once_and_counts_the_probe_in_its_usage() -> No
         scores(judge, questions(2))
         scores(judge, questions(3))
         assert sum(map(is_probe, server.requests)) == 1
+    # The number 85, two scores that are known, and the five questions.
     assert (judge.usage.calls, judge.usage.input_tokens, judge.usage.output_tokens) == (
-        6,
-        6 * INPUT_TOKENS,
-        6 * OUTPUT_TOKENS,
+        8,
+        8 * INPUT_TOKENS,
+        8 * OUTPUT_TOKENS,
     )
 
 
