@@ -12,6 +12,7 @@ from typing import Any
 from traitwatch.card import Card
 from traitwatch_builder.models.chat import bare, render, without_space
 from traitwatch_builder.storage.answers import JudgedAnswer
+from traitwatch_builder.storage.scales import scale_of
 from traitwatch_builder.storage.workspace import card_model_name
 
 _PROBE = "traitwatch asks"
@@ -26,7 +27,7 @@ def scale_doubt(rows: Sequence[JudgedAnswer]) -> str | None:
     """
     for aspect, scores in (("trait", [row.trait for row in rows]), ("coherence", [row.coherence for row in rows])):
         given = [score for score in scores if score is not None]
-        if given and 0 < max(given) <= 1:
+        if scale_of(given, least=1) == 1:
             return (
                 f"all {len(given)} {aspect} scores lie between 0 and 1, the highest at {max(given):g}, but Traitwatch "
                 "takes them as 0 to 100: if the judge's scale was 0 to 1, multiply the scores by 100."
