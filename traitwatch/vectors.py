@@ -176,7 +176,7 @@ def load_tensor(path: Path) -> Float32Array:
     kind = kind_of(data)
     if kind.name != "torch":
         remedy = kind.remedy if kind.name == "other" else f"{import_hint(path)} makes a persona vector of it"
-        raise ArtifactError(f"{path} is {kind.what}, not a plain tensor of torch.save; {remedy}.")
+        raise ArtifactError(f"{path} is not a plain tensor of torch.save, but {kind.what}; {remedy}.")
     value = unpickled(path, data)
     if not isinstance(value, torch.Tensor):
         found = f"{path} holds {_article(type(value).__name__)}, not a plain tensor: {describe(value)}"

@@ -98,7 +98,7 @@ CASES = {
     "a pickle that is not a plain tensor": Case([f"{HERE}/{FILE}", "not a plain tensor"], a_pickle),
     "a dictionary of tensors": Case(["holds a dict, not a plain tensor"], a_dictionary),
     "a vector without row 0": Case(["[30, 576]", "lack row 0", "--rows layers"], without_row_0),
-    "a file that is cut off": Case([f"{HERE}/{FILE} is cut off or unreadable (20000 bytes)", "copy it"], cut_off),
+    "a file that is cut off": Case([f"{HERE}/{FILE}", "cut off or unreadable (20000 bytes); copy it again"], cut_off),
     "NaN in a vector": Case(["NaN or infinity at layers [7]"], with_nan),
     "a vector of another model": Case(["[31, 512]", "[31, 576]"], of_another_model),
     "two vectors with one name": Case(

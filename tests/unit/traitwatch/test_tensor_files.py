@@ -74,35 +74,83 @@ def refusal(path: Path, content: bytes) -> str:
 
 
 FILES = {
-    "cut off": (SHIPPED_VECTOR.read_bytes()[:20000], "FILE is cut off or unreadable (20000 bytes), ", "copy it again"),
+    "cut off": (
+        SHIPPED_VECTOR.read_bytes()[:20000],
+        "FILE is not a plain tensor of torch.save, but cut off or unreadable (20000 bytes)",
+        "copy it again",
+    ),
     "cut off, old format": (
         saved(VECTOR, _use_new_zipfile_serialization=False)[:-9],
         "FILE is not a plain tensor: it is cut off or unreadable",
         "copy it again",
     ),
-    "empty": (b"", "FILE is empty (0 bytes)", "download it again"),
+    "empty": (b"", "FILE is not a plain tensor of torch.save, but empty (0 bytes)", "download it again"),
     "Git LFS": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 72345\n",
-        "FILE is a Git LFS pointer",
+        "FILE is not a plain tensor of torch.save, but a Git LFS pointer",
         "`git lfs pull`",
     ),
     "HTML": (
         b"\n <!DOCTYPE HTML><html><body>Sign in</body></html>",
-        "FILE is an HTML page",
+        "FILE is not a plain tensor of torch.save, but an HTML page",
         "download the file itself",
     ),
-    "XML": (b'<?xml version="1.0"?><Error/>', "FILE is an XML document", "download the file itself"),
-    "text": (b"Access denied", "FILE is a text that begins with 'Access denied'", "download the file itself"),
-    "JSON": (b'{"vector": [1, 2]}', "FILE is JSON text", "give the file of the tensors"),
-    "NumPy": (npy(VECTOR.numpy()), "FILE is a NumPy array", "`traitwatch import FILE"),
-    "NumPy archive": (npz(v=VECTOR.numpy()), "FILE is an archive of NumPy arrays", "`traitwatch import FILE"),
-    "safetensors": (safetensors_save({"v": VECTOR}), "FILE is a safetensors file", "`traitwatch import FILE"),
-    "GGUF": (b"GGUF\x03\0\0\0" + bytes(40), "FILE is a GGUF file", "`traitwatch import FILE"),
-    "gzip": (gzip.compress(saved(VECTOR)), "FILE is compressed with gzip", "unpack it"),
-    "zip": (zipped(saved(VECTOR), zipfile.ZIP_DEFLATED), "FILE is an archive with compressed parts", "save it with"),
-    "pickle": (pickle.dumps([1, 2]), "FILE is a pickle that torch.save did not write", "save its tensors with"),
+    "XML": (
+        b'<?xml version="1.0"?><Error/>',
+        "FILE is not a plain tensor of torch.save, but an XML document",
+        "download the file itself",
+    ),
+    "text": (
+        b"Access denied",
+        "FILE is not a plain tensor of torch.save, but a text that begins with 'Access denied'",
+        "download the file itself",
+    ),
+    "JSON": (
+        b'{"vector": [1, 2]}',
+        "FILE is not a plain tensor of torch.save, but JSON text",
+        "give the file of the tensors",
+    ),
+    "NumPy": (
+        npy(VECTOR.numpy()),
+        "FILE is not a plain tensor of torch.save, but a NumPy array",
+        "`traitwatch import FILE",
+    ),
+    "NumPy archive": (
+        npz(v=VECTOR.numpy()),
+        "FILE is not a plain tensor of torch.save, but an archive of NumPy arrays",
+        "`traitwatch import FILE",
+    ),
+    "safetensors": (
+        safetensors_save({"v": VECTOR}),
+        "FILE is not a plain tensor of torch.save, but a safetensors file",
+        "`traitwatch import FILE",
+    ),
+    "GGUF": (
+        b"GGUF\x03\0\0\0" + bytes(40),
+        "FILE is not a plain tensor of torch.save, but a GGUF file",
+        "`traitwatch import FILE",
+    ),
+    "gzip": (
+        gzip.compress(saved(VECTOR)),
+        "FILE is not a plain tensor of torch.save, but compressed with gzip",
+        "unpack it",
+    ),
+    "zip": (
+        zipped(saved(VECTOR), zipfile.ZIP_DEFLATED),
+        "FILE is not a plain tensor of torch.save, but an archive with compressed parts",
+        "save it with",
+    ),
+    "pickle": (
+        pickle.dumps([1, 2]),
+        "FILE is not a plain tensor of torch.save, but a pickle that torch.save did not write",
+        "save its tensors with",
+    ),
     "another pickle protocol": (saved(VECTOR, pickle_protocol=4), "pickle protocol", "torch.save(tensor, FILE)"),
-    "damaged": (b"\x01\x02\xff" * 9, "FILE is cut off, damaged or of an unknown format (27 bytes)", "copy it again"),
+    "damaged": (
+        b"\x01\x02\xff" * 9,
+        "FILE is not a plain tensor of torch.save, but cut off, damaged or of an unknown format (27 bytes)",
+        "copy it again",
+    ),
     "a number": (saved(1), "FILE holds an int, not a plain tensor: 1", "give a file of vectors"),
     "a code object": (
         saved({"f": io.BytesIO}),
