@@ -166,18 +166,20 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
     Raises:
         LayoutError: no place in the model looks like that, or more than one does, or a layer is of an unknown class.
     """
-    found: list[tuple[str, nn.ModuleList]] = [
-        (name, module)
+    found = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers and name.split(".")[-1] in _LAYER_LISTS
-    ]
+    }
+    if len(found) > 1:
+        found = _of_the_decoder(model, found)
     if len(found) != 1:
-        places = ", ".join(name for name, _ in found) or "none"
+        places = ", ".join(found) or "none"
         raise LayoutError(
             f"{type(model).__name__}: expected one list of {num_layers} decoder layers, found {places}; "
             "this architecture is not supported yet."
         )
-    name, layers = found[0]
+    ((name, layers),) = found.items()
     parent = model.get_submodule(name.rpartition(".")[0])
     norms = [module for norm in _FINAL_NORMS if isinstance(module := getattr(parent, norm, None), nn.Module)]
     if len(norms) != 1:
@@ -187,6 +189,25 @@ def layer_modules(model: nn.Module, num_layers: int) -> tuple[nn.ModuleList, nn.
         )
     _check_known(model, parent, layers)
     return layers, norms[0]
+
+
+def _of_the_decoder(model: nn.Module, found: dict[str, nn.ModuleList]) -> dict[str, nn.ModuleList]:
+    """Return those of several lists of layers that generate text: an image or audio tower may have as many layers.
+
+    vLLM's own models name the part that generates text, `get_language_model`; those of transformers, `get_decoder`. A
+    model that vLLM runs with transformers has both, and the first of them returns the whole model.
+    """
+    for module in [model, *model.children()]:
+        for part_of in ("get_language_model", "get_decoder"):
+            try:
+                part = getattr(module, part_of)()
+            except (AttributeError, NotImplementedError):
+                continue
+            inside = set(part.modules()) if isinstance(part, nn.Module) else set()
+            chosen = {name: layers for name, layers in found.items() if layers in inside}
+            if len(chosen) == 1:
+                return chosen
+    return found
 
 
 def is_placeholder(module: nn.Module) -> bool:

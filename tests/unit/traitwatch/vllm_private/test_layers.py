@@ -78,6 +78,99 @@ def test_a_model_that_looks_otherwise_is_refused_by_name(model: nn.Module) -> No
         layer_modules(model, 3)
 
 
+class Tower(nn.Module):
+    """An encoder of images or audio, with as many layers as the decoder, and of a class that decoders have too."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(llamas(count))
+        self.norm = nn.LayerNorm(1)
+
+
+class Multimodal(nn.Module):
+    """Like vLLM's models of text and images, whichever part comes first."""
+
+    def __init__(self, decoder: Decoder, tower: Tower, *, tower_first: bool) -> None:
+        super().__init__()
+        parts = {"visual": tower, "language_model": model_of(decoder)}
+        for name in parts if tower_first else reversed(parts):
+            self.add_module(name, parts[name])
+
+    def get_language_model(self) -> nn.Module:
+        return self.get_submodule("language_model")
+
+
+class RunByTransformers(nn.Module):
+    """Like a model of transformers in vLLM, whose language model is itself with another interface."""
+
+    def __init__(self, decoder: Decoder, tower: Tower) -> None:
+        super().__init__()
+        self.model = Pretrained(decoder, tower)
+
+    def get_language_model(self) -> nn.Module:
+        return self
+
+
+class Pretrained(nn.Module):
+    def __init__(self, decoder: Decoder, tower: Tower) -> None:
+        super().__init__()
+        self.audio_tower = tower
+        self.language_model = decoder
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model
+
+
+class EncoderDecoder(nn.Module):
+    """Its parts are equal, and nothing says which of them generates text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = Decoder(llamas(3)), Decoder(llamas(3))
+
+    def get_language_model(self) -> nn.Module:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("tower_first", [True, False])
+def test_the_layers_of_the_language_model_are_taken_where_a_tower_has_as_many(*, tower_first: bool) -> None:
+    decoder = Decoder(llamas(3))
+    layers, norm = layer_modules(Multimodal(decoder, Tower(3), tower_first=tower_first), 3)
+    assert layers is decoder.layers
+    assert norm is decoder.norm
+
+
+def test_the_layers_of_the_decoder_are_taken_in_a_model_of_transformers() -> None:
+    decoder = Decoder(llamas(3))
+    assert layer_modules(RunByTransformers(decoder, Tower(3)), 3)[0] is decoder.layers
+
+
+def test_draft_layers_beside_the_decoder_are_not_taken() -> None:
+    """Layers that predict several tokens stand in the same model, in a list of their own length or of the same."""
+    decoder = Decoder(llamas(3))
+    model = Multimodal(decoder, Tower(3), tower_first=True)
+    model.add_module("mtp", Decoder(llamas(3)))
+    assert layer_modules(model, 3)[0] is decoder.layers
+
+
+def test_parts_of_which_none_is_named_are_refused() -> None:
+    with pytest.raises(LayoutError, match=r"EncoderDecoder.*encoder\.layers, decoder\.layers"):
+        layer_modules(EncoderDecoder(), 3)
+
+
+def test_vllms_and_transformers_models_name_the_part_that_generates_text() -> None:
+    for module, method in (
+        ("vllm.model_executor.models.interfaces", "get_language_model"),
+        ("transformers.modeling_utils", "get_decoder"),
+    ):
+        package, *parts = module.split(".")
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        text = Path(spec.submodule_search_locations[0], *parts).with_suffix(".py").read_text()
+        assert f"def {method}(self" in text
+
+
 def test_a_layer_that_runs_a_known_forward_is_known() -> None:
     layers, _ = layer_modules(model_of(Decoder([Derived(1, 1) for _ in range(3)])), 3)
     assert state_modules(model_of(Decoder(list(layers))), 3, last_stage=True)[1].summed
