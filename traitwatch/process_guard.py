@@ -4,8 +4,8 @@ A child of ours leads a session of its own. Each process that the child starts b
 process makes a process group of its own, as vLLM's engines do. `end_session` ends them all.
 
 An owner that is killed cannot end its child. So the owner starts this module as a program beside the child: `python -m
-traitwatch.process_guard OWNER LEADER`. The program is a child of the owner. When the owner ends, the program becomes
-the child of another process. Then the program ends the session. The kernel's own signal at the end of a parent
+traitwatch.process_guard OWNER LEADER SECONDS`. The program is a child of the owner. When the owner ends, the program
+becomes the child of another process. Then the program ends the session. The kernel's own signal at the end of a parent
 (`PR_SET_PDEATHSIG`) would not do: that signal comes when the *thread* ends that started the child, and the child's own
 children do not get it.
 """
@@ -19,8 +19,7 @@ from contextlib import suppress
 import psutil  # type: ignore[import-untyped]
 
 _POLL_SECONDS = 0.2
-# An orphaned server may finish its running answers, as after any SIGTERM: `--drain-seconds` and what follows them.
-_ORPHAN_LEADER_SECONDS = 40.0
+# Orphaned processes beside the leader: nothing waits for an answer of theirs once the leader has ended.
 _ORPHAN_MEMBERS_SECONDS = 10.0
 
 
@@ -77,16 +76,22 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _guard(owner: int, leader: int) -> None:
-    """End the session of `leader` once `owner` is no longer the parent of this process."""
+def _guard(owner: int, leader: int, seconds: float) -> None:
+    """End the session of `leader` once `owner` is no longer the parent of this process.
+
+    Args:
+        owner: process id of the owner.
+        leader: process id of the session's leader.
+        seconds: how long the leader may take to end: as long as the owner would give.
+    """
     try:
         process = psutil.Process(leader)
     except psutil.NoSuchProcess:
         return
     while os.getppid() == owner:
         time.sleep(_POLL_SECONDS)
-    end_session(process, _ORPHAN_LEADER_SECONDS, _ORPHAN_MEMBERS_SECONDS)
+    end_session(process, seconds, _ORPHAN_MEMBERS_SECONDS)
 
 
 if __name__ == "__main__":
-    _guard(int(sys.argv[1]), int(sys.argv[2]))
+    _guard(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -31,6 +31,7 @@ from traitwatch.process_guard import end_session, members
 _POLL_SECONDS = 0.2
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 _INSPECTOR_START_SECONDS = 120.0
+# A server may finish its running answers: the default of `--drain-seconds`, and what follows the answers.
 _END_SECONDS = 60.0
 # vLLM loses a SIGTERM that comes while its engine starts. No answer is running then.
 _END_SECONDS_BEFORE_READY = 10.0
@@ -109,6 +110,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     waiting: Callable[[float], None] = lambda seconds: None,
     excerpt: Callable[[Path], str] = tail,
+    end_seconds: float = _END_SECONDS,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program while the context lasts; enter the context when the program answers.
 
@@ -121,6 +123,7 @@ def running(
         environment: environment variables of the program; None for those of this process.
         waiting: called with the seconds that have passed, again and again until the program is ready.
         excerpt: returns the part of the log that an error quotes.
+        end_seconds: how long the program may take to end, with the context or after its owner was killed.
 
     Yields:
         The process. It leads a session of its own, whose id is the id of the process.
@@ -131,7 +134,7 @@ def running(
     address = urlsplit(ready)
     host, port = address.hostname or "", address.port or 0
     check_port(host, port)
-    grace = _END_SECONDS_BEFORE_READY
+    grace = min(end_seconds, _END_SECONDS_BEFORE_READY)
     leader = guard = None
     try:
         with log.open("wb") as output, _signals_held():
@@ -141,7 +144,7 @@ def running(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
             leader = psutil.Process(process.pid)
-            guard = _start_guard(process.pid)
+            guard = _start_guard(process.pid, end_seconds)
         started = time.monotonic()
         while not _is_ready(ready):
             seconds = time.monotonic() - started
@@ -153,7 +156,7 @@ def running(
             time.sleep(_POLL_SECONDS)
         if not _listens(leader, port):
             raise ProcessError(f"another program took port {port} of {host} while {name} started; start {name} again.")
-        grace = _END_SECONDS
+        grace = end_seconds
         yield process
     finally:
         if leader is not None:
@@ -231,9 +234,9 @@ def _signals_held() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def _start_guard(leader: int) -> subprocess.Popen[bytes]:
+def _start_guard(leader: int, seconds: float) -> subprocess.Popen[bytes]:
     """Start the program that ends the session of `leader` when this process has ended."""
-    command = [sys.executable, "-P", "-m", "traitwatch.process_guard", str(os.getpid()), str(leader)]
+    command = [sys.executable, "-P", "-m", "traitwatch.process_guard", str(os.getpid()), str(leader), str(seconds)]
     # Where this process is killed, the guard outlives it: a pipe that is read to its end must not wait for the guard.
     nothing = subprocess.DEVNULL
     return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)

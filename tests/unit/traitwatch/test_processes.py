@@ -71,8 +71,9 @@ _OWNER = """
 import sys, threading, time
 from pathlib import Path
 from traitwatch.processes import running
-log, port, *command = sys.argv[1:]
-context = running("it", command, Path(log), ready=f"http://127.0.0.1:{port}", timeout=60)
+log, port, seconds, *command = sys.argv[1:]
+ready = f"http://127.0.0.1:{port}"
+context = running("it", command, Path(log), ready=ready, timeout=60, end_seconds=float(seconds))
 thread = threading.Thread(target=context.__enter__)
 thread.start()
 thread.join()
@@ -108,7 +109,7 @@ def is_up(process: psutil.Process) -> bool:
 
 def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
     port = free_port()
-    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), *server(port, pids, "deaf")]
+    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), "60", *server(port, pids, "deaf")]
     with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
@@ -118,6 +119,19 @@ def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Pa
         assert all(is_up(process) for process in started), "the end of the starting thread must not end the processes"
         parent.kill()
     until(lambda: not any(is_up(process) for process in [*started, *with_guard]))
+
+
+def test_an_orphan_has_as_long_to_end_as_its_owner_would_give(tmp_path: Path, pids: Path) -> None:
+    port = free_port()
+    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), "2", *server(port, pids, "ctrl-c")]
+    with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        started = read(pids)
+        parent.kill()
+    orphaned = time.monotonic()
+    until(lambda: not any(is_up(process) for process in started))
+    assert 1 < time.monotonic() - orphaned < 30, "the leader ignores SIGTERM: only the end of its time ends it"
 
 
 def test_all_processes_end_with_their_context(tmp_path: Path, pids: Path) -> None:
@@ -133,7 +147,7 @@ def test_all_processes_end_with_their_context(tmp_path: Path, pids: Path) -> Non
     assert process.returncode == 0
     assert not any(is_up(one) for one in started)
     # Other children of this process are servers that other tests share, and the guards of these servers.
-    guarded = [one.info["cmdline"][-1:] for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"]]
+    guarded = [one.info["cmdline"][-2:-1] for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"]]
     assert [str(process.pid)] not in guarded, "the guard of the server must not stay"
 
 
