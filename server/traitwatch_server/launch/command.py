@@ -207,6 +207,7 @@ def serve(
         curl localhost:8000/v1/traits
     """
     from traitwatch.vectors import DEFAULT_LAYER
+    from traitwatch_server.launch.multiprocess_metrics import forget_ended_processes
     from traitwatch_server.recording.spike_log import STDOUT, checked_file
     from traitwatch_server.settings import Settings, SpikeLogSettings
     from traitwatch_server.traits import load_served_traits
@@ -246,6 +247,7 @@ def serve(
     if events is not None and events != STDOUT:
         checked_file(events)
     _allow_plugin()
+    forget_ended_processes()
     # Before any other import of vLLM: another version may lack what we import.
     check_vllm()
 
