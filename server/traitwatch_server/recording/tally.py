@@ -84,7 +84,9 @@ class Tally:
         self._over[e, slots] += spikes > 0
         if spikes.any():
             self._spike_ids[e, slots[spikes > 0]] = call_id
-        self._drift[e].update(slots, means, time.monotonic())
+        # A response that began with a vector that was replaced or unloaded since then says nothing of the drift.
+        current = np.array([self._loaded.get(trait.name) is trait for trait in scores.traits], dtype=bool)[known]
+        self._drift[e].update(slots[current], means[current], time.monotonic())
         self._dirty = True
 
     def flush(self) -> None:

@@ -207,3 +207,30 @@ def test_each_engine_has_its_counts_and_an_unknown_engine_is_named_unknown() -> 
     ]
     assert counts == [1, 2, 1]
     assert Metrics(CollectorRegistry()).engine_of(None) == "0", "a server with one engine must use that engine"
+
+
+def drifted(registry: CollectorRegistry) -> float:
+    return sample(registry, "drift_cusum", trait="a", direction="up")
+
+
+@pytest.mark.parametrize("unloaded", [False, True], ids=["replaced", "unloaded"])
+def test_late_responses_of_a_vector_say_nothing_of_the_drift_of_the_next(*, unloaded: bool) -> None:
+    """A response keeps the vector with which it began, and may end long after the vector was replaced."""
+    registry = CollectorRegistry()
+    tally = Tally(Metrics(registry))
+    new = served_trait("a", mean=0, std=1)
+    tally.show([A])
+    for number in range(WARM_UP):
+        tally.add("0", scores([[float(number % 2)] * 3], (A,)), "old")
+    tally.show([] if unloaded else [new])
+    for _ in range(WARM_UP + 40):
+        tally.add("0", scores([[9.0] * 3], (A,)), "late")
+    tally.flush()
+    assert sample(registry, "z_ewma", trait="a") == drifted(registry) == 0
+    assert sample(registry, "responses_total", trait="a") == 2 * WARM_UP + 40, "the response itself counts"
+    tally.show([new])
+    for number in range(WARM_UP):
+        tally.add("0", scores([[float(number % 2)] * 3], (new,)), "new")
+    tally.flush()
+    assert sample(registry, "z_ewma", trait="a") == pytest.approx(0.5, abs=0.1)
+    assert drifted(registry) == 0
