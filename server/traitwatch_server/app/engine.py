@@ -43,6 +43,11 @@ def watch(engine: EngineClient, monitor: Monitor, draining: Draining) -> None:
         scored = SCORED_REQUEST.get()
         if not isinstance(sampling_params, SamplingParams):
             return start(sampling_params)
+        if isinstance(prompt, AsyncGenerator) and not isinstance(scored, Unscorable):
+            # As in a realtime session, the prompt grows while its answer is generated. It has no length from which the
+            # places of the rows could be counted.
+            monitor.recorder.not_attached("not_scorable")
+            scored = Unscorable.UNSCORABLE
         if isinstance(scored, Unscorable):
             return _counted(start(sampling_params), sampling_params, request_id, monitor, draining)
         # A response knows its calls by their order, so each call is opened before its first output is asked for.

@@ -97,6 +97,11 @@ def run(args: Namespace, settings: Settings, traits: Sequence[ServedTrait]) -> N
             "TraitwatchServerSilent need: they cannot fire."
         )
     config = model_config(args)
+    if config.runner_type != "generate":
+        raise ConfigError(
+            f"{args.model} is served as a model for {config.runner_type}, which generates no tokens to score; serve it "
+            "with `vllm serve`, or give --runner generate."
+        )
     num_layers = config.get_total_num_hidden_layers()
     check_fits(traits, args.model, num_layers, config.get_hidden_size())
     beyond = [layer for layer in settings.spare_layers if layer > num_layers]
@@ -150,6 +155,16 @@ def _refuse_unsupported(args: Namespace, settings: Settings) -> None:
         raise ConfigError(
             "--speculative-config: enable_adaptive_verification lets the device decide which rows belong to which "
             "request, and the tap cannot follow; set it to false."
+        )
+    if args.enable_elastic_ep:
+        raise ConfigError(
+            "--enable-elastic-ep starts engines while serving, and their tokens would have no scores; leave it out."
+        )
+    if args.data_parallel_multi_port_external_lb:
+        raise ConfigError(
+            "--data-parallel-multi-port-external-lb starts servers that this command does not see: where one of them "
+            "loses its engine, the exit status would be 0. Run a `traitwatch serve` for each rank, with "
+            "--data-parallel-rank and a port of its own."
         )
     # Without --api-server-count vLLM starts an API process for each data-parallel engine.
     api_processes = args.api_server_count or args.data_parallel_size or 1

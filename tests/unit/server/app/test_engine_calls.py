@@ -1,12 +1,14 @@
 """The engine's wrapped `generate` marks its calls, sees their tokens, and records every call of any caller."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from vllm import SamplingParams
+from vllm.engine.protocol import StreamingInput
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
@@ -88,6 +90,24 @@ async def test_tokens_that_cannot_be_scored_are_counted_once(
     SCORED_REQUEST.reset(token)
     assert sample(registry, "tokens_unscored_total", reason="not_scorable") == 6
     assert sample(registry, "tokens_scored_total") == 0
+
+
+async def test_a_prompt_that_comes_in_pieces_is_counted_as_not_scorable(
+    engine: Any, registry: CollectorRegistry
+) -> None:
+    """vLLM's realtime sessions generate while more of their prompt comes."""
+
+    async def pieces() -> AsyncGenerator[StreamingInput, None]:
+        yield StreamingInput({"type": "token", "prompt_token_ids": PROMPT})
+
+    params = SamplingParams(output_kind=RequestOutputKind.DELTA)
+    assert [output async for output in engine.generate(pieces(), params, "realtime-1")]
+    assert engine.seen == [params], "the worker must send no rows for it"
+    assert sample(registry, "tokens_unscored_total", reason="not_scorable") == 3
+    assert sample(registry, "responses_incomplete_total", reason="not_scorable") == 1
+    assert sample(registry, "tokens_unscored_total", reason="rows_missing") == 0
+    assert sample(registry, "responses_incomplete_total", reason="rows_missing") == 0
+    assert len(engine.ledger) == 0
 
 
 @pytest.mark.parametrize("carried", [True, False], ids=["attached", "not attached"])

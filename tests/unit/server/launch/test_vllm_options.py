@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.random_llama import save_model
 from traitwatch.errors import ProcessError
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.vllm_serve import model_config, parse_vllm_arguments, run
@@ -21,6 +22,8 @@ from traitwatch_server.settings import Settings
         ["--prefill-context-parallel-size", "2"],
         ["--kv-sharing-fast-prefill"],
         ["--shutdown-timeout", "30"],
+        ["--enable-elastic-ep"],
+        ["--data-parallel-multi-port-external-lb", "--data-parallel-size", "2", "--data-parallel-size-local", "2"],
         ["--speculative-config", '{"method": "dspark", "model": "m", "enable_adaptive_verification": true}'],
     ],
     ids=lambda options: options[0],
@@ -44,3 +47,11 @@ def test_a_model_whose_configuration_is_none_is_a_sentence(tmp_path: Path, confi
     (tmp_path / "config.json").write_bytes(config)
     with pytest.raises(ConfigError, match=f"^vLLM cannot use the model '{tmp_path}': "):
         model_config(parse_vllm_arguments([str(tmp_path)]))
+
+
+def test_a_model_that_generates_no_tokens_is_refused(tmp_path: Path) -> None:
+    """vLLM would leave our plugin out, and serve without a score."""
+    model = save_model(tmp_path / "model")
+    args = parse_vllm_arguments([str(model), "--runner", "pooling", "--dtype", "float32"])
+    with pytest.raises(ConfigError, match="pooling"):
+        run(args, Settings((Path("vectors"),)), [])

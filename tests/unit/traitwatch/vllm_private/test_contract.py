@@ -146,6 +146,13 @@ def test_every_endpoint_that_is_scored_generates_through_the_engine_client() -> 
         assert len(calls[0].args) >= 3, module
 
 
+def test_a_prompt_that_comes_in_pieces_is_an_asynchronous_generator() -> None:
+    """The server tells such a prompt by its type, as vLLM does. A prompt of embeddings has no ids in the engine."""
+    assert "if isinstance(prompt, AsyncGenerator):" in text_of("vllm.v1.engine.async_llm")
+    processor = text_of("vllm.v1.engine.output_processor")
+    assert "prompt_token_ids = [0] * len(self.prompt_embeds)" in processor
+
+
 def test_sampling_parameters_are_copied_with_all_that_they_hold() -> None:
     params = import_module("vllm.sampling_params").SamplingParams(temperature=0.25, stop=["x"], extra_args={"a": 1})
     copied = copy.copy(params)
