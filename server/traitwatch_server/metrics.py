@@ -19,7 +19,7 @@ from traitwatch_server.traits import ServedTrait
 # Reasons for which a token state, or a response, is not scored.
 INCOMPLETE = ("rows_missing", "ledger_full", "no_traits", "not_scorable", "internal_error")
 # Reasons for which rows are lost on their way to a response.
-DROPPED = ("reader_behind", "ledger_full", "misplaced")
+DROPPED = ("reader_behind", "worker_failed", "ledger_full", "misplaced")
 # Upper bounds of z. A bucket without a bound follows.
 TOKEN_Z_BUCKETS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 MEAN_Z_BUCKETS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -102,7 +102,7 @@ class Metrics:
         lag = self._make(
             Histogram,
             "transport_lag_seconds",
-            "From the end of a forward pass in the worker to its rows in the API process.",
+            "From a pass's rows in the worker's host memory to the same rows in the API process.",
             "engine",
             buckets=LAG_BUCKETS,
         )
@@ -119,6 +119,10 @@ class Metrics:
         self.rows_unclaimed = self._of_model(unclaimed)
         unreadable = self._make(Counter, "frames_unreadable", "Frames from a worker that could not be read.")
         self.frames_unreadable = self._of_model(unreadable)
+        failed = self._make(
+            Counter, "passes_failed", "Forward passes whose rows a worker could not read or send.", "engine"
+        )
+        self.passes_failed = self._by(failed, self.engines)
         calls = self._make(
             Gauge,
             "ledger_requests",
@@ -141,18 +145,25 @@ class Metrics:
         """Show which traits are loaded. A trait that is no longer loaded disappears, but its counters stay."""
         for trait in self._shown:
             self._forget(self._info, *self._described(trait))
+            self._forget(self._stale, trait.name)
             if trait.threshold is not None:
                 self._forget(self._threshold_z, trait.name)
                 self._forget(self._threshold_rate, trait.name)
         self._shown = tuple(traits)
         for trait in self._shown:
             self._of_model(self._info, *self._described(trait)).set(1)
+            self._of_model(self._stale, trait.name)
             if trait.threshold is not None:
                 self._of_model(self._threshold_z, trait.name).set(trait.threshold.z)
                 self._of_model(self._threshold_rate, trait.name).set(trait.threshold.rate)
             for engine in self.engines:
                 if (engine, trait.name) not in self.of_trait:
                     self.of_trait[engine, trait.name] = self._trait_metrics(engine, trait.name)
+
+    def show_stale(self, stale: Mapping[str, bool]) -> None:
+        """Show of each loaded trait whether the weights were replaced since the trait was loaded."""
+        for name, is_stale in stale.items():
+            self._of_model(self._stale, name).set(is_stale)
 
     def _make_trait_families(self) -> None:
         of_trait = ("engine", "trait")
@@ -183,6 +194,13 @@ class Metrics:
         )
         self._info = self._make(
             Gauge, "vector_info", "Loaded vectors.", "trait", "layer", "sha256", "calibration_date", **recent
+        )
+        self._stale = self._make(
+            Gauge,
+            "vector_stale",
+            "Whether the model's weights were replaced since the vector was loaded.",
+            "trait",
+            multiprocess_mode="livemax",
         )
         self._threshold_z = self._make(Gauge, "threshold_z", "Smoothed z above which a run spikes.", "trait", **recent)
         self._threshold_rate = self._make(

@@ -3,15 +3,18 @@
 When the launcher is killed, vLLM leaves processes running: its engines wait for an API process for ever. No code of
 ours runs in the process of an engine. So each worker watches for its engine, and each API process for itself: a thread
 sleeps until the launcher has ended. Then the thread ends a child of the launcher: this process, or the parent of this
-process. It does nothing for workers on other machines, nor on systems without file descriptors of processes.
+process. It does nothing for workers on other machines or in other containers, nor on systems without file descriptors
+of processes.
 """
 
 import contextlib
 import logging
 import os
+import platform
 import select
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -22,17 +25,47 @@ _OURS = ("traitwatch", "traitwatch_server")
 _GRACE = 5.0
 
 
-def end_with(launcher: int) -> None:
+@dataclass(frozen=True)
+class ProcessReference:
+    """A process of any machine or container.
+
+    Attributes:
+        pid: its id, in the system `system`.
+        system: the boot of the kernel and the namespace of process ids. Another machine or container has another, and
+            the same id is another process there.
+    """
+
+    pid: int
+    system: str
+
+    @classmethod
+    def of_this(cls) -> "ProcessReference":
+        """Return the reference of this process."""
+        return cls(os.getpid(), _system())
+
+
+def end_with(launcher: ProcessReference) -> None:
     """End this process, or the engine that it works for, when the launcher has ended.
 
     Args:
-        launcher: process id of the launcher. In the launcher itself, this function does nothing.
+        launcher: the launcher. In the launcher itself, and in another system, this function does nothing.
     """
-    child = _child_of(launcher)
+    if launcher.system != _system():
+        return
+    child = _child_of(launcher.pid)
     if child is None or not hasattr(os, "pidfd_open"):
         return
-    descriptors = os.pidfd_open(launcher), os.pidfd_open(child)
+    descriptors = os.pidfd_open(launcher.pid), os.pidfd_open(child)
     threading.Thread(target=_watch, args=descriptors, name="traitwatch-guard", daemon=True).start()
+
+
+def _system() -> str:
+    """Return the boot of the kernel and this process's namespace of process ids; the host's name without /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
 
 
 def _child_of(launcher: int) -> int | None:

@@ -19,11 +19,13 @@ class NewRequest:
         req_id: vLLM's id of the request.
         extra_args: the entries that the API process put into its sampling parameters.
         prompt_len: tokens of its prompt.
+        has_ids: whether its prompt has token ids; a prompt of embeddings has none.
     """
 
     req_id: str
     extra_args: Mapping[str, Any]
     prompt_len: int
+    has_ids: bool = True
 
 
 def finished_requests(scheduler_output: Any) -> set[str]:
@@ -37,7 +39,7 @@ def new_requests(scheduler_output: Any) -> Iterator[NewRequest]:
     for new in scheduler_output.scheduled_new_reqs:
         extra_args = new.sampling_params.extra_args if new.sampling_params else None
         if extra_args:
-            yield NewRequest(new.req_id, extra_args, _prompt_len(new))
+            yield NewRequest(new.req_id, extra_args, _prompt_len(new), new.prompt_token_ids is not None)
 
 
 def has_tokens(scheduler_output: Any) -> bool:

@@ -1,10 +1,10 @@
 """The data that launcher and plugin exchange through vLLM's parsed arguments."""
 
-import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from traitwatch_server.process import ProcessReference
 from traitwatch_server.settings import Settings
 
 _ATTRIBUTE = "traitwatch_launch"
@@ -17,13 +17,13 @@ class Launch:
     Attributes:
         settings: our options.
         sockets: a directory that only this user may enter. The launcher removes it when the server has ended.
-        pid: process id of the launcher.
+        launcher: the process of the launcher.
         engine_died: the plugin sets this when the engine has ended by itself.
     """
 
     settings: Settings
     sockets: Path
-    pid: int = field(default_factory=os.getpid)
+    launcher: ProcessReference = field(default_factory=ProcessReference.of_this)
     engine_died: bool = False
 
     def leave_in(self, args: Namespace) -> None:

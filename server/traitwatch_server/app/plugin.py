@@ -87,8 +87,8 @@ class TraitwatchPlugin:
                 await draining.drain(engine_client.abort)
 
         watch_end(engine_client, launch, drain, self._end)
-        end_with(launch.pid)
-        await engine_client.collective_rpc("traitwatch_end_with", args=(launch.pid,))
+        end_with(launch.launcher)
+        await engine_client.collective_rpc("traitwatch_end_with", args=(launch.launcher.pid, launch.launcher.system))
 
         model = _served_model(engine_client)
         traits = load_served_traits(settings)

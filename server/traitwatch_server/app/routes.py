@@ -1,7 +1,7 @@
 """Our routes, `/v1/traits` and `/v1/spikes`. The API key protects them all, and the admin key those of an operator."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +72,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool, adm
     @app.get("/v1/traits", responses=_errors(401))
     async def list_traits() -> TraitList:
         """List the loaded traits, their layers and their calibration."""
-        return {"object": "list", "data": describe(serving().monitor.traits.all)}
+        return {"object": "list", "data": _described(serving().monitor)}
 
     @app.get(
         "/v1/spikes",
@@ -109,7 +109,7 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool, adm
     async def load_trait(name: str, request: LoadRequest | None = None) -> TraitInfo:
         """Load a persona vector as a trait, or replace the loaded trait of that name."""
         trait = await _registry(serving()).load(name, request or LoadRequest())
-        return next(loaded for loaded in describe(serving().monitor.traits.all) if loaded["id"] == trait.name)
+        return next(loaded for loaded in _described(serving().monitor) if loaded["id"] == trait.name)
 
     @app.delete(
         "/v1/traits/{name}",
@@ -138,8 +138,17 @@ def _registry(serving: Serving) -> Registry:
     return serving.registry
 
 
-def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
-    """Return the description of each of the loaded traits."""
+def _described(monitor: Monitor) -> list[TraitInfo]:
+    return describe(monitor.traits.all, stale=monitor.stale)
+
+
+def describe(traits: Sequence[ServedTrait], *, stale: Collection[str] = ()) -> list[TraitInfo]:
+    """Return the description of each of the loaded traits.
+
+    Args:
+        traits: the loaded traits.
+        stale: the names of those whose vector is of other weights than the model's.
+    """
     cosines = _cosines(traits)
     described: list[TraitInfo] = []
     for trait in traits:
@@ -155,6 +164,7 @@ def describe(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
                 "threshold": {"z": trait.threshold.z, "rate": trait.threshold.rate} if trait.threshold else None,
                 "calibration": baseline,
                 "calibration_date": card.calibration.date.isoformat() if card and card.calibration else None,
+                "stale": trait.name in stale,
                 "verification": _verification(trait),
                 "cosines": cosines[trait.name],
                 "report": f"/v1/traits/{trait.name}/report" if report_of(trait).is_file() else None,

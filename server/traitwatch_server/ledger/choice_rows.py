@@ -18,6 +18,7 @@ import numpy as np
 
 from traitwatch.vectors import Float32Array
 from traitwatch_server.traits import Columns
+from traitwatch_server.wire import UNKNOWN_TOKEN
 
 _FIRST_CAPACITY = 64
 # Stands for the token of a row that has not come.
@@ -95,6 +96,23 @@ class _StageRows:
     def matches(self, row: int, token_id: int) -> bool:
         """Tell whether a row is here, and its input was the token `token_id`."""
         return row < len(self.token_ids) and self.token_ids[row] == token_id
+
+    def mismatched(self, first: int, token_ids: Sequence[int], *, prompt: bool = False) -> list[int]:
+        """Return which of the rows from `first` on are missing or of another token than in `token_ids`.
+
+        Args:
+            first: the first row.
+            token_ids: the tokens of the text at these rows.
+            prompt: whether they are tokens of the prompt. A prompt of embeddings has no ids to compare.
+        """
+        known = self.token_ids[first : first + len(token_ids)]
+        if known == list(token_ids):
+            return []
+        return [
+            i
+            for i, token in enumerate(token_ids)
+            if i >= len(known) or (known[i] != token and not (prompt and known[i] == UNKNOWN_TOKEN))
+        ]
 
 
 class ChoiceRows:
@@ -221,31 +239,29 @@ class ChoiceRows:
 
         They are stored only with `with_prompt`.
         """
-        return self._matching(0, len(self.prompt), self.prompt)
+        return self._matching(0, len(self.prompt), self.prompt, prompt=True)
 
     def prompt_last(self) -> Float32Array:
         """Return the projections of the prompt-last state: `[columns]`, NaN where it is missing."""
         row = self._row_of(-1)
-        last: Float32Array = self._matching(row, row + 1, self.prompt[-1:])[0]
+        last: Float32Array = self._matching(row, row + 1, self.prompt[-1:], prompt=True)[0]
         return last
 
     def _row_of(self, place: int) -> int:
         return place - self._first
 
     def _prompt_complete(self) -> bool:
-        wanted = list(self.prompt if self._with_prompt else self.prompt[-1:])
+        wanted = self.prompt if self._with_prompt else self.prompt[-1:]
         first = 0 if self._with_prompt else self._row_of(-1)
-        return self._covered and all(
-            rows.token_ids[first : first + len(wanted)] == wanted for rows in self._stages.values()
-        )
+        return self._covered and not any(rows.mismatched(first, wanted, prompt=True) for rows in self._stages.values())
 
-    def _matching(self, first: int, end: int, tokens: Sequence[int]) -> Float32Array:
+    def _matching(self, first: int, end: int, tokens: Sequence[int], *, prompt: bool = False) -> Float32Array:
         """Return rows `first` to `end`: `[end - first, columns]`, NaN where a row is missing or of another token."""
         values = np.full((end - first, self.columns.total), np.nan, dtype=np.float32)
         here = self._values[first:end]
         values[: here.shape[0]] = here
         for rows in self._stages.values():
-            if rows.token_ids[first:end] != list(tokens):
-                wrong = [i for i, token in enumerate(tokens) if not rows.matches(first + i, token)]
+            wrong = rows.mismatched(first, tokens, prompt=prompt)
+            if wrong:
                 values[wrong] = np.nan
         return values

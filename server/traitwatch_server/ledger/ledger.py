@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from traitwatch.failures import FailureLog
 from traitwatch_server.ledger.call import Call
 from traitwatch_server.ledger.choice_rows import RowBlock, Stage
 from traitwatch_server.ledger.waiter import FrameWatch
+from traitwatch_server.ledger.weights import WeightsWatch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import TraitSet
 from traitwatch_server.wire import ROW_HEAD, RowFrame, RowRun, new_key
@@ -30,6 +32,7 @@ class Ledger:
 
     Attributes:
         frames: whether frames come.
+        weights: with which weights the workers compute.
     """
 
     def __init__(self, api_process: str, metrics: Metrics):
@@ -40,6 +43,8 @@ class Ledger:
             metrics: counts the open calls, and the rows that no call waits for.
         """
         self.frames = FrameWatch()
+        self.weights = WeightsWatch()
+        self._misplaced = FailureLog(logger, "Rows that cannot be a request's were dropped.")
         self._api_process = api_process
         self._metrics = metrics
         self._open: dict[str, Call] = {}
@@ -101,6 +106,9 @@ class Ledger:
         Raises:
             ValueError: the data is not as long as the runs need.
         """
+        self.weights.came(frame)
+        if not frame.runs:
+            return
         self.frames.came()
         lag = max(0.0, time.time() - frame.time)
         self._metrics.transport_lag[self._metrics.engine_of(frame.engine)].observe(lag)
@@ -115,7 +123,7 @@ class Ledger:
                     self._metrics.rows_dropped["ledger_full"].inc(run.count)
             except ValueError as error:
                 self._metrics.rows_dropped["misplaced"].inc(run.count)
-                logger.warning("Rows that cannot be a request's were dropped: %s", error)
+                self._misplaced.failed(error)
 
     def _blocks(self, frame: RowFrame) -> Iterator[tuple[RowRun, RowBlock]]:
         """Yield each run of a frame with its rows."""

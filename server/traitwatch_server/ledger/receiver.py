@@ -9,6 +9,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from traitwatch.failures import FailureLog
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame
 
@@ -45,6 +46,7 @@ class Receiver:
     async def run(self, deliver: Callable[[RowFrame], None]) -> None:
         """Deliver every frame, until cancelled. A frame that cannot be read is counted and dropped."""
         decoder = msgspec.msgpack.Decoder(RowFrame)
+        unreadable = FailureLog(logger, "A frame of projections was not readable and was dropped.")
         try:
             while True:
                 message = await self._socket.recv()
@@ -52,10 +54,14 @@ class Receiver:
                     frame = decoder.decode(message)
                     if frame.dropped:
                         self._metrics.rows_dropped["reader_behind"].inc(frame.dropped)
+                    if frame.failed_rows:
+                        self._metrics.rows_dropped["worker_failed"].inc(frame.failed_rows)
+                    if frame.failed_passes:
+                        self._metrics.passes_failed[self._metrics.engine_of(frame.engine)].inc(frame.failed_passes)
                     deliver(frame)
                 except (msgspec.DecodeError, ValueError) as error:
                     self._metrics.frames_unreadable.inc()
-                    logger.warning("A frame of projections was not readable and was dropped: %s", error)
+                    unreadable.failed(error)
         finally:
             self._socket.close(linger=0)
             self._context.term()

@@ -207,6 +207,13 @@ class TraitInfo(TypedDict):
     ]
     calibration: Annotated[LayerCalibration | None, Field(description="the baseline of z; null without one")]
     calibration_date: Annotated[str | None, Field(description="the day on which it was measured, ISO 8601")]
+    stale: Annotated[
+        bool,
+        Field(
+            description="whether the model's weights were replaced since the trait was loaded: vector and calibration "
+            "are of other weights then"
+        ),
+    ]
     verification: TraitVerification | None
     cosines: Annotated[
         dict[str, float], Field(description="cosines with the other traits that are read at the same layer")

@@ -3,11 +3,13 @@
 A request whose prompt is scored too sends all of its rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from traitwatch.vllm_private.batch import BatchLayout
-from traitwatch_server.wire import RowRun
+from traitwatch_server.wire import UNKNOWN_TOKEN, RowRun
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class TrackedRequest:
         key: the key that the API process gave the request.
         prompt_len: tokens of its prompt; the first generated token has this position.
         with_prompt: whether the rows of its prompt are sent too.
+        has_ids: whether its prompt has token ids. A prompt of embeddings has none.
     """
 
     key: str
     prompt_len: int
     with_prompt: bool = False
+    has_ids: bool = True
 
 
 def scored_rows(layout: BatchLayout, requests: Mapping[str, TrackedRequest]) -> tuple[list[RowRun], slice | list[int]]:
@@ -54,3 +58,30 @@ def scored_rows(layout: BatchLayout, requests: Mapping[str, TrackedRequest]) -> 
     if len(ranges) == 1:
         return runs, slice(*ranges[0])
     return runs, [row for first, end in ranges for row in range(first, end)]
+
+
+def row_heads(
+    positions: torch.Tensor, token_ids: torch.Tensor, runs: Sequence[RowRun], requests: Mapping[str, TrackedRequest]
+) -> torch.Tensor:
+    """Return the first values of the rows: each row's position and token id.
+
+    For a prompt of embeddings, the runner's batch holds whatever ids an earlier request has left there. Such a row gets
+    `UNKNOWN_TOKEN`.
+
+    Args:
+        positions: `[num_rows]`, integers on the device.
+        token_ids: `[num_rows]`, integers on the device.
+        runs: the runs of the rows, in their order.
+        requests: the tracked requests.
+
+    Returns:
+        `[num_rows, ROW_HEAD]`, float32, on the device.
+    """
+    heads = torch.stack([positions.float(), token_ids.float()], dim=1)
+    first = 0
+    for run in runs:
+        end = first + run.count
+        if not requests[run.req_id].has_ids:
+            heads[first:end, 1].masked_fill_(positions[first:end] < run.prompt_len, UNKNOWN_TOKEN)
+        first = end
+    return heads

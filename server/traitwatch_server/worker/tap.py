@@ -3,6 +3,9 @@
 Each tapped layer gets two buffers, registered on its module so that torch.compile treats them as it treats weights:
 `vectors` (one unit column for each trait) and `projections` (one row for each token of the batch). Loading a trait
 writes a column; nothing is recompiled. Both are non-persistent: weight loading, LoRA and saving never see them.
+
+vLLM saves the buffers of a model before a deep sleep, and restores them when the engine wakes. A vector that was loaded
+meanwhile would be lost. So the tap keeps all vectors in host memory, and `restore` writes them after the engine woke.
 """
 
 from collections.abc import Mapping
@@ -59,7 +62,15 @@ class Tap:
         layers: the tapped layer indices, ascending.
     """
 
-    def __init__(self, modules: Mapping[int, StateModule], *, hidden_size: int, max_tokens: int, columns: int):
+    def __init__(
+        self,
+        modules: Mapping[int, StateModule],
+        *,
+        hidden_size: int,
+        max_tokens: int,
+        columns: int,
+        device: torch.device,
+    ):
         """Allocate the buffers and register the hooks.
 
         Args:
@@ -67,12 +78,14 @@ class Tap:
             hidden_size: width of the residual stream.
             max_tokens: the most tokens that one forward pass can carry, padding included.
             columns: columns of each layer, the free ones included.
+            device: the device on which the model computes. Weights may be elsewhere: vLLM can offload them to the host.
         """
         self.layers = sorted(modules)
         self._modules = {layer: state.module for layer, state in modules.items()}
         self._used = dict.fromkeys(self.layers, 0)
+        # What was loaded, in host memory: `[hidden_size, columns]`, float32. A sleeping engine may lose device memory.
+        self._loaded = {layer: torch.zeros(hidden_size, columns) for layer in self.layers}
         for layer, module in self._modules.items():
-            device = next((p.device for p in module.parameters()), torch.device("cpu"))
             module.register_buffer(_VECTORS, torch.zeros(hidden_size, columns, device=device), persistent=False)
             module.register_buffer(_PROJECTIONS, torch.zeros(max_tokens, columns, device=device), persistent=False)
             module.register_forward_hook(partial(_project_hook, modules[layer].summed))
@@ -82,15 +95,16 @@ class Tap:
         """The number of columns that `read` returns for each layer: up to the last column that was ever loaded."""
         return [self._used[layer] for layer in self.layers]
 
-    def load(self, layer: int, column: int, directions: torch.Tensor) -> None:
+    def load(self, layer: int, column: int, directions: torch.Tensor, *, asleep: bool = False) -> None:
         """Make `directions` the vectors of a layer's columns from `column` on.
 
         Args:
             layer: a tapped layer index.
             column: the first of the columns.
             directions: `[num_traits, hidden_size]`, float32, unit rows.
+            asleep: whether the engine sleeps. Then `restore` must follow when it has woken.
         """
-        vectors = self._modules[layer].get_buffer(_VECTORS)
+        vectors = self._loaded[layer]
         end = column + directions.shape[0]
         if end > vectors.shape[1] or directions.shape[1] != vectors.shape[0]:
             raise LayoutError(
@@ -98,7 +112,14 @@ class Tap:
                 f"got {list(directions.shape)} from column {column} on."
             )
         vectors[:, column:end].copy_(directions.T)
+        if not asleep:
+            self._modules[layer].get_buffer(_VECTORS)[:, column:end].copy_(directions.T)
         self._used[layer] = max(self._used[layer], end)
+
+    def restore(self) -> None:
+        """Write all loaded vectors to the device again."""
+        for layer, module in self._modules.items():
+            module.get_buffer(_VECTORS).copy_(self._loaded[layer])
 
     def read(self, rows: slice | torch.Tensor) -> list[torch.Tensor]:
         """Return the projections of some rows of the last batch, layer by layer.

@@ -12,14 +12,16 @@ import torch
 from vllm.platforms import current_platform
 
 from traitwatch.errors import LayoutError
+from traitwatch.failures import FailureLog
 from traitwatch.vllm_private.batch import BatchLayout
 from traitwatch.vllm_private.scheduling import drop_fatal_seeds, finished_requests, has_tokens, new_requests
 from traitwatch.vllm_private.worker import StateWorker
-from traitwatch_server.process import end_with, log_with_vllm
+from traitwatch_server.process import ProcessReference, end_with, log_with_vllm
 from traitwatch_server.wire import CONFIG_KEY, PROMPT_KEY, REQUEST_KEY, TAP_VERSION, api_process_of
-from traitwatch_server.worker.rows import TrackedRequest, scored_rows
+from traitwatch_server.worker.rows import TrackedRequest, row_heads, scored_rows
 from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.tap import Tap
+from traitwatch_server.worker.weights import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,13 @@ class TraitWorker(StateWorker):
         log_with_vllm()
         super().load_model(load_dummy_weights=load_dummy_weights)
         self._requests: dict[str, TrackedRequest] = {}
-        self._api_processes: set[str] = set()
-        self._failed = False
+        # In the order in which they connected.
+        self._api_processes: dict[str, None] = {}
+        self._failures = FailureLog(
+            logger, "The projections of a pass could not be read; its responses are incomplete."
+        )
         self._guarded = False
+        self._new_weights = False
         self._sender = None
         self._tap = self._make_tap()
 
@@ -54,6 +60,7 @@ class TraitWorker(StateWorker):
             hidden_size=self.hidden_size,
             max_tokens=self.max_rows,
             columns=config["columns"],
+            device=self.device,
         )
 
     def traitwatch_connect(self, api_process: str, endpoint: str) -> None:
@@ -62,13 +69,19 @@ class TraitWorker(StateWorker):
             return
         if self._sender is None:
             self._sender = Sender(self._tap.layers, self.engine_index)
+            self._sender.set_weights(fingerprint(self.model, self.replacements))
         self._sender.connect(api_process, endpoint)
-        self._api_processes.add(api_process)
+        self._api_processes[api_process] = None
 
-    def traitwatch_end_with(self, launcher: int) -> None:
-        """End this worker's engine when the launcher, a process id, has ended (called by `collective_rpc`)."""
+    def traitwatch_end_with(self, pid: int, system: str) -> None:
+        """End this worker's engine when the launcher has ended (called by `collective_rpc`).
+
+        Args:
+            pid: process id of the launcher.
+            system: the system in which this is its id; see `ProcessReference`.
+        """
         if not self._guarded:
-            end_with(launcher)
+            end_with(ProcessReference(pid, system))
         self._guarded = True
 
     def traitwatch_load(self, layer: int, column: int, directions: bytes, num_traits: int) -> None:
@@ -82,7 +95,26 @@ class TraitWorker(StateWorker):
         """
         if layer in self._tap.layers:
             values = torch.frombuffer(bytearray(directions), dtype=torch.float32)
-            self._tap.load(layer, column, values.reshape(num_traits, -1).to(self.device))
+            self._tap.load(layer, column, values.reshape(num_traits, -1), asleep=self.weights_asleep)
+
+    def on_awake(self) -> None:
+        """Write the vectors again: vLLM has restored those of the moment at which the engine fell asleep."""
+        self._tap.restore()
+
+    def on_new_weights(self, *, whole: bool) -> None:
+        """Tell the API processes that the weights have changed; where more changes follow, with the next pass."""
+        self._new_weights = True
+        if whole:
+            self._tell_weights()
+
+    def _tell_weights(self) -> None:
+        try:
+            if self._sender is not None:
+                self._sender.set_weights(fingerprint(self.model, self.replacements))
+            self._new_weights = False
+        except Exception as error:  # noqa: BLE001 (a FailureLog logs it)
+            # A monitoring failure must not end the engine.
+            self._failed(error)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """Run the pass, then send the projections of the scored requests' rows."""
@@ -90,15 +122,21 @@ class TraitWorker(StateWorker):
             drop_fatal_seeds(scheduler_output)
         output = super().execute_model(scheduler_output)
         try:
+            if self._new_weights:
+                self._tell_weights()
             self._track(scheduler_output)
             if self._sender is not None and self._requests and has_tokens(scheduler_output):
                 self._send(self.read_layout())
-        except Exception:
-            # A monitoring failure must not end the engine. The log has the first failure; the responses are incomplete.
-            if not self._failed:
-                logger.exception("The projections of a pass could not be read; there may be more such passes.")
-            self._failed = True
+        except Exception as error:  # noqa: BLE001 (a FailureLog logs it)
+            # A monitoring failure must not end the engine. The responses are incomplete.
+            self._failed(error)
         return output
+
+    def _failed(self, error: Exception) -> None:
+        """Count a failure of a pass, and log it."""
+        self._failures.failed(error)
+        if self._sender is not None:
+            self._sender.count_failed_pass(next(iter(self._api_processes)))
 
     def shutdown(self) -> None:
         """End the sender, then the worker."""
@@ -118,7 +156,7 @@ class TraitWorker(StateWorker):
                 continue
             if new.req_id not in self._requests:
                 with_prompt = bool(new.extra_args.get(PROMPT_KEY))
-                self._requests[new.req_id] = TrackedRequest(key, new.prompt_len, with_prompt)
+                self._requests[new.req_id] = TrackedRequest(key, new.prompt_len, with_prompt, new.has_ids)
 
     def _send(self, layout: BatchLayout) -> None:
         assert self._sender is not None
@@ -126,7 +164,7 @@ class TraitWorker(StateWorker):
         if not runs:
             return
         index = rows if isinstance(rows, slice) else self._on_device(rows)
-        head = torch.stack([layout.positions[index].float(), layout.token_ids[index].float()], dim=1)
+        head = row_heads(layout.positions[index], layout.token_ids[index], runs, self._requests)
         # This is a copy. On the current stream it comes before the next pass, which overwrites the buffers.
         values = torch.cat([head, *self._tap.read(index)], dim=1)
         ready = None

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from traitwatch_server.ledger.choice_rows import ChoiceRows, RowBlock, Stage
 from traitwatch_server.traits import Columns
+from traitwatch_server.wire import UNKNOWN_TOKEN
 
 PROMPT = [100, 101, 102]
 TOKENS = [7, 8, 9, 7]
@@ -174,3 +175,28 @@ def test_a_draft_after_a_rejected_one_leaves_no_trace_even_if_its_token_is_sampl
     write(rows, [2], [9], value=0.5)
     assert rows.complete()
     assert rows.states(0, 3)[:, 0].tolist() == [0.25, 1.25, 2.5]
+
+
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_a_prompt_without_token_ids_is_not_compared_and_its_answer_is(*, with_prompt: bool) -> None:
+    """vLLM names zeros as the ids of a prompt of embeddings."""
+    rows = choice(with_prompt=with_prompt)
+    rows.prompt = [0, 0, 0]
+    first = -3 if with_prompt else -1
+    places = list(range(first, 0))
+    write(rows, [*places, 0, 1, 2], [*[UNKNOWN_TOKEN] * len(places), 7, 8, 9])
+    assert rows.complete()
+    assert rows.prompt_last().tolist() == [-1]
+    if with_prompt:
+        assert rows.prompt_states()[:, 0].tolist() == [-3, -2, -1]
+    # A row of the answer always has an id.
+    write(rows, [1], [UNKNOWN_TOKEN])
+    assert not rows.complete()
+    assert np.isnan(rows.states(0, 3)[:, 0]).tolist() == [False, True, True]
+
+
+def test_a_prompt_with_token_ids_is_compared() -> None:
+    rows = choice()
+    write(rows, [-1, 0, 1, 2], [900, 7, 8, 9])
+    assert not rows.complete()
+    assert math.isnan(rows.prompt_last()[0])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from traitwatch.vllm_private.batch import BatchLayout
-from traitwatch_server.worker.rows import TrackedRequest, scored_rows
+from traitwatch_server.wire import UNKNOWN_TOKEN, RowRun
+from traitwatch_server.worker.rows import TrackedRequest, row_heads, scored_rows
 
 REQUESTS = {
     "r1": TrackedRequest("k1", prompt_len=10),
@@ -51,3 +52,15 @@ def test_rows_from_the_prompts_last_position_on(
     assert [(run.key, run.count) for run in got_spans] == runs
     assert all(run.prompt_len == REQUESTS[run.req_id].prompt_len for run in got_spans)
     assert np.arange(100)[got_rows].tolist() == rows
+
+
+def test_rows_of_a_prompt_of_embeddings_have_no_token_ids() -> None:
+    """The batch has ids there, but of the request that had its place before."""
+    requests = {"ids": TrackedRequest("k1", 3), "embedded": TrackedRequest("k2", 3, with_prompt=True, has_ids=False)}
+    runs = [RowRun("k1", "ids", 3, 1), RowRun("k2", "embedded", 3, 4), RowRun("k1", "ids", 3, 1)]
+    positions = torch.tensor([2, 0, 1, 2, 3, 4])
+    token_ids = torch.tensor([50, 900, 901, 902, 61, 51])
+    heads = row_heads(positions, token_ids, runs, requests)
+    assert heads.dtype == torch.float32
+    assert heads[:, 0].tolist() == positions.tolist()
+    assert heads[:, 1].tolist() == [50, *[UNKNOWN_TOKEN] * 3, 61, 51]

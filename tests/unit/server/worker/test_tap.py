@@ -53,7 +53,7 @@ class Model(nn.Module):
 
 def tapped(model: Model) -> Tap:
     states = {1: StateModule(model.layers[0], summed=True), 2: StateModule(model.norm, summed=False)}
-    return Tap(states, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
+    return Tap(states, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS, device=torch.device("cpu"))
 
 
 def unit_rows(count: int) -> torch.Tensor:
@@ -107,7 +107,13 @@ class BatchedLayer(nn.Module):
 def test_a_state_that_is_the_output_is_projected_without_the_residual(layer: type[nn.Module], compiled: bool) -> None:
     torch.manual_seed(0)
     module, directions = layer(), unit_rows(2)
-    tap = Tap({1: StateModule(module, summed=False)}, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS)
+    tap = Tap(
+        {1: StateModule(module, summed=False)},
+        hidden_size=HIDDEN,
+        max_tokens=MAX_TOKENS,
+        columns=COLUMNS,
+        device=torch.device("cpu"),
+    )
     tap.load(1, 0, directions)
     run: Any = torch.compile(module, fullgraph=True) if compiled else module
     x = torch.randn(5, HIDDEN)
@@ -160,3 +166,35 @@ def test_the_buffers_are_not_part_of_the_model() -> None:
 def test_vectors_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(LayoutError, match=str(shape[1])):
         tapped(Model()).load(1, 0, torch.zeros(shape))
+
+
+def test_a_vector_that_is_loaded_while_the_engine_sleeps_is_there_when_it_has_woken() -> None:
+    """vLLM saves all buffers of the model before a deep sleep, and copies them back when the engine wakes."""
+    torch.manual_seed(0)
+    model = Model()
+    tap = tapped(model)
+    early, late, x = unit_rows(1), unit_rows(1), torch.randn(3, HIDDEN)
+    tap.load(1, 0, early)
+    saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for buffer in model.buffers():
+        buffer.fill_(torch.nan)
+    tap.load(1, 1, late, asleep=True)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(saved[name])
+    tap.restore()
+    with torch.inference_mode():
+        model(x)
+        hidden, residual = model.layers[0](x, torch.zeros_like(x))
+        torch.testing.assert_close(tap.read(slice(0, 3))[0], (hidden + residual) @ torch.cat([early, late]).T)
+
+
+def test_the_buffers_are_on_the_device_that_computes_and_not_where_the_weights_are() -> None:
+    """With `--cpu-offload-gb` and without unified addresses, the weights of a layer are in host memory.
+
+    There is no GPU here: `meta` stands for the device that computes, and the weights are on the CPU.
+    """
+    model = Model()
+    states = {1: StateModule(model.layers[0], summed=True)}
+    Tap(states, hidden_size=HIDDEN, max_tokens=MAX_TOKENS, columns=COLUMNS, device=torch.device("meta"))
+    assert {parameter.device.type for parameter in model.layers[0].parameters()} == {"cpu"}
+    assert {buffer.device.type for buffer in model.layers[0].buffers()} == {"meta"}

@@ -22,12 +22,13 @@ DEADLINE = 20.0
 
 
 async def frames_of(receiver: Receiver, count: int) -> list[RowFrame]:
-    """Receive `count` frames before the deadline."""
+    """Receive `count` frames with rows before the deadline."""
     frames: list[RowFrame] = []
     done = asyncio.Event()
 
     def deliver(frame: RowFrame) -> None:
-        frames.append(frame)
+        if frame.runs:
+            frames.append(frame)
         if len(frames) == count:
             done.set()
 

@@ -135,6 +135,8 @@ def test_the_serve_parser_has_the_options_that_we_refuse_or_set() -> None:
     assert args.ubatch_size <= 1
     assert args.prefill_context_parallel_size == args.data_parallel_size == 1
     assert args.speculative_config is None
+    assert not args.enable_elastic_ep
+    assert not args.data_parallel_multi_port_external_lb
     assert {"additional_config", "api_server_count", "disable_log_stats", "api_key", "host"} <= set(vars(args))
 
 
@@ -209,6 +211,7 @@ def test_new_requests_have_the_length_of_their_prompt() -> None:
     pooled = SimpleNamespace(req_id="pooled", sampling_params=None, prompt_token_ids=[1], prompt_embeds=None)
     found = list(scheduling.new_requests(SimpleNamespace(scheduled_new_reqs=[ids, embedded, plain, pooled])))
     assert [(new.req_id, new.prompt_len) for new in found] == [("ids", 3), ("embedded", 4)]
+    assert [new.has_ids for new in found] == [True, False]
     assert found[0].extra_args == {"k": 1}
 
 
@@ -223,8 +226,13 @@ def test_our_workers_are_the_platforms_own() -> None:
     assert [f"{base.__module__}.{base.__qualname__}" for base in StateWorker.__mro__][1] == f"vllm.v1.worker.{own}"
 
 
+# The methods of vLLM's worker that ours extends.
+_EXTENDED = {"sleep", "wake_up", "reload_weights", "reset_weights", "update_weights", "finish_weight_update"}
+
+
 def test_a_worker_has_nothing_by_the_names_that_we_give_ours() -> None:
-    ours = {name for name in vars(StateWorker) if not name.startswith("__")} - {"load_model", "_layout_reader"}
+    ours = {name for name in vars(StateWorker) if not name.startswith("__")}
+    ours -= {"load_model", "_layout_reader"} | _EXTENDED
     assert ours.isdisjoint(dir(StateWorker.__mro__[1]))
     for base in StateWorker.__mro__[1:-1]:
         assigned = {
@@ -236,6 +244,38 @@ def test_a_worker_has_nothing_by_the_names_that_we_give_ours() -> None:
             and node.value.id == "self"
         }
         assert ours.isdisjoint(assigned), base
+
+
+def test_a_worker_replaces_its_weights_by_the_methods_that_we_extend() -> None:
+    worker = StateWorker.__mro__[1]
+    for name in _EXTENDED:
+        assert callable(getattr(worker, name)), name
+    assert list(inspect.signature(worker.sleep).parameters) == ["self", "level"]  # type: ignore[attr-defined]
+    assert list(inspect.signature(worker.wake_up).parameters) == ["self", "tags"]  # type: ignore[attr-defined]
+    gpu = source_of("vllm.v1.worker.gpu_worker", "Worker")
+    text = ast.unparse(gpu)
+    # The tags of memory, and the buffers that come back after a deep sleep.
+    assert "tags is None or 'weights' in tags" in text
+    assert "for name, buffer in model.named_buffers()" in text
+    assert "self.model_runner.reload_weights(*args, **kwargs)" in text
+    reload_weights = next(
+        node
+        for node in source_of("vllm.v1.worker.gpu_model_runner", "GPUModelRunner").body
+        if isinstance(node, ast.FunctionDef) and node.name == "reload_weights"
+    )
+    assert [argument.arg for argument in reload_weights.args.args][:3] == ["self", "weights_iterator", "weights_path"]
+    inplace = text_of("vllm.model_executor.model_loader.reload.inplace")
+    assert "model_config.model = weights_path" in inplace
+    assert "model.load_weights(weights_iterator)" in inplace
+
+
+def test_vllm_calls_the_workers_of_all_engines_by_the_names_that_we_extend() -> None:
+    client = text_of("vllm.v1.engine.async_llm")
+    for name in ("update_weights", "finish_weight_update"):
+        assert f'"{name}"' in client, name
+    executor = text_of("vllm.v1.executor.abstract")
+    assert 'self.collective_rpc("sleep", kwargs=dict(level=level))' in executor
+    assert 'self.collective_rpc("wake_up", kwargs=dict(tags=tags))' in executor
 
 
 def test_a_worker_has_the_methods_and_the_configuration_that_we_use() -> None:
