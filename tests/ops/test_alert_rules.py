@@ -305,3 +305,20 @@ def test_an_uncalibrated_vector_is_an_info_alert(tmp_path: Path) -> None:
     )
     given = {calibrated: gauge((40, 1)), bare: gauge((20, 1))}
     check(tmp_path, given, {8: [], 15: [uncalibrated], 35: []}, [text])
+
+
+def test_a_vector_of_other_weights_is_a_ticket_until_the_weights_are_back(tmp_path: Path) -> None:
+    stale = alert("TraitwatchVectorStale", "ticket", trait="candour")
+    given = {
+        series("traitwatch_vector_stale", engine="", trait="candour", instance="a"): gauge((10, 0), (20, 1), (20, 0)),
+        series("traitwatch_vector_stale", engine="", trait="candour", instance="b"): gauge((50, 0)),
+        series("traitwatch_vector_stale", engine="", trait="deception", instance="a"): gauge((50, 0)),
+    }
+    text = AlertText(
+        20,
+        stale,
+        "The weights of m are no longer those of its vector of candour",
+        "A server of m replaced its weights after it had loaded the vector of candour: vector, baseline and threshold "
+        "are of other weights. The scores, spikes and drift of the trait may mean something else now.",
+    )
+    check(tmp_path, given, {9: [], 20: [stale], 40: []}, [text])

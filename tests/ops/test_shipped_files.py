@@ -70,6 +70,7 @@ def test_the_alerts_are_those_that_are_promised() -> None:
         "TraitwatchSilent": "page",
         "TraitwatchServerSilent": "ticket",
         "TraitwatchVectorUncalibrated": "info",
+        "TraitwatchVectorStale": "ticket",
     }
 
 
@@ -78,9 +79,9 @@ def test_an_alert_has_its_labels_its_value_and_its_runbook(name: str) -> None:
     annotations = ALERTS[name]["annotations"]
     assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert "$labels.model_name" in annotations["summary"] or "$labels.instance" in annotations["summary"]
-    # The alert of an uncalibrated vector needs no value: its labels have everything.
+    # The alerts about a vector need no value: their labels have everything.
     values = "$value" in annotations["description"] or "| query" in annotations["description"]
-    assert values or name == "TraitwatchVectorUncalibrated"
+    assert values or name in ("TraitwatchVectorUncalibrated", "TraitwatchVectorStale")
     page, _, anchor = annotations["runbook_url"].partition("#")
     assert page == RUNBOOKS
     headings = re.findall(r"^## (\S+)$", (ROOT / page).read_text(), re.MULTILINE)

@@ -110,7 +110,8 @@ def transport_row(make: Panels) -> list[Builder[Panel]]:
     """Return the panels about the transport from the workers to the API process."""
     lag = PanelFrame(
         "Transport lag",
-        "Time from a worker's forward pass to the arrival of its rows in the API process. Milliseconds are normal. An "
+        "Time from a pass's rows in the worker's host memory to their arrival in the API process. Milliseconds are "
+        "normal. An "
         "answer waits for its last rows for one second at most; then the server sends it incomplete.",
         runbook=_COVERAGE_ALERT,
     )
@@ -122,7 +123,8 @@ def transport_row(make: Panels) -> list[Builder[Panel]]:
     )
     lost = PanelFrame(
         "Rows and events lost",
-        "`reader_behind`: the API process was too busy to read the rows. `ledger_full`: there was no room. "
+        "`reader_behind`: the API process was too busy to read the rows. `worker_failed`: a worker could not send "
+        "them. *Failed passes*: a worker could not read or send the rows of a pass. `ledger_full`: there was no room. "
         "`misplaced`: the rows cannot belong to their request. *Unclaimed*: the rows came after the end of their "
         "response, for example because a client left. *Unreadable*: messages that Traitwatch did not send. *Events*: "
         "spikes for the log, or scores for OpenTelemetry, that could not be written or sent. A few unclaimed rows are "
@@ -141,6 +143,7 @@ def transport_row(make: Panels) -> list[Builder[Panel]]:
         make.timeseries(
             lost,
             Query(promql.rate("traitwatch_rows_dropped_total", "reason"), "{{reason}}"),
+            Query(promql.rate("traitwatch_passes_failed_total"), "failed passes"),
             Query(promql.rate("traitwatch_rows_unclaimed_total"), "unclaimed"),
             Query(promql.rate("traitwatch_frames_unreadable_total"), "unreadable"),
             Query(promql.rate("traitwatch_events_dropped_total", "sink"), "events: {{sink}}"),

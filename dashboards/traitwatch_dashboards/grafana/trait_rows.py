@@ -201,7 +201,7 @@ def vectors_row(make: Panels) -> list[Builder[Panel]]:
         "with a spike that the card promises. Both are empty for a trait without a threshold.",
         width=24,
         height=9,
-        runbook=("TraitwatchVectorUncalibrated",),
+        runbook=("TraitwatchVectorUncalibrated", "TraitwatchVectorStale"),
     )
     labels = {"trait": "Trait", "layer": "Layer", "calibration_date": "Calibrated", "sha256": "SHA-256 of the vector"}
     by = ", ".join(labels)

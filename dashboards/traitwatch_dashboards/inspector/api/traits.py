@@ -19,6 +19,7 @@ class Trait:
         threshold: the smoothed z above which a run of tokens is a spike; None where the trait has no threshold.
         description: meaning of the trait.
         calibration_date: when the baseline was measured, ISO 8601; None where `mean` is None.
+        stale: whether the weights of the server were replaced after it had loaded the trait.
         verification: results on held-out answers; empty where the vector was not verified.
         cosines: cosines to the other traits that are read at the same layer, by name.
         report: path of the report on the server; None where there is no report.
@@ -31,6 +32,7 @@ class Trait:
     threshold: float | None = None
     description: str = ""
     calibration_date: str | None = None
+    stale: bool = False
     verification: Mapping[str, Any] = field(default_factory=dict)
     cosines: Mapping[str, float] = field(default_factory=dict)
     report: str | None = None
@@ -60,6 +62,7 @@ def trait_of(listed: Mapping[str, Any]) -> Trait:
             threshold=threshold.get("z"),
             description=listed.get("description") or "",
             calibration_date=listed.get("calibration_date"),
+            stale=listed.get("stale") is True,
             verification=listed.get("verification") or {},
             cosines=listed.get("cosines") or {},
             report=listed.get("report"),

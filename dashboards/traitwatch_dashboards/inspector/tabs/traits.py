@@ -70,6 +70,8 @@ def _facts(trait: Trait) -> list[tuple[str, str]]:
         facts.append(("calibrated", trait.calibration_date or "at an unknown time"))
     else:
         facts.append(("calibrated", "no: it has no z. Run traitwatch calibrate"))
+    if trait.stale:
+        facts.append(("weights", "replaced since the vector was loaded: its scores may mean something else"))
     facts.append(("spike above z", "none" if trait.threshold is None else number(trait.threshold)))
     return facts
 

@@ -47,3 +47,9 @@ async def test_everything_that_a_server_lists_is_escaped(tab: TraitsTab, applica
 
 async def test_a_server_that_is_gone_shows_the_reason(tab: TraitsTab) -> None:
     assert "No server answers" in await tab.show_server(NOWHERE)
+
+
+async def test_a_vector_of_other_weights_says_so(tab: TraitsTab, application: Application) -> None:
+    assert "replaced since" not in await tab.show_server(URL)
+    application.traits = [{**PATERNALISM, "stale": True}]
+    assert "replaced since the vector was loaded" in await tab.show_server(URL)
