@@ -3,9 +3,9 @@
 The smoothing is an exponentially weighted mean over tokens, s_i = s_{i-1} + a (z_i - s_{i-1}), a = 2 / (window + 1).
 It starts at the baseline's own mean (s_{-1} = 0), so that one loud first token is not a spike.
 
-`SpikeDetector` works token by token and accepts missing tokens: the server and the inspector find spikes with it.
-`smooth` and `peak_level` work on whole responses and many layers at once: calibration measures with them how often
-neutral responses have a spike. A test compares the two ways.
+`SpikeDetector` works token by token and accepts missing tokens: the inspector finds spikes with it. `spike_runs` finds
+the same spikes in a whole response at once: the server does so. `smooth` and `peak_level` work on whole responses and
+many layers at once: calibration measures with them how often neutral responses have a spike. A test compares the ways.
 
 The API process imports this module, so it imports no torch, and scipy only inside `smooth`.
 """
@@ -25,6 +25,9 @@ WINDOW = 8
 
 MIN_TOKENS = 3
 """A shorter run above the threshold is not a spike."""
+
+# Far above the differences of two ways to sum up the smoothed z, relative to the largest z, and far below any other.
+_ROUNDING = 1e-11
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,37 @@ def find_spikes(
     detector = SpikeDetector(threshold, window, min_tokens)
     found = [*(detector.push(math.nan if value is None else value) for value in z), detector.finish()]
     return [spike for spike in found if spike is not None]
+
+
+def spike_runs(
+    z: Float64Array, threshold: float, window: int = WINDOW, min_tokens: int = MIN_TOKENS
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float64Array]:
+    """Return the spikes of a response, in order: exactly those of `find_spikes`, without work in Python for each token.
+
+    Args:
+        z: `[num_tokens]`, float64: z of each token; NaN where the state is missing.
+        threshold: as of `find_spikes`, like the rest.
+        window: tokens of the smoothing.
+        min_tokens: tokens of the shortest spike.
+
+    Returns:
+        Of each spike the first token, the token after its last, and the highest z: three arrays `[num_spikes]`.
+    """
+    here = ~np.isnan(z)
+    values = z[here]
+    smoothed = smooth(values, window)
+    # The last digits of the smoothed z depend on the order of the sums. Where they decide, `find_spikes` decides.
+    close = _ROUNDING * max(1.0, abs(threshold), float(np.abs(values).max(initial=0.0)))
+    if not (np.isfinite(close) and np.all(np.abs(smoothed - threshold) > close)):
+        found = find_spikes(z.tolist(), threshold, window, min_tokens)
+        bounds = np.array([(spike.start, spike.end) for spike in found], dtype=np.intp).reshape(-1, 2)
+        return bounds[:, 0], bounds[:, 1], np.array([spike.peak_z for spike in found], dtype=np.float64)
+    above = np.zeros(z.shape[0] + 2, dtype=bool)
+    above[1:-1][here] = smoothed > threshold
+    edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
+    edges = edges[edges[:, 1] - edges[:, 0] >= min_tokens]
+    peaks: Float64Array = np.maximum.reduceat(np.append(z, -np.inf), edges.ravel())[::2] if len(edges) else np.empty(0)
+    return edges[:, 0], edges[:, 1], peaks
 
 
 def levels(z: Iterable[float | None]) -> list[float | None]:

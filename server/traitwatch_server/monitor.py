@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.ledger.weights import WorkerKey
 from traitwatch_server.metrics import Metrics
+from traitwatch_server.pacing import Pacer
 from traitwatch_server.recording.recorder import Recorder
 from traitwatch_server.recording.sink import Sink
-from traitwatch_server.settings import TraitsDefault
+from traitwatch_server.settings import TraitsAllow, TraitsDefault
 from traitwatch_server.traits import ServedTrait, TraitSet
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,10 @@ class Monitor:
 
     Attributes:
         default: the part of the scores in a response whose request has no `traits` field.
+        allow: the most that a request may ask for.
+        max_prompt: tokens of the longest prompt whose projections a request may ask for; None for no limit.
         ledger: the open calls.
+        pacer: shares the event loop among all work on long answers.
         recorder: records calls that have ended.
     """
 
@@ -31,10 +35,16 @@ class Monitor:
         metrics: Metrics,
         model_name: str = "model",
         sinks: Sequence[Sink] = (),
+        *,
+        allow: TraitsAllow = "prompt",
+        max_prompt: int | None = None,
     ):
         self.default = default
+        self.allow = allow
+        self.max_prompt = max_prompt
         self.ledger = Ledger(api_process, metrics)
-        self.recorder = Recorder(self.ledger, metrics, model_name, sinks)
+        self.pacer = Pacer()
+        self.recorder = Recorder(self.ledger, metrics, self.pacer, model_name, sinks)
         self._metrics = metrics
         # Each loaded trait, with the weights of the time when it was loaded.
         self._loaded_with: dict[str, tuple[ServedTrait, Mapping[WorkerKey, int]]] = {}

@@ -8,6 +8,7 @@ from typing import Literal
 from traitwatch.vectors import DEFAULT_LAYER
 
 TraitsDefault = Literal["tokens", "summary", "off"]
+TraitsAllow = Literal["summary", "tokens", "prompt"]
 
 
 # A layer index, or "best": the best layer of the trait's card.
@@ -44,6 +45,8 @@ class Settings:
         layer: the layer of each trait that is not in `layer_of`; "best" is the best layer of the trait's card.
         layer_of: trait to its own layer.
         default: the part of the scores in a response whose request has no `traits` field.
+        allow: the most that a request may ask for; each includes those before it.
+        max_prompt: tokens of the longest prompt whose projections a request may ask for; None for no limit.
         admin: whether an operator may load and unload traits while the server serves.
         admin_key: the key of an operator; None where the routes of an operator are off.
         spare_layers: layers to tap beside those of the traits, for traits that are loaded later.
@@ -57,6 +60,8 @@ class Settings:
     layer: Layer = DEFAULT_LAYER
     layer_of: Mapping[str, Layer] = field(default_factory=dict)
     default: TraitsDefault = "tokens"
+    allow: TraitsAllow = "prompt"
+    max_prompt: int | None = None
     admin: bool = False
     # Not in the `repr`: what is written into a log is no secret any more.
     admin_key: str | None = field(default=None, repr=False)

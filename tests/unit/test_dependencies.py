@@ -19,7 +19,7 @@ IMPORTS = [found for module, path in MODULES.items() for found in imports(module
 # The parts of each package, from the lowest to the highest. A part may import parts of lower rows, and itself.
 LAYERS: Mapping[str, Sequence[Sequence[str]]] = {
     "traitwatch_server": [
-        ["wire", "settings", "errors", "process"],
+        ["wire", "settings", "errors", "process", "pacing"],
         ["traits"],
         ["metrics"],
         ["ledger"],

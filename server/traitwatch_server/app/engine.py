@@ -109,10 +109,8 @@ def note_output(output: RequestOutput, call: Call, *, deltas: bool) -> None:
         rows = call.choice(part.index)
         if output.prompt_token_ids is not None and not rows.prompt:
             rows.prompt = output.prompt_token_ids
-        if deltas:
-            rows.tokens.extend(part.token_ids)
-        else:
-            rows.tokens = list(part.token_ids)
+        # Each output has all tokens, or the new ones. Tokens are only ever appended.
+        rows.tokens.extend(part.token_ids if deltas else part.token_ids[len(rows.tokens) :])
 
 
 async def _followed(

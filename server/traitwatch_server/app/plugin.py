@@ -146,7 +146,16 @@ def build_monitor(
     """
     telemetry = telemetry_from_environment(metrics.events_dropped["otlp"].inc)
     sinks: list[Sink] = [spikes] if telemetry is None else [spikes, telemetry]
-    return Monitor(traits, settings.default, api_process, metrics, metrics.model_name, sinks)
+    return Monitor(
+        traits,
+        settings.default,
+        api_process,
+        metrics,
+        metrics.model_name,
+        sinks,
+        allow=settings.allow,
+        max_prompt=settings.max_prompt,
+    )
 
 
 async def connect_workers(engine: EngineClient, receiver: Receiver, traits: list[ServedTrait]) -> None:

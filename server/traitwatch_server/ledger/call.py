@@ -4,12 +4,14 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import numpy as np
-
 from traitwatch_server.ledger.choice_rows import ChoiceRows, RowBlock, Stage
-from traitwatch_server.ledger.scores import Scores
+from traitwatch_server.ledger.scores import Scores, States, score, states_of
 from traitwatch_server.ledger.waiter import FrameWatch, Waiter
+from traitwatch_server.pacing import Steps
 from traitwatch_server.traits import TraitSet
+
+# What a call takes beside its choices: the objects, its key and its place in the ledger.
+CALL_BYTES = 1_600
 
 
 class Call:
@@ -27,6 +29,7 @@ class Call:
         engine: index of the engine that runs the call, once a row has come.
         adapter: name of the LoRA adapter that answers; None for the model itself.
         columns: the columns of its rows.
+        nbytes: bytes that the call takes.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class Call:
             with_prompt: as the attribute.
             holders: how many will let go of the call.
             accepted: as the attribute.
-            reserve: called with the bytes of new rows. Where it returns False, there is no room for them.
+            reserve: called with the bytes of new rows. Where it returns False, there is no room for them. The first
+                `CALL_BYTES` are taken already.
             frames: the frames that come to this process.
         """
         self.key = key
@@ -66,23 +70,20 @@ class Call:
         self.engine: int | None = None
         self.adapter: str | None = None
         self.columns = loaded.columns
+        self.nbytes = CALL_BYTES
         self._holders = holders
         self._reserve = reserve
         self._waiter = Waiter(frames)
         self._choices: dict[int, ChoiceRows] = {}
-        # Of each complete choice, its number of tokens and its scores.
+        # Of each complete choice, its number of tokens and its scores; or the steps to them, as far as they were done.
         self._scores: dict[int, tuple[int, Scores]] = {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows."""
-        return sum(rows.nbytes for rows in self._choices.values())
+        self._scoring: dict[int, tuple[int, Steps[Scores]]] = {}
 
     def choice(self, index: int) -> ChoiceRows:
         """Return the rows of the choice with `index`, 0 to num_choices - 1."""
         rows = self._choices.get(index)
         if rows is None:
-            rows = ChoiceRows(self.columns, with_prompt=self.with_prompt, reserve=self._reserve)
+            rows = ChoiceRows(self.columns, with_prompt=self.with_prompt, reserve=self._take)
             self._choices[index] = rows
         return rows
 
@@ -133,21 +134,39 @@ class Call:
         if self.accepted:
             await self._waiter.due(self.choice(index))
 
-    def scores(self, index: int) -> Scores:
-        """Return the scores of a choice so far, for all loaded traits; NaN where rows are missing."""
+    def scores(self, index: int) -> Steps[Scores]:
+        """Compute the scores of a choice so far, for all loaded traits; NaN where rows are missing.
+
+        A complete choice is scored once: its response and its record share the scores, and do the steps together.
+        """
         rows = self.choice(index)
         count = len(rows.tokens)
-        known = self._scores.get(index)
-        if known is not None and known[0] == count:
-            return known[1]
-        states = np.full((count, self.columns.total), np.nan, dtype=np.float32)
-        if count:
-            states[:-1] = rows.states(0, count - 1)
-        places = self.loaded.places
-        scores = Scores(self.loaded.all, states[:, places].T, rows.prompt_last()[places])
-        if rows.complete():
-            self._scores[index] = count, scores
-        return scores
+        if not rows.complete():
+            return (yield from self._score(rows))
+        while (known := self._scores.get(index)) is None or known[0] != count:
+            scoring = self._scoring.get(index)
+            if scoring is None or scoring[0] != count:
+                scoring = self._scoring[index] = count, self._score(rows)
+            try:
+                next(scoring[1])
+            except StopIteration as ended:
+                self._scores[index] = count, ended.value
+            except BaseException:
+                del self._scoring[index]
+                raise
+            else:
+                yield
+        return known[1]
+
+    def _score(self, rows: ChoiceRows) -> Steps[Scores]:
+        states = States(len(rows.tokens), lambda start, end: states_of(rows, start, end))
+        return score(self.loaded, states, rows.prompt_last())
+
+    def _take(self, nbytes: int) -> bool:
+        if not self._reserve(nbytes):
+            return False
+        self.nbytes += nbytes
+        return True
 
     def let_go(self) -> bool:
         """Note that one holder needs the rows no more; return whether it was the last."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from traitwatch.failures import FailureLog
-from traitwatch_server.ledger.call import Call
+from traitwatch_server.ledger.call import CALL_BYTES, Call
 from traitwatch_server.ledger.choice_rows import RowBlock, Stage
 from traitwatch_server.ledger.waiter import FrameWatch
 from traitwatch_server.ledger.weights import WeightsWatch
@@ -20,7 +20,7 @@ from traitwatch_server.metrics import Metrics
 from traitwatch_server.traits import TraitSet
 from traitwatch_server.wire import ROW_HEAD, RowFrame, RowRun, new_key
 
-# Above so many open calls or bytes of rows, new calls are answered unscored. A row of six traits has 24 bytes.
+# Above so many open calls or bytes, new calls are answered unscored. A row of six traits takes 32 bytes.
 MAX_OPEN_CALLS = 16_384
 MAX_BYTES = 2**30
 
@@ -84,6 +84,7 @@ class Ledger:
         )
         if call.accepted:
             self._open[call.key] = call
+            self._bytes += CALL_BYTES
             self._count()
         return call
 
@@ -121,7 +122,7 @@ class Ledger:
             try:
                 if not call.write(run.req_id, frame.engine, stage, block):
                     self._metrics.rows_dropped["ledger_full"].inc(run.count)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 self._metrics.rows_dropped["misplaced"].inc(run.count)
                 self._misplaced.failed(error)
 
@@ -143,6 +144,7 @@ class Ledger:
         if self._bytes + nbytes > MAX_BYTES:
             return False
         self._bytes += nbytes
+        self._metrics.ledger_bytes.set(self._bytes)
         return True
 
     def _count(self) -> None:

@@ -1,5 +1,6 @@
 """The API process's end of the transport: a ZeroMQ PULL socket. It hands every frame to the ledger."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import zmq.asyncio
 from traitwatch.failures import FailureLog
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame
+
+# Bytes of frames that one turn of the event loop reads: those of a large frame, or of hundreds of small ones.
+_TURN_BYTES = 2**18
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class Receiver:
         """Deliver every frame, until cancelled. A frame that cannot be read is counted and dropped."""
         decoder = msgspec.msgpack.Decoder(RowFrame)
         unreadable = FailureLog(logger, "A frame of projections was not readable and was dropped.")
+        received = 0
         try:
             while True:
                 message = await self._socket.recv()
@@ -62,6 +67,11 @@ class Receiver:
                 except (msgspec.DecodeError, ValueError) as error:
                     self._metrics.frames_unreadable.inc()
                     unreadable.failed(error)
+                # Where frames wait, `recv` returns without a turn of the loop. Others want theirs.
+                received += len(message)
+                if received > _TURN_BYTES:
+                    received = 0
+                    await asyncio.sleep(0)
         finally:
             self._socket.close(linger=0)
             self._context.term()

@@ -9,12 +9,11 @@ import logging
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from traitwatch_server.ledger.call import Call
 from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.ledger.waiter import ROWS_TIMEOUT
 from traitwatch_server.metrics import Metrics
+from traitwatch_server.pacing import Pacer, Steps, at_once
 from traitwatch_server.recording.sink import Recorded, Sink
 from traitwatch_server.recording.tally import FLUSH_SECONDS, Tally
 
@@ -28,18 +27,20 @@ class Recorder:
         tally: counts the scores for Prometheus.
     """
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, model_name: str, sinks: Sequence[Sink] = ()):
+    def __init__(self, ledger: Ledger, metrics: Metrics, pacer: Pacer, model_name: str, sinks: Sequence[Sink] = ()):
         """Start with no call.
 
         Args:
             ledger: releases the calls after they were recorded.
             metrics: the server's metrics.
+            pacer: shares the event loop among all work on long answers.
             model_name: the served model's name.
             sinks: take each recorded choice.
         """
         self.tally = Tally(metrics)
         self._ledger = ledger
         self._metrics = metrics
+        self._pacer = pacer
         self._model_name = model_name
         self._sinks = sinks
         self._late: set[asyncio.Task[None]] = set()
@@ -51,12 +52,12 @@ class Recorder:
             call: the call.
             finished: False where the call was aborted. It is recorded as far as its tokens came: their rows still come.
         """
-        if call.accepted and not call.complete():
-            task = asyncio.get_running_loop().create_task(self._when_complete(call, finished=finished))
+        steps = self._record(call, finished=finished)
+        waits = call.accepted and not call.complete()
+        if waits or not self._pacer.begin(steps):
+            task = asyncio.get_running_loop().create_task(self._later(call if waits else None, steps))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
-        else:
-            self._record(call, finished=finished)
 
     def not_scorable(self, tokens: int) -> None:
         """Count tokens that cannot be scored, such as those of a beam search."""
@@ -77,23 +78,28 @@ class Recorder:
         for sink in self._sinks:
             sink.close()
 
-    async def _when_complete(self, call: Call, *, finished: bool) -> None:
+    async def _later(self, awaited: Call | None, steps: Steps[None]) -> None:
+        """Do the steps of a record, once the rows of the awaited call are here."""
         try:
-            for index in range(call.num_choices):
-                if not await call.wait_complete(index, ROWS_TIMEOUT):
-                    break
+            if awaited is not None:
+                for index in range(awaited.num_choices):
+                    if not await awaited.wait_complete(index, ROWS_TIMEOUT):
+                        break
+            await self._pacer.run(steps)
         finally:
-            self._record(call, finished=finished)
+            # The server ends: there is no later turn of the loop. Work that is done already does nothing here.
+            at_once(steps)
 
-    def _record(self, call: Call, *, finished: bool) -> None:
+    def _record(self, call: Call, *, finished: bool) -> Steps[None]:
         try:
             for index in range(call.num_choices):
                 try:
-                    self._record_choice(call, index, finished=finished)
+                    yield from self._record_choice(call, index, finished=finished)
                 except Exception:
                     # A monitoring failure must not fail a generation.
                     self._not_scored(call, index, "internal_error")
                     logger.exception("A response could not be recorded.")
+                yield
         finally:
             self._ledger.release(call)
 
@@ -102,7 +108,7 @@ class Recorder:
         self._metrics.tokens_unscored[engine, reason].inc(max(0, len(call.choice(index).tokens) - 1))
         self._metrics.responses_incomplete[engine, reason].inc()
 
-    def _record_choice(self, call: Call, index: int, *, finished: bool) -> None:
+    def _record_choice(self, call: Call, index: int, *, finished: bool) -> Steps[None]:
         rows = call.choice(index)
         engine = self._metrics.engine_of(call.engine)
         expected = len(rows.tokens) - 1
@@ -111,8 +117,8 @@ class Recorder:
         if not call.accepted or not call.loaded.all:
             self._not_scored(call, index, "no_traits" if call.accepted else "ledger_full")
             return
-        scores = call.scores(index)
-        missing = int(np.isnan(scores.projections[:, :-1]).any(axis=0).sum())
+        scores = yield from call.scores(index)
+        missing = scores.missing
         self.tally.add(engine, scores, call.call_id)
         self._metrics.tokens_scored[engine].inc(expected - missing)
         if missing or not rows.complete():

@@ -12,9 +12,10 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Literal
@@ -36,6 +37,8 @@ RECENT = 200
 # held as one integer for each token, the prompt included.
 _WAITING = 1024
 _WAITING_WITH_TEXT = 128
+# Events that are made and written together. With texts each is written alone: one may be as long as a prompt.
+_AT_ONCE = 256
 _PRIVATE = 0o600
 _DECIMALS = 4
 
@@ -72,13 +75,21 @@ class SpikeEvent(msgspec.Struct, frozen=True, kw_only=True):
     spike_text: Annotated[str | msgspec.UnsetType, Meta(description="the tokens of the spike")] = msgspec.UNSET
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """The spikes of one response, and its tokens where the log has texts."""
+    """A response with spikes.
 
-    events: list[SpikeEvent]
-    prompt_token_ids: Sequence[int] = ()
-    token_ids: Sequence[int] = ()
+    Attributes:
+        ended: when it ended, UTC.
+        response: the response; without its tokens where the log has no texts.
+        tokens: number of its tokens.
+        events: spikes that are not written yet.
+    """
+
+    ended: datetime
+    response: Recorded
+    tokens: int
+    events: int
 
 
 class SpikeLog:
@@ -117,19 +128,19 @@ class SpikeLog:
             "spike event log",
             take=self._take,
             end=self._end,
-            lost=lambda job: self._dropped(len(job.events)),
+            lost=lambda job: self._dropped(job.events),
             waiting=_WAITING if decode is None else _WAITING_WITH_TEXT,
         )
 
     def record(self, response: Recorded) -> None:
         """Log the spikes of a response, if it has any."""
-        if not any(response.spikes):
+        count = sum(map(len, response.spikes))
+        if not count:
             return
-        events = spike_events(response, datetime.now(UTC))
+        tokens = len(response.token_ids)
         if self._decode is None:
-            self._background.put(_Job(events))
-        else:
-            self._background.put(_Job(events, response.prompt_token_ids, response.token_ids))
+            response = replace(response, prompt_token_ids=(), token_ids=())
+        self._background.put(_Job(datetime.now(UTC), response, tokens, count))
 
     def recent(self, count: int = RECENT) -> list[dict[str, Any]]:
         """Return the latest events of this API process, the newest first, with the fields of their lines."""
@@ -142,64 +153,74 @@ class SpikeLog:
         self._background.close()
 
     def _take(self, job: _Job) -> None:
-        events = job.events if self._decode is None else self._with_texts(job, self._decode)
+        events = spike_events(job.response, job.ended, job.tokens)
+        texts = None if self._decode is None else self._texts(job.response, self._decode)
+        while part := list(islice(events, _AT_ONCE if texts is None else 1)):
+            self._write(part if texts is None else [texts(event) for event in part])
+            job.events -= len(part)
+
+    def _write(self, events: list[SpikeEvent]) -> None:
         with self._recent_lock:
             self._recent.extend(events)
         # One write for all of them: they are written together or, with a full disk, lost together.
-        lines = b"\n".join(map(msgspec.json.encode, events))
+        lines = b"\n".join([msgspec.json.encode(event) for event in events])
         if self._stdout:
             sys.stdout.buffer.write(lines + b"\n")
             sys.stdout.buffer.flush()
         elif self._file is not None:
             self._file.emit(logging.makeLogRecord({"msg": lines.decode()}))
 
-    def _with_texts(self, job: _Job, decode: Callable[[Sequence[int]], str]) -> list[SpikeEvent]:
-        ids = job.token_ids
+    def _texts(
+        self, response: Recorded, decode: Callable[[Sequence[int]], str]
+    ) -> Callable[[SpikeEvent], SpikeEvent] | None:
+        """Return what adds the texts to an event of a response; None where they cannot be decoded."""
+        ids = list(response.token_ids)
         try:
-            texts = {"prompt": decode(job.prompt_token_ids), "text": decode(ids)}
-            return [
-                msgspec.structs.replace(event, **texts, spike_text=decode(ids[event.start : event.end]))
-                for event in job.events
-            ]
+            prompt, text = decode(list(response.prompt_token_ids)), decode(ids)
         except Exception:
             # A line without the text is better than no line.
             if self._undecoded.due():
                 logger.exception("The text of a spike could not be decoded; its event has none.")
-            return job.events
+            return None
+
+        def with_texts(event: SpikeEvent) -> SpikeEvent:
+            spike = decode(ids[event.start : event.end])
+            return msgspec.structs.replace(event, prompt=prompt, text=text, spike_text=spike)
+
+        return with_texts
 
     def _end(self) -> None:
         if self._file is not None:
             self._file.close()
 
 
-def spike_events(response: Recorded, time: datetime) -> list[SpikeEvent]:
-    """Return the events of a response's spikes, without texts, trait by trait.
+def spike_events(response: Recorded, time: datetime, tokens: int) -> Iterator[SpikeEvent]:
+    """Yield the events of a response's spikes, without texts, trait by trait.
 
     Args:
         response: the response.
         time: when it ended, UTC.
+        tokens: number of its tokens.
     """
     written = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return [
-        SpikeEvent(
-            time=written,
-            request_id=response.request_id,
-            call_id=response.call_id,
-            choice=response.index,
-            model=response.model,
-            engine=response.engine,
-            trait=trait.name,
-            layer=trait.layer,
-            start=spike.start,
-            end=spike.end,
-            peak_z=_number(spike.peak_z),
-            mean_z=_number(mean_z),
-            threshold=None if trait.threshold is None else _number(trait.threshold.z),
-            tokens=len(response.token_ids),
-        )
-        for trait, mean_z, spikes in zip(response.traits, response.mean_z.tolist(), response.spikes, strict=True)
-        for spike in spikes
-    ]
+    for trait, mean_z, spikes in zip(response.traits, response.mean_z.tolist(), response.spikes, strict=True):
+        for spike in spikes:
+            yield SpikeEvent(
+                time=written,
+                request_id=response.request_id,
+                call_id=response.call_id,
+                choice=response.index,
+                model=response.model,
+                engine=response.engine,
+                trait=trait.name,
+                layer=trait.layer,
+                start=spike.start,
+                end=spike.end,
+                peak_z=_number(spike.peak_z),
+                mean_z=_number(mean_z),
+                threshold=None if trait.threshold is None else _number(trait.threshold.z),
+                tokens=tokens,
+            )
 
 
 class _EventFile(ConcurrentRotatingFileHandler):

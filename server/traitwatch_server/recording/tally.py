@@ -6,7 +6,7 @@ for its metrics.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class Tally:
         """
         e = self._engine_of[engine]
         slots = np.array([self._slot_of[trait.name] for trait in scores.traits], dtype=np.intp)
-        self._tokens[e, slots] += _histograms(scores.z, TOKEN_Z_BUCKETS)
+        self._tokens[e, slots] += scores.token_z
         known = np.isfinite(scores.mean_z)
         slots, means = slots[known], scores.mean_z[known]
         buckets = np.searchsorted(MEAN_Z_BUCKETS, means)
@@ -128,19 +128,6 @@ class Tally:
         self._spikes = np.zeros(size, dtype=np.int64)
         self._over = np.zeros(size, dtype=np.int64)
         self._spike_ids = np.empty(size, dtype=object)
-
-
-def _histograms(values: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return how many values of each row fall into each bucket: `[num_rows, len(bounds) + 1]`.
-
-    Args:
-        values: `[num_rows, num_values]`; NaN falls into none.
-        bounds: upper bounds, inclusive as Prometheus has them, ascending.
-    """
-    size = len(bounds) + 1
-    places = np.searchsorted(bounds, values) + size * np.arange(values.shape[0])[:, None]
-    counts: npt.NDArray[np.int64] = np.bincount(places[~np.isnan(values)], minlength=size * values.shape[0])
-    return counts.reshape(values.shape[0], size)
 
 
 def _add(

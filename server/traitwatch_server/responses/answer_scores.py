@@ -6,55 +6,67 @@ answer of `/v1/responses` or `/v1/messages` has a turn for every call. The endpo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from traitwatch.spikes import Spike
 from traitwatch.vectors import Float32Array
-from traitwatch_server.ledger.scores import Scores
+from traitwatch_server.ledger.scores import Scores, States, score, states_of
 from traitwatch_server.ledger.waiter import ROWS_TIMEOUT
-from traitwatch_server.responses.schema import Json, Projections, TraitPart, TraitScores
+from traitwatch_server.pacing import Pacer, Steps
+from traitwatch_server.responses.long_lists import LongLists
+from traitwatch_server.responses.schema import Json, Projections, TraitPart, TraitScores, TraitSpike
 from traitwatch_server.responses.scored_request import Turn
 from traitwatch_server.responses.selection import Selection
 from traitwatch_server.traits import ServedTrait
 
 # Decimals of a number in a response. bfloat16 keeps 3 significant digits, so 4 decimals lose nothing.
 _DECIMALS = 4
+# Numbers, or spikes, that are made into JSON at once: about a millisecond. Longer lists are encoded in parts.
+_AT_ONCE = 2**13
 
 
 class AnswerScores:
     """Puts the scores of one answer into the JSON objects that carry it."""
 
-    def __init__(self, selection: Selection, turns: Callable[[], Sequence[Turn]]):
+    def __init__(self, selection: Selection, turns: Callable[[], Sequence[Turn]], pacer: Pacer, lists: LongLists):
         """Start with no projection sent.
 
         Args:
             selection: what the response carries.
             turns: returns the turns of the answer so far, in their order.
+            pacer: shares the event loop among all work on long answers.
+            lists: takes the lists that are too long to be encoded at once.
         """
         self._selection = selection
         self._turns = turns
+        self._pacer = pacer
+        self._lists = lists
         # Tokens whose projections have gone out.
         self._sent = 0
 
     async def progress(self, fields: Json) -> None:
         """Put the projections since the answer's last event into `fields`, if there are any.
 
-        They are those of all tokens but the last, unless their rows are late.
+        They are those of all tokens but the last, unless their rows are late, or they are very many. A later event
+        carries the rest.
 
         Args:
             fields: the JSON object that gets the field `traits`.
         """
-        if not self._selection.tokens:
+        if not self._selection.tokens or self._selection.echo_only:
             return
         for turn in self._turns()[-1:]:
             await turn.call.wait_due(turn.choice)
         turns = self._turns()
-        start, end = self._sent, _arrived(turns)
+        start = self._sent
+        end = min(_arrived(turns), start + _AT_ONCE // max(1, len(self._selection.traits)) + 1)
         if end <= start:
             return
-        values = token_values(self._selection.projections(_states(turns, start, end)))
+        values = token_values(self._selection.projections(_read(turns, start, end)))
         parts: dict[str, TraitPart] = {
             name: {"start": start, "tokens": tokens} for name, tokens in zip(self._selection.names, values, strict=True)
         }
@@ -69,59 +81,89 @@ class AnswerScores:
             whole: whether it carries all projections, whatever earlier events carried.
         """
         complete = await _wait(self._turns())
+        fields["traits"] = await self._pacer.run(self._summary(whole=whole))
+        fields["traits_complete"] = complete
+
+    def _summary(self, *, whole: bool) -> Steps[dict[str, TraitScores]]:
         turns = self._turns()
         selection = self._selection
         start = 0 if whole else self._sent
-        scores = self._scores(turns)
-        tokens = token_values(selection.chosen(scores.projections)[:, start:]) if selection.tokens else None
-        prompt = None
+        scores = yield from self._scores(turns)
+        traits = yield from summaries(scores, selection.traits, self._lists)
         if selection.prompt and turns:
-            prompt = token_values(selection.projections(turns[0].rows.prompt_states()))
-        traits = summaries(scores, selection.traits)
-        for i, summary in enumerate(traits.values()):
-            if prompt is not None:
-                summary["prompt_tokens"] = prompt[i]
-            if tokens is not None:
-                summary["tokens"] = tokens[i]
+            rows = turns[0].rows
+            prompt = yield from self._lists_of(States(len(rows.prompt), rows.prompt_states), 0)
+            for summary, values in zip(traits.values(), prompt, strict=True):
+                summary["prompt_tokens"] = values
+        if selection.tokens:
+            # With echo and `max_tokens: 0`, vLLM generates a token that the answer has not.
+            count = 0 if selection.echo_only else _count(turns)
+            tokens = yield from self._lists_of(States(count, lambda start, end: _read(turns, start, end)), start)
+            for summary, values in zip(traits.values(), tokens, strict=True):
+                summary["tokens"] = values
                 if not whole:
                     summary["start"] = start
-        fields["traits"] = traits
-        fields["traits_complete"] = complete
+        return traits
 
-    def _scores(self, turns: Sequence[Turn]) -> Scores:
+    def _scores(self, turns: Sequence[Turn]) -> Steps[Scores]:
         """Return the scores of the answer for all loaded traits; those of one turn are shared with the recorder."""
         if len(turns) == 1:
-            return turns[0].call.scores(turns[0].choice)
+            return (yield from turns[0].call.scores(turns[0].choice))
         loaded = self._selection.loaded
-        total = sum(len(turn.rows.tokens) for turn in turns)
-        states = _states(turns, 0, total)[:, loaded.places].T
-        if turns:
-            last = turns[0].rows.prompt_last()[loaded.places]
-        else:
-            last = np.full(len(loaded.all), np.nan, dtype=np.float32)
-        return Scores(loaded.all, states, last)
+        last = turns[0].rows.prompt_last() if turns else np.full(loaded.columns.total, np.nan, dtype=np.float32)
+        return (yield from score(loaded, States(_count(turns), lambda start, end: _read(turns, start, end)), last))
+
+    def _lists_of(self, states: States, start: int) -> Steps[list[Any]]:
+        """Return for each selected trait the projections from `start` on, as a list or what stands for it."""
+        selection = self._selection
+        count = max(0, states.count - start)
+        if count * len(selection.traits) <= _AT_ONCE:
+            if not count:
+                return [[] for _ in selection.traits]
+            return token_values(selection.projections(states.read(start, states.count)))
+
+        def parts(place: int) -> Iterator[Projections]:
+            for first in range(start, states.count, _AT_ONCE):
+                values = states.read(first, min(first + _AT_ONCE, states.count))[:, place]
+                yield token_values(values[None])[0]
+
+        lists = []
+        for place in selection.places.tolist():
+            lists.append((yield from self._lists.add(parts(place))))
+        return lists
 
 
-def summaries(scores: Scores, traits: Sequence[ServedTrait]) -> dict[str, TraitScores]:
+def summaries(scores: Scores, traits: Sequence[ServedTrait], lists: LongLists) -> Steps[dict[str, TraitScores]]:
     """Return the summary fields of some of the scored traits, by name, in the order of `traits`."""
     place_of = {trait.name: i for i, trait in enumerate(scores.traits)}
     places = [place_of[trait.name] for trait in traits]
     columns = [scores.mean, scores.mean_z, scores.max_z, scores.prompt_last.astype(np.float64)]
     numbers = _rounded(np.stack(columns, axis=1)[places])
-    return {
-        trait.name: {
+    fields: dict[str, TraitScores] = {}
+    # All short lists together are encoded at once.
+    left = _AT_ONCE // 4
+    for trait, place, (mean, z, max_z, prompt_last) in zip(traits, places, numbers, strict=True):
+        spikes = scores.spikes[place]
+        left -= len(spikes)
+        fields[trait.name] = {
             "layer": trait.layer,
             "mean": mean,
             "z": z,
             "max_z": max_z,
             "prompt_last": prompt_last,
-            "spikes": [
-                {"start": spike.start, "end": spike.end, "peak_z": round(spike.peak_z, _DECIMALS)}
-                for spike in scores.spikes[place]
-            ],
+            "spikes": _spike_fields(spikes) if left >= 0 else (yield from lists.add(_spike_parts(spikes))),
         }
-        for trait, place, (mean, z, max_z, prompt_last) in zip(traits, places, numbers, strict=True)
-    }
+    return fields
+
+
+def _spike_fields(spikes: Sequence[Spike]) -> list[TraitSpike]:
+    return [{"start": spike.start, "end": spike.end, "peak_z": round(spike.peak_z, _DECIMALS)} for spike in spikes]
+
+
+def _spike_parts(spikes: Sequence[Spike]) -> Iterator[list[TraitSpike]]:
+    size = _AT_ONCE // 8
+    for first in range(0, len(spikes), size):
+        yield _spike_fields(spikes[first : first + size])
 
 
 def token_values(projections: Float32Array) -> list[Projections]:
@@ -152,7 +194,11 @@ def _arrived(turns: Sequence[Turn]) -> int:
     return arrived
 
 
-def _states(turns: Sequence[Turn], start: int, end: int) -> Float32Array:
+def _count(turns: Sequence[Turn]) -> int:
+    return sum(len(turn.rows.tokens) for turn in turns)
+
+
+def _read(turns: Sequence[Turn], start: int, end: int) -> Float32Array:
     """Return the projections of tokens `start` to `end` of an answer: `[end - start, columns]`, float32.
 
     A row is NaN where it is missing, and for the last token of a turn, which has no state.
@@ -161,18 +207,12 @@ def _states(turns: Sequence[Turn], start: int, end: int) -> Float32Array:
     offset = 0
     for turn in turns:
         rows = turn.rows
-        first, last = max(0, start - offset), min(len(rows.tokens), end - offset)
-        with_state = min(last, len(rows.tokens) - 1)
+        count = len(rows.tokens)
+        first, last = max(0, start - offset), min(count, end - offset)
         if first < last:
-            if first < with_state:
-                parts.append(rows.states(first, with_state))
-            if with_state < last:
-                parts.append(np.full((1, rows.columns.total), np.nan, dtype=np.float32))
-        offset += len(rows.tokens)
-    columns = turns[0].rows.columns.total if turns else 0
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty((0, columns), dtype=np.float32)
+            parts.append(states_of(rows, first, last))
+        offset += count
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> list[list[float | None]]:

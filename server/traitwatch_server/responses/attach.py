@@ -6,11 +6,12 @@ from functools import partial
 
 import msgspec
 
+from traitwatch_server.pacing import Pacer
 from traitwatch_server.responses.answer_scores import AnswerScores
-from traitwatch_server.responses.endpoints import Carrier, Portion, Shape
+from traitwatch_server.responses.endpoints import OBJECT, Carrier, Portion, Shape
+from traitwatch_server.responses.long_lists import LongLists
 from traitwatch_server.responses.scored_request import ScoredRequest
 
-_DECODER = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
@@ -23,42 +24,46 @@ class Attacher:
         given_up: whether every answer from here on carries `"traits_complete": false` and no scores.
     """
 
-    def __init__(self, request: ScoredRequest, shape: Shape):
+    def __init__(self, request: ScoredRequest, shape: Shape, pacer: Pacer):
         """Start with no answer.
 
         Args:
             request: the scored request.
             shape: where the scores go in the answers of its endpoint.
+            pacer: shares the event loop among all work on long answers.
         """
         self.given_up = False
         self._request = request
         self._shape = shape
+        self._pacer = pacer
+        self._lists = LongLists()
         self._answers: dict[int, AnswerScores] = {}
 
-    async def body(self, body: bytes) -> bytes:
-        """Return the JSON answer `body` with scores."""
-        answer = _DECODER.decode(body)
-        if not isinstance(answer, dict):
+    async def body(self, body: bytes) -> list[bytes]:
+        """Return the JSON answer `body` with scores, in pieces."""
+        try:
+            answer = OBJECT.decode(body)
+        except msgspec.ValidationError:
             # vLLM answers `null` to a client that has left.
-            return body
+            return [body]
         carriers = self._shape.body(answer)
         if not carriers:
-            return body
+            return [body]
         await asyncio.gather(*map(self._fill, carriers))
-        return _ENCODER.encode(answer)
+        return self._lists.splice(_ENCODER.encode(answer))
 
-    async def event(self, event: bytes) -> bytes:
-        """Return one event of the stream with its scores; an event that takes none is returned unchanged."""
+    async def event(self, event: bytes) -> list[bytes]:
+        """Return one event of the stream with its scores, in pieces; an event that takes none is returned unchanged."""
         data = event_data(event)
         if data is None or not data.startswith(b"{"):
-            return event
-        fields = _DECODER.decode(data)
+            return [event]
+        fields = OBJECT.decode(data)
         carriers = self._shape.event(fields)
         for carrier in carriers:
             await self._fill(carrier)
         if not any(name in carrier.fields for carrier in carriers for name in ("traits", "traits_complete")):
-            return event
-        return with_data(event, _ENCODER.encode(fields))
+            return [event]
+        return self._lists.splice(with_data(event, _ENCODER.encode(fields)))
 
     async def _fill(self, carrier: Carrier) -> None:
         if self.given_up:
@@ -73,7 +78,7 @@ class Attacher:
         answer = self._answers.get(number)
         if answer is None:
             turns = partial(self._shape.turns, self._request, number)
-            answer = self._answers[number] = AnswerScores(self._request.selection, turns)
+            answer = self._answers[number] = AnswerScores(self._request.selection, turns, self._pacer, self._lists)
         return answer
 
 

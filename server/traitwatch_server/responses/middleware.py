@@ -4,10 +4,13 @@ While a scored request is handled, the context variable `SCORED_REQUEST` holds i
 there. Requests without a `traits` field reach vLLM unchanged. Responses without scores reach the client unchanged.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,11 +21,24 @@ from traitwatch_server.responses.attach import Attacher, EventSplitter
 from traitwatch_server.responses.endpoints import Shape, Without, shape_of
 from traitwatch_server.responses.paths import route_path
 from traitwatch_server.responses.refusals import refusal
-from traitwatch_server.responses.request_body import decode, is_true, may_contain, receive_body, replay, with_body
+from traitwatch_server.responses.request_body import (
+    decode,
+    is_true,
+    is_zero,
+    may_contain,
+    receive_body,
+    replay,
+    value_of,
+    with_body,
+)
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection, select
 
 _FIELD = "traits"
+_ECHO = "echo"
+_EXTRA_BODY = "extra_body"
+# A message of an answer has some more bytes than this at most.
+_MESSAGE_BYTES = 2**17
 _CALLED = {Without.BEAM_SEARCH: "beam search", Without.BACKGROUND: "a background response"}
 
 logger = logging.getLogger(__name__)
@@ -55,12 +71,14 @@ class TraitsMiddleware:
             await refusal(400, str(error), path=route_path(scope), param=_FIELD)(scope, receive, send)
             return
         receive = replay(received, receive)
+        # A stream may last for minutes, and the body may be large.
+        del received
         if not isinstance(selection, Selection):
             with _while_handled(selection):
                 await self._app(scope, receive, send)
             return
         request = ScoredRequest(selection, monitor.ledger)
-        rewriter = _AnswerRewriter(Attacher(request, shape), send, monitor.recorder)
+        rewriter = _AnswerRewriter(Attacher(request, shape, monitor.pacer), send, monitor.recorder)
         with closing(request), _while_handled(request):
             await self._app(scope, receive, rewriter)
 
@@ -87,24 +105,46 @@ def _read_request(
         RequestError: `traits` is malformed, or asks for scores that the response cannot carry.
     """
     body = b"".join(message.get("body", b"") for message in received)
-    names = (_FIELD,) if shape.without is None else (_FIELD, shape.without.value)
+    names = (_FIELD, _ECHO) if shape.without is None else (_FIELD, _ECHO, shape.without.value)
     # A body without these fields, which is the usual one, need not be decoded.
     fields = decode(body) if may_contain(body, *names) else {}
+    try:
+        asked, extra, echo_only, without = _read_fields(fields or {}, shape)
+    except (ValueError, RecursionError):
+        fields = None
     if fields is None:
         return None, scope, received
-    has_field = _FIELD in fields
-    asked = fields.pop(_FIELD, None)
-    selection: Selection | Unscorable | None = select(asked, monitor.traits, monitor.default)
-    if shape.without is not None and is_true(fields.get(shape.without.value)):
+    if asked is None and isinstance(extra, dict) and _FIELD in extra:
+        raise RequestError(
+            "traits: it stands inside extra_body, which is an argument of OpenAI's Python client and no field of a "
+            'request; put "traits" beside "model".'
+        )
+    selection: Selection | Unscorable | None = select(asked, monitor.traits, monitor.default, monitor.allow)
+    if isinstance(selection, Selection) and echo_only:
+        selection = replace(selection, echo_only=True)
+    if shape.without is not None and without:
         if asked is not None and selection is not None:
             raise RequestError(f"traits: {_CALLED[shape.without]} carries no scores; leave one of the two out.")
         selection = None
         if shape.without is Without.BEAM_SEARCH:
             monitor.recorder.not_attached("not_scorable")
             selection = Unscorable.UNSCORABLE
-    if has_field:
+    if _FIELD in fields:
+        del fields[_FIELD]
         scope, received = with_body(scope, fields)
     return selection, scope, received
+
+
+def _read_fields(fields: Mapping[str, msgspec.Raw], shape: Shape) -> tuple[object, object, bool, bool]:
+    """Return `traits`, `extra_body`, whether the answer is the prompt alone, and whether it can carry no scores.
+
+    Raises:
+        ValueError: a field is no JSON; or RecursionError.
+    """
+    # vLLM generates a token for the echo of a prompt, and drops it.
+    echo_only = shape.echoes and is_true(value_of(fields.get(_ECHO))) and is_zero(value_of(fields.get("max_tokens")))
+    without = shape.without is not None and is_true(value_of(fields.get(shape.without.value)))
+    return value_of(fields.get(_FIELD)), value_of(fields.get(_EXTRA_BODY)), echo_only, without
 
 
 class _AnswerRewriter:
@@ -122,7 +162,7 @@ class _AnswerRewriter:
         self._recorder = recorder
         self._send = send
         self._held: Message | None = None
-        self._body = b""
+        self._body = bytearray()
         self._events: EventSplitter | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -150,21 +190,36 @@ class _AnswerRewriter:
         self._body += message.get("body", b"")
         if message.get("more_body", False):
             return
-        body = await self._attached(self._attacher.body, self._body)
-        MutableHeaders(raw=start["headers"])["content-length"] = str(len(body))
+        pieces = await self._attached(self._attacher.body, bytes(self._body))
+        MutableHeaders(raw=start["headers"])["content-length"] = str(sum(map(len, pieces)))
         await self._send(start)
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_pieces(pieces, more=False)
 
     async def _stream(self, message: Message, events: EventSplitter) -> None:
-        parts = events.feed(message.get("body", b""))
-        body = b"".join([await self._attached(self._attacher.event, part) for part in parts])
+        pieces: list[bytes] = []
+        for part in events.feed(message.get("body", b"")):
+            pieces += await self._attached(self._attacher.event, part)
         more = message.get("more_body", False)
         if not more:
-            body += events.rest()
-        if body or not more:
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            pieces.append(events.rest())
+        if pieces or not more:
+            await self._send_pieces(pieces, more=more)
 
-    async def _attached(self, attach: Callable[[bytes], Awaitable[bytes]], part: bytes) -> bytes:
+    async def _send_pieces(self, pieces: list[bytes], *, more: bool) -> None:
+        """Send a body in messages of `_MESSAGE_BYTES` or so: a short one, as nearly all are, in one message."""
+        waiting: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            if size > _MESSAGE_BYTES:
+                await self._send({"type": "http.response.body", "body": b"".join(waiting), "more_body": True})
+                await asyncio.sleep(0)
+                waiting, size = [], 0
+            waiting.append(piece)
+            size += len(piece)
+        body = waiting[0] if len(waiting) == 1 else b"".join(waiting)
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _attached(self, attach: Callable[[bytes], Awaitable[list[bytes]]], part: bytes) -> list[bytes]:
         """Return a part of vLLM's answer with its scores; after a failure of ours with `"traits_complete": false`."""
         # The first failure is of the scores. If adding `traits_complete` fails too, vLLM's answer goes out unchanged.
         for _ in range(2):
@@ -176,4 +231,4 @@ class _AnswerRewriter:
                     self._recorder.not_attached("internal_error")
                     logger.exception("Scores could not be attached; the answer goes out without them.")
                 self._attacher.given_up = True
-        return part
+        return [part]

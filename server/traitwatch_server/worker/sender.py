@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,10 +19,13 @@ import torch
 import zmq
 
 from traitwatch.failures import FailureLog
+from traitwatch.vectors import Float32Array
 from traitwatch_server.wire import HIGH_WATER_MARK, RowFrame, RowRun, api_process_of
 
 logger = logging.getLogger(__name__)
 
+# Bytes of the rows in a frame, about: reading one takes the API process a millisecond or two.
+_FRAME_BYTES = 2**20
 # Bytes that may wait for the sender's thread.
 _MAX_QUEUED_BYTES = 64 * 2**20
 # Milliseconds in which a closed socket still sends its frames.
@@ -167,7 +170,7 @@ class Sender:
             self._send_rows(item)
 
     def _send_rows(self, rows: Rows) -> None:
-        """Send each API process its rows of a pass. Where that fails, count the rows of those that got none.
+        """Send each API process its rows of a pass. Where that fails, count the rows that did not go.
 
         Raises:
             Exception: the first failure.
@@ -184,7 +187,9 @@ class Sender:
                 in_host_memory = time.time()
             for api_process, runs, values in _by_owner(rows):
                 try:
-                    self._send(api_process, runs, rows.widths, in_host_memory, values)
+                    for part, data in _in_frames(runs, values):
+                        self._send(api_process, part, rows.widths, in_host_memory, data)
+                        left[api_process] -= sum(run.count for run in part)
                     del left[api_process]
                 except Exception as error:  # noqa: BLE001 (the other API processes still get their rows)
                     failures.append(error)
@@ -195,7 +200,7 @@ class Sender:
             raise failures[0]
 
     def _count_failed(self, left: dict[str, int]) -> None:
-        """Count the rows of API processes that got none of a pass, and the pass once."""
+        """Count the rows of a pass that did not go to their API processes, and the pass once."""
         with self._lock:
             for api_process, count in left.items():
                 self._losses[api_process].rows += count
@@ -251,16 +256,43 @@ def _push_socket(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> "z
     return socket
 
 
-def _by_owner(rows: Rows) -> list[tuple[str, Sequence[RowRun], bytes]]:
+def _by_owner(rows: Rows) -> list[tuple[str, Sequence[RowRun], Float32Array]]:
     """Split rows by API process. With one process, which is the usual case, nothing is copied."""
     owners = [api_process_of(run.key) for run in rows.runs]
-    values = rows.values.numpy()
+    values: Float32Array = rows.values.numpy()
     if len(set(owners)) == 1:
-        return [(owners[0], rows.runs, values.tobytes())]
+        return [(owners[0], rows.runs, values)]
     ends = np.cumsum([run.count for run in rows.runs])
-    parts: list[tuple[str, Sequence[RowRun], bytes]] = []
+    parts: list[tuple[str, Sequence[RowRun], Float32Array]] = []
     for owner in dict.fromkeys(owners):
         mine = [i for i, o in enumerate(owners) if o == owner]
         of_mine = np.concatenate([values[ends[i] - rows.runs[i].count : ends[i]] for i in mine])
-        parts.append((owner, [rows.runs[i] for i in mine], of_mine.tobytes()))
+        parts.append((owner, [rows.runs[i] for i in mine], of_mine))
     return parts
+
+
+def _in_frames(runs: Sequence[RowRun], values: Float32Array) -> Iterator[tuple[Sequence[RowRun], bytes]]:
+    """Split rows into frames. A long run, as of a prompt, goes into several: runs of the same request.
+
+    Args:
+        runs: the runs of the rows, in their order.
+        values: `[num_rows, ...]`, float32.
+    """
+    if values.nbytes <= _FRAME_BYTES:
+        yield runs, values.tobytes()
+        return
+    most = max(1, _FRAME_BYTES // (values.nbytes // values.shape[0]))
+    waiting: list[RowRun] = []
+    start = end = 0
+    for run in runs:
+        left = run.count
+        while left:
+            count = min(left, most - (end - start))
+            waiting.append(msgspec.structs.replace(run, count=count))
+            left -= count
+            end += count
+            if end - start == most:
+                yield waiting, values[start:end].tobytes()
+                waiting, start = [], end
+    if waiting:
+        yield waiting, values[start:end].tobytes()

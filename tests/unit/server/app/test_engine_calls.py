@@ -19,8 +19,10 @@ from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.engine import watch
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
+from traitwatch_server.pacing import Pacer
 from traitwatch_server.recording.sink import Recorded
 from traitwatch_server.responses.answer_scores import AnswerScores
+from traitwatch_server.responses.long_lists import LongLists
 from traitwatch_server.responses.scored_request import SCORED_REQUEST, ScoredRequest, Unscorable
 from traitwatch_server.responses.selection import Selection
 from traitwatch_server.traits import trait_set
@@ -56,6 +58,12 @@ async def let_go(engine: Any) -> None:
     async with asyncio.timeout(20):
         while len(engine.ledger):
             await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def _recorded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record every call when it ends, also on a machine that has much to do."""
+    monkeypatch.setattr("traitwatch_server.pacing.SLICE_SECONDS", 60.0)
 
 
 async def run(engine: Any, params: SamplingParams) -> list[Any]:
@@ -239,7 +247,8 @@ async def test_without_a_trait_nothing_counts_as_scored(
 async def finished(request: ScoredRequest, number: int) -> dict[str, Any]:
     """Return the score fields of an ended choice of the request's response."""
     fields: dict[str, Any] = {}
-    await AnswerScores(request.selection, lambda: request.choice(number)).finish(fields, whole=True)
+    answer = AnswerScores(request.selection, lambda: request.choice(number), Pacer(), LongLists())
+    await answer.finish(fields, whole=True)
     return fields
 
 

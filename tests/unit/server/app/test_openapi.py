@@ -156,7 +156,7 @@ def test_the_events_of_responses_have_parts_and_the_last_event_has_all_scores(sc
 
 @pytest.mark.parametrize("texts", [{}, {"prompt": "Why?", "text": "Because.", "spike_text": "cause"}])
 def test_a_spike_has_the_fields_of_the_log(texts: dict[str, str], schema: Schema) -> None:
-    (event,) = spike_events(response(), datetime.now(UTC))
+    (event,) = spike_events(response(), datetime.now(UTC), 1)
     listed = msgspec.to_builtins(msgspec.structs.replace(event, **texts))
     spikes = schema.answer("/v1/spikes", "get")
     spikes.validate({"object": "list", "data": [listed]})

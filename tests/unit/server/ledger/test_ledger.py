@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import time
+from array import array
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from traitwatch_server.ledger import waiter
 from traitwatch_server.ledger.call import Call
 from traitwatch_server.ledger.ledger import Ledger
 from traitwatch_server.metrics import Metrics
+from traitwatch_server.pacing import at_once
 from traitwatch_server.traits import trait_set
 from traitwatch_server.wire import RowFrame, RowRun
 
@@ -37,7 +39,7 @@ def opened(ledger: Ledger, num_choices: int = 1) -> Call:
     """Return a call whose choices have `PROMPT` and `TOKENS`."""
     call = ledger.open(LOADED, num_choices)
     for index in range(num_choices):
-        call.choice(index).prompt, call.choice(index).tokens = PROMPT, TOKENS
+        call.choice(index).prompt, call.choice(index).tokens = PROMPT, array("i", TOKENS)
     return call
 
 
@@ -103,9 +105,9 @@ def test_a_full_ledger_accepts_no_more_calls(ledger: Ledger, monkeypatch: pytest
 def test_rows_are_bounded_in_bytes(
     ledger: Ledger, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 64 rows of one float each fit, but not twice as many.
-    monkeypatch.setattr(ledger_module, "MAX_BYTES", 300)
     first, second = opened(ledger), opened(ledger)
+    # The 64 rows of one call fit, each of a float and two token ids, but not those of two.
+    monkeypatch.setattr(ledger_module, "MAX_BYTES", first.nbytes + second.nbytes + 64 * 12)
     ledger.deliver(frame(answer_rows(first.key, PROMPT, TOKENS), answer_rows(second.key, PROMPT, TOKENS)))
     assert first.choice(0).complete()
     assert not second.choice(0).complete()
@@ -178,7 +180,8 @@ def test_the_calls_and_bytes_of_the_ledger_are_metrics(ledger: Ledger, registry:
     ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
     other = opened(ledger)
     assert sample(registry, "ledger_requests") == 2
-    assert sample(registry, "ledger_bytes") == call.nbytes > 0
+    assert sample(registry, "ledger_bytes") == call.nbytes + other.nbytes
+    assert call.nbytes > other.nbytes > 0
     ledger.close(call)
     ledger.close(other)
     assert sample(registry, "ledger_requests") == sample(registry, "ledger_bytes") == 0
@@ -187,11 +190,12 @@ def test_the_calls_and_bytes_of_the_ledger_are_metrics(ledger: Ledger, registry:
 def test_the_scores_of_a_choice_are_of_its_tokens_so_far(ledger: Ledger) -> None:
     call = opened(ledger)
     ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
-    assert call.scores(0).projections.tolist() == [[0.0, 1.0, pytest.approx(float("nan"), nan_ok=True)]]
-    assert call.scores(0).prompt_last.tolist() == [-1.0]
-    assert call.scores(0) is call.scores(0), "the response and the metrics must share the scores"
-    call.choice(0).tokens = TOKENS[:2]
-    assert call.scores(0).projections.shape == (1, 2)
+    scores = at_once(call.scores(0))
+    assert (scores.mean.tolist(), scores.max_z.tolist(), scores.missing) == ([0.5], [0.0], 0)
+    assert scores.prompt_last.tolist() == [-1.0]
+    assert at_once(call.scores(0)) is scores, "the response and the metrics must share the scores"
+    call.choice(0).tokens = array("i", TOKENS[:2])
+    assert at_once(call.scores(0)).mean.tolist() == [0.0]
 
 
 async def test_waiting_ends_when_the_last_row_comes(ledger: Ledger) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from tests.support.samples import sample
+from tests.support.scores import scores_of
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch_server.ledger.scores import Scores
 from traitwatch_server.metrics import MEAN_Z_BUCKETS, TOKEN_Z_BUCKETS, Metrics
@@ -28,7 +29,7 @@ def scores(values: Values, traits: tuple[ServedTrait, ...] = (A, B)) -> Scores:
     """Return the scores of a response. `values` has the projections of the token states by trait."""
     states: npt.NDArray[np.float32] = np.array(values, dtype=np.float32)
     states = np.concatenate([states, np.full((len(traits), 1), np.nan, dtype=np.float32)], axis=1)
-    return Scores(traits, states, np.zeros(len(traits), dtype=np.float32))
+    return scores_of(traits, states, np.zeros(len(traits), dtype=np.float32))
 
 
 def counted(*responses: Scores, traits: tuple[ServedTrait, ...] = (A, B)) -> CollectorRegistry:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.scores import scores_of
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch.spikes import find_spikes
 from traitwatch.vectors import Float32Array
-from traitwatch_server.ledger.scores import Scores
+from traitwatch_server.pacing import at_once
 from traitwatch_server.responses.answer_scores import summaries, token_values
+from traitwatch_server.responses.long_lists import LongLists
 from traitwatch_server.traits import ServedTrait
 
 PROMPT_LAST = np.array([0.25], dtype=np.float32)
@@ -25,8 +28,15 @@ def projections(*values: float) -> Float32Array:
     return np.array([[*values, np.nan]], dtype=np.float32)
 
 
+def summarised(
+    traits: Sequence[ServedTrait], values: Float32Array, last: Float32Array, chosen: Sequence[ServedTrait]
+) -> dict[str, Any]:
+    return dict(at_once(summaries(scores_of(traits, values, last), chosen, LongLists())))
+
+
 def fields(trait: ServedTrait, *values: float) -> dict[str, Any]:
-    return dict(summaries(Scores((trait,), projections(*values), PROMPT_LAST), [trait])[trait.name])
+    found: dict[str, Any] = summarised([trait], projections(*values), PROMPT_LAST, [trait])[trait.name]
+    return found
 
 
 def test_z_is_in_standard_deviations_of_the_baseline() -> None:
@@ -50,7 +60,7 @@ def test_an_uncalibrated_trait_has_projections_and_no_z() -> None:
 def test_a_response_without_states_has_no_mean(values: Float32Array) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = summaries(Scores((served_trait(),), values, PROMPT_LAST), [served_trait()])["paternalism"]
+        found = summarised([served_trait()], values, PROMPT_LAST, [served_trait()])["paternalism"]
     assert (found["mean"], found["z"], found["max_z"], found["spikes"]) == (None, None, None, [])
 
 
@@ -63,7 +73,7 @@ def test_traits_do_not_mix() -> None:
     values = np.array([[1, 3, np.nan], [7, 9, np.nan]], dtype=np.float32)
     last = np.array([0.5, 0.75], dtype=np.float32)
     traits = (served_trait("a", mean=0, std=1), served_trait("b", mean=8, std=2))
-    found = summaries(Scores(traits, values, last), traits)
+    found = summarised(traits, values, last, traits)
     assert [(t["mean"], t["z"], t["max_z"], t["prompt_last"]) for t in found.values()] == [
         (2.0, 2.0, 3.0, 0.5),
         (8.0, 0.0, 0.5, 0.75),
@@ -95,5 +105,5 @@ def test_a_trait_without_threshold_has_z_and_no_spikes() -> None:
 def test_selected_traits_come_in_the_requested_order() -> None:
     values = np.array([[1, np.nan], [7, np.nan], [5, np.nan]], dtype=np.float32)
     traits = tuple(served_trait(name) for name in "abc")
-    found = summaries(Scores(traits, values, np.zeros(3, dtype=np.float32)), [traits[2], traits[0]])
+    found = summarised(traits, values, np.zeros(3, dtype=np.float32), [traits[2], traits[0]])
     assert [(name, of["mean"]) for name, of in found.items()] == [("c", 5.0), ("a", 1.0)]

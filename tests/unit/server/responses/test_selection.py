@@ -22,7 +22,6 @@ LOADED = trait_set([served_trait("paternalism", column=1), served_trait("decepti
         ({"include": ["paternalism"]}, "off", ["paternalism"], True),
         ({"include": ["paternalism", "paternalism"]}, "off", ["paternalism"], True),
         ({"tokens": False}, "tokens", ["deception", "paternalism"], False),
-        ({"include": []}, "tokens", [], True),
     ],
 )
 def test_the_selected_traits_and_tokens(value: object, default: str, names: list[str], tokens: bool) -> None:
@@ -42,6 +41,7 @@ def test_a_request_without_a_selection_is_unscored(value: object, default: str) 
     [
         ({"include": ["kindness"]}, "'kindness'"),
         ({"include": "paternalism"}, "include"),
+        ({"include": []}, "names no trait"),
         ({"tokens": 1}, "tokens"),
         ({"layer": 3}, "layer"),
         ({"prompt": 1}, "prompt"),
