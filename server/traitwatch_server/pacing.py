@@ -33,7 +33,7 @@ class Pacer:
         return self._slice(steps)[0]
 
     async def run(self, steps: Steps[Result]) -> Result:
-        """Do work to its end, and let the loop serve others as often as needed. Waiting work is done in its order."""
+        """Do work to its end, and let the loop serve others as often as needed. Work that waits keeps its order."""
         done, result = self._slice(steps)
         while not done:
             async with self._turns:

@@ -138,7 +138,7 @@ async def _traffic(server: Server) -> list[Any]:
 
 
 def _openmetrics(server: Server) -> list[Any]:
-    text = httpx.get(f"{server.url}/metrics", headers=OPENMETRICS, timeout=60).text
+    text = httpx.get(f"{server.url}/metrics", headers={**OPENMETRICS, "cache-control": "no-cache"}, timeout=60).text
     return list(text_string_to_metric_families(text))
 
 

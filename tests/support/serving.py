@@ -58,8 +58,8 @@ class Server:
         return sum(values)
 
     def samples(self) -> list[Sample]:
-        """Return all samples of `/metrics`."""
-        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        """Return all samples of `/metrics`, as they are now."""
+        text = httpx.get(f"{self.url}/metrics", headers={"cache-control": "no-cache"}, timeout=60).text
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 import vllm.envs as envs
@@ -10,9 +11,19 @@ from vllm.config import ParallelConfig
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.middleware.authenticate import GUARDED_PREFIX
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-__all__ = ["GUARDED_PREFIX", "ErrorResponse", "api_keys", "engine_indexes", "metrics_registry", "tokenizer_of"]
+__all__ = [
+    "GUARDED_PREFIX",
+    "ErrorResponse",
+    "api_keys",
+    "engine_indexes",
+    "metrics_registry",
+    "prompt_length",
+    "refused",
+    "tokenizer_of",
+]
 
 
 def api_keys(args: Namespace) -> list[str]:
@@ -30,6 +41,17 @@ def engine_indexes(parallel: ParallelConfig) -> list[str]:
     local = parallel.local_engines_only
     count = parallel.data_parallel_size_local if local else parallel.data_parallel_size
     return [str(index) for index in range(first, first + count)]
+
+
+def prompt_length(prompt: Any) -> int:
+    """Return the tokens of a prompt as an endpoint gives it to the engine client; 0 where it has no token ids."""
+    return len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, Mapping) else 0
+
+
+def refused(message: str, parameter: str) -> Exception:
+    """Return an error that an endpoint answers with status 400, in its own form, if the engine client raises it."""
+    error: Exception = VLLMValidationError(message, parameter=parameter)
+    return error
 
 
 def tokenizer_of(engine: EngineClient) -> Any:

@@ -20,6 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from traitwatch.vllm_private.api_process import prompt_length, refused
 from traitwatch_server.app.draining import ENGINE_TIMEOUT, Draining
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.ledger.call import Call
@@ -50,11 +51,24 @@ def watch(engine: EngineClient, monitor: Monitor, draining: Draining) -> None:
             scored = Unscorable.UNSCORABLE
         if isinstance(scored, Unscorable):
             return _counted(start(sampling_params), sampling_params, request_id, monitor, draining)
+        if scored is not None and scored.selection.prompt:
+            _refuse_long_prompt(prompt, monitor.max_prompt)
         # A response knows its calls by their order, so each call is opened before its first output is asked for.
         call = None if scored is None else scored.open_call(request_id, sampling_params.n)
         return _followed(start, sampling_params, request_id, call, kwargs.get("lora_request"), monitor, draining)
 
     engine.generate = generate
+
+
+def _refuse_long_prompt(prompt: Any, most: int | None) -> None:
+    """Refuse to score the tokens of a prompt that has more than `most`; the endpoint answers with status 400."""
+    length = prompt_length(prompt)
+    if most is not None and length > most:
+        raise refused(
+            f"traits.prompt: the prompt has {length} tokens, and this server gives the projections of prompts of at "
+            f"most {most} (--traits-max-prompt); leave prompt out, or send a shorter prompt.",
+            "traits",
+        )
 
 
 def watch_end(

@@ -2,9 +2,15 @@
 
 vLLM answers in Prometheus's text format alone, which has no exemplars. Prometheus asks for OpenMetrics. Such a scraper
 gets OpenMetrics from prometheus_client here, from the registry that vLLM itself uses.
+
+To render the metrics takes milliseconds for every few traits, and there are routers that ask twenty times a second. So
+a format is rendered at most once in `FRESH_SECONDS`, in a thread, however many clients ask: all of them get that text.
+Only a client that sends `Cache-Control: no-cache` has it rendered anew.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import ALLOWUTF8, generate_latest
@@ -12,13 +18,15 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from traitwatch.vllm_private.api_process import metrics_registry
 from traitwatch_server.responses.paths import route_path
 
 _MEDIA_TYPE = "application/openmetrics-text"
 _VERSION = "1.0.0"
+# How old the metrics may be that a scraper gets.
+FRESH_SECONDS = 0.25
 
 
 class MetricsMiddleware:
@@ -29,27 +37,93 @@ class MetricsMiddleware:
 
         Args:
             app: the application.
-            flush: adds to the metrics what was scored since its last call. Called for each request.
+            flush: adds to the metrics what was scored since its last call. Called before each rendering.
         """
         self._app = app
         self._flush = flush
         self._registry: CollectorRegistry | None = None
+        self._text = _Shared(self._vllms_text)
+        self._openmetrics = _Shared(self._our_openmetrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or route_path(scope) != "/metrics":
+        if scope["type"] != "http" or scope["method"] != "GET" or route_path(scope) != "/metrics":
             await self._app(scope, receive, send)
             return
+        wants_openmetrics = _MEDIA_TYPE in Headers(scope=scope).get("accept", "")
+        shared = self._openmetrics if wants_openmetrics else self._text
+        latest = "no-cache" in Headers(scope=scope).get("cache-control", "")
+        for message in await shared.answer(scope, latest=latest):
+            await send(message)
+
+    async def _vllms_text(self, scope: Scope) -> list[Message]:
         self._flush()
-        if _MEDIA_TYPE not in Headers(scope=scope).get("accept", ""):
-            await self._app(scope, receive, send)
-            return
+        messages: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        # vLLM renders in a thread too.
+        await self._app(dict(scope), receive, keep)
+        return messages
+
+    async def _our_openmetrics(self, scope: Scope) -> list[Message]:
+        self._flush()
         if self._registry is None:
             self._registry = metrics_registry()
         # Of prometheus_client 0.26's ways to write names, this one alone leaves the colon in vLLM's names.
-        body = generate_latest(_Conformant(self._registry), ALLOWUTF8, _VERSION)  # type: ignore[no-untyped-call]
+        body = await asyncio.to_thread(generate_latest, _Conformant(self._registry), ALLOWUTF8, _VERSION)
         response = Response(body, media_type=f"{_MEDIA_TYPE}; version={_VERSION}; charset=utf-8")
-        await response(scope, receive, send)
+        return [
+            {"type": "http.response.start", "status": 200, "headers": response.raw_headers},
+            {"type": "http.response.body", "body": body, "more_body": False},
+        ]
+
+
+@dataclass
+class _Shared:
+    """An answer that many clients share.
+
+    Attributes:
+        make: makes the answer, as the messages of a response.
+    """
+
+    make: Callable[[Scope], Awaitable[list[Message]]]
+    _made: list[Message] | None = None
+    _until: float = 0.0
+    _making: asyncio.Task[list[Message]] | None = None
+
+    async def answer(self, scope: Scope, *, latest: bool) -> list[Message]:
+        """Return the answer that was made in the last `FRESH_SECONDS`, or that is being made, or a new one.
+
+        Args:
+            scope: the request.
+            latest: whether the answer must be made after the request has come.
+        """
+        loop = asyncio.get_running_loop()
+        if latest:
+            if self._making is not None:
+                await asyncio.wait([self._making])
+            self._made = None
+        if self._made is not None and loop.time() < self._until:
+            return self._made
+        if self._making is None:
+            self._making = loop.create_task(self._make(scope, loop))
+        # A client that leaves takes nothing from the others.
+        return await asyncio.shield(self._making)
+
+    async def _make(self, scope: Scope, loop: asyncio.AbstractEventLoop) -> list[Message]:
+        try:
+            asked = loop.time()
+            made = await self.make(scope)
+            if made and made[0].get("status") == 200:
+                self._made, self._until = made, asked + FRESH_SECONDS
+            return made
+        finally:
+            self._making = None
 
 
 class _Conformant(Collector):

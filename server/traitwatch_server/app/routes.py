@@ -1,6 +1,7 @@
 """Our routes, `/v1/traits` and `/v1/spikes`. The API key protects them all, and the admin key those of an operator."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import TypeAdapter
 
 from traitwatch.vllm_private.api_process import ErrorResponse
 from traitwatch_server.app.admin import operator_only
@@ -20,7 +22,7 @@ from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import RECENT, SpikeLog
 from traitwatch_server.responses.refusals import refusal
 from traitwatch_server.responses.schema import TraitDeleted, TraitInfo, TraitList, TraitVerification, Unauthorized
-from traitwatch_server.traits import ServedTrait
+from traitwatch_server.traits import ServedTrait, TraitSet
 
 # A report is one page that loads nothing and runs nothing. A file that somebody else has put there must not do so
 # either.
@@ -35,6 +37,9 @@ _WHY = {
 }
 # Decimals of a cosine.
 _DECIMALS = 4
+_LIST = TypeAdapter(TraitList)
+# A report that somebody writes beside its vector is listed after so many seconds at the latest.
+_REPORTS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,12 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool, adm
     async def refuse(_: Request, error: AdminError) -> JSONResponse:
         return refusal(error.status, str(error))
 
-    @app.get("/v1/traits", responses=_errors(401))
-    async def list_traits() -> TraitList:
+    listing = Listing()
+
+    @app.get("/v1/traits", response_model=TraitList, responses=_errors(401))
+    async def list_traits() -> Response:
         """List the loaded traits, their layers and their calibration."""
-        return {"object": "list", "data": _described(serving().monitor)}
+        return Response(await listing.body(serving().monitor), media_type="application/json")
 
     @app.get(
         "/v1/spikes",
@@ -140,6 +147,30 @@ def _registry(serving: Serving) -> Registry:
 
 def _described(monitor: Monitor) -> list[TraitInfo]:
     return describe(monitor.traits.all, stale=monitor.stale)
+
+
+class Listing:
+    """The list of the loaded traits as JSON. It is made when the traits or weights change, and to see new reports."""
+
+    def __init__(self) -> None:
+        self._made_of: tuple[TraitSet, Collection[str]] | None = None
+        self._made_at = 0.0
+        self._body = b""
+        self._one_at_a_time = asyncio.Lock()
+
+    async def body(self, monitor: Monitor) -> bytes:
+        """Return the list of the monitor's traits, made at most `_REPORTS_SECONDS` ago."""
+        async with self._one_at_a_time:
+            now, made_of = time.monotonic(), (monitor.traits, monitor.stale)
+            if self._made_of != made_of or now - self._made_at > _REPORTS_SECONDS:
+                self._body = await asyncio.to_thread(_listed, *made_of)
+                self._made_of, self._made_at = made_of, now
+            return self._body
+
+
+def _listed(traits: TraitSet, stale: Collection[str]) -> bytes:
+    listed: TraitList = {"object": "list", "data": describe(traits.all, stale=stale)}
+    return _LIST.dump_json(_LIST.validate_python(listed), by_alias=True)
 
 
 def describe(traits: Sequence[ServedTrait], *, stale: Collection[str] = ()) -> list[TraitInfo]:

@@ -148,9 +148,25 @@ def _with_hyphens(token: str) -> str:
     "--traits-default",
     "default",
     type=click.Choice(["tokens", "summary", "off"]),
-    default="tokens",
+    help="What a response carries when its request has no `traits` field.  [default: tokens; with --traits-allow "
+    "summary: summary]",
+)
+@click.option(
+    "--traits-allow",
+    "allow",
+    type=click.Choice(["summary", "tokens", "prompt"]),
+    default="prompt",
     show_default=True,
-    help="What a response carries when its request has no `traits` field.",
+    help="The most that a request may ask for: the summary, the projections of the answer's tokens too, or those of "
+    "the prompt's tokens too. A request for more is a 400.",
+)
+@click.option(
+    "--traits-max-prompt",
+    "max_prompt",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Longest prompt whose projections a request may ask for; a longer one is a 400.  [default: no limit: the "
+    "model's own work on such a prompt takes longer]",
 )
 @click.option(
     "--drain-seconds",
@@ -183,6 +199,8 @@ def serve(
     directories: tuple[Path, ...],
     layers: tuple[str, ...],
     default: Any,
+    allow: Any,
+    max_prompt: int | None,
     admin: bool,
     admin_key: str | None,
     admin_key_file: Path | None,
@@ -214,6 +232,10 @@ def serve(
 
     if events is None and events_text:
         raise ConfigError("--traits-events-text adds texts to the log of --traits-events; give --traits-events too.")
+    if allow == "summary" and default == "tokens":
+        raise ConfigError(
+            "--traits-default tokens gives more than --traits-allow summary; give --traits-default summary or off."
+        )
     admin_key = read_admin_key(admin_key, admin_key_file)
     if admin and admin_key is None:
         raise ConfigError(
@@ -227,7 +249,9 @@ def serve(
         directories=tuple(d.resolve() for d in directories),
         layer=DEFAULT_LAYER if overall is None else overall,
         layer_of=layer_of,
-        default=default,
+        default=default or ("summary" if allow == "summary" else "tokens"),
+        allow=allow,
+        max_prompt=max_prompt,
         admin=admin,
         admin_key=admin_key,
         spare_layers=spare_layers,

@@ -1,5 +1,7 @@
 """`GET /metrics` is up to date, and uses OpenMetrics for clients that ask for OpenMetrics."""
 
+import asyncio
+
 import httpx
 import pytest
 from prometheus_client import REGISTRY, Counter, Histogram
@@ -9,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from traitwatch_server.app import exposition
 from traitwatch_server.app.exposition import MetricsMiddleware
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -30,8 +33,8 @@ class Client:
     def _flush(self) -> None:
         self.flushes += 1
 
-    async def get(self, path: str, accept: str = "text/plain") -> httpx.Response:
-        return await self._client.get(path, headers={"accept": accept})
+    async def get(self, path: str, accept: str = "text/plain", **headers: str) -> httpx.Response:
+        return await self._client.get(path, headers={"accept": accept, **headers})
 
 
 @pytest.fixture
@@ -71,3 +74,35 @@ async def test_a_strict_parser_takes_histograms_of_signed_values(client: Client)
 
 async def test_other_paths_are_vllms(client: Client) -> None:
     assert (await client.get("/v1/metrics", OPENMETRICS)).text == "vllm, 0 flushes"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+async def test_scrapers_share_a_rendering(client: Client, accept: str) -> None:
+    """However many ask, also at the same time, the metrics are rendered once in `FRESH_SECONDS`."""
+    answers = await asyncio.gather(*(client.get("/metrics", accept) for _ in range(20)))
+    answers.append(await client.get("/metrics", accept))
+    assert client.flushes == 1
+    assert len({answer.text for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+async def test_metrics_are_never_older_than_promised(
+    client: Client, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposition, "FRESH_SECONDS", 0.0)
+    for flushes in (1, 2):
+        await client.get("/metrics", accept)
+        assert client.flushes == flushes
+
+
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+async def test_a_client_may_ask_for_the_latest_metrics(client: Client, accept: str) -> None:
+    await client.get("/metrics", accept)
+    await client.get("/metrics", accept, **{"cache-control": "no-cache"})
+    assert client.flushes == 2
+
+
+async def test_the_two_formats_are_not_mixed(client: Client) -> None:
+    assert (await client.get("/metrics")).text == "vllm, 1 flushes"
+    assert (await client.get("/metrics", OPENMETRICS)).text.endswith("# EOF\n")
+    assert (await client.get("/metrics")).text == "vllm, 1 flushes"
