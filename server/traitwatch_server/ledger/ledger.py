@@ -53,6 +53,11 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the open calls take."""
+        return self._bytes
+
     def open(
         self,
         loaded: TraitSet,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traitwatch.spikes import Spike, SpikeDetector, find_spikes, levels, smooth
+from traitwatch.spikes import Spike, SpikeDetector, find_spikes, levels, smooth, spike_runs
 
 Z = st.lists(st.floats(-10, 10), max_size=60)
 
@@ -72,3 +72,28 @@ def test_levels_are_the_smoothed_z_of_the_present_tokens(z: list[float | None]) 
     smoothed = levels(z)
     assert [level is None for level in smoothed] == [value is None for value in z]
     assert [level for level in smoothed if level is not None] == pytest.approx(smooth(np.array(present)).tolist())
+
+
+@given(
+    st.lists(st.one_of(st.floats(-10, 10), st.just(math.nan), st.sampled_from([1.13, 2.0])), max_size=80),
+    st.one_of(st.floats(-5, 5), st.sampled_from([1.13, 2.0])),
+    st.integers(1, 12),
+    st.integers(1, 5),
+)
+def test_the_spikes_of_a_whole_response_are_those_found_token_by_token(
+    z: list[float], threshold: float, window: int, min_tokens: int
+) -> None:
+    """To the last digit, also with gaps, and where the smoothed z is as high as the threshold."""
+    starts, ends, peaks = spike_runs(np.array(z, dtype=np.float64), threshold, window, min_tokens)
+    found = [Spike(*one) for one in zip(starts.tolist(), ends.tolist(), peaks.tolist(), strict=True)]
+    assert found == find_spikes(z, threshold, window, min_tokens)
+
+
+def test_a_level_that_rounds_to_the_threshold_is_decided_as_token_by_token() -> None:
+    """A constant z comes up to itself in the limit, and the two sums round it differently."""
+    z = np.full(400, 1.13)
+    detector = SpikeDetector(math.inf)
+    for value in z:
+        detector.push(value)
+    for threshold in (detector.level, math.nextafter(detector.level, 0), math.nextafter(detector.level, 9)):
+        assert len(spike_runs(z, threshold)[0]) == len(find_spikes(z.tolist(), threshold))

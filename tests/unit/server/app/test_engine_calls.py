@@ -323,3 +323,24 @@ async def test_an_output_that_cannot_be_read_reaches_the_client(
     token = SCORED_REQUEST.set(request_)
     assert len(await run(engine, SamplingParams(output_kind=RequestOutputKind.DELTA))) == 3
     SCORED_REQUEST.reset(token)
+
+
+async def test_a_prompt_that_is_too_long_to_be_scored_is_refused_before_the_model_generates(
+    engine: Any, monitor: Monitor
+) -> None:
+    monitor.max_prompt = len(PROMPT) - 1
+    token = SCORED_REQUEST.set(ScoredRequest(Selection(LOADED.all, LOADED, prompt=True), engine.ledger))
+    with pytest.raises(Exception, match="--traits-max-prompt"):
+        await run(engine, SamplingParams())
+    assert not engine.seen
+    monitor.max_prompt = len(PROMPT)
+    assert await run(engine, SamplingParams())
+    SCORED_REQUEST.reset(token)
+
+
+async def test_a_long_prompt_whose_projections_nobody_asked_for_is_served(engine: Any, monitor: Monitor) -> None:
+    monitor.max_prompt = 1
+    token = SCORED_REQUEST.set(ScoredRequest(Selection(LOADED.all, LOADED), engine.ledger))
+    assert await run(engine, SamplingParams())
+    SCORED_REQUEST.reset(token)
+    assert await run(engine, SamplingParams())

@@ -2,10 +2,13 @@
 
 import asyncio
 import dataclasses
+import gc
 import time
+import tracemalloc
 from array import array
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -22,6 +25,7 @@ from traitwatch_server.traits import trait_set
 from traitwatch_server.wire import RowFrame, RowRun
 
 LOADED = trait_set([served_trait()])
+SIX = trait_set([served_trait(f"t{i}", column=i) for i in range(6)])
 PROMPT, TOKENS = [5, 6], [7, 8, 9]
 
 
@@ -231,3 +235,41 @@ async def test_one_lost_row_does_not_make_the_ledger_silent(ledger: Ledger) -> N
     ledger.deliver(frame(answer_rows(other.key, PROMPT, TOKENS)))
     assert await waiting is False
     assert not ledger.frames.silent
+
+
+def _long_call(ledger: Ledger, prompt: int, tokens: int, *, with_prompt: bool) -> Call:
+    call = ledger.open(SIX, with_prompt=with_prompt)
+    call.choice(0).prompt = range(1000, 1000 + prompt)
+    call.choice(0).tokens.extend(range(1000 + prompt, 1000 + prompt + tokens))
+    first = 0 if with_prompt else prompt - 1
+    for start in range(first, prompt + tokens - 1, 512):
+        at = np.arange(start, min(start + 512, prompt + tokens - 1))
+        rows = np.column_stack([at, 1000 + at, np.ones((len(at), 6))]).astype(np.float32)
+        ledger.deliver(RowFrame([2], [6], [RowRun(call.key, "x", prompt, len(at))], 0, 0, 0.0, rows.tobytes()))
+    assert call.complete()
+    return call
+
+
+@pytest.mark.parametrize(
+    ("count", "prompt", "tokens", "with_prompt"),
+    [(300, 5, 2, False), (300, 5, 60, False), (3, 5, 40_000, False), (2, 60_000, 10, True)],
+    ids=["short answers", "answers of a block", "long answers", "long prompts"],
+)
+def test_the_bytes_of_the_ledger_are_those_that_it_takes(
+    ledger: Ledger, count: int, prompt: int, tokens: int, with_prompt: bool
+) -> None:
+    """What bounds the memory must be the memory, within a fifth, as Python's allocator counts it."""
+    _long_call(ledger, 5, 3, with_prompt=with_prompt)
+    counted = ledger.nbytes
+    gc.collect()
+    tracemalloc.start()
+    try:
+        calls = [_long_call(ledger, prompt, tokens, with_prompt=with_prompt) for _ in range(count)]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert ledger.nbytes - counted == pytest.approx(taken, rel=0.2)
+    for call in calls:
+        ledger.close(call)
+    assert ledger.nbytes == counted

@@ -1,14 +1,32 @@
 """The fields of a request decide whether its answer is scored. vLLM gets the request without our field."""
 
+import gc
 import json
+import tracemalloc
 
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.types import Message, Receive, Scope, Send
 
-from tests.support.asgi import CHAT, COMPLETIONS, MESSAGES, RESPONSES, App, call, choices, monitor_of, settled
+from tests.support.asgi import (
+    ASKED,
+    CHAT,
+    COMPLETIONS,
+    EVENTS,
+    FIRST_CHOICE,
+    MESSAGES,
+    RESPONSES,
+    App,
+    call,
+    choices,
+    chunk,
+    monitor_of,
+    settled,
+)
 from tests.support.engine import TOKENS
 from tests.support.samples import sample
 from traitwatch_server.monitor import Monitor
+from traitwatch_server.responses.middleware import TraitsMiddleware
 
 
 async def test_the_request_loses_its_traits_field(monitor: Monitor) -> None:
@@ -145,3 +163,82 @@ async def test_scores_that_a_response_cannot_carry_are_refused(monitor: Monitor,
     assert refused.messages[0]["status"] == 400
     assert "carries no scores" in refused.json["error"]["message"]
     assert app.engine.seen == []
+
+
+@pytest.mark.parametrize("body", [b'{"extra_body": {"traits": true}}', b'{"extra_body": {"tr\\u0061its": {}}}'])
+async def test_traits_that_vllm_would_ignore_are_refused(monitor: Monitor, body: bytes) -> None:
+    """OpenAI's Python client puts the fields of `extra_body` beside the others; no server reads `extra_body`."""
+    app = App(monitor, choices(0))
+    result = await call(app, monitor, body)
+    assert result.messages[0]["status"] == 400
+    assert "extra_body" in result.json["error"]["message"]
+    assert app.body == b""
+
+
+async def test_an_extra_body_without_traits_passes_byte_for_byte(monitor: Monitor) -> None:
+    app = App(monitor, choices(0))
+    body = b'{"extra_body": {"top_k": 3,  "tags": ["traits"]}}'
+    assert (await call(app, monitor, body)).messages[0]["status"] == 200
+    assert app.body == body
+
+
+@pytest.mark.parametrize("media_type", ["application/json", EVENTS])
+@pytest.mark.parametrize("zero", [b"0", b'"0"', b"0.0"])
+async def test_the_echo_of_a_prompt_has_no_token(monitor: Monitor, media_type: str, zero: bytes) -> None:
+    """With `echo` and `max_tokens: 0`, vLLM generates a token that the answer has not."""
+    app = App(monitor, choices(0) if media_type == "application/json" else chunk, media_type)
+    result = await call(app, monitor, b'{"echo": true, "max_tokens": %b}' % zero, COMPLETIONS)
+    answers = [result.json] if media_type == "application/json" else result.events
+    traits = [answer["choices"][0].get("traits") for answer in answers]
+    assert traits[:-1] == [None] * (len(answers) - 1)
+    assert traits[-1]["paternalism"]["tokens"] == []
+    assert traits[-1]["paternalism"]["prompt_last"] == 51.0
+
+
+@pytest.mark.parametrize("body", [b'{"echo": true, "max_tokens": 3}', b'{"max_tokens": 0}', b'{"echo": "x"}'])
+async def test_other_echoes_keep_their_tokens(monitor: Monitor, body: bytes) -> None:
+    result = await call(App(monitor, choices(0)), monitor, body, COMPLETIONS)
+    assert result.json["choices"][0]["traits"]["paternalism"]["tokens"] == FIRST_CHOICE
+
+
+async def test_a_request_for_more_than_allowed_does_not_reach_the_model(registry: CollectorRegistry) -> None:
+    monitor = monitor_of(registry, "summary")
+    monitor.allow = "summary"
+    app = App(monitor, choices(0))
+    result = await call(app, monitor, b'{"traits": true}', MESSAGES)
+    assert result.messages[0]["status"] == 400
+    assert result.json["type"] == "error"
+    assert "--traits-allow summary" in result.json["error"]["message"]
+    assert not app.engine.seen
+    assert (await call(app, monitor, ASKED)).json["choices"][0]["traits"]["paternalism"]["mean"] == 3.75
+
+
+async def test_the_body_of_a_request_is_let_go_once_vllm_has_read_it(monitor: Monitor) -> None:
+    """A stream may last for minutes."""
+    size = 30_000_000
+    taken: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        gc.collect()
+        taken.append(tracemalloc.get_traced_memory()[0])
+
+    def request() -> Receive:
+        waiting = [{"type": "http.request", "body": b'{"traits": true, "prompt": "%b"}' % (b"x" * size)}]
+
+        async def receive() -> Message:
+            return waiting.pop()
+
+        return receive
+
+    async def send(message: Message) -> None:
+        return None
+
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+    tracemalloc.start()
+    try:
+        await TraitsMiddleware(app, lambda: monitor)(scope, request(), send)
+    finally:
+        tracemalloc.stop()
+    assert taken[0] < size / 10

@@ -1,11 +1,15 @@
 """The `traits` field of a request, and the selection that follows from this field."""
 
+from contextlib import nullcontext
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from tests.support.traits import served_trait
 from traitwatch_server.errors import RequestError
 from traitwatch_server.responses.selection import select
+from traitwatch_server.settings import TraitsAllow
 from traitwatch_server.traits import trait_set
 
 LOADED = trait_set([served_trait("paternalism", column=1), served_trait("deception")])
@@ -67,3 +71,29 @@ def test_each_trait_reads_its_own_column() -> None:
     assert selection is not None
     states = np.array([[10, 11, 30], [12, 13, 32]], dtype=np.float32)
     assert selection.projections(states).tolist() == [[11, 13], [30, 32]]
+
+
+@pytest.mark.parametrize(
+    ("value", "allow", "allowed"),
+    [
+        (True, "tokens", True),
+        (True, "summary", False),
+        ({}, "summary", False),
+        ({"tokens": False}, "summary", True),
+        (False, "summary", True),
+        ({"prompt": True}, "prompt", True),
+        ({"prompt": True}, "tokens", False),
+        ({"prompt": True, "tokens": False}, "tokens", False),
+        ({"prompt": True, "tokens": False}, "summary", False),
+    ],
+)
+def test_a_request_for_more_than_allowed_is_refused_and_the_option_is_named(
+    value: object, allow: TraitsAllow, allowed: bool
+) -> None:
+    with nullcontext() if allowed else pytest.raises(RequestError, match=f"--traits-allow {allow}"):
+        select(value, LOADED, "off", allow)
+
+
+def test_a_request_without_the_field_is_never_refused() -> None:
+    for allow in get_args(TraitsAllow):
+        assert select(None, LOADED, "summary", allow) is not None

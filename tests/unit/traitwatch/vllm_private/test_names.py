@@ -33,6 +33,8 @@ from traitwatch.vllm_private.api_process import (
     api_keys,
     engine_indexes,
     metrics_registry,
+    prompt_length,
+    refused,
 )
 from traitwatch.vllm_private.command_line import create_model_config, parse_serve_arguments, serves_without_python
 from traitwatch.vllm_private.server_process import SERVER_MODULE, attention_backends, model_runner
@@ -173,6 +175,20 @@ def test_the_engine_client_of_a_server_has_a_tokenizer_that_can_be_had_at_once()
     tokenizer = import_module("vllm.v1.engine.async_llm").AsyncLLM.get_tokenizer
     assert not inspect.iscoroutinefunction(tokenizer)
     assert list(inspect.signature(tokenizer).parameters) == ["self"]
+
+
+def test_an_error_of_the_engine_client_is_a_400_that_names_the_field() -> None:
+    answer = import_module("vllm.entrypoints.serve.exception_handling.error_response").create_error_response(
+        refused("too long", "traits")
+    )
+    assert (answer.error.code, answer.error.param) == (400, "traits")
+    assert "too long" in answer.error.message
+
+
+def test_a_prompt_of_the_engine_client_has_its_token_ids() -> None:
+    inputs = import_module("vllm.inputs")
+    assert prompt_length(inputs.TokensPrompt(prompt_token_ids=[1, 2, 3])) == 3
+    assert prompt_length("text") == prompt_length({"prompt_embeds": object()}) == 0
 
 
 def test_an_error_has_a_schema() -> None:
