@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup programs lock demo demo-alerts test test-matrix test-e2e test-docs test-containers lint docs reference vectors \
-	bench bench-builder fuzz false-alarms
+	bench bench-builder blocked-loop fuzz false-alarms
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -22,7 +22,7 @@ programs: ## Install what demo-alerts and the tests drive, from Debian: promethe
 
 # Threads that wait for each other sleep. By default they spin, and two busy processes on two cores then take twice the
 # time: 20 answers of the embedded model beside the matrix 124 s and not 45 s (alone 39 s and 34 s).
-test test-matrix test-e2e test-docs test-containers: export OMP_WAIT_POLICY = passive
+test test-matrix test-e2e test-docs test-containers blocked-loop: export OMP_WAIT_POLICY = passive
 
 # All of them run in two processes (tests/conftest.py says what goes where), some of them in one.
 test: setup ## Run the tests (ARGS="tests/unit -k name" for some of them)
@@ -72,6 +72,9 @@ bench: setup ## Time the server against plain vLLM under a public load generator
 
 bench-builder: setup ## Time the extraction engines against reading one answer at a time
 	@.venv/bin/python -m tests.benchmarks.builder $(ARGS)
+
+blocked-loop: setup ## Measure how long the worst requests hold the event loop (some minutes; ARGS="--runs 3 --only WORD")
+	@.venv/bin/python -m tests.benchmarks.blocked_loop $(ARGS)
 
 fuzz: setup ## Give mutated files and replies to every reader for minutes (ARGS="--minutes 5 --only NAME")
 	@.venv/bin/python -m tests.benchmarks.fuzz $(ARGS)

@@ -100,7 +100,7 @@ class Serving:
 
     def check(self, answer: list[bytes]) -> int:
         """Return the bytes of an answer; raise `AssertionError` where a choice is not complete."""
-        complete = sum(part.count(b'"traits_complete":true') for part in answer)
+        complete = b"".join(answer).count(b'"traits_complete":true')
         assert complete == self._case.num_choices, f"{complete} of {self._case.num_choices} choices are complete"
         return sum(map(len, answer))
 

@@ -1,7 +1,10 @@
 """`GET /v1/traits` describes the loaded traits, and serves the report beside a vector."""
 
+import asyncio
 import dataclasses
 import datetime
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,14 @@ from prometheus_client import CollectorRegistry
 from tests.support.traits import served_trait, uncalibrated
 from traitwatch.card import LayerCalibration, LayerVerification, Verification
 from traitwatch.vectors import PersonaVector
+from traitwatch_server.app import routes
 from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.keys import Keys
-from traitwatch_server.app.routes import Serving, add_routes, describe, report_of
+from traitwatch_server.app.routes import Listing, Serving, add_routes, describe, report_of
 from traitwatch_server.metrics import Metrics
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.spike_log import SpikeLog
+from traitwatch_server.responses.schema import TraitInfo
 from traitwatch_server.traits import ServedTrait, trait_set
 
 _VERIFICATION = Verification(
@@ -98,6 +103,34 @@ def test_a_report_of_a_trait_that_is_not_loaded_is_not_found() -> None:
     response = _client(served_trait("a")).get("/v1/traits/b/report")
     assert response.status_code == 404
     assert "'b'" in response.json()["error"]["message"]
+
+
+async def test_the_list_is_made_when_the_traits_change_and_not_when_somebody_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    def counted(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
+        made.append(len(traits))
+        return describe(traits)
+
+    monkeypatch.setattr(routes, "describe", counted)
+    listing = Listing()
+    first, second = trait_set([served_trait("a")]), trait_set([served_trait("a"), served_trait("b", column=1)])
+    bodies = await asyncio.gather(*(listing.body(first) for _ in range(20)))
+    assert made == [1]
+    assert {json.loads(body)["data"][0]["id"] for body in bodies} == {"a"}
+    assert [trait["id"] for trait in json.loads(await listing.body(second))["data"]] == ["a", "b"]
+    assert made == [1, 2]
+
+
+async def test_a_new_report_is_listed_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_REPORTS_SECONDS", 0.0)
+    trait = _with(served_trait("a"), path=tmp_path / "a_response_avg_diff.pt")
+    listing, traits = Listing(), trait_set([trait])
+    assert json.loads(await listing.body(traits))["data"][0]["report"] is None
+    report_of(trait).write_text("<!DOCTYPE html>")
+    assert json.loads(await listing.body(traits))["data"][0]["report"] == "/v1/traits/a/report"
 
 
 def _client(*traits: ServedTrait) -> TestClient:
