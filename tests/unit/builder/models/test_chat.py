@@ -53,7 +53,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.mark.parametrize("messages", [SYSTEM, MANY_SHOT], ids=["system", "many-shot"])
+@pytest.mark.parametrize("messages", [SYSTEM, MANY_SHOT, [SYSTEM[0], *MANY_SHOT]], ids=["system", "many-shot", "both"])
 @pytest.mark.parametrize("template", SOUND.values(), ids=SOUND)
 def test_a_template_that_keeps_every_text_is_taken(tokenizer: Any, template: str, messages: Messages) -> None:
     tokenizer.chat_template = template
