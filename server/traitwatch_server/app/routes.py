@@ -79,7 +79,8 @@ def add_routes(app: FastAPI, serving: Callable[[], Serving], *, admin: bool, adm
     @app.get("/v1/traits", response_model=TraitList, responses=_errors(401))
     async def list_traits() -> Response:
         """List the loaded traits, their layers and their calibration."""
-        return Response(await listing.body(serving().monitor), media_type="application/json")
+        monitor = serving().monitor
+        return Response(await listing.body(monitor.traits, monitor.stale), media_type="application/json")
 
     @app.get(
         "/v1/spikes",
@@ -158,10 +159,10 @@ class Listing:
         self._body = b""
         self._one_at_a_time = asyncio.Lock()
 
-    async def body(self, monitor: Monitor) -> bytes:
-        """Return the list of the monitor's traits, made at most `_REPORTS_SECONDS` ago."""
+    async def body(self, traits: TraitSet, stale: Collection[str] = frozenset()) -> bytes:
+        """Return the list, made of these traits, and of which are stale, at most `_REPORTS_SECONDS` ago."""
         async with self._one_at_a_time:
-            now, made_of = time.monotonic(), (monitor.traits, monitor.stale)
+            now, made_of = time.monotonic(), (traits, stale)
             if self._made_of != made_of or now - self._made_at > _REPORTS_SECONDS:
                 self._body = await asyncio.to_thread(_listed, *made_of)
                 self._made_of, self._made_at = made_of, now

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +110,9 @@ async def test_the_list_is_made_when_the_traits_change_and_not_when_somebody_ask
 ) -> None:
     made: list[int] = []
 
-    def counted(traits: Sequence[ServedTrait]) -> list[TraitInfo]:
+    def counted(traits: Sequence[ServedTrait], *, stale: Collection[str]) -> list[TraitInfo]:
         made.append(len(traits))
-        return describe(traits)
+        return describe(traits, stale=stale)
 
     monkeypatch.setattr(routes, "describe", counted)
     listing = Listing()
@@ -121,7 +121,9 @@ async def test_the_list_is_made_when_the_traits_change_and_not_when_somebody_ask
     assert made == [1]
     assert {json.loads(body)["data"][0]["id"] for body in bodies} == {"a"}
     assert [trait["id"] for trait in json.loads(await listing.body(second))["data"]] == ["a", "b"]
-    assert made == [1, 2]
+    stale = json.loads(await listing.body(second, frozenset("b")))["data"]
+    assert [trait["stale"] for trait in stale] == [False, True]
+    assert made == [1, 2, 2]
 
 
 async def test_a_new_report_is_listed_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
