@@ -84,6 +84,7 @@ class Application:
         return JSONResponse({"data": [{"id": "base"}, {"id": "adapter"}]})
 
     async def _traits(self, _: Request) -> Response:
+        await asyncio.sleep(0)  # as over a network, others get their turn
         return JSONResponse({"data": self.traits})
 
     async def _spikes(self, request: Request) -> Response:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+import logging
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from functools import partial
 
 from traitwatch_dashboards.inspector.scored.generation import GenerationRequest, generate
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
@@ -12,12 +14,16 @@ STOPPED = "Stopped. The text so far is kept."
 # Seconds between two updates of the page.
 _INTERVAL = 0.1
 
+logger = logging.getLogger(__name__)
+
 
 class Generations:
     """The generations of one view that are under way."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
+        self._claim: object | None = None
+        self._stopped = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Generations":
         # Gradio copies the initial state for each session. The copy has no tasks.
@@ -25,11 +31,23 @@ class Generations:
 
     @property
     def busy(self) -> bool:
-        """Whether a generation is under way."""
-        return any(not task.done() for task in self._tasks)
+        """Whether a generation is under way, or about to begin."""
+        return self._claim is not None or any(not task.done() for task in self._tasks)
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be busy inside the block. A visitor can press Enter and click Send before the first generation has begun."""
+        claim = self._claim = object()
+        self._stopped = False
+        try:
+            yield
+        finally:
+            if self._claim is claim:
+                self._claim = None
 
     def stop(self) -> None:
-        """End the generations; the tokens that have come stay."""
+        """End the generations, also those about to begin; the tokens that have come stay."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
 
@@ -42,12 +60,16 @@ class Generations:
             requests: the request and the answer to fill, by the number of the pane; at least one.
             journal: journal of the view, in which the scored texts have begun.
         """
-        self.stop()
-        self._tasks = [
-            asyncio.create_task(_generate(request, answer, journal, pane))
-            for pane, (request, answer) in requests.items()
-        ]
-        tasks = self._tasks
+        tasks = self._tasks = []
+        for pane, (request, answer) in requests.items():
+            task = asyncio.create_task(_generate(request, answer, journal, pane))
+            # A task that is cancelled before its first step runs none of its own code, not even a `finally`.
+            task.add_done_callback(partial(_end, answer, journal, pane))
+            tasks.append(task)
+            if self._stopped:
+                task.cancel()
+        # From here on, the tasks tell. The page may never ask this generator for its rest.
+        self._claim = None
         try:
             while True:
                 await asyncio.wait(tasks, timeout=_INTERVAL)
@@ -65,12 +87,16 @@ class Generations:
 
 
 async def _generate(request: GenerationRequest, answer: InspectedText, journal: Journal, pane: int) -> None:
-    pieces = generate(request, answer)
-    try:
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                journal.add(piece.texts, piece.start, piece.values, pane)
-    except asyncio.CancelledError:
+    async with contextlib.aclosing(generate(request, answer)) as pieces:
+        async for piece in pieces:
+            journal.add(piece.texts, piece.start, piece.values, pane)
+
+
+def _end(answer: InspectedText, journal: Journal, pane: int, task: asyncio.Task[None]) -> None:
+    """End a scored text in the journal, whatever ended its generation."""
+    if task.cancelled():
         answer.note = STOPPED
-    finally:
-        journal.end(answer, pane)
+    elif task.exception() is not None:
+        logger.error("An answer could not be shown.", exc_info=task.exception())
+        answer.note = f"The page could not show the rest of the answer: {task.exception()}"
+    journal.end(answer, pane)

@@ -81,6 +81,12 @@ class ChatTab:
         text = (text or "").strip()
         if not text or session.chat_running.busy:
             return
+        with session.chat_running.claimed():
+            async for updates in self._answer(session, text, *values):
+                yield updates
+
+    async def _answer(self, session: VisitorSession, text: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """Stream the answer to a message into the view; see `send`."""
         settings = self.form.read(values)
         server = self._fleet[settings.server]
         served = await server.served()
@@ -102,7 +108,11 @@ class ChatTab:
         journal.answer(served.traits, label=self._fleet.name_of(request.model, server))
         yield {self.conversation: str(journal), self.row.message: "", **self.row.busy(True)}
         async for lines in session.chat_running.run({0: (request, answer)}, journal):
-            yield {self.conversation: lines}
+            if session.chat_journal is journal:
+                yield {self.conversation: lines}
+        if session.chat_journal is not journal:
+            # A new conversation has begun, and the view shows it.
+            return
         put_back = {} if answer.text or answer.finish else {self.row.message: text}
         yield {self.conversation: str(journal), **put_back, **self.row.busy(False)}
 
@@ -122,6 +132,7 @@ class ChatTab:
         """
         session.chat_running.stop()
         session.chat = Transcript()
+        session.chat_journal = Journal(_PANES, hint=_HINT)
         served = await self._fleet[self.form.read(values).server].served()
         session.chat_journal = empty_journal(_PANES, served, _HINT)
         return {self.conversation: str(session.chat_journal), **self.row.busy(False)}

@@ -98,6 +98,14 @@ class CompareTab:
         text = (text or "").strip()
         if not text or session.compare_running.busy:
             return
+        with session.compare_running.claimed():
+            async for updates in self._answers(session, text, values):
+                yield updates
+
+    async def _answers(
+        self, session: VisitorSession, text: str, values: Sequence[Any]
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """Stream the answers to a question into the view; see `ask`."""
         settings = self._settings(values)
         served = await asyncio.gather(*(self._fleet[pane.server].served() for pane in settings))
         journal = Journal([pane.title for pane in settings], _all_traits(served), focus=_focus(served))

@@ -105,7 +105,8 @@ class InspectTab:
             if not texts:
                 return self._refusal(served, "Paste a text first.")
             answers = [await score(server, served.model(model), text, served.traits) for text in texts]
-        except TROUBLE as error:
+        except (*TROUBLE, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            # The last five: the server's answer has another shape.
             return self._refusal(served, problem(error, server.url))
         session.inspected = [
             _transcript(title if len(texts) > 1 else "", text, answer)

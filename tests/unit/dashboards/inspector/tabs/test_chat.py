@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.inspected import Application, kinds_of, lines_of, notes_of, page_of, values_of
 from traitwatch_dashboards.inspector.api.client import Server
+from traitwatch_dashboards.inspector.scored.running import STOPPED
 from traitwatch_dashboards.inspector.scored.session import VisitorSession
 from traitwatch_dashboards.inspector.tabs.chat import ChatTab
 
@@ -142,3 +143,36 @@ async def test_another_server_offers_its_models_and_leaves_a_conversation_alone(
 async def test_an_empty_view_shows_the_problem_of_its_server(tab: ChatTab) -> None:
     update = await tab.show_server(VisitorSession(), NOWHERE, None)
     assert "No server answers" in notes_of(update[tab.conversation])[0]
+
+
+async def test_enter_and_a_click_at_once_send_one_message(tab: ChatTab, application: Application) -> None:
+    session = VisitorSession()
+    await asyncio.gather(sent(tab, session, "Hi"), sent(tab, session, "Hi"))
+    assert len(application.chats) == 1
+    assert [message.content for message in session.chat.messages] == ["Hi", "Hello"]
+    assert not session.chat_running.busy
+
+
+async def test_stop_before_the_first_step_ends_the_answer(tab: ChatTab, application: Application) -> None:
+    session = VisitorSession()
+    updates = []
+    async for update in tab.send(session, "Hi", *values_of(tab.form)):
+        updates.append(update)
+        tab.stop(session)
+    assert kinds_of(updates[-1][tab.conversation])[-2:] == ["end", "note"]
+    assert notes_of(updates[-1][tab.conversation]) == [STOPPED]
+    assert updates[-1][tab.row.send]["visible"]
+    assert application.chats == []
+    assert await sent(tab, session, "Again"), "the view must not be busy any more"
+    assert len(application.chats) == 1
+
+
+async def test_an_answer_that_a_new_conversation_stops_does_not_come_back(
+    tab: ChatTab, application: Application
+) -> None:
+    session = VisitorSession()
+    answer = await under_way(tab, session, application)
+    await tab.begin_anew(session, *values_of(tab.form))
+    begun = [update for update in await answer if tab.conversation in update]
+    assert kinds_of(begun[-1][tab.conversation])[-1] == "answer", "only what came before the new conversation"
+    assert tab.row.message not in begun[-1] or begun[-1][tab.row.message] == ""

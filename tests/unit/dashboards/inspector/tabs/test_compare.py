@@ -1,5 +1,6 @@
 """The events of the tab Compare, without a browser."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,6 +74,14 @@ async def test_where_no_server_answers_nothing_is_generated(tab: CompareTab) -> 
 @pytest.mark.parametrize("text", ["", " ", None])
 async def test_an_empty_question_is_ignored(tab: CompareTab, text: str) -> None:
     assert await asked(tab, VisitorSession(), text) == []
+
+
+async def test_enter_and_a_click_at_once_ask_one_question(tab: CompareTab, application: Application) -> None:
+    session = VisitorSession()
+    updates = await asyncio.gather(asked(tab, session, "Hi"), asked(tab, session, "Hi"))
+    assert [bool(update) for update in updates] == [True, False]
+    assert len(application.chats) == 2, "one for each pane"
+    assert [pane.answers[-1].note for pane in session.panes] == ["", ""]
 
 
 async def test_stop_ends_both_answers(tab: CompareTab) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 import gradio as gr
+import httpx
 import pytest
 
 from tests.support.inspected import URL, Application, kinds_of, lines_of, notes_of, page_of
@@ -94,3 +95,34 @@ async def test_another_server_offers_its_models_and_empties_the_view(tab: Inspec
     assert session.inspected == []
     assert (update[tab.model]["choices"], update[tab.event]["choices"], update[tab.table]) == ([], [], "")
     assert "No server answers" in notes_of(update[tab.texts])[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "reply"),
+    [
+        ("/tokenize", "{}"),
+        ("/tokenize", "[]"),
+        ("/tokenize", '{"tokens": null}'),
+        ("/v1/completions", '{"choices": []}'),
+        ("/v1/completions", "null"),
+        ("/v1/completions", '{"choices": [{"logprobs": null}]}'),
+        ("/v1/completions", "<html>"),
+    ],
+)
+async def test_an_answer_of_another_shape_is_a_sentence(path: str, reply: str, application: Application) -> None:
+    server = application.server()
+    known = server._http._transport
+
+    async def other(request: httpx.Request) -> httpx.Response:
+        return (
+            httpx.Response(200, text=reply) if request.url.path == path else await known.handle_async_request(request)
+        )
+
+    server.__dict__["_http"] = httpx.AsyncClient(transport=httpx.MockTransport(other))
+    with gr.Blocks() as blocks:
+        tab = InspectTab(page_of(blocks, server))
+    update = await tab.score_texts(VisitorSession(), URL, None, "abc", "", "", "", False)
+    (note,) = notes_of(update[tab.texts])
+    assert note.startswith(
+        (f"{URL} sent an answer that was not understood: ", "The server's answer has no", URL + path)
+    )
