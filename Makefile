@@ -79,5 +79,5 @@ blocked-loop: setup ## Measure how long the worst requests hold the event loop (
 fuzz: setup ## Give mutated files and replies to every reader for minutes (ARGS="--minutes 5 --only NAME")
 	@.venv/bin/python -m tests.benchmarks.fuzz $(ARGS)
 
-false-alarms: setup ## Count spikes in 200 neutral chats that took no part in calibration (some five minutes)
+false-alarms: setup ## Count spikes in 200 neutral chats that took no part in calibration (two to four minutes)
 	@.venv/bin/python -m tests.benchmarks.false_alarms $(ARGS)

@@ -26,6 +26,9 @@ WINDOW = 8
 MIN_TOKENS = 3
 """A shorter run above the threshold is not a spike."""
 
+FULL_COLOUR_Z = 4.0
+"""The z from which a token has the strongest colour: in the terminal, the inspector and the report."""
+
 # Far above the differences of two ways to sum up the smoothed z, relative to the largest z, and far below any other.
 _ROUNDING = 1e-11
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.support import trait
 from traitwatch.card import JudgeCard, LayerVerification, Verification
 from traitwatch_builder.answering.source import Sampling
 from traitwatch_builder.clients.usage import Usage
@@ -22,16 +23,10 @@ PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 2], [11], [20, 21, 22, 23, 24]]
 VECTOR = np.random.default_rng(0).standard_normal((LAYERS + 1, HIDDEN)).astype(np.float32)
 
 
-class Letters:
-    """A tokenizer with one token for each character, and a chat template."""
+class Letters(trait.Letters):
+    """The same tokenizer, which also makes text of tokens."""
 
     eos_token_id = None
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": [ord(c) % 60 for c in text]}
-
-    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
-        return "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(chr(64 + i) for i in ids)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from traitwatch.spikes import FULL_COLOUR_Z
 from traitwatch_builder.definitions.elicitation import Polarity
 from traitwatch_builder.report.data import ReportData
 from traitwatch_builder.report.text import Missing, number, visible
@@ -17,9 +18,6 @@ from traitwatch_builder.vectors.report_evidence import Sample, spread
 
 COLOUR_STEPS = 8
 """Colours on each side of the baseline, without the ground."""
-
-FULL_COLOUR_Z = 4.0
-"""The z from which a token has the strongest colour."""
 
 MARKED_Z = 2.0
 """A token this far from the baseline is underlined too, for readers who cannot tell the colours, and for print."""

@@ -11,9 +11,10 @@ import numpy as np
 from markupsafe import Markup
 
 from traitwatch.card import Calibration, Card, LayerCalibration, LayerChoice, LayerVerification, Verification
+from traitwatch.spikes import FULL_COLOUR_Z
 from traitwatch_builder.report import plots
 from traitwatch_builder.report.data import ReportData
-from traitwatch_builder.report.samples import COLOUR_STEPS, FULL_COLOUR_Z, MARKED_Z, samples_section
+from traitwatch_builder.report.samples import COLOUR_STEPS, MARKED_Z, samples_section
 from traitwatch_builder.report.text import Missing, number, visible
 from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.vectors.report_evidence import HeldOut

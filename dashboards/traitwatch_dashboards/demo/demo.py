@@ -19,6 +19,7 @@ from traitwatch.cache import cache_directory
 from traitwatch.errors import TraitwatchError
 from traitwatch.network import client_options
 from traitwatch.processes import free_port, inspector
+from traitwatch.spikes import FULL_COLOUR_Z
 from traitwatch_dashboards.demo.server import (
     DEMO_MODEL_NAME,
     DEMO_TRAIT,
@@ -30,8 +31,7 @@ from traitwatch_dashboards.demo.server import (
 )
 from traitwatch_dashboards.example_chats import CHATS
 
-# z at which the colour is full. Blue is below the neutral baseline, red is above it.
-_FULL_COLOUR_Z = 3.0
+# Blue is below the neutral baseline, red is above it.
 _LOW, _NEUTRAL, _HIGH = (33, 102, 172), (60, 60, 60), (178, 24, 43)
 
 
@@ -112,7 +112,7 @@ def _coloured(tokens: list[str], projections: list[float | None], baseline: dict
 
 
 def _style(z: float) -> str:
-    share = min(1.0, abs(z) / _FULL_COLOUR_Z)
+    share = min(1.0, abs(z) / FULL_COLOUR_Z)
     towards = _HIGH if z > 0 else _LOW
     red, green, blue = (round(n + share * (t - n)) for n, t in zip(_NEUTRAL, towards, strict=True))
     return f"white on rgb({red},{green},{blue})"
@@ -120,7 +120,7 @@ def _style(z: float) -> str:
 
 def _legend() -> Text:
     text = Text("z: ")
-    for z in (-3, -2, -1, 0, 1, 2, 3):
+    for z in (-4, -3, -2, -1, 0, 1, 2, 3, 4):
         text.append(f" {z:+d} ", style=_style(z))
     return text
 

@@ -14,10 +14,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from traitwatch.spikes import levels
+from traitwatch.spikes import FULL_COLOUR_Z, levels
 from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText
-from traitwatch_dashboards.inspector.scored.journal import FULL_COLOUR_Z
 from traitwatch_dashboards.inspector.scored.tables import number
 from traitwatch_dashboards.inspector.scored.transcript import Transcript
 

@@ -21,12 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitwatch.spikes import MIN_TOKENS, WINDOW
+from traitwatch.spikes import FULL_COLOUR_Z, MIN_TOKENS, WINDOW
 from traitwatch_dashboards.inspector.api.traits import Trait
 from traitwatch_dashboards.inspector.scored.inspected_text import InspectedText, Summary
-
-FULL_COLOUR_Z = 4.0
-"""z at which the colour of a token is full."""
 
 _DECIMALS = 3
 
