@@ -74,16 +74,16 @@ def _applied(tokenizer: Any, messages: Sequence[Any]) -> str:
 def _lost(text: str, messages: Messages) -> dict[str, str] | None:
     """Return the first message whose text is not in a rendered conversation; None where all are there.
 
-    White space and case do not count: templates strip and lower texts. The messages stand one after the other, but a
-    system message may stand anywhere: some templates put it before the last question. The thinking of an earlier answer
-    may be left out.
+    White space and case do not count: templates strip and lower texts. The messages stand one after the other, but the
+    system message, the first of all, may stand anywhere: some templates put it before the last question. The thinking
+    of an earlier answer may be left out.
     """
     rendered = without_space(text).casefold()
     end = 0
     for message in messages:
         content = message["content"]
         needed = without_space(without_thinking(content) if message["role"] == "assistant" else content).casefold()
-        found = rendered.find(needed, 0 if message["role"] == "system" else end)
+        found = rendered.find(needed, end)
         if found < 0:
             return message
         if message["role"] != "system":
