@@ -29,7 +29,7 @@ _FRAME_BYTES = 2**20
 # Bytes that may wait for the sender's thread.
 _MAX_QUEUED_BYTES = 64 * 2**20
 # Milliseconds in which a closed socket still sends its frames.
-_LINGER = 1_000
+_LINGER = 2_000
 # Seconds that `close` waits for the thread.
 _CLOSE_SECONDS = 5.0
 
