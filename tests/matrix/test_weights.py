@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from tests.support.answers import received_choices
 from tests.support.cases import COMPLETIONS
 from tests.support.random_llama import HIDDEN_SIZE, LAYER_OPTIONS, NUM_LAYERS, Oracle
-from tests.support.serving import MODEL_NAME, Server, environment, serving, traitwatch
+from tests.support.serving import MODEL_NAME, OPERATOR, WITH_ADMIN_KEY, Server, environment, serving, traitwatch
 from tests.support.waiting import until
 from traitwatch.vectors import save_tensor
 
@@ -49,7 +49,7 @@ class Served:
     vectors: Path
 
     def post(self, path: str, body: Any = None) -> httpx.Response:
-        answer = httpx.post(f"{self.server.url}{path}", json=body, timeout=120)
+        answer = httpx.post(f"{self.server.url}{path}", json=body, headers=OPERATOR, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer
 
@@ -87,7 +87,7 @@ def served(model: Path, probes: Path, tmp_path_factory: pytest.TempPathFactory) 
     changed.save_pretrained(other)
     options = ["--traits-admin", "--dtype", "float32", "--enforce-eager", "--enable-prompt-embeds"]
     options += ["--max-num-seqs", str(SLOTS), "--max-num-batched-tokens", "64"]
-    command = traitwatch("serve", model, "--traits", vectors, *LAYER_OPTIONS, *options)
+    command = [*WITH_ADMIN_KEY, *traitwatch("serve", model, "--traits", vectors, *LAYER_OPTIONS, *options)]
     variables = environment() | {"VLLM_SERVER_DEV_MODE": "1"}
     with serving(command, root / "server.log", variables=variables) as server:
         yield Served(server, model, other, vectors)
