@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.forks import fork
-from tests.support.serving import environment, traitwatch
+from tests.support.serving import ADMIN_KEY, environment, traitwatch
 from traitwatch.vectors import SHIPPED, save_tensor
 
 SHAPE = (31, 576)
@@ -117,10 +117,12 @@ CASES = {
         ["--traits-tap 31: "], options=with_traits("--traits-tap", "31")
     ),
     "loading traits into one of several API processes": Case(
-        ["--traits-admin with 2 API processes"], options=with_traits("--traits-admin", "--api-server-count", "2")
+        ["--traits-admin with 2 API processes"],
+        options=with_traits("--traits-admin", "--traits-admin-key", ADMIN_KEY, "--api-server-count", "2"),
     ),
     "loading traits with data parallelism": Case(
-        ["--traits-admin with 2 API processes"], options=with_traits("--traits-admin", "--data-parallel-size", "2")
+        ["--traits-admin with 2 API processes"],
+        options=with_traits("--traits-admin", "--traits-admin-key", ADMIN_KEY, "--data-parallel-size", "2"),
     ),
     "a model that is not there": Case(["no-such-model"], model=f"{HERE}/no-such-model"),
 }
