@@ -6,5 +6,8 @@ from starlette.types import Scope
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path that the router looks for: without the root path, the prefix of a proxy."""
-    return get_route_path(scope)
+    """Return the path that the router looks for: without the root path, the prefix of a proxy.
+
+    The `$` of the router's patterns matches before a line feed at the end too.
+    """
+    return get_route_path(scope).removesuffix("\n")

@@ -4,6 +4,7 @@ The application is vLLM's own, with all its middleware and ours. Only the handle
 which route was reached.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -208,6 +209,20 @@ async def test_every_path_to_a_scored_handler_is_scored(
 ) -> None:
     result = await probed.ask("POST", path, root, {"authorization": f"Bearer {key}", **more})
     assert result.scored == (shape_of(result.route) is not None)
+
+
+@pytest.mark.parametrize("root", ["", "/", "/v1/", "/inv", "/api"])
+async def test_no_spelling_of_a_path_is_a_way_around(root: str, probed: Probed) -> None:
+    """All spellings of all paths. The router takes a path with a line feed at its end for the path without it."""
+    reached = set()
+    for mutate, before in itertools.product(MUTATIONS, {"", root.rstrip("/")}):
+        for path in (before + mutate(path) for path in PATHS):
+            for method in ("GET", "POST", "DELETE"):
+                assert not is_guarded((await probed.ask(method, path, root, {})).route), (method, path)
+            result = await probed.ask("POST", path, root, {"authorization": f"Bearer {KEY}"})
+            assert result.scored == (shape_of(result.route) is not None), path
+            reached.add((result.route, path))
+    assert {("/invocations", "/invocations%0a"), ("/v1/messages", "/v1/messages")} <= reached
 
 
 @pytest.mark.parametrize("root", ["", "/", "//", "/api", "api", "/v", "/v1/", "/v1/t", "/v1/ch", "/inv", "/i"])
