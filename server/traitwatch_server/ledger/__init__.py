@@ -4,6 +4,7 @@
 - `ledger`: the open calls of the engine; it gives the rows of each frame to their calls, and bounds what is stored.
 - `call`: one call of the engine, with the rows and the scores of its choices.
 - `choice_rows`: the rows of one choice by their place in the text, and which of them count.
+- `row_store`: their projections, in blocks.
 - `waiter`: how long an answer or an event waits for rows that are late.
 - `scores`: mean, z and spikes of a choice, from its projections.
 

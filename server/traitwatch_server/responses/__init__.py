@@ -7,6 +7,7 @@
 - `endpoints`: where in the answers of each endpoint the scores go.
 - `attach`: adds the scores to a JSON body or to the events of a stream.
 - `answer_scores`: the scores of one answer as JSON fields.
+- `long_lists`: JSON of long lists, encoded in parts.
 - `schema`: the types of our fields in requests and answers, as `/openapi.json` shows them.
 - `refusals`: the answer to a request that is refused.
 

@@ -37,7 +37,7 @@ class TraitsField(BaseModel):
     include: list[StrictStr] | None = Field(
         default=None,
         description="names of loaded traits, in the order in which the response is to have them; null for all. A name "
-        "that is not loaded is a 400",
+        "that is not loaded is a 400, and so is an empty list",
     )
     tokens: StrictBool = Field(default=True, description="whether the projection of every token comes too")
     prompt: StrictBool = Field(

@@ -71,6 +71,8 @@ class Worker:
         self._commands, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(theirs, api_process, endpoint, width, engine), daemon=True)
         self._process.start()
+        # Where the process does not start, `recv` raises then.
+        theirs.close()
         self._commands.recv()
 
     def send(self, work: Work) -> None:
