@@ -130,7 +130,7 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.ledger_requests = self._of_model(calls)
-        held = self._make(Gauge, "ledger_bytes", "Bytes that the held projections and their calls take.", multiprocess_mode="livesum")
+        held = self._make(Gauge, "ledger_bytes", "Bytes of calls and projections.", multiprocess_mode="livesum")
         self.ledger_bytes = self._of_model(held)
         lost = self._make(Counter, "events_dropped", "Events that could not be written or sent, by sink.", "sink")
         self.events_dropped = self._by(lost, ("log", "otlp"))

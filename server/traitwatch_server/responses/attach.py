@@ -13,6 +13,8 @@ from traitwatch_server.responses.long_lists import LongLists
 from traitwatch_server.responses.scored_request import ScoredRequest
 
 _ENCODER = msgspec.json.Encoder()
+# To look through a larger answer of vLLM's, or to copy it, takes long enough for others to want a turn in between.
+_LARGE = 2**20
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _DATA_LINE = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
@@ -46,10 +48,15 @@ class Attacher:
         except msgspec.ValidationError:
             # vLLM answers `null` to a client that has left.
             return [body]
+        large = len(body) > _LARGE
+        if large:
+            await asyncio.sleep(0)
         carriers = self._shape.body(answer)
         if not carriers:
             return [body]
         await asyncio.gather(*map(self._fill, carriers))
+        if large:
+            await asyncio.sleep(0)
         return self._lists.splice(_ENCODER.encode(answer))
 
     async def event(self, event: bytes) -> list[bytes]:

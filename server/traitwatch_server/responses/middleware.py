@@ -162,7 +162,7 @@ class _AnswerRewriter:
         self._recorder = recorder
         self._send = send
         self._held: Message | None = None
-        self._body = bytearray()
+        self._parts: list[bytes] = []
         self._events: EventSplitter | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -187,10 +187,12 @@ class _AnswerRewriter:
         await self._send(message)
 
     async def _json(self, message: Message, start: Message) -> None:
-        self._body += message.get("body", b"")
+        self._parts.append(message.get("body", b""))
         if message.get("more_body", False):
             return
-        pieces = await self._attached(self._attacher.body, bytes(self._body))
+        body = b"".join(self._parts)
+        self._parts.clear()
+        pieces = await self._attached(self._attacher.body, body)
         MutableHeaders(raw=start["headers"])["content-length"] = str(sum(map(len, pieces)))
         await self._send(start)
         await self._send_pieces(pieces, more=False)

@@ -6,6 +6,7 @@ A process of its own, so that its work does not stop the event loop that is meas
 import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Worker:
             width: columns of the tapped layer.
             engine: index of the engine.
         """
+        self._one_at_a_time = Lock()
         context = multiprocessing.get_context("spawn")
         self._commands, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(theirs, api_process, endpoint, width, engine), daemon=True)
@@ -77,8 +79,9 @@ class Worker:
 
     def send(self, work: Work) -> None:
         """Have the rows sent; return once they are queued."""
-        self._commands.send(work)
-        self._commands.recv()
+        with self._one_at_a_time:
+            self._commands.send(work)
+            self._commands.recv()
 
     def close(self) -> None:
         """End the process."""
