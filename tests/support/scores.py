@@ -22,4 +22,5 @@ def scores_of(traits: Sequence[ServedTrait], projections: Float32Array, prompt_l
     in_columns = [dataclasses.replace(trait, layer=2, column=i) for i, trait in enumerate(traits)]
     loaded = TraitSet({trait.name: trait for trait in in_columns}, Columns({2: len(traits)}))
     rows = np.ascontiguousarray(projections.T)
-    return at_once(score(loaded, States(len(rows), lambda start, end: rows[start:end]), prompt_last))
+    scores = at_once(score(loaded, States(len(rows), lambda start, end: rows[start:end]), prompt_last))
+    return dataclasses.replace(scores, traits=tuple(traits))

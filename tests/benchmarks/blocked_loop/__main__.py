@@ -35,21 +35,28 @@ CASES = {
 }
 
 
-def main() -> None:
-    """Run the cases and write a table."""
+# Milliseconds of processor time that a turn of the loop may take.
+_MOST = 20.0
+
+
+def main() -> int:
+    """Run the cases and write a table; return 1 where a request held the loop for too long."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.blocked_loop", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="runs of each case (default: 5)")
     parser.add_argument("--traits", type=int, default=64, help="loaded traits (default: 64)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with WORD in their name")
     options = parser.parse_args()
-    asyncio.run(_requests(options.traits, options.runs, options.only))
+    longest = asyncio.run(_requests(options.traits, options.runs, options.only))
     if options.only in "routes":
         asyncio.run(routes(options.runs))
     if options.only in "ordinary":
         asyncio.run(ordinary(options.runs))
+    return 1 if longest > _MOST else 0
 
 
-async def _requests(num_traits: int, runs: int, only: str) -> None:
+async def _requests(num_traits: int, runs: int, only: str) -> float:
+    """Write a row for each case; return the longest turn of all, milliseconds of processor time."""
+    longest = 0.0
     out = sys.stdout
     out.write(f"{num_traits} traits; longest turn of the loop, ms: median and worst of {runs} runs\n")
     out.write(f"{'case':48} {'cpu':>8} {'worst':>8} {'clock':>8} {'worst':>8} {'all cpu':>9} {'MB':>7}\n")
@@ -72,7 +79,9 @@ async def _requests(num_traits: int, runs: int, only: str) -> None:
                 row = (statistics.median(cpu), max(cpu), statistics.median(wall), max(wall))
                 out.write(f"{name:48} {' '.join(f'{ms:8.1f}' for ms in row)} {busy:9.0f} {size / 1e6:7.1f}\n")
                 out.flush()
+                longest = max(longest, *cpu)
+    return longest
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

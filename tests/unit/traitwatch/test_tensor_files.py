@@ -265,7 +265,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(ArtifactError, match=r"cannot be read \(Permission denied\); check the path"):
+    with pytest.raises(ArtifactError, match=r"cannot be read: Permission denied; give this user the right to it"):
         load_tensor(path)
 
 

@@ -27,6 +27,12 @@ def vectors(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made / "out" / "tiny-llama"
 
 
+@pytest.fixture(autouse=True)
+def _wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is broken at the end of a line could not be found in the output."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 def of_gemma(path: Path) -> Path:
     """Give answers the prompts of another model's template."""
     table = pd.read_csv(path)

@@ -189,7 +189,7 @@ def test_a_prompt_without_token_ids_is_not_compared_and_its_answer_is(*, with_pr
     assert rows.complete()
     assert rows.prompt_last().tolist() == [-1]
     if with_prompt:
-        assert rows.prompt_states()[:, 0].tolist() == [-3, -2, -1]
+        assert rows.prompt_states(0, 3)[:, 0].tolist() == [-3, -2, -1]
     # A row of the answer always has an id.
     write(rows, [1], [UNKNOWN_TOKEN])
     assert not rows.complete()
