@@ -1,10 +1,11 @@
-"""The start-up check: runs a known prompt through every engine, and checks the projections that come back.
+"""The start-up check: runs known prompts through every engine, and checks the projections that come back.
 
-The prompt goes the whole way of a request (engine, tap, transport, ledger). So the check finds a tap that torch.compile
+The prompts go the whole way of a request (engine, tap, transport, ledger). So the check finds a tap that torch.compile
 has optimised away, a stale compiled graph without a tap, rows credited to no request, and a transport that does not
-connect.
+connect. One prompt goes alone. Then many go at once: they run in graphs of other sizes, and their rows are neighbours.
 """
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -21,28 +22,41 @@ from traitwatch_server.ledger.call import Call
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.traits import ServedTrait
 
+_FIRST_TOKEN = 10
 _PROMPT_TOKENS = 8
 _NEW_TOKENS = 4
+# Prompts that run at once, and by how many tokens the longest of them is longer than the shortest.
+_BATCH = 40
+_SPREAD = 5
 _ROWS_TIMEOUT = 30.0
 
 
 async def run_canary(engine: EngineClient, monitor: Monitor) -> None:
-    """Score a short generation on each data-parallel engine.
+    """Score short generations on each data-parallel engine.
 
     Raises:
-        CanaryError: rows are missing, not finite, or all the same; the server must not serve.
+        CanaryError: rows are missing, of other tokens, not finite, or all the same; the server must not serve.
     """
     engines = len(engine_indexes(engine.vllm_config.parallel_config))
+    traits = list(monitor.traits.traits.values())
     for rank in range(engines) if engines > 1 else [None]:
-        call = monitor.ledger.open(monitor.traits)
-        try:
-            await _generate(engine, call, rank)
-            complete = await call.wait_complete(0, _ROWS_TIMEOUT)
-            rows = call.choice(0)
-            states = np.concatenate([rows.prompt_last()[None], rows.states(0, _NEW_TOKENS - 1)])
-        finally:
-            monitor.ledger.close(call)
-        check(states, list(monitor.traits.traits.values()), monitor, complete=complete)
+        # Where no row comes, the first prompt says so: the others would all wait for theirs.
+        for count in (1, _BATCH):
+            scored = await asyncio.gather(*(_score(engine, monitor, rank, number) for number in range(count)))
+            for states, complete in scored:
+                check(states, traits, monitor, complete=complete)
+
+
+async def _score(engine: EngineClient, monitor: Monitor, rank: int | None, number: int) -> tuple[Float32Array, bool]:
+    """Generate after prompt `number`; return what came of its projections, as for `check`, and whether all came."""
+    call = monitor.ledger.open(monitor.traits)
+    try:
+        await _generate(engine, call, rank, number)
+        complete = await call.wait_complete(0, _ROWS_TIMEOUT)
+        rows = call.choice(0)
+        return np.concatenate([rows.prompt_last()[None], rows.states(0, _NEW_TOKENS - 1)]), complete
+    finally:
+        monitor.ledger.close(call)
 
 
 def check(states: Float32Array, traits: Sequence[ServedTrait], monitor: Monitor, *, complete: bool) -> None:
@@ -80,9 +94,11 @@ def check(states: Float32Array, traits: Sequence[ServedTrait], monitor: Monitor,
         )
 
 
-async def _generate(engine: EngineClient, call: Call, rank: int | None) -> None:
+async def _generate(engine: EngineClient, call: Call, rank: int | None, number: int) -> None:
     params = SamplingParams(max_tokens=_NEW_TOKENS, min_tokens=_NEW_TOKENS, ignore_eos=True, temperature=0.0)
-    prompt: Any = {"prompt_token_ids": list(range(10, 10 + _PROMPT_TOKENS))}
+    # Each prompt begins with another token, so that no prompt finds its beginning in the prefix cache.
+    first = _FIRST_TOKEN + number
+    prompt: Any = {"prompt_token_ids": list(range(first, first + _PROMPT_TOKENS + number % _SPREAD))}
     request_id = f"traitwatch-canary-{uuid.uuid4().hex}"
     outputs = engine.generate(prompt, marked_params(params, call), request_id, data_parallel_rank=rank)
     async for output in outputs:
