@@ -50,11 +50,17 @@ class MetricsMiddleware:
         if scope["type"] != "http" or scope["method"] != "GET" or route_path(scope) != "/metrics":
             await self._app(scope, receive, send)
             return
-        wants_openmetrics = _MEDIA_TYPE in Headers(scope=scope).get("accept", "")
+        headers = Headers(scope=scope)
+        wants_openmetrics = _MEDIA_TYPE in headers.get("accept", "")
+        if not wants_openmetrics and scope.get("query_string"):
+            # A client may ask for some names only (`name[]`): nobody else shares that.
+            self._flush()
+            await self._app(scope, receive, send)
+            return
         shared = self._openmetrics if wants_openmetrics else self._text
-        latest = "no-cache" in Headers(scope=scope).get("cache-control", "")
-        for message in await shared.answer(scope, latest=latest):
-            await send(message)
+        for message in await shared.answer(scope, latest="no-cache" in headers.get("cache-control", "")):
+            # The middleware around this one adds headers to the list that it gets.
+            await send({**message, "headers": list(message["headers"])} if "headers" in message else message)
 
     async def _vllms_text(self, scope: Scope) -> list[Message]:
         self._flush()
@@ -66,8 +72,8 @@ class MetricsMiddleware:
         async def keep(message: Message) -> None:
             messages.append(message)
 
-        # vLLM renders in a thread too.
-        await self._app(dict(scope), receive, keep)
+        # vLLM renders in a thread too. The text must suit all clients: it is neither compressed nor of a later format.
+        await self._app({**scope, "headers": [(b"accept", b"text/plain")]}, receive, keep)
         return messages
 
     async def _our_openmetrics(self, scope: Scope) -> list[Message]:

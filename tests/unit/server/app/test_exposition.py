@@ -1,15 +1,18 @@
 """`GET /metrics` is up to date, and uses OpenMetrics for clients that ask for OpenMetrics."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY, Counter, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from traitwatch_server.app import exposition
 from traitwatch_server.app.exposition import MetricsMiddleware
@@ -106,3 +109,48 @@ async def test_the_two_formats_are_not_mixed(client: Client) -> None:
     assert (await client.get("/metrics")).text == "vllm, 1 flushes"
     assert (await client.get("/metrics", OPENMETRICS)).text.endswith("# EOF\n")
     assert (await client.get("/metrics")).text == "vllm, 1 flushes"
+
+
+class TestSharing:
+    """What one client asks for changes nothing for the next."""
+
+    @pytest.fixture
+    async def client(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+        monkeypatch.setattr(exposition, "FRESH_SECONDS", 60.0)
+        app = Starlette(routes=[Route("/metrics", lambda request: PlainTextResponse(_asked_for(request)))])
+        app.add_middleware(MetricsMiddleware, flush=lambda: None)  # type: ignore[arg-type]
+
+        async def with_id(scope: Scope, receive: Receive, send: Send) -> None:
+            """Add a header, as vLLM's middleware for request ids does."""
+
+            async def add(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    MutableHeaders(raw=message["headers"]).append("x-request-id", "1")
+                await send(message)
+
+            await app(scope, receive, add)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_id), base_url="http://server") as client:
+            yield client
+
+    async def test_a_client_that_asks_for_some_names_gets_them_alone(self, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/metrics?name[]=a")).text.endswith("names a")
+        assert (await client.get("/metrics?name[]=b")).text.endswith("names b")
+        assert (await client.get("/metrics")).text == "names "
+
+    async def test_a_client_that_takes_no_compression_gets_none(self, client: httpx.AsyncClient) -> None:
+        for encoding in ("gzip", "identity"):
+            assert (await client.get("/metrics", headers={"accept-encoding": encoding})).text == "names "
+
+    @pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+    async def test_headers_that_other_middleware_adds_do_not_pile_up(
+        self, client: httpx.AsyncClient, accept: str
+    ) -> None:
+        for _ in range(3):
+            response = await client.get("/metrics", headers={"accept": accept})
+            assert response.headers.get_list("x-request-id") == ["1"]
+
+
+def _asked_for(request: Request) -> str:
+    compressed = "compressed " if "gzip" in request.headers.get("accept-encoding", "") else ""
+    return f"{compressed}names {request.query_params.get('name[]', '')}"
