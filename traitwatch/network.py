@@ -43,7 +43,7 @@ def checked_url(url: str, source: str) -> httpx2.URL:
     try:
         parsed = httpx2.URL(url.strip())
         usable = parsed.scheme in ("http", "https") and bool(parsed.host) and len(url.split()) == 1
-        usable = usable and 0 < (parsed.port or 80) < 65536
+        usable = usable and 0 < (parsed.port or 80) < 65536 and parsed.path.isprintable()
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:

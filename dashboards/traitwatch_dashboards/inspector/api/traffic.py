@@ -82,7 +82,7 @@ def parse_sample(metrics: str, time: float) -> TrafficSample:
     try:
         return _parsed(metrics, time)
     # The parser raises errors of many types, some of them without a message.
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise DashboardError(
             "the server's /metrics is not in Prometheus' text format. Check the address: it is that of a Traitwatch "
             "server, and no proxy in between changes its answers."

@@ -1,5 +1,6 @@
 """A trait of the server's list, with the baseline that turns a projection into a z."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,12 +55,15 @@ def trait_of(listed: Mapping[str, Any]) -> Trait:
     try:
         calibration = listed.get("calibration") or {}
         threshold = listed.get("threshold") or {}
+        std = _number(calibration.get("std"))
+        if std is not None and std <= 0:
+            raise ValueError("a standard deviation is above 0")
         return Trait(
             name=str(listed["id"]),
             layer=int(listed["layer"]),
-            mean=calibration.get("mean"),
-            std=calibration.get("std"),
-            threshold=threshold.get("z"),
+            mean=_number(calibration.get("mean")),
+            std=std,
+            threshold=_number(threshold.get("z")),
             description=listed.get("description") or "",
             calibration_date=listed.get("calibration_date"),
             stale=listed.get("stale") is True,
@@ -67,5 +71,18 @@ def trait_of(listed: Mapping[str, Any]) -> Trait:
             cosines=listed.get("cosines") or {},
             report=listed.get("report"),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DashboardError(f"the server lists an entry that is no trait: {listed!r}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        shown = repr(listed)[:200]
+        raise DashboardError(
+            f"the server lists an entry that is no trait: {shown}. Do the server and this page have the same version?"
+        ) from error
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of the list; None where it has none. Raise `ValueError` or `TypeError` for anything else."""
+    if value is None:
+        return None
+    number = float(value)
+    if isinstance(value, str | bool) or not math.isfinite(number):
+        raise ValueError(f"{value!r} is no number")
+    return number

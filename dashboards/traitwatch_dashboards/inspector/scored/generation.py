@@ -79,9 +79,9 @@ async def generate(request: GenerationRequest, answer: InspectedText) -> AsyncGe
     except TROUBLE as error:
         answer.note = problem(error, request.server.url, answering=bool(answer.texts))
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the SDK raises whatever the response makes it raise
         # The response is not a stream, or its fields have other types. The reader must see that the answer broke off.
-        logger.exception("The answer of %s could not be read.", request.server.url)
+        logger.warning("The answer of %s could not be read: %s: %s", request.server.url, type(error).__name__, error)
         answer.note = problem(error, request.server.url)
         return
     answer.note = remark(answer)

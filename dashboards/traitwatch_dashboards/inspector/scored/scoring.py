@@ -115,6 +115,8 @@ async def _tokens(server: Server, model: str, pasted: Pasted) -> tuple[list[int]
 
 async def _tokenize(server: Server, model: str, body: dict[str, Any]) -> list[int]:
     tokens: list[int] = _field(await server.json("/tokenize", {"model": model, **body}), "tokens", list)
+    if not all(type(token) is int for token in tokens):
+        raise DashboardError("The server's answer has no tokens: is it a server of Traitwatch?")
     return tokens
 
 

@@ -125,7 +125,7 @@ def test_an_address_is_completed(given: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["foo", "host:8000", "ftp://h", "http://", "http://[::1", "http://h:99999", "http://a b/"]
+    "url", ["foo", "host:8000", "ftp://h", "http://", "http://[::1", "http://h:99999", "http://h/%00", "http://a b/"]
 )
 def test_what_is_no_address_is_named_with_its_origin(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NetworkError, match=r"^--judge-base-url: "):
