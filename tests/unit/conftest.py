@@ -1,5 +1,6 @@
 """Environments of unit tests. Those that use the real SDKs have local servers and no credentials of the user."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,19 @@ from traitwatch_server.recording import background
 def patient_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a write at the end take the time that it needs, since this machine may stand still for seconds."""
     monkeypatch.setattr(background, "_CLOSE_TIMEOUT", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def own_loggers() -> Iterator[None]:
+    """Take back what a test did to our loggers: `log_with_vllm` gives them the handlers that vLLM's logger has then.
+
+    pytest's own handler is among those, and every later record would be captured twice.
+    """
+    loggers = [logging.getLogger(name) for name in ("traitwatch", "traitwatch_server")]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
 
 
 @pytest.fixture
