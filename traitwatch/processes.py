@@ -187,7 +187,7 @@ def inspector(
         api_key: the API key of the servers. The keys go through the environment, where other users of the machine do
             not see them.
         admin_key: the admin key of the servers, for the latest spikes.
-        auth: `user:password` that the page asks for.
+        auth: `user:password` that the page asks for; None for that of the environment, if there is one.
         root_path: the path under which a proxy serves the page.
 
     Raises:
@@ -198,9 +198,11 @@ def inspector(
         command += ["--url", url]
     if root_path is not None:
         command += ["--root-path", root_path]
-    secrets = {"TRAITWATCH_API_KEY": api_key, "TRAITWATCH_ADMIN_KEY": admin_key, "TRAITWATCH_UI_AUTH": auth}
-    environment = {name: value for name, value in os.environ.items() if name not in secrets}
-    environment |= {name: value for name, value in secrets.items() if value is not None}
+    keys = {"TRAITWATCH_API_KEY": api_key, "TRAITWATCH_ADMIN_KEY": admin_key}
+    # The keys of the environment may be those of another server. A login there is meant for this page.
+    environment = {name: value for name, value in os.environ.items() if name not in keys}
+    given = keys | {"TRAITWATCH_UI_AUTH": auth}
+    environment |= {name: value for name, value in given.items() if value is not None}
     address = f"http://127.0.0.1:{port}"
     with running(
         "the inspector",

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.engine
 NUM_CONCURRENT = 12
 # The limit of further requests, one after the other, until every API process has had a request.
 MOST_MORE = 200
-CANARY_TOKENS = 4
+CANARY_TOKENS = 4 * (1 + 40)
 # Two workers of one engine need a core each.
 _TWO_CORES = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
 

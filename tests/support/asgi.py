@@ -87,6 +87,7 @@ class App:
         self.calls = calls
         self.cut = cut
         self.body = b""
+        self.prompt: dict[str, Any] = {}
         self.error: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +107,7 @@ class App:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         # vLLM calls `generate` in its handler, and reads the outputs of a stream in another task.
         streams = [
-            self.engine.generate({}, SamplingParams(n=self.n, output_kind=kind), f"cmpl-1-{i}")
+            self.engine.generate(self.prompt, SamplingParams(n=self.n, output_kind=kind), f"cmpl-1-{i}")
             for i in range(self.calls if self.status == 200 else 0)
         ]
         for stream in streams:

@@ -14,13 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from tests.support.slow import SECONDS_PER_PASS
 from traitwatch.cli import main
 from traitwatch_server.launch import vllm_serve
 from traitwatch_server.ledger.waiter import Waiter
-from traitwatch_server.wire import RowRun
 from traitwatch_server.worker.sender import Rows, Sender
 from traitwatch_server.worker.worker import TraitWorker
 
@@ -50,16 +47,14 @@ class StallingSender(Sender):
         self._passes.append(rows.time)
         super().send(rows)
 
-    def _send(
-        self, encoder: msgspec.msgpack.Encoder, api_process: str, runs: Sequence[RowRun], rows: Rows, values: bytes
-    ) -> None:
+    def _send_rows(self, rows: Rows) -> None:
         while fault() == "stall":
             time.sleep(0.01)
         # No other pass comes after the last one. So the wait for further passes has a time limit.
         until = time.monotonic() + LONGEST_LAG
         while fault() == "lag" and sum(t > rows.time for t in self._passes) < LAG and time.monotonic() < until:
             time.sleep(0.002)
-        super()._send(encoder, api_process, runs, rows, values)
+        super()._send_rows(rows)
 
 
 class FaultyWorker(TraitWorker):

@@ -17,11 +17,11 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 __all__ = [
     "GUARDED_PREFIX",
     "ErrorResponse",
+    "RefusedError",
     "api_keys",
     "engine_indexes",
     "metrics_registry",
     "prompt_length",
-    "refused",
     "tokenizer_of",
 ]
 
@@ -44,14 +44,18 @@ def engine_indexes(parallel: ParallelConfig) -> list[str]:
 
 
 def prompt_length(prompt: Any) -> int:
-    """Return the tokens of a prompt as an endpoint gives it to the engine client; 0 where it has no token ids."""
-    return len(prompt.get("prompt_token_ids") or ()) if isinstance(prompt, Mapping) else 0
+    """Return the places of a prompt as an endpoint gives it to the engine client: token ids, or embeddings."""
+    if not isinstance(prompt, Mapping):
+        return 0
+    embeddings = prompt.get("prompt_embeds")
+    return len(prompt.get("prompt_token_ids") or ()) or (0 if embeddings is None else int(embeddings.shape[-2]))
 
 
-def refused(message: str, parameter: str) -> Exception:
-    """Return an error that an endpoint answers with status 400, in its own form, if the engine client raises it."""
-    error: Exception = VLLMValidationError(message, parameter=parameter)
-    return error
+class RefusedError(VLLMValidationError):  # type: ignore[misc]
+    """A request that the engine client refuses. An endpoint answers with status 400 in its own form.
+
+    A stream of `/v1/responses` calls the engine client only after its start, so that it has no status any more.
+    """
 
 
 def tokenizer_of(engine: EngineClient) -> Any:

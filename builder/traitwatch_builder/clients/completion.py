@@ -101,6 +101,8 @@ class Choice(BaseModel):
         if self.message.thinking:
             cut = ", cut off at the most tokens" if self.finish_reason == "length" else ""
             return f"no text, but only thinking ({_short(self.message.thinking)!r}{cut})"
+        if self.finish_reason == "content_filter":
+            return "nothing, since the provider's content filter held the reply back"
         return "nothing"
 
 

@@ -85,6 +85,9 @@ def judge_command(
         raise PipelineError("the likelihood judge is the model that wrote the answers: name this model with --model.")
     judged: dict[Path, list[JudgedAnswer]] = {}
     rows = {path: read_answers(path, trait) for path in files}
+    for path, answers in rows.items():
+        if not answers:
+            raise PipelineError(f"{path} has no answers, only the names of its columns; give a file of answers.")
     if options.name == "likelihood":
         tokenizer = load_tokenizer(check_model_path(model or ""))
         for path, answers in rows.items():

@@ -31,6 +31,8 @@ from traitwatch_builder.errors import PipelineError
 DEFAULT_CLAUDE_MODEL = "claude-sonnet-5-5"
 # Commas that are left out at most: for each, the text is parsed anew.
 _MOST_COMMAS = 200
+# Places at which an object is looked for in vain.
+_MOST_STARTS = 500
 
 
 def _texts(*keys: str) -> dict[str, Any]:
@@ -197,7 +199,9 @@ def parse_reply(text: str, source: str) -> Any:
     commas = 0
     best: dict[str, Any] = {}
     start = text.find("{")
-    while start >= 0:
+    failed = 0
+    # Each place costs a look at all of the text, so that text of brackets alone would take hours.
+    while start >= 0 and failed < _MOST_STARTS:
         try:
             found, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
@@ -207,10 +211,11 @@ def parse_reply(text: str, source: str) -> Any:
                 text = f"{text[:comma]} {text[comma + 1 :]}"
                 continue
             fault = fault or _place(text, error)
-            end = start + 1
+            end, failed = start + 1, failed + 1
         except (ValueError, RecursionError) as error:
-            fault = fault or ("it is nested too deeply" if isinstance(error, RecursionError) else str(error))
-            end = start + 1
+            deep = isinstance(error, RecursionError)
+            fault = fault or ("it is nested too deeply" if deep else "it has a number with too many digits")
+            end, failed = start + 1, failed + 1
         else:
             # The object with the most keys of a definition wins, and of several such objects the last one. The user
             # may paste a whole chat, and the prompt in the chat contains such objects too.

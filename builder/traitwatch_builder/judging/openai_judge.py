@@ -186,6 +186,9 @@ class OpenAIJudge:
     async def _checked_way(self, client: ChatClient, ask: Ask) -> Way:
         """Return the way to ask the model, after a check that its scores can be of use."""
         judge = f"{self._model} at {client.url}"
+        # Before the check: such a server may fail it, and it has counted the check's prompts then.
+        if self._url != OPENAI_URL and await client.is_traitwatch():
+            self._warn(SCORES_ITSELF.format(url=client.url, what="The prompts to the judge"))
         try:
             way = await choose_way(ask)
         except UnreadableReplyError as error:
@@ -193,8 +196,6 @@ class OpenAIJudge:
         warning = await check_judge(lambda question: score_of(ask, way, self._prompt(question)), judge)
         if warning:
             self._warn(warning)
-        if self._url != OPENAI_URL and await client.is_traitwatch():
-            self._warn(SCORES_ITSELF.format(url=client.url, what="The prompts to the judge"))
         return way
 
     async def _ask(

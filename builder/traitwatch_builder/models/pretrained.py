@@ -20,7 +20,8 @@ def load_tokenizer(model: Path | str) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # transformers and what it uses raise errors of a dozen kinds on a damaged file.
         raise _unusable(model, error) from error
     if not tokenizer.chat_template:
         raise PipelineError(f"{model} has no chat template; give an instruction-tuned model.")
@@ -72,19 +73,22 @@ def model_size(model: Path | str) -> tuple[int, int] | None:
         if Path(model).is_dir():
             raise
         return None
-    return config.num_hidden_layers, config.hidden_size
+    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    if not (isinstance(layers, int) and isinstance(width, int) and layers > 0 and width > 0):
+        raise PipelineError(f"{model}: its config.json gives {layers} layers of width {width}; it is damaged.")
+    return layers, width
 
 
 def _text_config(model: Path | str) -> Any:
     try:
         return AutoConfig.from_pretrained(model).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise _unusable(model, error) from error
 
 
 def _unusable(model: Path | str, error: Exception) -> PipelineError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return PipelineError(
-        f"{model} cannot be loaded as a model ({lines[0].rstrip(' :.')}). "
+        f"{str(model) or 'An empty name'} cannot be loaded as a model ({lines[0].rstrip(' :.')}). "
         "Give a model directory or a hub name; `traitwatch model` prints the path of the embedded model."
     )

@@ -122,6 +122,10 @@ def scored_choice(url: str, messages: Chat, trait: str, *, seed: int | None = No
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of the server: offline, and small enough for a laptop. The user's environment wins."""
+    """Return the environment of the server: offline, and small enough for a laptop. The user's environment wins.
+
+    Only an API key of the environment is left out: the server is on 127.0.0.1, and nobody here has that key.
+    """
+    user = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
     offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    return {**offline, "VLLM_CPU_KVCACHE_SPACE": "1", **ONE_PROCESS, **os.environ}
+    return {**offline, "VLLM_CPU_KVCACHE_SPACE": "1", **ONE_PROCESS, **user}

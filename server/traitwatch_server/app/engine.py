@@ -20,7 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
-from traitwatch.vllm_private.api_process import prompt_length, refused
+from traitwatch.vllm_private.api_process import RefusedError, prompt_length
 from traitwatch_server.app.draining import ENGINE_TIMEOUT, Draining
 from traitwatch_server.app.handover import Launch
 from traitwatch_server.ledger.call import Call
@@ -64,10 +64,10 @@ def _refuse_long_prompt(prompt: Any, most: int | None) -> None:
     """Refuse to score the tokens of a prompt that has more than `most`; the endpoint answers with status 400."""
     length = prompt_length(prompt)
     if most is not None and length > most:
-        raise refused(
+        raise RefusedError(
             f"traits.prompt: the prompt has {length} tokens, and this server gives the projections of prompts of at "
             f"most {most} (--traits-max-prompt); leave prompt out, or send a shorter prompt.",
-            "traits",
+            parameter="traits",
         )
 
 

@@ -47,7 +47,9 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["method"] != "GET" or route_path(scope) != "/metrics":
+        # vLLM answers under every path that begins so.
+        metrics = scope["type"] == "http" and route_path(scope).startswith("/metrics")
+        if not metrics or scope["method"] not in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -73,7 +75,8 @@ class MetricsMiddleware:
             messages.append(message)
 
         # vLLM renders in a thread too. The text must suit all clients: it is neither compressed nor of a later format.
-        await self._app({**scope, "headers": [(b"accept", b"text/plain")]}, receive, keep)
+        asked = {"method": "GET", "headers": [(b"accept", b"text/plain")]}
+        await self._app({**scope, **asked}, receive, keep)
         return messages
 
     async def _our_openmetrics(self, scope: Scope) -> list[Message]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,8 @@ class Listing:
     """The list of the loaded traits as JSON. It is made when the traits or weights change, and to see new reports."""
 
     def __init__(self) -> None:
-        self._made_of: tuple[TraitSet, Collection[str]] | None = None
+        # Not the set itself: a column of the tap is free only when no set that has the column is alive.
+        self._made_of: tuple[weakref.ref[TraitSet], Collection[str]] | None = None
         self._made_at = 0.0
         self._body = b""
         self._one_at_a_time = asyncio.Lock()
@@ -162,9 +164,9 @@ class Listing:
     async def body(self, traits: TraitSet, stale: Collection[str] = frozenset()) -> bytes:
         """Return the list, made of these traits, and of which are stale, at most `_REPORTS_SECONDS` ago."""
         async with self._one_at_a_time:
-            now, made_of = time.monotonic(), (traits, stale)
+            now, made_of = time.monotonic(), (weakref.ref(traits), stale)
             if self._made_of != made_of or now - self._made_at > _REPORTS_SECONDS:
-                self._body = await asyncio.to_thread(_listed, *made_of)
+                self._body = await asyncio.to_thread(_listed, traits, stale)
                 self._made_of, self._made_at = made_of, now
             return self._body
 

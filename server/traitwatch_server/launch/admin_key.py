@@ -8,6 +8,8 @@ from traitwatch_server.errors import ConfigError
 
 # A guess can be tried at every request, so a key must not be guessable.
 _SHORTEST = 16
+# A header of a request has a limit.
+_LONGEST = 1024
 _MAKE_ONE = "`openssl rand -hex 32` makes one"
 
 
@@ -23,7 +25,13 @@ def read_admin_key(key: str | None, file: Path | None) -> str | None:
         )
     if file is not None:
         try:
-            key = file.read_text(encoding="ascii").strip()
+            if file.exists() and not file.is_file():
+                raise ConfigError(
+                    f"--traits-admin-key-file {file} is no regular file; name a file with a key alone in it: "
+                    f"{_MAKE_ONE}."
+                )
+            with file.open(encoding="ascii") as opened:
+                key = opened.read(2 * _LONGEST).strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
             raise ConfigError(
@@ -32,10 +40,10 @@ def read_admin_key(key: str | None, file: Path | None) -> str | None:
             ) from error
     if key is None:
         return None
-    if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+    if not _SHORTEST <= len(key) <= _LONGEST or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"the admin key must be {_SHORTEST} or more printable ASCII characters without a space, and this one is "
-            f"not ({len(key)} characters); {_MAKE_ONE}."
+            f"the admin key must be {_SHORTEST} to {_LONGEST} printable ASCII characters without a space, and this one "
+            f"is not ({len(key)} characters); {_MAKE_ONE}."
         )
     return key
 

@@ -183,7 +183,13 @@ def _with_hyphens(token: str) -> str:
     help="Start the inspector too (`traitwatch ui`), as long as the server runs. Where there is no admin key, "
     "the server makes one for it.",
 )
-@click.option("--ui-port", default=7860, show_default=True, help="Port of the inspector, on 127.0.0.1.")
+@click.option(
+    "--ui-port",
+    type=click.IntRange(1, 65535),
+    default=7860,
+    show_default=True,
+    help="Port of the inspector, on 127.0.0.1.",
+)
 @click.option(
     "--vllm-help",
     metavar="GROUP",

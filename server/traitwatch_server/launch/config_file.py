@@ -11,6 +11,8 @@ from traitwatch_server.errors import ConfigError
 
 # Options of our command that end it, or name a file of options.
 _NOT_IN_A_FILE = ("--help", "--vllm-help", "--config")
+# Options whose values no message shows.
+_SECRET = ("admin_key",)
 
 
 def read_config_file(context: click.Context, _: click.Parameter, files: tuple[Path, ...]) -> dict[str, Any] | None:
@@ -30,6 +32,10 @@ def read_config_file(context: click.Context, _: click.Parameter, files: tuple[Pa
     if len(files) > 1:
         raise ConfigError(f"--config is given {len(files)} times; put all options into one file.")
     options = _read(files[0])
+    if "config" in options:
+        raise ConfigError(
+            f"--config {files[0]} names another file of options (`config`); put all options into one file."
+        )
     ours = _our_options(context.command)
     context.default_map = {
         **(context.default_map or {}),
@@ -71,7 +77,11 @@ def _value(option: click.Option, name: str, value: Any, file: Path) -> Any:
     values = value if isinstance(value, list) and option.multiple else [value]
     fits = [isinstance(one, bool) if option.is_flag else isinstance(one, str | int | float) for one in values]
     if not all(fits) or (not option.is_flag and any(isinstance(one, bool) for one in values)):
-        raise ConfigError(f"--config {file}: `{name}` is {value!r}; give {wanted}.")
+        given = f"a {type(value).__name__}" if option.name in _SECRET else repr(value)
+        raise ConfigError(f"--config {file}: `{name}` is {given}; give {wanted}.")
+    if option.name in _SECRET and not isinstance(value, str):
+        # YAML would change digits: 0123 is 83, and 12_34 is 1234.
+        raise ConfigError(f"--config {file}: YAML reads `{name}` as a number; put it in quotes.")
     if option.is_flag:
         return value
     return [str(one) for one in values] if option.multiple else str(value)

@@ -29,6 +29,8 @@ def inspector_beside(args: Namespace, port: int, admin_key: str | None) -> Itera
         ConfigError: the inspector could not reach the server.
     """
     address = server_address(args)
+    if port == args.port:
+        raise ConfigError(f"--ui-port {port} is the port of the server too; give the inspector another one.")
     api_key = next(iter(api_keys(args)), None)
     log = cache_directory() / f"inspector-{port}.log"
     with inspector([address], port, log, api_key=api_key, admin_key=admin_key) as page:

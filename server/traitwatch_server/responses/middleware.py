@@ -14,6 +14,7 @@ import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from traitwatch.vllm_private.api_process import RefusedError
 from traitwatch_server.errors import RequestError
 from traitwatch_server.monitor import Monitor
 from traitwatch_server.recording.recorder import Recorder
@@ -80,7 +81,20 @@ class TraitsMiddleware:
         request = ScoredRequest(selection, monitor.ledger)
         rewriter = _AnswerRewriter(Attacher(request, shape, monitor.pacer), send, monitor.recorder)
         with closing(request), _while_handled(request):
-            await self._app(scope, receive, rewriter)
+            try:
+                await self._app(scope, receive, rewriter)
+            except Exception as error:
+                refused = _refusal_behind(error)
+                if refused is None or not await rewriter.end_stream(refused):
+                    raise
+
+
+def _refusal_behind(error: BaseException | None) -> RefusedError | None:
+    """Return the refusal of the engine client that ended a stream; None where something else did."""
+    while error is not None and not isinstance(error, RefusedError):
+        # Starlette raises another error from the first, where a response has begun.
+        error = error.__cause__
+    return error
 
 
 @contextmanager
@@ -176,6 +190,15 @@ class _AnswerRewriter:
             await self._stream(message, self._events)
         else:
             await self._send(message)
+
+    async def end_stream(self, refused: RefusedError) -> bool:
+        """End a stream that has begun with an event that says why; return False where no stream has begun."""
+        if self._events is None:
+            return False
+        event = {"type": "error", "code": "invalid_request_error", "message": str(refused), "param": _FIELD}
+        body = b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        return True
 
     async def _start(self, message: Message) -> None:
         media_type = Headers(raw=message["headers"]).get("content-type", "").partition(";")[0].strip()

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from tests.support.claude import GOOD, NO_ADAPTIVE, ONE_CALL, TEXT, Serve, faulty
 from tests.support.wire import anthropic as wire
+from traitwatch.errors import ArtifactError
 from traitwatch_builder.clients.usage import Usage
-from traitwatch_builder.definitions.define import SCHEMA, define_trait
+from traitwatch_builder.definitions.define import SCHEMA, define_trait, parse_reply
 from traitwatch_builder.errors import PipelineError
 
 pytestmark = pytest.mark.usefixtures("apart")
@@ -92,3 +93,13 @@ def test_after_two_unusable_answers_the_last_is_saved(serve: Serve, tmp_path: Pa
     saved = tmp_path / "cache" / "definitions" / "deception.txt"
     assert f"saved in {saved}: mend it and give it with --from" in message
     assert saved.read_text() == last
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 100_000, "{" * 500_000, '{"a": ' + "9" * 6000 + "}"], ids=["nested", "open", "digits"]
+)
+def test_text_in_which_nothing_can_be_found_is_refused_soon(text: str) -> None:
+    """Each bracket may begin an object, and to look from each to the end would take hours."""
+    with pytest.raises(ArtifactError, match="holds no complete JSON object with a trait definition: ") as error:
+        parse_reply(text, "reply.json")
+    assert "sys." not in str(error.value)

@@ -133,6 +133,17 @@ def test_a_judge_that_is_a_traitwatch_server_is_warned_of(caplog: pytest.LogCapt
     assert "count in its metrics, spikes and drift" in caplog.text
 
 
+def test_a_traitwatch_server_is_named_before_it_fails_the_check(caplog: pytest.LogCaptureFixture) -> None:
+    """By then it has counted the prompts of the check."""
+    trait = {"id": "paternalism", "object": "trait", "layer": 20, "calibration": {"mean": 0.0, "std": 1.0}}
+    watched = traits(trait)
+    replies = saying(lambda _: "You are heading to the server")
+    with wire_server(lambda request: watched(request) if request.path == "/v1/traits" else replies(request)) as server:
+        with pytest.raises(PipelineError):
+            scores(judge_at(server), questions(1))
+        assert f"{server.url}/v1 is a Traitwatch server" in caplog.text
+
+
 @pytest.mark.parametrize("respond", [traits(), traits({"id": "a"}), traits("a", None, 3), good(traits())])
 def test_another_server_is_not_taken_for_one(respond: Respond, caplog: pytest.LogCaptureFixture) -> None:
     with wire_server(respond) as server:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from traitwatch.cli import main
+from traitwatch_dashboards.demo import server
 
 TRAITWATCH = [sys.executable, "-P", "-m", "traitwatch"]
 
@@ -42,3 +43,11 @@ def test_a_closed_standard_stream_is_no_traceback(taken: int, closed: str) -> No
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_key_of_another_server_does_not_lock_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "key-of-another-server")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    environment = server._environment()
+    assert "VLLM_API_KEY" not in environment
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"

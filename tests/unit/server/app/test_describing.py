@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 import datetime
+import gc
 import json
+import weakref
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -141,3 +143,14 @@ def _client(*traits: ServedTrait) -> TestClient:
     serving = Serving(monitor, None, SpikeLog(None, dropped=lambda count: None), Draining(0))
     add_routes(app, lambda: serving, admin=False, admin_keys=Keys([]))
     return TestClient(app)
+
+
+async def test_the_list_does_not_keep_traits_that_are_loaded_no_more() -> None:
+    """The registry gives a column to another trait when no set that has the column is alive."""
+    listing = Listing()
+    traits = trait_set([served_trait("a")])
+    await listing.body(traits)
+    alive = weakref.ref(traits)
+    del traits
+    gc.collect()
+    assert alive() is None

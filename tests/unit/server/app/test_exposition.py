@@ -117,7 +117,8 @@ class TestSharing:
     @pytest.fixture
     async def client(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
         monkeypatch.setattr(exposition, "FRESH_SECONDS", 60.0)
-        app = Starlette(routes=[Route("/metrics", lambda request: PlainTextResponse(_asked_for(request)))])
+        metrics = Route("/metrics{rest:path}", lambda request: PlainTextResponse(_asked_for(request)))
+        app = Starlette(routes=[metrics])
         app.add_middleware(MetricsMiddleware, flush=lambda: None)  # type: ignore[arg-type]
 
         async def with_id(scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,6 +150,14 @@ class TestSharing:
         for _ in range(3):
             response = await client.get("/metrics", headers={"accept": accept})
             assert response.headers.get_list("x-request-id") == ["1"]
+
+    @pytest.mark.parametrize("path", ["/metrics/", "/metrics/x", "/metricsfoo"])
+    async def test_every_path_under_which_vllm_has_its_metrics_shares_them(
+        self, client: httpx.AsyncClient, path: str
+    ) -> None:
+        assert (await client.get("/metrics", headers={"accept-encoding": "identity"})).text == "names "
+        assert (await client.get(path, headers={"accept-encoding": "gzip"})).text == "names "
+        assert (await client.head(path)).status_code == 200
 
 
 def _asked_for(request: Request) -> str:

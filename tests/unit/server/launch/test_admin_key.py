@@ -1,5 +1,6 @@
 """The admin key comes from the environment, a file or the command line, and is refused where it guards nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,26 @@ def test_a_key_is_read_from_each_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "short", "fifteen-letters", "a key with spaces in it", "schlüssel-schlüssel", "k" * 20 + "\n"]
+    "key",
+    ["", "short", "fifteen-letters", "a key with spaces in it", "schlüssel-schlüssel", "k" * 20 + "\n", "k" * 1025],
 )
 def test_a_key_that_can_be_guessed_or_cannot_be_sent_is_refused(key: str) -> None:
-    with pytest.raises(ConfigError, match="16 or more printable ASCII characters") as error:
+    with pytest.raises(ConfigError, match="16 to 1024 printable ASCII characters") as error:
         read_admin_key(key, None)
     assert not key or key not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["large", "a pipe", "a directory", "a device"])
+def test_a_file_that_holds_no_key_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    file = Path("/dev/zero") if kind == "a device" else tmp_path / "key"
+    if kind == "large":
+        file.write_bytes(b"a" * 5_000_000)
+    elif kind == "a pipe":
+        os.mkfifo(file)
+    elif kind == "a directory":
+        file.mkdir()
+    with pytest.raises(ConfigError, match="16 to 1024" if kind == "large" else "is no regular file"):
+        read_admin_key(None, file)
 
 
 def test_two_keys_are_refused(tmp_path: Path) -> None:
@@ -59,7 +74,7 @@ def test_two_keys_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("nothing", "No such file"), ("", "Is a directory"), ("binary", "not ASCII"), ("empty", "16 or more")],
+    [("nothing", "No such file"), ("", "is no regular file"), ("binary", "not ASCII"), ("empty", "16 to 1024")],
 )
 def test_a_file_without_a_key_is_refused(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(bytes(range(256)))

@@ -92,6 +92,9 @@ def test_without_a_model_the_error_says_so(tmp_path: Path) -> None:
         ("traits: one\ntraits-admin: 'yes'", "`traits-admin` is 'yes'; give true or false"),
         ("traits: one\ntraits_spike_rate: [1, 2]", "`traits_spike_rate` is .*; give one value"),
         ("traits: true", "give a value"),
+        ("traits: one\nconfig: other.yaml", "names another file of options"),
+        ("traits: one\ntraits-admin-key: 1234_5678_9012_3456", "YAML reads `traits-admin-key` as a number"),
+        ("traits: one\ntraits-admin-key: [secret]", "`traits-admin-key` is a list; give one value"),
     ],
     ids=repr,
 )

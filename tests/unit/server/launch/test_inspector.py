@@ -1,9 +1,11 @@
 """`serve --ui` gives the inspector an address at which it reaches the server, or refuses to start."""
 
 import pytest
+from click.testing import CliRunner
 
 from traitwatch_server.errors import ConfigError
-from traitwatch_server.launch.inspector import server_address
+from traitwatch_server.launch.command import serve
+from traitwatch_server.launch.inspector import inspector_beside, server_address
 from traitwatch_server.launch.vllm_serve import parse_vllm_arguments
 
 
@@ -46,3 +48,19 @@ def test_the_inspector_reaches_a_server_behind_a_root_path(root: str) -> None:
 def test_a_server_that_the_inspector_cannot_reach_is_refused(options: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         address(*options)
+
+
+def test_the_port_of_the_server_is_no_port_for_the_inspector() -> None:
+    args = parse_vllm_arguments(["some/model", "--port", "8123"])
+    with (
+        pytest.raises(ConfigError, match="--ui-port 8123 is the port of the server too"),
+        inspector_beside(args, 8123, None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("port", ["-1", "0", "99999"])
+def test_a_port_that_does_not_exist_is_refused(port: str) -> None:
+    result = CliRunner().invoke(serve, ["some/model", "--traits", "vectors", "--ui", "--ui-port", port])
+    assert result.exit_code == 2
+    assert "Invalid value for '--ui-port'" in result.output

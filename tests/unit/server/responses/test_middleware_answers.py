@@ -151,6 +151,33 @@ async def test_a_stream_of_responses(monitor: Monitor) -> None:
     assert result.body.count(b"event: response.") == 3
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["as it is", "behind Starlette's error"])
+async def test_a_stream_that_has_begun_says_why_its_prompt_is_not_scored(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch, *, hidden: bool
+) -> None:
+    """A stream of `/v1/responses` begins before vLLM calls the engine client."""
+    monitor.max_prompt = 10
+    app = App(monitor, lambda number: chunk(0), EVENTS)
+    app.prompt = {"prompt_token_ids": list(range(11))}
+    if hidden:
+        generate = app.engine.generate
+
+        def hiding(*args: Any) -> Any:
+            try:
+                return generate(*args)
+            except Exception as error:
+                raise RuntimeError("Caught handled exception, but response already started.") from error
+
+        monkeypatch.setattr(app.engine, "generate", hiding)
+    result = await call(app, monitor, b'{"stream": true, "traits": {"prompt": true}}', RESPONSES)
+    (event,) = result.events
+    assert (event["type"], event["param"]) == ("error", "traits")
+    assert "the prompt has 11 tokens" in event["message"]
+    assert "--traits-max-prompt" in event["message"]
+    assert result.body.startswith(b"event: error\ndata: {")
+    assert result.messages[-1].get("more_body", False) is False
+
+
 async def test_a_stream_of_messages(monitor: Monitor) -> None:
     def event(number: int) -> bytes:
         kind = "message_delta" if number == -1 else "content_block_delta"

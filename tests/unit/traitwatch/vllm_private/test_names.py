@@ -30,11 +30,11 @@ from traitwatch.vllm_private import scheduling
 from traitwatch.vllm_private.api_process import (
     GUARDED_PREFIX,
     ErrorResponse,
+    RefusedError,
     api_keys,
     engine_indexes,
     metrics_registry,
     prompt_length,
-    refused,
 )
 from traitwatch.vllm_private.command_line import create_model_config, parse_serve_arguments, serves_without_python
 from traitwatch.vllm_private.server_process import SERVER_MODULE, attention_backends, model_runner
@@ -179,7 +179,7 @@ def test_the_engine_client_of_a_server_has_a_tokenizer_that_can_be_had_at_once()
 
 def test_an_error_of_the_engine_client_is_a_400_that_names_the_field() -> None:
     answer = import_module("vllm.entrypoints.serve.exception_handling.error_response").create_error_response(
-        refused("too long", "traits")
+        RefusedError("too long", parameter="traits")
     )
     assert (answer.error.code, answer.error.param) == (400, "traits")
     assert "too long" in answer.error.message
@@ -188,7 +188,8 @@ def test_an_error_of_the_engine_client_is_a_400_that_names_the_field() -> None:
 def test_a_prompt_of_the_engine_client_has_its_token_ids() -> None:
     inputs = import_module("vllm.inputs")
     assert prompt_length(inputs.TokensPrompt(prompt_token_ids=[1, 2, 3])) == 3
-    assert prompt_length("text") == prompt_length({"prompt_embeds": object()}) == 0
+    assert prompt_length(inputs.EmbedsPrompt(prompt_embeds=torch.zeros(5, 8))) == 5
+    assert prompt_length("text") == prompt_length({}) == 0
 
 
 def test_an_error_has_a_schema() -> None:
