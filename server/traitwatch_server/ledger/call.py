@@ -14,6 +14,23 @@ from traitwatch_server.traits import TraitSet
 CALL_BYTES = 1_600
 
 
+class _Memory:
+    """The bytes of a call. Its choices hold this, and not the call: a cycle would keep the rows until gc runs."""
+
+    __slots__ = ("_reserve", "nbytes")
+
+    def __init__(self, reserve: Callable[[int], bool]):
+        self.nbytes = CALL_BYTES
+        self._reserve = reserve
+
+    def take(self, nbytes: int) -> bool:
+        """Take more bytes; return False where there is no room for them."""
+        if not self._reserve(nbytes):
+            return False
+        self.nbytes += nbytes
+        return True
+
+
 class Call:
     """One call of the engine: a prompt and its choices.
 
@@ -29,7 +46,6 @@ class Call:
         engine: index of the engine that runs the call, once a row has come.
         adapter: name of the LoRA adapter that answers; None for the model itself.
         columns: the columns of its rows.
-        nbytes: bytes that the call takes.
     """
 
     def __init__(
@@ -70,20 +86,24 @@ class Call:
         self.engine: int | None = None
         self.adapter: str | None = None
         self.columns = loaded.columns
-        self.nbytes = CALL_BYTES
+        self._memory = _Memory(reserve)
         self._holders = holders
-        self._reserve = reserve
         self._waiter = Waiter(frames)
         self._choices: dict[int, ChoiceRows] = {}
         # Of each complete choice, its number of tokens and its scores; or the steps to them, as far as they were done.
         self._scores: dict[int, tuple[int, Scores]] = {}
         self._scoring: dict[int, tuple[int, Steps[Scores]]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the call takes."""
+        return self._memory.nbytes
+
     def choice(self, index: int) -> ChoiceRows:
         """Return the rows of the choice with `index`, 0 to num_choices - 1."""
         rows = self._choices.get(index)
         if rows is None:
-            rows = ChoiceRows(self.columns, with_prompt=self.with_prompt, reserve=self._take)
+            rows = ChoiceRows(self.columns, with_prompt=self.with_prompt, reserve=self._memory.take)
             self._choices[index] = rows
         return rows
 
@@ -161,12 +181,6 @@ class Call:
     def _score(self, rows: ChoiceRows) -> Steps[Scores]:
         states = States(len(rows.tokens), lambda start, end: states_of(rows, start, end))
         return score(self.loaded, states, rows.prompt_last())
-
-    def _take(self, nbytes: int) -> bool:
-        if not self._reserve(nbytes):
-            return False
-        self.nbytes += nbytes
-        return True
 
     def let_go(self) -> bool:
         """Note that one holder needs the rows no more; return whether it was the last."""

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import time
 import tracemalloc
+import weakref
 from array import array
 from typing import Any
 
@@ -164,6 +165,21 @@ def test_the_last_user_of_a_call_closes_it(ledger: Ledger) -> None:
     assert len(ledger) == 1
     ledger.release(call)
     assert len(ledger) == 0
+
+
+def test_a_released_call_is_freed_at_once(ledger: Ledger) -> None:
+    """Its rows may be many, and the columns of its traits are free for others only then."""
+    call = opened(ledger)
+    ledger.deliver(frame(answer_rows(call.key, PROMPT, TOKENS)))
+    assert at_once(call.scores(0)).missing == 0
+    ledger.release(call)
+    alive = weakref.ref(call)
+    gc.disable()
+    try:
+        del call
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_call_knows_its_engine_and_the_lag_of_its_rows_is_observed(
