@@ -135,7 +135,7 @@ def test_a_vector_that_is_loaded_while_the_engine_sleeps_scores_when_it_has_woke
         (one,) = received_choices(served.complete(prompt="The sea was calm")).values()
         assert one.complete is True
         Oracle(model, tmp_path).check({"probe2": one.traits["late"]}, one.prompt, one.tokens)
-        deleted = httpx.delete(f"{served.server.url}/v1/traits/late", timeout=60)
+        deleted = httpx.delete(f"{served.server.url}/v1/traits/late", headers=OPERATOR, timeout=60)
         assert deleted.status_code == 200
 
 
