@@ -103,7 +103,8 @@ def failure(judge: OpenAIJudge, count: int = 1) -> str:
 def test_a_wrong_key_or_model_ends_the_run_at_once(reply: Reply, message: str) -> None:
     with wire_server(lambda _: reply) as server:
         assert message in failure(judge_at(server))
-        assert len(server.requests) == 1
+        # The first request asks whether this is a Traitwatch server.
+        assert [request.path for request in server.requests] == ["/v1/traits", "/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(
