@@ -25,6 +25,7 @@ import httpx
 import httpx2
 
 from traitwatch.errors import NetworkError
+from traitwatch.headers import fits_header
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _SCHEMES = ("http", "https", "all")
@@ -65,7 +66,7 @@ def checked_key(key: str, source: str) -> str:
         NetworkError: the key has characters that no HTTP header can carry.
     """
     stripped = key.strip()
-    if not stripped.isascii() or not stripped.isprintable() or " " in stripped:
+    if not fits_header(stripped) or " " in stripped:
         raise NetworkError(
             f"{source} has a character that no key has (a space, a line break or a letter that is not ASCII); copy the "
             "key again."
@@ -76,7 +77,7 @@ def checked_key(key: str, source: str) -> str:
 def checked_header(value: str, source: str) -> str:
     """Return the value of an HTTP header, without the white space around it; raise `NetworkError` as `checked_key`."""
     stripped = value.strip()
-    if not stripped.isascii() or not stripped.isprintable():
+    if not fits_header(stripped):
         raise NetworkError(f"{source} has a line break or a letter that is not ASCII, and no HTTP header can carry it.")
     return stripped
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from traitwatch.headers import fits_header
 from traitwatch_builder.definitions.definition import SHIPPED_DEFINITIONS
 from traitwatch_builder.judging.judge import OPENAI_MODEL
 
@@ -41,12 +42,7 @@ class Header(click.ParamType[tuple[str, str]]):
         if isinstance(value, tuple):
             return value
         name, colon, text = value.partition(":")
-        if (
-            not colon
-            or not _TOKEN.fullmatch(name.strip())
-            or not text.strip().isascii()
-            or not text.strip().isprintable()
-        ):
+        if not colon or not _TOKEN.fullmatch(name.strip()) or not fits_header(text.strip()):
             # The value may be a secret.
             self.fail("not a header; give it as 'NAME: VALUE', in ASCII.", param, ctx)
         return name.strip(), text.strip()

@@ -10,10 +10,9 @@ from typing import Annotated
 from fastapi import Security
 from fastapi.security import APIKeyHeader
 
+from traitwatch.headers import ADMIN_HEADER
 from traitwatch_server.app.keys import Keys
 from traitwatch_server.errors import AdminError
-
-ADMIN_HEADER = "X-Traitwatch-Admin-Key"
 
 _HEADER = APIKeyHeader(
     name=ADMIN_HEADER, auto_error=False, scheme_name="AdminKey", description="the key of --traits-admin-key"

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from traitwatch.headers import fits_header
 from traitwatch_server.errors import ConfigError
 
 # A guess can be tried at every request, so a key must not be guessable.
@@ -40,7 +41,7 @@ def read_admin_key(key: str | None, file: Path | None) -> str | None:
             ) from error
     if key is None:
         return None
-    if not _SHORTEST <= len(key) <= _LONGEST or not key.isascii() or not key.isprintable() or " " in key:
+    if not _SHORTEST <= len(key) <= _LONGEST or not fits_header(key) or " " in key:
         raise ConfigError(
             f"the admin key must be {_SHORTEST} to {_LONGEST} printable ASCII characters without a space, and this one "
             f"is not ({len(key)} characters); {_MAKE_ONE}."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from traitwatch.headers import ADMIN_HEADER
 from traitwatch_server.errors import ConfigError
 from traitwatch_server.launch.admin_key import read_admin_key
 from traitwatch_server.launch.config_file import read_config_file
@@ -84,8 +85,8 @@ def _with_hyphens(token: str) -> str:
     metavar="KEY",
     envvar="TRAITWATCH_ADMIN_KEY",
     show_envvar=True,
-    help="The key of an operator, for GET /v1/spikes and --traits-admin: requests give it in the header "
-    "X-Traitwatch-Admin-Key, beside the API key. Without it, these routes are off. Everybody on the machine can see a "
+    help=f"The key of an operator, for GET /v1/spikes and --traits-admin: requests give it in the header "
+    f"{ADMIN_HEADER}, beside the API key. Without it, these routes are off. Everybody on the machine can see a "
     "key on the command line: the environment variable and --traits-admin-key-file hide it.",
 )
 @click.option(

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import openai
 
+from traitwatch.headers import ADMIN_HEADER
 from traitwatch.network import client_options
 from traitwatch_dashboards.errors import DashboardError
 from traitwatch_dashboards.inspector.api.problems import (
@@ -19,7 +20,6 @@ from traitwatch_dashboards.inspector.api.problems import (
 )
 from traitwatch_dashboards.inspector.api.traits import Trait, trait_of
 
-_ADMIN_HEADER = "X-Traitwatch-Admin-Key"
 _TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 # A server with a long queue answers late. A visitor who does not want to wait presses Esc.
 _ANSWER_TIMEOUT = 600.0
@@ -120,7 +120,7 @@ class Server:
 
     async def spikes(self, limit: int) -> Any:
         """Return the JSON of the server's latest spikes; raise the same errors as `json`."""
-        headers = {_ADMIN_HEADER: self._admin_key} if self._admin_key else {}
+        headers = {ADMIN_HEADER: self._admin_key} if self._admin_key else {}
         response = await self._http.get(f"{self.url}/v1/spikes", params={"limit": limit}, headers=headers)
         if response.status_code == 403:
             raise DashboardError(no_spikes(self.url, has_key=bool(self._admin_key)))

@@ -10,7 +10,7 @@ from tests.support.asgi import App, call, choices, monitor_of, settled
 from tests.support.responses import decode, response
 from tests.support.serving import ADMIN_KEY
 from tests.support.vllm_app import vllm_app
-from traitwatch_server.app.admin import ADMIN_HEADER
+from traitwatch.headers import ADMIN_HEADER
 from traitwatch_server.app.draining import Draining
 from traitwatch_server.app.routes import Serving
 from traitwatch_server.recording.spike_log import SpikeLog
