@@ -207,6 +207,11 @@ def _ssl_context(*, needed: bool) -> ssl.SSLContext | bool:
         ) from error
 
 
+def http_address(host: str, port: int) -> str:
+    """Return the address of a server: `http://HOST:PORT`, with brackets around a host of IPv6."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def redacted(url: str) -> str:
     """Return a URL without the name and the password in it, for messages."""
     scheme, separator, rest = url.rpartition("://")

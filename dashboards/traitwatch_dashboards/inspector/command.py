@@ -7,7 +7,7 @@ from contextlib import suppress
 import click
 
 from traitwatch.errors import TraitwatchError
-from traitwatch.network import checked_key, checked_url, client_options, usable_environment
+from traitwatch.network import checked_key, checked_url, client_options, http_address, usable_environment
 from traitwatch_dashboards.errors import DashboardError
 
 
@@ -99,7 +99,7 @@ def ui(
         raise click.ClickException(str(error)) from error
     if auth is None and not here:
         click.echo("Anyone who reaches this port can use the server with your key: consider --auth.", err=True)
-    click.echo(f"Inspector of {', '.join(server.url for server in servers)}: {address_of(host, port)}")
+    click.echo(f"Inspector of {', '.join(server.url for server in servers)}: {http_address(host, port)}")
     # Ctrl-C is the usual end of the page, not a failure.
     with suppress(KeyboardInterrupt):
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
@@ -114,11 +114,6 @@ def checked(urls: tuple[str, ...]) -> tuple[str, ...]:
     for url in urls:
         client_options(checked_url(url, "--url"))
     return tuple(url.strip() for url in urls)
-
-
-def address_of(host: str, port: int) -> str:
-    """Return the address of the page."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def keys_of(urls: tuple[str, ...], keys: tuple[str, ...], kind: str = "API") -> list[str | None]:

@@ -8,6 +8,7 @@ import click
 from starlette.types import Scope
 
 from traitwatch.cache import cache_directory
+from traitwatch.network import http_address
 from traitwatch.processes import inspector
 from traitwatch.vllm_private.api_process import api_keys
 from traitwatch_server.errors import ConfigError
@@ -61,4 +62,4 @@ def server_address(args: Namespace) -> str:
         )
     # A server that listens on all addresses of a kind listens on the loopback address of that kind too.
     host = {None: "127.0.0.1", "": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(args.host, args.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{args.port}"
+    return http_address(host, args.port)

@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from traitwatch.errors import NetworkError
+from traitwatch.network import http_address
 from traitwatch_dashboards.errors import DashboardError
-from traitwatch_dashboards.inspector.command import address_of, keys_of, login, ui
+from traitwatch_dashboards.inspector.command import keys_of, login, ui
 
 
 class TestCommand:
@@ -36,8 +37,8 @@ class TestCommand:
         assert "k" * 20 not in result.output
 
     def test_the_address_of_the_page_is_one(self) -> None:
-        assert address_of("::1", 7860) == "http://[::1]:7860"
-        assert address_of("127.0.0.1", 7860) == "http://127.0.0.1:7860"
+        assert http_address("::1", 7860) == "http://[::1]:7860"
+        assert http_address("127.0.0.1", 7860) == "http://127.0.0.1:7860"
 
     def test_a_login_is_user_and_password(self) -> None:
         assert login("ada:love:lace") == ("ada", "love:lace")
