@@ -21,19 +21,20 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import httpx2
 import openai
 from rich.console import Console
-from rich.markup import escape
 
 from traitwatch.network import checked_header, client_options, proxy_note, redacted
 from traitwatch_builder.clients.address import is_azure
 from traitwatch_builder.clients.completion import Completion
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
+from traitwatch_builder.progress import warn
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def warner(console: Console | None) -> Warn:
     """Return the function that warns the user: on a console, or in the log where there is no console."""
     if console is None:
         return logger.warning
-    return lambda text: console.print(f"[yellow]Warning:[/] {escape(text)}")
+    return partial(warn, console)
 
 
 class ChatClient:

@@ -23,6 +23,7 @@ from traitwatch_builder.importing.candidates import Candidate, choose
 from traitwatch_builder.importing.formats import Published, read_published
 from traitwatch_builder.importing.rows import Placed, Rows, place
 from traitwatch_builder.models.pretrained import model_size
+from traitwatch_builder.progress import warn
 from traitwatch_builder.steps import versions
 from traitwatch_builder.storage.workspace import Workspace, card_model_name
 
@@ -95,10 +96,10 @@ def _size(options: ImportOptions, console: Console) -> tuple[int | None, int | N
     """Return the decoder layers and the hidden size of the model, as far as they are known."""
     size = model_size(options.model)
     if size is None:
-        console.print(
-            f"[yellow]Warning:[/] the configuration of {options.model} cannot be read here, so nothing checks that the "
-            "vector fits the model.",
-            highlight=False,
+        warn(
+            console,
+            f"the configuration of {options.model} cannot be read here, so nothing checks that the vector fits the "
+            "model.",
         )
         return options.num_layers, None
     if options.num_layers not in (None, size[0]):

@@ -20,7 +20,7 @@ from traitwatch_builder.clients.address import OPENAI_URL, server_url
 from traitwatch_builder.definitions.elicitation import Elicitation
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.judging.judge import OPENAI_MODEL, Aspect, Judge, Question
-from traitwatch_builder.progress import bar
+from traitwatch_builder.progress import bar, warn
 from traitwatch_builder.storage.answers import JudgedAnswer
 from traitwatch_builder.storage.scales import scale_of
 from traitwatch_builder.storage.worklog import SavedValues, Worklog, fingerprint, model_fingerprint
@@ -195,10 +195,7 @@ def judge_answers(
     scores = ask_judge(judge, questions_of(rows), worklog, console, label, store)
     scale = scale_of(scores)
     if scale is not None:
-        console.print(
-            f"[yellow]Warning:[/] all scores lie between 0 and {scale:g}. Does the judge know that 100 is the highest "
-            "score?"
-        )
+        warn(console, f"all scores lie between 0 and {scale:g}. Does the judge know that 100 is the highest score?")
     return [
         replace(row, trait=_rounded(trait), coherence=_rounded(coherence))
         for row, trait, coherence in zip(rows, scores[0::2], scores[1::2], strict=True)
