@@ -31,7 +31,7 @@ from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.progress import bar, warn
 from traitwatch_builder.reading.session import Session
 from traitwatch_builder.reading.states import Span
-from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, read_answers
+from traitwatch_builder.storage.answers import JudgedAnswer, NeutralAnswer, check_any, read_answers
 from traitwatch_builder.storage.doubts import model_doubt, prompts_doubt, scale_doubt
 from traitwatch_builder.storage.tables import table_file
 from traitwatch_builder.storage.worklog import file_fingerprint
@@ -221,8 +221,7 @@ def read_pairs(pos: Path, neg: Path, trait: str) -> tuple[list[JudgedAnswer], li
     """
     rows = read_answers(pos, trait), read_answers(neg, trait)
     for path, side in zip((pos, neg), rows, strict=True):
-        if not side:
-            raise PipelineError(f"{path} has no answers, only the names of its columns; give a file of answers.")
+        check_any(path, side)
         if all(row.trait is None for row in side):
             raise PipelineError(
                 f"{path} has no scores in a column {trait!r}; run `traitwatch judge {trait} --csv {path}` first."

@@ -76,7 +76,7 @@ def judge_command(
     )
     from traitwatch_builder.models.pretrained import load_tokenizer
     from traitwatch_builder.progress import warn
-    from traitwatch_builder.storage.answers import JudgedAnswer, read_answers, write_scores
+    from traitwatch_builder.storage.answers import JudgedAnswer, check_any, read_answers, write_scores
     from traitwatch_builder.storage.doubts import prompts_doubt
     from traitwatch_builder.storage.worklog import Worklog
     from traitwatch_builder.storage.workspace import Workspace
@@ -86,8 +86,7 @@ def judge_command(
     judged: dict[Path, list[JudgedAnswer]] = {}
     rows = {path: read_answers(path, trait) for path in files}
     for path, answers in rows.items():
-        if not answers:
-            raise PipelineError(f"{path} has no answers, only the names of its columns; give a file of answers.")
+        check_any(path, answers)
     if options.name == "likelihood":
         tokenizer = load_tokenizer(check_model_path(model or ""))
         for path, answers in rows.items():

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, model_validator
 from traitwatch.errors import ArtifactError
 from traitwatch.files import read_json
 from traitwatch_builder.definitions.texts import damage
+from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.storage.tables import read_table, write_table
 
 TEXT_COLUMNS = ("question", "prompt", "answer", "question_id")
@@ -85,6 +86,12 @@ def write_scores(path: Path, trait: str, rows: Sequence[JudgedAnswer]) -> None:
 def _set_scores(table: pd.DataFrame, trait: str, rows: Sequence[JudgedAnswer]) -> None:
     table[trait] = pd.Series([row.trait for row in rows], dtype="float64")
     table["coherence"] = pd.Series([row.coherence for row in rows], dtype="float64")
+
+
+def check_any(path: Path, rows: Sequence[JudgedAnswer]) -> None:
+    """Refuse a file of answers without answers, with a `PipelineError`: it looks like one that is judged already."""
+    if not rows:
+        raise PipelineError(f"{path} has no answers, only the names of its columns; give a file of answers.")
 
 
 def read_answers(path: Path, trait: str) -> list[JudgedAnswer]:
