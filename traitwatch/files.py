@@ -10,7 +10,7 @@ import glob
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,29 +69,28 @@ def trouble(path: Path | str, error: OSError, done: str) -> str:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def _refused(path: Path, done: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(trouble(path, error, done)) from None
+
+
+def reading(path: Path) -> AbstractContextManager[None]:
     """Turn the system's errors in a `with` block that reads `path` into an `ArtifactError`."""
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactError(trouble(path, error, "read")) from None
+    return _refused(path, "read")
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turn the system's errors in a `with` block that writes `path` into an `ArtifactError`."""
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactError(trouble(path, error, "written")) from None
+    return _refused(path, "written")
 
 
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file; raise `ArtifactError` where the system does not let us read it."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(trouble(path, error, "read")) from None
+    with reading(path):
+        content = path.read_bytes()
+    return content
 
 
 def kind_of(data: bytes) -> str | None:
