@@ -31,7 +31,7 @@ from rich.console import Console
 
 from traitwatch.network import checked_header, client_options, proxy_note, redacted
 from traitwatch_builder.clients.address import is_azure
-from traitwatch_builder.clients.completion import Completion
+from traitwatch_builder.clients.completion import CONTENT_FILTER, Completion
 from traitwatch_builder.clients.usage import Usage
 from traitwatch_builder.errors import PipelineError
 from traitwatch_builder.progress import warn
@@ -48,8 +48,6 @@ SCORES_ITSELF = (
     "ask a server that nobody watches."
 )
 """The warning about a server that scores our own requests."""
-CONTENT_FILTER = "content_filter"
-"""The code of an error, and the finish reason, where the provider's filter refuses a text."""
 REJECTED = (openai.BadRequestError, openai.UnprocessableEntityError)
 """Errors for a request that the server does not accept: the same request would fail again."""
 

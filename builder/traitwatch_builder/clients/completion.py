@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError, WrapValidator
 
+CONTENT_FILTER = "content_filter"
+"""The code of an error, and the finish reason, where the provider's filter refuses a text."""
 _SHOWN = 120
 
 
@@ -89,7 +91,7 @@ class Choice(BaseModel):
     @property
     def filtered(self) -> bool:
         """Whether the provider refused: by a refusal of the API, or by its content filter."""
-        return bool(self.message.refusal) or self.finish_reason == "content_filter"
+        return bool(self.message.refusal) or self.finish_reason == CONTENT_FILTER
 
     @property
     def said(self) -> str:
@@ -101,7 +103,7 @@ class Choice(BaseModel):
         if self.message.thinking:
             cut = ", cut off at the most tokens" if self.finish_reason == "length" else ""
             return f"no text, but only thinking ({_short(self.message.thinking)!r}{cut})"
-        if self.finish_reason == "content_filter":
+        if self.finish_reason == CONTENT_FILTER:
             return "nothing, since the provider's content filter held the reply back"
         return "nothing"
 

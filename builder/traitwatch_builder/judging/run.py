@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from traitwatch_builder.clients.chat_completions import CONTENT_FILTER, REJECTED, in_parallel, server_message
+from traitwatch_builder.clients.chat_completions import REJECTED, in_parallel, server_message
+from traitwatch_builder.clients.completion import CONTENT_FILTER
 from traitwatch_builder.judging.judge import Score
 from traitwatch_builder.judging.methods import INTEGER_ADDITION, Ask, Way
 from traitwatch_builder.judging.probe import unreadable
