@@ -89,8 +89,7 @@ def writing(path: Path) -> AbstractContextManager[None]:
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file; raise `ArtifactError` where the system does not let us read it."""
     with reading(path):
-        content = path.read_bytes()
-    return content
+        return path.read_bytes()
 
 
 def kind_of(data: bytes) -> str | None:
