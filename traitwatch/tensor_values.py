@@ -1,8 +1,7 @@
 """Tensors and arrays of a user's: what they are in a few words, and their values as float32.
 
 A value is a `torch.Tensor`, a `numpy.ndarray`, or a `PickledArray`: an array of a pickle, which no code of NumPy has
-read.
-`describe` names the keys and shapes of what a file holds, and `as_float32` makes an array of one tensor.
+read. `describe` names the keys and shapes of what a file holds, and `as_float32` makes an array of one tensor.
 """
 
 from collections.abc import Iterable, Mapping

@@ -111,8 +111,7 @@ def transport_row(make: Panels) -> list[Builder[Panel]]:
     lag = PanelFrame(
         "Transport lag",
         "Time from a pass's rows in the worker's host memory to their arrival in the API process. Milliseconds are "
-        "normal. An "
-        "answer waits for its last rows for one second at most; then the server sends it incomplete.",
+        "normal. An answer waits for its last rows for one second at most; then the server sends it incomplete.",
         runbook=_COVERAGE_ALERT,
     )
     ledger = PanelFrame(

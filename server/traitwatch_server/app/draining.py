@@ -113,11 +113,10 @@ class Draining:
 
 
 class DrainingMiddleware:
-    """Counts the running requests. While the server ends, it answers 503 to new requests and to `/health`
-    and `/ping`.
+    """Counts the running requests; answers 503 while the server ends, to new requests, `/health` and `/ping`.
 
-    Before the server is up, it answers 503 to every request: nothing behind it can answer yet. The middleware stands
-    outermost.
+    Before the server is up, it answers 503 to every request: nothing behind it can answer yet. Of our middleware, only
+    the guard stands before it.
     """
 
     def __init__(self, app: ASGIApp, draining: Callable[[], Draining | None]):

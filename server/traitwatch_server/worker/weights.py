@@ -12,10 +12,9 @@ def fingerprint(model: nn.Module, replacements: int = 0) -> int:
     """Return a number that is equal for equal weights, and different for different weights but for a rare accident.
 
     All bytes of all parameters count. They are added up on their device, as integers modulo 2**64, so the order of the
-    additions does not matter. A parameter
-    whose bytes cannot be read (a subclass of a tensor without a storage, a tensor on the meta device) does not count.
-    Nor do weights that vLLM has packed for a kernel and taken out of the module, as on a CPU: `replacements` stands for
-    these.
+    additions does not matter. A parameter whose bytes cannot be read (a subclass of a tensor without a storage, a
+    tensor on the meta device) does not count. Nor do weights that vLLM has packed for a kernel and taken out of the
+    module, as on a CPU: `replacements` stands for these.
 
     Args:
         model: the model of a worker.
