@@ -107,13 +107,20 @@ def is_up(process: psutil.Process) -> bool:
     return False
 
 
-def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Path) -> None:
+@contextmanager
+def owner_of(pids: Path, kind: str, end_seconds: int) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """Run a process that runs a server; yield it when the server is up, with the server's processes."""
     port = free_port()
-    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), "60", *server(port, pids, "deaf")]
+    log = pids.with_name("log")
+    owner = [sys.executable, "-c", _OWNER, str(log), str(port), str(end_seconds), *server(port, pids, kind)]
     with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
-        started = read(pids)
+        yield parent, read(pids)
+
+
+def test_all_processes_end_with_an_owner_that_is_killed(pids: Path) -> None:
+    with owner_of(pids, "deaf", 60) as (parent, started):
         with_guard = psutil.Process(parent.pid).children()
         time.sleep(0.5)
         assert all(is_up(process) for process in started), "the end of the starting thread must not end the processes"
@@ -121,13 +128,8 @@ def test_all_processes_end_with_an_owner_that_is_killed(tmp_path: Path, pids: Pa
     until(lambda: not any(is_up(process) for process in [*started, *with_guard]))
 
 
-def test_an_orphan_has_as_long_to_end_as_its_owner_would_give(tmp_path: Path, pids: Path) -> None:
-    port = free_port()
-    owner = [sys.executable, "-c", _OWNER, str(tmp_path / "log"), str(port), "2", *server(port, pids, "ctrl-c")]
-    with subprocess.Popen(owner, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"up\n"
-        started = read(pids)
+def test_an_orphan_has_as_long_to_end_as_its_owner_would_give(pids: Path) -> None:
+    with owner_of(pids, "ctrl-c", 2) as (parent, started):
         parent.kill()
     orphaned = time.monotonic()
     until(lambda: not any(is_up(process) for process in started))

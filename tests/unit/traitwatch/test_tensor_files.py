@@ -16,23 +16,12 @@ import pytest
 import torch
 from safetensors.torch import save as safetensors_save
 
+from tests.support.published import npy, torch_file
 from traitwatch.errors import ArtifactError
 from traitwatch.vectors import SHIPPED, load_tensor, load_vectors
 
 SHIPPED_VECTOR = SHIPPED / "SmolLM2-135M-Instruct" / "paternalism_response_avg_diff.pt"
 VECTOR = torch.arange(12, dtype=torch.float32).reshape(3, 4) + 1
-
-
-def saved(value: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **options)
-    return buffer.getvalue()
-
-
-def npy(array: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
 
 
 def npz(**arrays: Any) -> bytes:
@@ -80,7 +69,7 @@ FILES = {
         "copy it again",
     ),
     "cut off, old format": (
-        saved(VECTOR, _use_new_zipfile_serialization=False)[:-9],
+        torch_file(VECTOR, _use_new_zipfile_serialization=False)[:-9],
         "FILE is not a plain tensor: it is cut off or unreadable",
         "copy it again",
     ),
@@ -131,12 +120,12 @@ FILES = {
         "`traitwatch import FILE",
     ),
     "gzip": (
-        gzip.compress(saved(VECTOR)),
+        gzip.compress(torch_file(VECTOR)),
         "FILE is not a plain tensor of torch.save, but compressed with gzip",
         "unpack it",
     ),
     "zip": (
-        zipped(saved(VECTOR), zipfile.ZIP_DEFLATED),
+        zipped(torch_file(VECTOR), zipfile.ZIP_DEFLATED),
         "FILE is not a plain tensor of torch.save, but an archive with compressed parts",
         "save it with",
     ),
@@ -145,15 +134,15 @@ FILES = {
         "FILE is not a plain tensor of torch.save, but a pickle that torch.save did not write",
         "save its tensors with",
     ),
-    "another pickle protocol": (saved(VECTOR, pickle_protocol=4), "pickle protocol", "torch.save(tensor, FILE)"),
+    "another pickle protocol": (torch_file(VECTOR, pickle_protocol=4), "pickle protocol", "torch.save(tensor, FILE)"),
     "damaged": (
         b"\x01\x02\xff" * 9,
         "FILE is not a plain tensor of torch.save, but cut off, damaged or of an unknown format (27 bytes)",
         "copy it again",
     ),
-    "a number": (saved(1), "FILE holds an int, not a plain tensor: 1", "give a file of vectors"),
+    "a number": (torch_file(1), "FILE holds an int, not a plain tensor: 1", "give a file of vectors"),
     "a code object": (
-        saved({"f": io.BytesIO}),
+        torch_file({"f": io.BytesIO}),
         "it holds _io.BytesIO, and such a pickle could run code",
         "save its tensors with torch.save",
     ),
@@ -185,7 +174,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_keys_and_shapes_of_published_vectors_are_named(name: str, tmp_path: Path) -> None:
     value, words = PUBLISHED[name]
-    message = refusal(tmp_path / "evil.pt", saved(value))
+    message = refusal(tmp_path / "evil.pt", torch_file(value))
     assert words in message
     assert "`traitwatch import FILE --model MODEL --out DIR` makes a persona vector of it" in message
 
@@ -206,7 +195,7 @@ TENSORS = {
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_tensor_without_usable_values_is_refused(name: str, tmp_path: Path) -> None:
     tensor, words = TENSORS[name]
-    assert words in refusal(tmp_path / "evil.pt", saved(tensor))
+    assert words in refusal(tmp_path / "evil.pt", torch_file(tensor))
 
 
 READABLE: dict[str, Callable[[], Any]] = {
@@ -222,14 +211,18 @@ READABLE: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", READABLE)
 def test_the_values_of_any_floating_tensor_are_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
-    path.write_bytes(saved(READABLE[name]()))
+    path.write_bytes(torch_file(READABLE[name]()))
     assert np.array_equal(load_tensor(path), VECTOR.numpy())
 
 
 def test_no_pickle_runs_code_whatever_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     target = tmp_path / "written"
-    for content in (pickle.dumps(Exploit(target)), saved(Exploit(target)), saved({"a": VECTOR, "b": Exploit(target)})):
+    for content in (
+        pickle.dumps(Exploit(target)),
+        torch_file(Exploit(target)),
+        torch_file({"a": VECTOR, "b": Exploit(target)}),
+    ):
         refusal(tmp_path / "evil.pt", content)
         assert not target.exists()
 
@@ -259,7 +252,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may read everything, so the error of the system is put in its place."""
     path = tmp_path / "evil.pt"
-    path.write_bytes(saved(VECTOR))
+    path.write_bytes(torch_file(VECTOR))
 
     def denied(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
@@ -279,7 +272,7 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
 
 def test_hidden_files_are_no_vectors(tmp_path: Path) -> None:
     """macOS puts a file `._evil.pt` beside each file of an archive."""
-    (tmp_path / "evil.pt").write_bytes(saved(VECTOR))
+    (tmp_path / "evil.pt").write_bytes(torch_file(VECTOR))
     (tmp_path / "._evil.pt").write_bytes(b"Mac OS X")
     assert [vector.trait for vector in load_vectors([tmp_path])] == ["evil"]
 
@@ -287,20 +280,20 @@ def test_hidden_files_are_no_vectors(tmp_path: Path) -> None:
 def test_a_zero_layer_says_which_layers_there_are(tmp_path: Path) -> None:
     sparse = torch.zeros(6, 4)
     sparse[[1, 2, 3, 5]] = 1
-    (tmp_path / "evil.pt").write_bytes(saved(sparse))
+    (tmp_path / "evil.pt").write_bytes(torch_file(sparse))
     (vector,) = load_vectors([tmp_path])
     with pytest.raises(ArtifactError, match="zero at layer 4; it has layers 1 to 3, 5, choose one of these"):
         vector.direction(4)
 
 
 def test_a_direction_of_huge_values_has_length_one(tmp_path: Path) -> None:
-    (tmp_path / "evil.pt").write_bytes(saved(torch.full((2, 64), 3e38)))
+    (tmp_path / "evil.pt").write_bytes(torch_file(torch.full((2, 64), 3e38)))
     (vector,) = load_vectors([tmp_path])
     assert np.linalg.norm(vector.direction(1).astype(np.float64)) == pytest.approx(1.0)
 
 
 def test_a_card_that_is_json_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "evil.pt").write_bytes(saved(VECTOR))
+    (tmp_path / "evil.pt").write_bytes(torch_file(VECTOR))
     for content in ([], {"trait": "evil"}, None, "text"):
         (tmp_path / "evil.json").write_text(json.dumps(content))
         with pytest.raises(ArtifactError, match="not a valid Card"):
